@@ -1,0 +1,28 @@
+"""LTX-2 in MLX: video with sound from a prompt. ``load`` reads a component of an official checkpoint."""
+
+from .errors import CheckpointError, ConfigError, InputError, LTX2Error, WeightsError
+from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from .transformer import LTXModel, X0Model
+from .types import Modality
+from .weights import Checkpoint, LoadReport, load, read_checkpoint
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchedPerturbationConfig",
+    "Checkpoint",
+    "CheckpointError",
+    "ConfigError",
+    "InputError",
+    "LTX2Error",
+    "LTXModel",
+    "LoadReport",
+    "Modality",
+    "Perturbation",
+    "PerturbationConfig",
+    "PerturbationType",
+    "WeightsError",
+    "X0Model",
+    "load",
+    "read_checkpoint",
+]

@@ -1,0 +1,54 @@
+"""``ltx2-mlx``: what people type. Errors are one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from math import prod
+from pathlib import Path
+
+from . import __version__
+from .errors import LTX2Error, WeightsError
+from .weights import COMPONENTS, PREFIXES, build, read_checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="ltx2-mlx", description="LTX-2 in MLX: video with sound from a prompt.")
+    parser.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    info = commands.add_parser("info", help="what a checkpoint holds, and whether it is whole")
+    info.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    args = parser.parse_args(argv)
+    try:
+        return _info(args.checkpoint)
+    except LTX2Error as error:
+        print(f"ltx2-mlx: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+def _info(path: Path) -> int:
+    checkpoint = read_checkpoint(path)
+    version, config = checkpoint.version, checkpoint.config
+    parts = checkpoint.components()
+    if unknown := parts.get(""):
+        names = list(unknown)
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise WeightsError(f"{path}: left over, of no known part: {', '.join(names[:8])}{more}")
+    stated = version if "model_version" in checkpoint.metadata else f"{version} (not stated; read as ltx-pipelines does)"
+    total = sum(info.nbytes for info in checkpoint.tensors.values())
+    print(f"{path}\n  version   {stated}\n  sections  {', '.join(config)}\n  size      {total / 1e9:.3f} GB of tensors\n")
+    print(f"  {'part':<20}{'tensors':>8}{'parameters':>16}{'GB':>9}  {'dtypes':<10} state")
+    for part in dict.fromkeys(PREFIXES.values()):
+        infos = [checkpoint.tensors[key] for key in parts.get(part, {}).values()]
+        parameters = sum(prod(i.shape) for i in infos)
+        size = sum(i.nbytes for i in infos) / 1e9
+        dtypes = "/".join(sorted({i.dtype for i in infos})) or "-"
+        if part in COMPONENTS and infos:
+            build(part, checkpoint)
+            state = "whole: every key used once, every shape right"
+        else:
+            state = "present, not checked: this version does not build it yet" if infos else "missing"
+        print(f"  {part:<20}{len(infos):>8}{parameters:>16,}{size:>9.3f}  {dtypes:<10} {state}")
+    return 0

@@ -1,0 +1,28 @@
+"""What can go wrong, as a tree. Every message says what was found, what was expected and what to do.
+
+LTX2Error
+├── CheckpointError      the file cannot be read as an LTX-2 checkpoint
+│   ├── ConfigError      its metadata describes a network that we do not build
+│   └── WeightsError     its tensors do not fit the network that its metadata describes
+└── InputError           a call's arguments do not fit the model
+"""
+
+
+class LTX2Error(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class CheckpointError(LTX2Error):
+    """The file is missing, damaged, or no LTX-2 checkpoint."""
+
+
+class ConfigError(CheckpointError):
+    """The checkpoint's metadata is missing, contradictory, or describes an unsupported network."""
+
+
+class WeightsError(CheckpointError):
+    """Tensors are missing, left over, or of the wrong shape."""
+
+
+class InputError(LTX2Error, ValueError):
+    """A call's arguments do not fit the model."""

@@ -1,0 +1,109 @@
+"""Multi-head attention with q/k norm, rotary embeddings, per-head gates and perturbation; the feed-forward layer."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .activation import gelu_tanh
+from .rope import LTXRopeType, apply_rotary_emb
+
+
+def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: mx.array | None = None) -> mx.array:
+    """softmax(qkᵀ/√D + mask)v for ``(B, T, H·D)`` queries and ``(B, S, H·D)`` keys and values → ``(B, T, H·D)``.
+
+    ``mask`` is an additive bias in the dtype of ``q``: ``(T, S)``, ``(B, T, S)`` or ``(B, 1|H, T|1, S)``.
+    """
+    B, T, inner = q.shape
+    q, k, v = (x.reshape(B, -1, heads, inner // heads).swapaxes(1, 2) for x in (q, k, v))
+    if mask is not None and mask.ndim == 2:
+        mask = mask[None]
+    if mask is not None and mask.ndim == 3:
+        mask = mask[:, None]
+    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=(inner // heads) ** -0.5, mask=mask)
+    return out.swapaxes(1, 2).reshape(B, T, inner)
+
+
+class Attention(nn.Module):
+    """Source: ``ltx_core.model.transformer.attention.Attention``.
+
+    The q/k norms span all heads together. ``to_gate_logits`` exists in gated checkpoints (2.3) only.
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None,
+        heads: int,
+        dim_head: int,
+        norm_eps: float,
+        rope_type: LTXRopeType,
+        apply_gated_attention: bool,
+    ):
+        super().__init__()
+        self.rope_type, self.heads, self.dim_head = rope_type, heads, dim_head
+        inner_dim = heads * dim_head
+        context_dim = query_dim if context_dim is None else context_dim
+        self.q_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
+        self.k_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
+        self.to_q = nn.Linear(query_dim, inner_dim)
+        self.to_k = nn.Linear(context_dim, inner_dim)
+        self.to_v = nn.Linear(context_dim, inner_dim)
+        self.to_gate_logits = nn.Linear(query_dim, heads) if apply_gated_attention else None
+        self.to_out = [nn.Linear(inner_dim, query_dim), nn.Identity()]
+
+    def __call__(
+        self,
+        x: mx.array,
+        context: mx.array | None = None,
+        mask: mx.array | None = None,
+        pe: tuple[mx.array, mx.array] | None = None,
+        k_pe: tuple[mx.array, mx.array] | None = None,
+        perturbation_mask: mx.array | None = None,
+        all_perturbed: bool = False,
+    ) -> mx.array:
+        """``(B, T, query_dim)`` → the same shape.
+
+        context: ``(B, S, context_dim)``, ``x`` itself when None. pe, k_pe: rotary tables of queries and keys.
+        perturbation_mask: ``(B, 1, 1)``, 0 where a sample's attention gives way to its values.
+        all_perturbed: every sample does; queries and keys are not computed.
+        """
+        context = x if context is None else context
+        v = self.to_v(context)
+        if all_perturbed:
+            out = v
+        else:
+            q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(context))
+            if pe is not None:
+                q = apply_rotary_emb(q, pe, self.rope_type)
+                k = apply_rotary_emb(k, pe if k_pe is None else k_pe, self.rope_type)
+            out = attention_function(q, k, v, self.heads, mask)
+            if perturbation_mask is not None:
+                out = out * perturbation_mask + v * (1 - perturbation_mask)
+        if self.to_gate_logits is not None:
+            # 2·sigmoid, so that a zero logit is the identity (tap: to_out.0, its input)
+            gates = 2.0 * mx.sigmoid(self.to_gate_logits(x))
+            out = (out.reshape(*out.shape[:2], self.heads, self.dim_head) * gates[..., None]).reshape(out.shape)
+        return self.to_out[1](self.to_out[0](out))
+
+
+class GELUApprox(nn.Module):
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Linear(dim_in, dim_out)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return gelu_tanh(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    """D → 4D → D. ``net`` is a plain list: parameters are ``net.0.proj`` and ``net.2``, as in the checkpoint."""
+
+    def __init__(self, dim: int, dim_out: int, mult: int = 4):
+        super().__init__()
+        self.net = [GELUApprox(dim, dim * mult), nn.Identity(), nn.Linear(dim * mult, dim_out)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.net:
+            x = layer(x)
+        return x

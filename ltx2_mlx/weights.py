@@ -1,0 +1,230 @@
+"""Checkpoints: which keys belong to which component, and strict loading.
+
+A parameter's path in the file, after its component's prefix, is its attribute path in our code. So there is one table
+of prefixes here and no table of names.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from .config import SUPPORTED_VERSIONS, TransformerConfig
+from .errors import CheckpointError, ConfigError, WeightsError
+from .transformer import LTXModel
+
+# Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
+PREFIXES = {
+    "model.diffusion_model.": "transformer",
+    "model.diffusion_model.video_embeddings_connector.": "video_connector",
+    "model.diffusion_model.audio_embeddings_connector.": "audio_connector",
+    "text_embedding_projection.": "feature_extractor",
+    "vae.encoder.": "video_encoder",
+    "vae.decoder.": "video_decoder",
+    "vae.per_channel_statistics.": "video_statistics",
+    "audio_vae.encoder.": "audio_encoder",
+    "audio_vae.decoder.": "audio_decoder",
+    "audio_vae.per_channel_statistics.": "audio_statistics",
+    "vocoder.": "vocoder",
+}
+
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
+_BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
+
+
+def _build_transformer(config: dict[str, Any], keys: set[str]) -> nn.Module:
+    return LTXModel(TransformerConfig.from_metadata(config))
+
+
+# Component → its module, from the config metadata and the component's keys.
+COMPONENTS: dict[str, Callable[[dict[str, Any], set[str]], nn.Module]] = {"transformer": _build_transformer}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the file: its dtype by safetensors' name, its shape, its size in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The header of a ``.safetensors`` checkpoint; no weight is read."""
+
+    path: Path
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+    unused_keys: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The network's description. Raises ConfigError where there is none."""
+        text = self.metadata.get("config")
+        if text is None:
+            raise ConfigError(f"{self.path}: no 'config' in the metadata, so the network is unknown. {_OFFICIAL}")
+        try:
+            config = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ConfigError(f"{self.path}: the 'config' metadata is no JSON ({error})") from None
+        if not isinstance(config, dict):
+            raise ConfigError(f"{self.path}: the 'config' metadata is a JSON {type(config).__name__}, expected an object")
+        return config
+
+    @property
+    def version(self) -> str:
+        """``model_version`` of the metadata; ``2.0`` where it is absent, as ltx-pipelines reads such a file."""
+        version = self.metadata.get("model_version", "2.0")
+        if not version.startswith(tuple(f"{v}" for v in SUPPORTED_VERSIONS)) or version[3:4] not in ("", "."):
+            supported = " and ".join(SUPPORTED_VERSIONS)
+            raise ConfigError(f"{self.path}: model_version is {version!r}, and {supported} are supported")
+        return version
+
+    def components(self) -> dict[str, dict[str, str]]:
+        """Component → {parameter path: key in the file}. Keys of no component are under ``""``."""
+        result: dict[str, dict[str, str]] = {}
+        by_length = sorted(PREFIXES, key=len, reverse=True)
+        for key in self.tensors:
+            prefix = next((p for p in by_length if key.startswith(p)), "")
+            result.setdefault(PREFIXES.get(prefix, ""), {})[key[len(prefix) :]] = key
+        return result
+
+
+_OFFICIAL = "Use a checkpoint in the official single-file format"
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read and check a checkpoint's header: format, sizes, offsets. Raises CheckpointError in one line."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder, expected one .safetensors file")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if size == 0:
+                raise CheckpointError(f"{path}: empty file")
+            if len(head) < 8 or length < 2:
+                raise CheckpointError(f"{path}: no safetensors file")
+            if length > min(size - 8, 100_000_000):
+                start = file.read(1)
+                if start == b"{":
+                    raise CheckpointError(
+                        f"{path}: truncated or damaged: the header claims {length:,} bytes, the file has {size:,}"
+                    )
+                raise CheckpointError(f"{path}: no safetensors file")
+            raw = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        header = json.loads(raw)
+        metadata = header.pop("__metadata__", None) or {}
+        tensors = {key: _tensor_info(entry, size - 8 - length) for key, entry in header.items()}
+    except _Truncated as error:
+        raise CheckpointError(f"{path}: truncated: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: no safetensors file (its header cannot be read)") from None
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{path}: no safetensors file (its metadata is no table of strings)")
+    return Checkpoint(path, metadata, tensors)
+
+
+class _Truncated(Exception):
+    pass
+
+
+def _tensor_info(entry: dict[str, Any], data_size: int) -> TensorInfo:
+    shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if end > data_size:
+        raise _Truncated(f"tensor data should end at byte {end:,} and ends at {data_size:,}")
+    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
+        raise ValueError
+    if (end - start) * 8 != prod(shape) * _BITS[entry["dtype"]]:
+        raise ValueError
+    return TensorInfo(entry["dtype"], shape, end - start)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did: every key of the component was used once, and every parameter was filled."""
+
+    component: str
+    path: Path
+    version: str
+    tensors: int
+    parameters: int
+    file_dtypes: tuple[str, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.component}: {self.tensors} tensors, {self.parameters:,} parameters from {self.path} "
+            f"(version {self.version}, {'/'.join(self.file_dtypes)} → {self.dtype}); 0 missing, 0 left over"
+        )
+
+
+def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, str]]:
+    """The component's module with nothing loaded, and {parameter path: key}, checked against each other.
+
+    Raises WeightsError naming every key that is missing, left over or of the wrong shape.
+    """
+    if component not in COMPONENTS:
+        raise CheckpointError(f"no component '{component}'; there are: {', '.join(COMPONENTS)}")
+    _ = checkpoint.version
+    keys = checkpoint.components().get(component, {})
+    module = COMPONENTS[component](checkpoint.config, set(keys))
+    expected = {name: value.shape for name, value in tree_flatten(module.parameters())}
+    prefix = next(p for p, c in PREFIXES.items() if c == component)
+    problems = [f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in keys]
+    problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
+    for name, key in keys.items():
+        shape = checkpoint.tensors[key].shape
+        if name in expected and shape != expected[name]:
+            problems.append(f"misshaped {key}: {shape} in the file, {expected[name]} in the network")
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise WeightsError(f"{checkpoint.path}: {component} does not fit its config: {shown}")
+    return module, keys
+
+
+def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:
+    """Load one component of an official checkpoint. Lazy: weights are read from the file when they are first used.
+
+    component: a name of ``COMPONENTS`` (``transformer``).
+    path: a single-file ``.safetensors`` with ``config`` metadata.
+    dtype: of the parameters; the file's own when None.
+
+    The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
+    does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version.
+    """
+    checkpoint = read_checkpoint(path)
+    module, keys = build(component, checkpoint)
+    arrays = mx.load(str(checkpoint.path), format="safetensors")
+    weights = [(name, arrays[key] if dtype is None else arrays[key].astype(dtype)) for name, key in keys.items()]
+    module.load_weights(weights, strict=True)
+    infos = [checkpoint.tensors[key] for key in keys.values()]
+    module.load_report = LoadReport(
+        component=component,
+        path=checkpoint.path,
+        version=checkpoint.version,
+        tensors=len(infos),
+        parameters=sum(prod(info.shape) for info in infos),
+        file_dtypes=tuple(sorted({info.dtype for info in infos})),
+        dtype="as in the file" if dtype is None else str(dtype).removeprefix("mlx.core."),
+    )
+    module.eval()
+    return module

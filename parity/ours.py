@@ -1,0 +1,55 @@
+"""The MLX side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+import ltx2_mlx
+
+from .registry import Case, Stage
+from .tapping import Session, Side
+from .trace import Tensor
+
+
+class MLX(Side):
+    key, method = "ours", "__call__"
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, mx.array)
+
+    def is_module(self, value: Any) -> bool:
+        return isinstance(value, nn.Module)
+
+    def dtype(self, name: str) -> mx.Dtype:
+        return getattr(mx, name)
+
+    def dtype_name(self, value: Any) -> str | None:
+        return str(value).removeprefix("mlx.core.") if isinstance(value, mx.Dtype) else None
+
+    def to_numpy(self, value: mx.array) -> Tensor:
+        half = value.dtype in (mx.bfloat16, mx.float16)
+        return Tensor(np.array(value.astype(mx.float32) if half else value), self.dtype_name(value.dtype))
+
+    def from_numpy(self, values: np.ndarray, dtype: mx.Dtype) -> mx.array:
+        return mx.array(values).astype(dtype)
+
+    def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> nn.Module:
+        return ltx2_mlx.load(component, path, self.dtype(dtype))
+
+    def named_modules(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        return iter(module.named_modules())
+
+    def execute(self, stage: Stage, module: Any, case: Case, lane: str, model: str, session: Session | None) -> Any:
+        if session is None:
+            return super().execute(stage, module, case, lane, model, session)
+        mx.disable_compile()  # a compiled function would be tapped once, while it is traced
+        try:
+            return super().execute(stage, module, case, lane, model, session)
+        finally:
+            mx.enable_compile()

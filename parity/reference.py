@@ -1,0 +1,137 @@
+"""The torch side: load ltx-core's components as its pipelines do, run them, and turn them into a float64 oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
+from ltx_core.model.transformer import (
+    LTXV_MODEL_COMFY_RENAMING_MAP,
+    LTXModelConfigurator,
+    LTXVideoOnlyModelConfigurator,
+)
+
+from .registry import Case, Stage
+from .tapping import Session, Side, resolve
+from .trace import Tensor, Trace
+
+torch.set_num_threads(min(4, os.cpu_count() or 1))
+torch.set_grad_enabled(False)
+
+
+def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
+    av = config["transformer"].get("use_audio_video_cross_attention", False)
+    return LTXModelConfigurator if av else LTXVideoOnlyModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP
+
+
+# Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
+BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {"transformer": _transformer}
+
+
+def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
+    """get_timestep_embedding in float64 of its float32 argument, for the oracle of that tap alone.
+
+    The reference computes 128 frequencies by float32 exp, which no two libraries round alike, and multiplies them by
+    up to 1000: its own distance from this, about 1e-5, is what ours may have. Downstream taps are grafted with the
+    reference's float32 values, so nothing else is judged more loosely.
+    """
+    half = embedding_dim // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float64) / half
+    angles = timesteps.double()[:, None] * exponent.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+# What the reference evaluates in float32 whatever its weights' dtype, and the oracle evaluates in float64.
+WIDENED = {"ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": _timestep_embedding}
+
+
+class Torch(Side):
+    key, method = "reference", "forward"
+    containers = (torch.nn.Sequential, torch.nn.ModuleList)
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    def is_module(self, value: Any) -> bool:
+        return isinstance(value, (torch.nn.Module, torch.device))
+
+    def dtype(self, name: str) -> torch.dtype:
+        return getattr(torch, name)
+
+    def dtype_name(self, value: Any) -> str | None:
+        return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
+
+    def to_numpy(self, value: torch.Tensor) -> Tensor:
+        half = value.dtype in (torch.bfloat16, torch.float16)
+        values = (value.float() if half else value).detach().numpy().copy()
+        return Tensor(values, str(value.dtype).removeprefix("torch."))
+
+    def from_numpy(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        return torch.from_numpy(values.copy()).to(dtype)
+
+    def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> torch.nn.Module:
+        """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
+        configurator, key_map = BUILDERS[component](config)
+        builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
+        module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
+        unset = [name for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta]
+        if unset:
+            raise RuntimeError(f"the reference's {component} was left without {', '.join(unset)}")
+        return module.eval()
+
+    def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+        return module.named_modules()
+
+    def leaves(self, module: torch.nn.Module) -> list[str]:
+        """Paths of the modules without children: the denominator of coverage."""
+        return [name for name, m in module.named_modules() if name and not any(m.children())]
+
+    def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The same weights, to the last bit, in float64."""
+        return copy.deepcopy(module).double()
+
+    @contextlib.contextmanager
+    def widened(self) -> Iterator[None]:
+        """While the oracle runs grafted: ``WIDENED`` in place of the reference's functions."""
+        with contextlib.ExitStack() as undo:
+            for place, replacement in WIDENED.items():
+                undo.enter_context(mock.patch.object(*resolve(place), replacement))
+            yield
+
+    def influence(self, stage: Stage, oracle: torch.nn.Module, case: Case, lane: str, source: Trace) -> dict[str, float]:
+        """Parameter → share of its elements that move a compared tensor.
+
+        One grafted run with gradients: a parameter moves its own tap or the next tap's input, so nothing is diluted.
+        """
+        terms: list[torch.Tensor] = []
+        generator = torch.Generator().manual_seed(0)
+
+        def collect(values: Iterable[Any]) -> None:
+            for value in values:
+                if isinstance(value, torch.Tensor) and value.requires_grad:
+                    terms.append((value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum())
+
+        with torch.enable_grad():
+            parameters = dict(oracle.named_parameters())
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+                parameter.grad = None
+            session = Session(self, source, oracle=True)
+            session.on_values = collect
+            self.execute(stage, oracle, case, lane, "float64", session)
+            torch.stack(terms).sum().backward()
+        moved = {}
+        for name, parameter in parameters.items():
+            gradient = parameter.grad
+            moved[name] = 0.0 if gradient is None else float((gradient != 0).double().mean())
+            parameter.requires_grad_(False)
+        return moved

@@ -1,0 +1,122 @@
+"""What is compared: stages, their taps and their cases. Only files in ``stages/`` fill these in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Data:
+    """An input array.
+
+    cast: "model" takes the dtype of the weights (float64 in the oracle), "lane" the dtype of the compared runs (also
+    in the oracle: what the reference defines in it stays), "none" keeps the dtype it has here.
+    """
+
+    values: np.ndarray
+    cast: Literal["model", "lane", "none"] = "model"
+
+
+@dataclass(frozen=True)
+class Obj:
+    """An instance of the class (or member of the enum) that both sides know under the same name."""
+
+    cls: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an enum that both sides know under the same name and values."""
+
+    cls: str
+    value: str
+
+
+class DType(Enum):
+    """A dtype as an argument; "lane" is that of the compared runs."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    LANE = "lane"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same thing on both sides, as ``module:attribute`` paths."""
+
+    reference: str
+    ours: str
+
+
+@dataclass(frozen=True)
+class FunctionTap:
+    """A function wrapped on both sides under one name, looked up where it is called.
+
+    exact: integer or layout work, or float32 arithmetic that the reference defines: equal to the last bit.
+    wide: in the oracle it is evaluated in float64 of the reference's float32 arguments.
+    configs: the configs in which it must be seen; empty means all.
+    """
+
+    name: str
+    at: Pair
+    exact: bool = False
+    wide: bool = False
+    configs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a case: a function or class by name, or a method of an object, with keyword arguments."""
+
+    name: str
+    target: str | Obj
+    kwargs: dict[str, Any]
+    method: str | None = None
+    on_reference: dict[str, Any] = field(default_factory=dict)  # arguments that only the reference takes
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one run: arguments of the stage's model, or steps for a stage without a model."""
+
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    half: bool = True  # also run in bfloat16 and float16 (lane B)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One component beside its reference.
+
+    component: what both sides load from the checkpoint; None for a stage of free functions.
+    wrapper: the class around the component that is called, if any.
+    classes: names used in ``Obj``, ``Member`` and ``wrapper``, and where each side has them.
+    probes: taps (globs) that are also called with their inputs · 2⁻¹⁰, or an eps could not be told from another.
+    defined: taps (globs) whose float32 values depend on the reference's libm; the free-running lane starts from them.
+    constant: taps (globs) whose reference output may be constant, with the reason.
+    """
+
+    name: str
+    component: str | None
+    cases: Callable[[dict[str, Any]], dict[str, Case]]
+    classes: dict[str, Pair]
+    configs: tuple[str, ...]
+    wrapper: str | None = None
+    functions: tuple[FunctionTap, ...] = ()
+    probes: tuple[str, ...] = ()
+    defined: tuple[str, ...] = ()
+    constant: dict[str, str] = field(default_factory=dict)
+
+
+def stages() -> dict[str, Stage]:
+    """Every stage by name, in data order."""
+    from .stages import STAGES
+
+    return {stage.name: stage for stage in STAGES}

@@ -1,0 +1,117 @@
+"""Rows, verdicts and their sum. ``results.json`` is this, and every report is made from it alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "ltx2-parity/1"
+# Verdicts, worst first. `reported` marks rows that are shown and do not gate.
+VERDICTS = ("invalid", "diverged", "missing", "inconclusive", "pass")
+EXIT_OK, EXIT_DIVERGED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE = 0, 1, 2, 3, 4
+
+
+@dataclass
+class Row:
+    """One tensor of one call of one tap. ``name`` is the tap; ``tap<arg`` is what flows into it."""
+
+    name: str
+    stage: str
+    config: str
+    case: str
+    lane: str
+    call: int
+    order: int
+    dtype: str
+    shape: tuple[int, ...] = ()
+    verdict: str = "pass"
+    why: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    ratio: float = 0.0
+    needed_k: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        row = {k: v for k, v in asdict(self).items() if k != "metrics"} | self.metrics
+        row["shape"] = list(self.shape)
+        return {k: (float(f"{v:.6g}") if v == v and abs(v) != float("inf") else None) if isinstance(v, float) else v for k, v in row.items()}
+
+    @property
+    def place(self) -> str:
+        call = f"[{self.call}]" if self.call else ""
+        return f"{self.stage} {self.config} {self.case} {self.lane} {self.name}{call}"
+
+
+@dataclass
+class Coverage:
+    """Of one stage and config."""
+
+    stage: str
+    config: str
+    leaves: int
+    leaves_compared: int
+    parameters: int
+    parameters_moving: int
+    elements: int
+    elements_moving: int
+    uncovered: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        return self.leaves == self.leaves_compared and self.parameters == self.parameters_moving
+
+
+@dataclass
+class Results:
+    rows: list[Row] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
+    carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
+    unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
+    environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_gb: float = 0.0
+
+    def count(self, verdict: str) -> int:
+        return sum(row.verdict == verdict for row in self.rows)
+
+    def failures(self) -> list[Row]:
+        """What is not a pass, in the order in which it was computed."""
+        return [row for row in self.rows if row.verdict != "pass"]
+
+    def first_divergence(self) -> Row | None:
+        """The first failing tap of the first failing run; isolated lanes before the free-running one."""
+        return min(self.failures(), key=lambda row: row.lane == "C", default=None)
+
+    def worst(self, lane: str) -> Row | None:
+        rows = [row for row in self.rows if row.lane == lane]
+        return max(rows, key=lambda row: row.needed_k, default=None)
+
+    def exit_code(self) -> int:
+        if self.count("invalid") or self.count("diverged"):
+            return EXIT_DIVERGED
+        if self.count("missing") or self.unseen or not all(c.whole for c in self.coverage) or not self.rows:
+            return EXIT_INCOMPLETE
+        return EXIT_INCONCLUSIVE if self.count("inconclusive") else EXIT_OK
+
+    def summary(self) -> dict[str, Any]:
+        first = self.first_divergence()
+        worst = {lane: self.worst(lane) for lane in sorted({row.lane for row in self.rows})}
+        return {
+            "exit_code": self.exit_code(),
+            "taps": len(self.rows),
+            "carried": self.carried,
+            "verdicts": {verdict: self.count(verdict) for verdict in VERDICTS},
+            "coverage": [asdict(c) for c in self.coverage],
+            "unseen": self.unseen,
+            "first_divergence": first.record() if first else None,
+            "worst": {lane: {"needed_k": row.needed_k, "place": row.place} for lane, row in worst.items()},
+            "seconds": round(self.seconds, 1),
+            "peak_gb": round(self.peak_gb, 2),
+        }
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        head = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
+        rows = ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in self.rows)
+        path.write_text(json.dumps(head, indent=1)[:-2] + ',\n "taps": [\n' + rows + "\n]}\n")

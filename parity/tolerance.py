@@ -1,0 +1,29 @@
+"""Every number that decides a verdict, in one place, with where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+# err(ours) ≤ K · max(err(torch in the same dtype), C · u · √n), both against the float64 oracle. The clean ratio
+# peaked at 1.74 over 624 taps of a 48-block model, and 21 of 22 planted faults exceeded 3.
+K = 3.0
+C = 1.0
+# The same for single elements (largest and 99.9 % quantile of |err| / rms): extremes scatter more than norms do.
+K_TAIL = 10.0
+# Free-running (lane C): errors of two correct implementations grow alike, but not in step.
+K_FREE = 10.0
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What rounding alone explains: ``u·√n`` for a reduction over ``n`` terms."""
+
+    dtype: str
+    n: int
+
+    @property
+    def value(self) -> float:
+        return C * UNIT_ROUNDOFF.get(self.dtype, UNIT_ROUNDOFF["float32"]) * sqrt(max(self.n, 1))
