@@ -36,19 +36,26 @@ def _info(path: Path) -> int:
         names = list(unknown)
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise WeightsError(f"{path}: left over, of no known part: {', '.join(names[:8])}{more}")
-    stated = version if "model_version" in checkpoint.metadata else f"{version} (not stated; read as ltx-pipelines does)"
-    total = sum(info.nbytes for info in checkpoint.tensors.values())
-    print(f"{path}\n  version   {stated}\n  sections  {', '.join(config)}\n  size      {total / 1e9:.3f} GB of tensors\n")
-    print(f"  {'part':<20}{'tensors':>8}{'parameters':>16}{'GB':>9}  {'dtypes':<10} state")
+    states = {}
     for part in dict.fromkeys(PREFIXES.values()):
+        if part in COMPONENTS and (part in parts or part in config):
+            build(part, checkpoint)
+            states[part] = "whole: every key used once, every shape right"
+        else:
+            states[part] = "present, not checked: this version does not build it" if part in parts else "missing"
+    named = "model_version" in checkpoint.metadata
+    total = sum(info.nbytes for info in checkpoint.tensors.values())
+    print(f"{path}\n  version   {version}{'' if named else ' (not stated; read as ltx-pipelines reads it)'}")
+    print(f"  sections  {', '.join(config)}\n  tensors   {_size(total)}\n")
+    print(f"  {'part':<20}{'tensors':>8}{'parameters':>16}{'size':>11}  {'dtypes':<10} state")
+    for part, state in states.items():
         infos = [checkpoint.tensors[key] for key in parts.get(part, {}).values()]
         parameters = sum(prod(i.shape) for i in infos)
-        size = sum(i.nbytes for i in infos) / 1e9
         dtypes = "/".join(sorted({i.dtype for i in infos})) or "-"
-        if part in COMPONENTS and infos:
-            build(part, checkpoint)
-            state = "whole: every key used once, every shape right"
-        else:
-            state = "present, not checked: this version does not build it yet" if infos else "missing"
-        print(f"  {part:<20}{len(infos):>8}{parameters:>16,}{size:>9.3f}  {dtypes:<10} {state}")
+        size = _size(sum(i.nbytes for i in infos))
+        print(f"  {part:<20}{len(infos):>8}{parameters:>16,}{size:>11}  {dtypes:<10} {state}")
     return 0
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"

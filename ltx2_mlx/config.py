@@ -184,7 +184,9 @@ def _read(cls: type, section: dict[str, Any], name: str, ignored: set[str]) -> d
     read = {k: section[k] for k in known if k in section}
     for key, value in read.items():
         wanted = known[key].type
-        if wanted in _TYPES and (isinstance(value, bool) is not (wanted == "bool") or not isinstance(value, _TYPES[wanted])):
+        if wanted in _TYPES and (
+            isinstance(value, bool) is not (wanted == "bool") or not isinstance(value, _TYPES[wanted])
+        ):
             raise ConfigError(f"{name}.{key} is {value!r}, expected {wanted}")
         if wanted == "int" and value <= 0:
             raise ConfigError(f"{name}.{key} is {value!r}, expected a positive number")

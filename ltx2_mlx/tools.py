@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import InputError
 from .patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
-from .types import AudioLatentShape, LatentState, SpatioTemporalScaleFactors, VideoLatentShape
+from .types import VIDEO_SCALE_FACTORS, AudioLatentShape, LatentState, SpatioTemporalScaleFactors, VideoLatentShape
 
 
 class _LatentTools:
@@ -57,7 +57,7 @@ class VideoLatentTools(_LatentTools):
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape
     fps: float
-    scale_factors: SpatioTemporalScaleFactors = SpatioTemporalScaleFactors.default()
+    scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS
     causal_fix: bool = True
 
     def _positions(self, dtype: mx.Dtype) -> mx.array:

@@ -15,6 +15,7 @@ from .config import TransformerConfig
 from .errors import InputError
 from .nn.attention import Attention, FeedForward
 from .nn.embedding import AdaLayerNormSingle, PixArtAlphaTextProjection
+from .nn.fused import fused
 from .nn.norm import rms_norm
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
 from .perturbations import BatchedPerturbationConfig, PerturbationType
@@ -47,12 +48,12 @@ class TransformerArgs:
     self_attention_mask: mx.array | None = None
 
 
-@mx.compile
+@fused
 def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
     return x * (1 + scale) + shift
 
 
-@mx.compile
+@fused
 def add_gated(x: mx.array, y: mx.array, gate: mx.array) -> mx.array:
     return x + y * gate
 
@@ -172,7 +173,12 @@ class BasicAVTransformerBlock(nn.Module):
         )
 
     def _self_attention(
-        self, x: mx.array, args: TransformerArgs, stream: str, perturbations: BatchedPerturbationConfig, skip: PerturbationType
+        self,
+        x: mx.array,
+        args: TransformerArgs,
+        stream: str,
+        perturbations: BatchedPerturbationConfig,
+        skip: PerturbationType,
     ) -> mx.array:
         table = self[f"{stream}scale_shift_table"]
         shift, scale, gate = self.get_ada_values(table, x.shape[0], args.timesteps, slice(0, 3))

@@ -79,7 +79,9 @@ class Checkpoint:
         except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"{self.path}: the 'config' metadata is no JSON ({error})") from None
         if not isinstance(config, dict):
-            raise ConfigError(f"{self.path}: the 'config' metadata is a JSON {type(config).__name__}, expected an object")
+            raise ConfigError(
+                f"{self.path}: the 'config' metadata is a JSON {type(config).__name__}, expected an object"
+            )
         return config
 
     @property
@@ -134,7 +136,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         header = json.loads(raw)
         metadata = header.pop("__metadata__", None) or {}
         tensors = {key: _tensor_info(entry, size - 8 - length) for key, entry in header.items()}
-    except _Truncated as error:
+    except _TruncatedError as error:
         raise CheckpointError(f"{path}: truncated: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CheckpointError(f"{path}: no safetensors file (its header cannot be read)") from None
@@ -143,14 +145,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, metadata, tensors)
 
 
-class _Truncated(Exception):
+class _TruncatedError(Exception):
     pass
 
 
 def _tensor_info(entry: dict[str, Any], data_size: int) -> TensorInfo:
     shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
     if end > data_size:
-        raise _Truncated(f"tensor data should end at byte {end:,} and ends at {data_size:,}")
+        raise _TruncatedError(f"tensor data should end at byte {end:,} and ends at {data_size:,}")
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
         raise ValueError
     if (end - start) * 8 != prod(shape) * _BITS[entry["dtype"]]:

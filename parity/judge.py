@@ -35,12 +35,14 @@ def judge(
         if outputs_of is not None and (side == "in" or name not in outputs_of):
             continue
         calls = [trace.calls.get((name, index)) for trace in (reference, oracle, ours)]
-        tap = functions.get(name.rsplit(".", 1)[-1]) or FunctionTap(name, None)
+        tap = functions.get(name) or functions.get(name.rsplit(".", 1)[-1]) or FunctionTap(name, None)
         for leaf in _leaves(calls, side):
             if outputs_of is not None and leaf.startswith(PROBE):
                 continue  # probes are isolated by nature
             row = Row(_row_name(name, leaf, side), **where, call=index, order=len(results.rows) + len(rows), dtype="")
-            values = [getattr(c, "inputs" if side == "in" else "outputs").get(leaf, _ABSENT) if c else _ABSENT for c in calls]
+            values = [
+                getattr(c, "inputs" if side == "in" else "outputs").get(leaf, _ABSENT) if c else _ABSENT for c in calls
+            ]
             if _decide(row, *values, tap, stage, side, name, calls[2], calls[0]):
                 rows.append(row)
             else:
@@ -102,9 +104,9 @@ def _decide(
     elif ours.dtype != reference.dtype and {ours.dtype, reference.dtype} & {"float32", "bfloat16", "float16"}:
         row.verdict, row.why = "invalid", f"dtype {ours.dtype}, the reference has {reference.dtype}"
     else:
-        if side == "in" and np.array_equal(ours.values, reference.values, equal_nan=True):
-            if not isinstance(oracle, Tensor) or np.array_equal(oracle.values, reference.values):
-                return False
+        handed_on = side == "in" and np.array_equal(ours.values, reference.values, equal_nan=True)
+        if handed_on and (not isinstance(oracle, Tensor) or np.array_equal(oracle.values, reference.values)):
+            return False
         _decide_arrays(row, reference, oracle, ours, tap, stage, side, name, reference_call)
     return True
 
@@ -114,7 +116,10 @@ def _decide_constant(row: Row, reference: Any, ours: Any, side: str) -> bool:
     if isinstance(ours, Tensor) or (ours is not _ABSENT and reference is not _ABSENT and ours != reference):
         found = f"an array {ours.values.shape}" if isinstance(ours, Tensor) else repr(ours)
         named = "nothing" if reference is _ABSENT else repr(reference)
-        row.verdict, row.why = ("invalid" if isinstance(ours, Tensor) else "diverged"), f"{found}, the reference has {named}"
+        row.verdict, row.why = (
+            ("invalid" if isinstance(ours, Tensor) else "diverged"),
+            f"{found}, the reference has {named}",
+        )
         return True
     return False
 
@@ -139,7 +144,8 @@ def _decide_arrays(
         row.why = "" if equal else f"must be equal; {int((m != r).sum())} of {m.size} elements differ"
         row.needed_k = row.ratio
         return
-    hidden = metrics.masked(m, ours.dtype), metrics.masked(r, reference.dtype), metrics.masked(o, oracle.dtype)
+    hidden = [metrics.masked(m, ours.dtype), metrics.masked(r, reference.dtype)]
+    hidden.append(metrics.masked(o, "float64") | (hidden[1] & (o == r)))  # of its own dtype, or grafted
     if any(h.any() for h in hidden):  # an additive mask: where it stands at the dtype's lowest value must be equal
         if not np.array_equal(hidden[0], hidden[1]):
             row.verdict, row.why = "diverged", f"{int((hidden[0] != hidden[1]).sum())} elements masked on one side only"
@@ -152,6 +158,12 @@ def _decide_arrays(
     if blind and not any(fnmatchcase(name, pattern) for pattern in stage.constant):
         row.verdict, row.why = "invalid", "constant in the reference: this case cannot see a fault here"
         return
+    if row.dtype == "float32" and row.metrics["rel_l2_reference"] > tolerance.ORACLE:
+        row.verdict, row.why = (
+            "invalid",
+            f"the oracle is {row.metrics['rel_l2_reference']:.1e} from the reference: not its oracle",
+        )
+        return
     floor = tolerance.Floor(row.dtype, _terms(reference_call) if side == "out" else 1).value
     allowed = tolerance.K_FREE if row.lane == "C" else tolerance.K
     q = row.metrics
@@ -162,7 +174,8 @@ def _decide_arrays(
     row.needed_k = max(row.ratio, tail * allowed / (tolerance.K_TAIL * allowed / tolerance.K))
     if not row.needed_k <= allowed and row.verdict == "pass":
         row.verdict = "diverged"
-        row.why = f"needs k = {row.needed_k:.3g}, allowed is {allowed:g} (rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e})"
+        errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"
+        row.why = f"needs k = {row.needed_k:.3g}, allowed is {allowed:g} ({errors})"
 
 
 def _terms(call: Call) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from .registry import Case, Stage
 from .tapping import Session, Side, resolve
 from .trace import Tensor, Trace
 
-torch.set_num_threads(min(4, os.cpu_count() or 1))
+torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
 torch.set_grad_enabled(False)
 
 
@@ -107,7 +106,9 @@ class Torch(Side):
                 undo.enter_context(mock.patch.object(*resolve(place), replacement))
             yield
 
-    def influence(self, stage: Stage, oracle: torch.nn.Module, case: Case, lane: str, source: Trace) -> dict[str, float]:
+    def influence(
+        self, stage: Stage, oracle: torch.nn.Module, case: Case, lane: str, source: Trace
+    ) -> dict[str, float]:
         """Parameter → share of its elements that move a compared tensor.
 
         One grafted run with gradients: a parameter moves its own tap or the next tap's input, so nothing is diluted.

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from . import metrics
 
 SCHEMA = "ltx2-parity/1"
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
@@ -33,14 +38,21 @@ class Row:
     needed_k: float = 0.0
 
     def record(self) -> dict[str, Any]:
-        row = {k: v for k, v in asdict(self).items() if k != "metrics"} | self.metrics
-        row["shape"] = list(self.shape)
-        return {k: (float(f"{v:.6g}") if v == v and abs(v) != float("inf") else None) if isinstance(v, float) else v for k, v in row.items()}
+        """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
+        row = {k: getattr(self, k) for k in _FIELDS} | {k: self.metrics.get(k) for k in metrics.NAMES}
+        return {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
 
     @property
     def place(self) -> str:
         call = f"[{self.call}]" if self.call else ""
         return f"{self.stage} {self.config} {self.case} {self.lane} {self.name}{call}"
+
+
+_FIELDS = tuple(f.name for f in fields(Row) if f.name != "metrics")
+
+
+def _round(value: float) -> float | None:
+    return float(f"{value:.6g}") if isfinite(value) else None
 
 
 @dataclass
@@ -105,7 +117,7 @@ class Results:
             "coverage": [asdict(c) for c in self.coverage],
             "unseen": self.unseen,
             "first_divergence": first.record() if first else None,
-            "worst": {lane: {"needed_k": row.needed_k, "place": row.place} for lane, row in worst.items()},
+            "worst": {lane: {"needed_k": _round(row.needed_k), "place": row.place} for lane, row in worst.items()},
             "seconds": round(self.seconds, 1),
             "peak_gb": round(self.peak_gb, 2),
         }

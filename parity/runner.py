@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
+import os
 import platform
 import resource
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from math import prod
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ltx2_mlx.errors import CheckpointError
 from ltx2_mlx.weights import build, read_checkpoint
 
 from .judge import judge
@@ -35,6 +39,7 @@ class Pair:
     """One component loaded on both sides in one dtype, with its oracle."""
 
     stage: Stage
+    path: Path | None
     config: dict[str, Any]
     dtype: str
     reference: Any
@@ -60,12 +65,12 @@ class Runner:
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
-            return Pair(stage, {}, dtype, None, None, None)
+            return Pair(stage, None, {}, dtype, None, None, None)
         path = self.checkpoint or FIXTURES / f"{config}.safetensors"
         description = read_checkpoint(path).config
         reference = self.torch.load(stage.component, path, description, dtype)
         ours = self.mlx.load(stage.component, path, description, dtype)
-        return Pair(stage, description, dtype, reference, self.torch.oracle(reference), ours)
+        return Pair(stage, path, description, dtype, reference, self.torch.oracle(reference), ours)
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
@@ -79,18 +84,19 @@ class Runner:
         root = trace.calls[stage.wrapper or type(pair.reference).__name__, 0].outputs
         flat = [self.torch.to_numpy(value).values for value in again if value is not None]
         repeats = all(
-            np.array_equal(a.values, b) for a, b in zip((t for t in root.values() if isinstance(t, Tensor)), flat, strict=True)
+            np.array_equal(a.values, b)
+            for a, b in zip((t for t in root.values() if isinstance(t, Tensor)), flat, strict=True)
         )
         session = Session(self.torch, trace, stage.probes, oracle=True)
         with self.torch.widened():
             oracle = self._run(self.torch, pair, pair.oracle, case, "float64", session)
         return Recorded(pair, case, trace, oracle, repeats)
 
-    def replay(self, recorded: Recorded) -> Trace:
-        """Ours, every tap on the reference's recorded inputs."""
+    def replay(self, recorded: Recorded, ours: Any = None) -> Trace:
+        """Ours (or another model in its place), every tap on the reference's recorded inputs."""
         pair = recorded.pair
         session = Session(self.mlx, recorded.trace, pair.stage.probes)
-        return self._run(self.mlx, pair, pair.ours, recorded.case, pair.dtype, session)
+        return self._run(self.mlx, pair, ours or pair.ours, recorded.case, pair.dtype, session)
 
     def _run(self, side: Any, pair: Pair, module: Any, case: Case, model: str, session: Session) -> Trace:
         try:
@@ -105,15 +111,12 @@ class Runner:
 
     def run(self, chosen: list[tuple[Stage, str]], lanes: str = "ABC") -> Results:
         """Judge every case of the chosen cells in the chosen lanes."""
-        start, results = time.monotonic(), Results(environment=environment())
+        results = Results()
         for stage, config in chosen:
             if "A" in lanes or "C" in lanes:
                 self._float32(results, stage, config, lanes)
             if "B" in lanes and stage.component is not None:
                 self._half(results, stage, config)
-        self._unseen(results, chosen, lanes)
-        results.seconds = time.monotonic() - start
-        results.peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
         return results
 
     def _float32(self, results: Results, stage: Stage, config: str, lanes: str) -> None:
@@ -125,11 +128,15 @@ class Runner:
             where = {"stage": stage.name, "config": config, "case": name}
             recorded = self.record(pair, case)
             if "A" in lanes:
-                rows = judge(results, where | {"lane": "A"}, stage, recorded.trace, recorded.oracle, self.replay(recorded))
+                rows = judge(
+                    results, where | {"lane": "A"}, stage, recorded.trace, recorded.oracle, self.replay(recorded)
+                )
                 _require_repeat(rows, recorded)
                 compared |= {tap for tap, _ in recorded.trace.calls}
                 if pair.oracle is not None:
-                    for parameter, share in self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace).items():
+                    for parameter, share in self.torch.influence(
+                        stage, pair.oracle, case, "float32", recorded.trace
+                    ).items():
                         moving[parameter] = max(moving.get(parameter, 0.0), share)
             if "C" in lanes and pair.reference is not None:
                 self._free(results, where | {"lane": "C"}, pair, case, recorded)
@@ -156,7 +163,7 @@ class Runner:
                 if case.half:
                     self.progress(f"{stage.name} {config} {name}: {dtype}")
                     recorded = self.record(pair, case)
-                    where = {"stage": stage.name, "config": config, "case": name, "lane": "B"}
+                    where = {"stage": stage.name, "config": config, "case": f"{name}@{dtype}", "lane": "B"}
                     judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
 
     def _coverage(
@@ -177,21 +184,66 @@ class Runner:
             uncovered=missed,
         )
 
-    def _unseen(self, results: Results, chosen: list[tuple[Stage, str]], lanes: str) -> None:
-        """A declared function tap that no case of a whole stage reached is a hole in the manifest."""
-        for stage in {stage.name: stage for stage, _ in chosen}.values():
-            ran = {config for s, config in chosen if s.name == stage.name}
-            seen = {row.name.partition("<")[0].split(".")[i] for row in results.rows if row.stage == stage.name for i in range(row.name.partition("<")[0].count(".") + 1)}
-            for tap in stage.functions:
-                if "A" in lanes and ran & set(tap.configs or stage.configs) and tap.name not in seen:
-                    results.unseen.append(f"{stage.name} {tap.name}")
-
 
 def _require_repeat(rows: list[Row], recorded: Recorded) -> None:
     if not recorded.repeats:
         for row in rows:
             if row.verdict == "pass":
                 row.verdict, row.why = "inconclusive", "the reference does not repeat itself"
+
+
+def run(
+    chosen: list[tuple[Stage, str]],
+    lanes: str = "ABC",
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Results:
+    """Every chosen cell, one process a core; what they found, in the order in which they were chosen."""
+    results = Results(environment=environment(device))
+    tasks = [(stage.name, config, lanes, checkpoint, device) for stage, config in chosen]
+    jobs = min(len(tasks), os.cpu_count() or 1)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for done, (part, peak) in enumerate(pool.map(_run_cell, tasks), 1):
+            progress(f"{done} of {len(tasks)} cells done")
+            results.rows += part.rows
+            results.coverage += part.coverage
+            results.carried += part.carried
+            results.peak_gb = max(results.peak_gb, peak)
+    results.peak_gb *= jobs
+    for order, row in enumerate(results.rows):
+        row.order = order
+    results.unseen = _unseen(results, chosen) if "A" in lanes and checkpoint is None else []
+    return results
+
+
+def _run_cell(task: tuple[str, str, str, Path | None, str | None]) -> tuple[Results, float]:
+    import mlx.core as mx
+
+    name, config, lanes, checkpoint, device = task
+    if device:
+        mx.set_default_device(getattr(mx, device))
+    part = Runner(checkpoint, _progress).run([(stages()[name], config)], lanes)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+    return part, peak
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K  {line}", end="", file=sys.stderr, flush=True)
+
+
+def _unseen(results: Results, chosen: list[tuple[Stage, str]]) -> list[str]:
+    """Declared function taps that no case reached: holes in the manifest."""
+    holes = []
+    for stage in {stage.name: stage for stage, _ in chosen}.values():
+        ran = {config for s, config in chosen if s.name == stage.name}
+        rows = (row for row in results.rows if row.stage == stage.name)
+        seen = {part for row in rows for part in row.name.partition("<")[0].split(".")}
+        for tap in stage.functions:
+            if ran & set(tap.configs or stage.configs) and tap.name not in seen:
+                holes.append(f"{stage.name} {tap.name}")
+    return holes
 
 
 def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | None = None) -> list[tuple[Stage, str]]:
@@ -205,31 +257,40 @@ def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | Non
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise CheckpointError unless every part that we build is whole."""
+    """Raise CheckpointError unless every part that we build is whole, and fits in memory on both sides."""
     checkpoint = read_checkpoint(path)
     for stage in stages().values():
         if stage.component:
-            build(stage.component, checkpoint)
+            _, keys = build(stage.component, checkpoint)
+            parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
+            needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+            if needed > memory:
+                raise CheckpointError(
+                    f"{path}: {parameters / 1e9:.1f} billion parameters need about {needed:.0f} GB here (float32 on "
+                    f"both sides and a float64 oracle), this machine has {memory:.0f} GB. Use a smaller checkpoint"
+                )
 
 
-def environment() -> dict[str, str]:
+def ensure_fixtures() -> None:
+    """Build the tiny checkpoints that are missing, and check all of them against their pinned hashes."""
+    spec = importlib.util.spec_from_file_location("fixtures_make", FIXTURES.parent / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    make.ensure(FIXTURES)
+
+
+def environment(device: str | None = None) -> dict[str, str]:
+    """Machine and versions, for the report."""
     import mlx.core as mx
 
     names = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers")
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
+    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     return {
-        "machine": f"{platform.system()} {platform.machine()}, {cpu}",
+        "machine": f"{platform.system()} {platform.machine()}, {cpu}, {os.cpu_count()} cores",
+        "device": device or str(mx.default_device()).removeprefix("Device(").split(",")[0],
         "python": platform.python_version(),
-        "device": str(mx.default_device()),
         **{name: version(name) for name in names},
     }
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-__all__ = ["FIXTURES", "Pair", "Recorded", "Results", "Runner", "check_checkpoint", "environment", "field", "read", "select"]

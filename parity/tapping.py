@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 from abc import ABC, abstractmethod
@@ -82,7 +83,7 @@ class Side(ABC):
         return value
 
     def execute(self, stage: Stage, module: Any, case: Case, lane: str, model: str, session: Session | None) -> Any:
-        """Run a case, tapped when there is a session. ``lane``: dtype of the compared runs; ``model``: of the weights."""
+        """Run a case, tapped if there is a session. ``lane``: dtype of the compared runs; ``model``: of the weights."""
         if module is None:
             return self._execute_steps(stage, case, lane, session)
         entry = self.cls(stage, stage.wrapper)(module) if stage.wrapper else module
@@ -157,7 +158,10 @@ def graft(value: Any, name: str, fw: Side, recorded: dict[str, Any], wide: bool 
     if fw.is_module(value):  # an MLX module is a dict as well
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        new = {f.name: graft(getattr(value, f.name), _join(name, f.name), fw, recorded, wide) for f in dataclasses.fields(value)}
+        new = {
+            f.name: graft(getattr(value, f.name), _join(name, f.name), fw, recorded, wide)
+            for f in dataclasses.fields(value)
+        }
         return dataclasses.replace(value, **new)
     if isinstance(value, (list, tuple)):
         new = [graft(item, _join(name, str(i)), fw, recorded, wide) for i, item in enumerate(value)]
@@ -189,7 +193,9 @@ class Session:
         self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
 
-    def call(self, tap: str, original: Callable, signature: inspect.Signature, args: tuple, kwargs: dict, wide: bool) -> Any:
+    def call(
+        self, tap: str, original: Callable, signature: inspect.Signature, args: tuple, kwargs: dict, wide: bool
+    ) -> Any:
         index = self._counts[tap]
         self._counts[tap] += 1
         bound = signature.bind(*args, **kwargs)
@@ -224,7 +230,11 @@ class Session:
 
     def _probe(self, call: Call, known: Call | None, original: Callable, bound: inspect.BoundArguments) -> None:
         source = (known or call).inputs
-        small = {k: Tensor(v.values * v.values.dtype.type(PROBE_SCALE), v.dtype) for k, v in source.items() if isinstance(v, Tensor)}
+        small = {
+            k: Tensor(v.values * v.values.dtype.type(PROBE_SCALE), v.dtype)
+            for k, v in source.items()
+            if isinstance(v, Tensor)
+        }
         for key, value in bound.arguments.items():
             bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
         flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, call.outputs)
@@ -236,7 +246,7 @@ class Session:
 
 @contextlib.contextmanager
 def tapped(session: Session, modules: dict[str, Any], functions: list[tuple[FunctionTap, str]]) -> Iterator[Session]:
-    """Tap ``modules`` (tap name → module) and functions (tap, ``module:attribute`` on this side) while the run lasts."""
+    """Tap ``modules`` (tap name → module) and functions (tap, ``module:attribute`` on this side) while it lasts."""
     with contextlib.ExitStack() as undo:
         for name, module in modules.items():
             undo.enter_context(_tap_module(session, name, module))
@@ -245,12 +255,18 @@ def tapped(session: Session, modules: dict[str, Any], functions: list[tuple[Func
         yield session
 
 
+@functools.cache
+def _signature(function: Callable, method: bool) -> inspect.Signature:
+    """Of a function, without its first parameter when it is a method."""
+    signature = inspect.signature(function)
+    return signature.replace(parameters=list(signature.parameters.values())[method:])
+
+
 @contextlib.contextmanager
 def _tap_module(session: Session, name: str, module: Any) -> Iterator[None]:
     cls, method = type(module), session.fw.method
     original = getattr(cls, method)
-    signature = inspect.signature(original)
-    signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    signature = _signature(original, True)
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         return session.call(name, lambda *a, **k: original(self, *a, **k), signature, args, kwargs, False)
@@ -276,16 +292,19 @@ def resolve(place: str) -> tuple[Any, str]:
 def _tap_function(session: Session, tap: FunctionTap, place: str) -> Iterator[None]:
     owner, name = resolve(place)
     original = getattr(owner, name)
-    signature = inspect.signature(original)
-    method = isinstance(owner, type) and next(iter(signature.parameters), "") == "self"
-    if method:
-        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    method = isinstance(owner, type) and next(iter(_signature(original, False).parameters), "") == "self"
+    signature = _signature(original, method)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if method:
             this, *args = args
             return session.call(
-                session.name_of(tap.name), lambda *a, **k: original(this, *a, **k), signature, tuple(args), kwargs, tap.wide
+                session.name_of(tap.name),
+                lambda *a, **k: original(this, *a, **k),
+                signature,
+                tuple(args),
+                kwargs,
+                tap.wide,
             )
         return session.call(session.name_of(tap.name), original, signature, args, kwargs, tap.wide)
 

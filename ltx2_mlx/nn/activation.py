@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from .fused import fused
 
-@partial(mx.compile, shapeless=True)
+
+@fused
 def gelu_tanh(x: mx.array) -> mx.array:
     """½x(1 + tanh(√(2/π)(x + 0.044715x³))): the approximation is the definition here (tap: ff.net.0)."""
     y = x.astype(mx.float32)
@@ -17,7 +18,7 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return y.astype(x.dtype)
 
 
-@partial(mx.compile, shapeless=True)
+@fused
 def silu(x: mx.array) -> mx.array:
     """x · sigmoid(x)."""
     y = x.astype(mx.float32)

@@ -16,6 +16,8 @@ from enum import Enum
 import mlx.core as mx
 import numpy as np
 
+from .fused import fused
+
 
 class LTXRopeType(Enum):
     INTERLEAVED = "interleaved"
@@ -26,7 +28,7 @@ class LTXRopeType(Enum):
 def generate_freq_grid_np(
     positional_embedding_theta: float, positional_embedding_max_pos_count: int, inner_dim: int
 ) -> np.ndarray:
-    """``(inner_dim // 2·axes,)`` float32 frequencies π/2 · θ^[0..1], computed in float64 (``frequencies_precision``)."""
+    """``(inner_dim // 2·axes,)`` float32 frequencies π/2 · θ^[0, 1], computed in float64."""
     n = inner_dim // (2 * positional_embedding_max_pos_count)
     grid = np.power(positional_embedding_theta, np.linspace(0.0, 1.0, n, dtype=np.float64))
     return (grid * math.pi / 2).astype(np.float32)
@@ -110,15 +112,13 @@ def precompute_freqs_cis(
     return cos.astype(out_dtype), sin.astype(out_dtype)
 
 
-def apply_rotary_emb(
-    input_tensor: mx.array, freqs_cis: tuple[mx.array, mx.array], rope_type: LTXRopeType
-) -> mx.array:
+def apply_rotary_emb(input_tensor: mx.array, freqs_cis: tuple[mx.array, mx.array], rope_type: LTXRopeType) -> mx.array:
     """Turn ``(B, T, H·D)`` by the tables; the result has the same shape and dtype."""
     apply = _apply_split if rope_type is LTXRopeType.SPLIT else _apply_interleaved
     return apply(input_tensor, *freqs_cis)
 
 
-@mx.compile
+@fused
 def _apply_split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Pairs (i, i + D/2) of each head. ``cos``, ``sin``: ``(B, H, T, D/2)``."""
     B, T, _ = x.shape
@@ -128,7 +128,7 @@ def _apply_split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return mx.stack([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-2).reshape(x.shape)
 
 
-@mx.compile
+@fused
 def _apply_interleaved(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Pairs (2i, 2i + 1). ``cos``, ``sin``: ``(B, T, H·D)``."""
     pairs = x.reshape(*x.shape[:-1], -1, 2)

@@ -14,7 +14,9 @@ _NAMES = {
     "ltx_core.tools": ("VideoLatentTools", "AudioLatentTools"),
 }
 CLASSES = {
-    name: Pair(f"{module}:{name}", f"ltx2_mlx.{module.rsplit('.', 1)[-1]}:{name}") for module, names in _NAMES.items() for name in names
+    name: Pair(f"{module}:{name}", f"ltx2_mlx.{module.rsplit('.', 1)[-1]}:{name}")
+    for module, names in _NAMES.items()
+    for name in names
 }
 CLASSES |= {
     f"{cls}.{name}": Pair(f"ltx_core.types:{cls}.{name}", f"ltx2_mlx.types:{cls}.{name}")
@@ -39,10 +41,17 @@ def _patchifiers() -> tuple[Step, ...]:
     for patch, shape in ((1, (2, 7, 3, 2, 5)), (2, (2, 3, 3, 4, 6))):
         patchifier = Obj("VideoLatentPatchifier", {"patch_size": patch})
         latent = normal(f"patchify:{patch}", *shape)
-        tokens = normal(f"unpatchify:{patch}", shape[0], shape[2] * shape[3] * shape[4] // patch**2, shape[1] * patch**2)
+        tokens = normal(
+            f"unpatchify:{patch}", shape[0], shape[2] * shape[3] * shape[4] // patch**2, shape[1] * patch**2
+        )
         steps += [
             Step(f"video.patchify.{patch}", patchifier, {"latents": Data(latent)}, "patchify"),
-            Step(f"video.unpatchify.{patch}", patchifier, {"latents": Data(tokens), "output_shape": _video(*shape)}, "unpatchify"),
+            Step(
+                f"video.unpatchify.{patch}",
+                patchifier,
+                {"latents": Data(tokens), "output_shape": _video(*shape)},
+                "unpatchify",
+            ),
             Step(f"video.bounds.{patch}", patchifier, {"output_shape": _video(*shape)}, "get_patch_grid_bounds"),
             Step(f"video.token_count.{patch}", patchifier, {"tgt_shape": _video(*shape)}, "get_token_count"),
         ]
@@ -52,7 +61,12 @@ def _patchifiers() -> tuple[Step, ...]:
         latent, tokens = normal(f"audio:{name}", *shape), normal(f"audio tokens:{name}", 2, 300, 15)
         steps += [
             Step(f"audio.patchify.{name}", patchifier, {"audio_latents": Data(latent)}, "patchify"),
-            Step(f"audio.unpatchify.{name}", patchifier, {"audio_latents": Data(tokens), "output_shape": _audio(*shape)}, "unpatchify"),
+            Step(
+                f"audio.unpatchify.{name}",
+                patchifier,
+                {"audio_latents": Data(tokens), "output_shape": _audio(*shape)},
+                "unpatchify",
+            ),
             Step(f"audio.bounds.{name}", patchifier, {"output_shape": _audio(*shape)}, "get_patch_grid_bounds"),
             Step(f"audio.token_count.{name}", patchifier, {"tgt_shape": _audio(*shape)}, "get_token_count"),
         ]
@@ -72,12 +86,14 @@ def _states() -> tuple[Step, ...]:
                     "causal_fix": causal,
                 }
                 name = f"video.positions.{fps:g}.{'causal' if causal else 'plain'}.{dtype.value}"
-                target, kwargs = Obj("VideoLatentTools", fields), {"dtype": dtype}
+                target = Obj("VideoLatentTools", fields)
+                kwargs = {"dtype": dtype, "initial_latent": Data(normal(name, 2, 5, 16, 2, 3))}
                 steps.append(Step(name, target, kwargs, "create_initial_state", on_reference={"device": "cpu"}))
     fields = {"patchifier": Obj("AudioPatchifier", {"patch_size": 1}), "target_shape": _audio(2, 3, 271, 5)}
     for dtype in (DType.FLOAT32, DType.BFLOAT16):
         target, name = Obj("AudioLatentTools", fields), f"audio.positions.{dtype.value}"
-        steps.append(Step(name, target, {"dtype": dtype}, "create_initial_state", on_reference={"device": "cpu"}))
+        kwargs = {"dtype": dtype, "initial_latent": Data(normal(name, 2, 3, 271, 5))}
+        steps.append(Step(name, target, kwargs, "create_initial_state", on_reference={"device": "cpu"}))
     for factors in ((8, 32, 32), (4, 16, 24)):
         scale = Obj("SpatioTemporalScaleFactors", dict(zip(("time", "width", "height"), factors, strict=True)))
         coords = Data((normal("coords", 2, 3, 11, 2) * 40).astype("int64"), "none")

@@ -38,7 +38,9 @@ FUNCTIONS = (
     _prepare("_prepare_attention_mask", "prepare_attention_mask"),
     _prepare("_prepare_self_attention_mask", "prepare_self_attention_mask"),
     # positions to rotary tables: angles are float32 by the reference's definition, and equal
-    FunctionTap("precompute_freqs_cis", Pair(f"{_REF}.transformer_args:precompute_freqs_cis", f"{_OURS}:precompute_freqs_cis")),
+    FunctionTap(
+        "precompute_freqs_cis", Pair(f"{_REF}.transformer_args:precompute_freqs_cis", f"{_OURS}:precompute_freqs_cis")
+    ),
     _rope("generate_freqs", exact=True),
     _rope("split_freqs_cis", wide=True, configs=SPLIT),
     _rope("interleaved_freqs_cis", wide=True, configs=("tiny-2.0-interleaved",)),
@@ -51,7 +53,9 @@ FUNCTIONS = (
         Pair(f"{_REF}.transformer:apply_cross_attention_adaln", f"{_OURS}:apply_cross_attention_adaln"),
         configs=("tiny-2.3", "tiny-2.3-video-only"),
     ),
-    FunctionTap("apply_rotary_emb", Pair(f"{_REF}.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb")),
+    FunctionTap(
+        "apply_rotary_emb", Pair(f"{_REF}.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb")
+    ),
     FunctionTap(
         "attention_function",
         Pair(f"{_REF}.attention:AttentionFunction.__call__", "ltx2_mlx.nn.attention:attention_function"),
@@ -87,7 +91,9 @@ def _seconds(frames: int, first: int = 0) -> np.ndarray:
     return np.stack([edges[:-1], edges[1:]], axis=-1)[None]
 
 
-def _modality(config: dict[str, Any], audio: bool, name: str, sigma: list[float], positions: np.ndarray, **extra: Any) -> Obj:
+def _modality(
+    config: dict[str, Any], audio: bool, name: str, sigma: list[float], positions: np.ndarray, **extra: Any
+) -> Obj:
     """One stream: random latents and text, timesteps that vary from token to token unless given."""
     t = config["transformer"]
     stream = "audio_" if audio else ""
@@ -152,7 +158,9 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     shared = {"timesteps": Data(np.float32(sigmas)[:, None, None], "none")}
     other = {"timesteps": Data(np.float32(sigmas[::-1])[:, None, None], "none")}
     result["schedule"] = case(
-        video("schedule", _grid(1, 2, 3, fps=24.0), sigmas, **shared), audio("schedule", _seconds(5), sigmas[::-1], **other), half=True
+        video("schedule", _grid(1, 2, 3, fps=24.0), sigmas, **shared),
+        audio("schedule", _seconds(5), sigmas[::-1], **other),
+        half=True,
     )
 
     # Fractional self-attention strengths with hidden pairs, and text of unequal lengths.
@@ -168,7 +176,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     # Spatio-temporal guidance: self-attention skipped in one block for all samples, in another for one of them.
     both = {"skip_video_self_attn": [1], "skip_audio_self_attn": [0]}
     one = {"skip_video_self_attn": [0, 1], "skip_audio_self_attn": [0, 1]}
-    result["stg"] = case(video("stg"), audio("stg"), _skip(both, one), half=True)
+    result["stg"] = case(video("stg"), audio("stg"), _skip(both, one))
 
     # Positions past 10 s and far from the corner, at another frame rate: angles grow to ±15,708.
     result["late"] = case(video("late", _grid(3, 2, 3, fps=30.0, first=70)), audio("late", _seconds(11, first=470)))
@@ -176,7 +184,9 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     if av:
         # Modality guidance: each way cut for all samples in one block, for one sample in another, in every block.
         cut = {"skip_a2v_cross_attn": [0], "skip_v2a_cross_attn": [1]}
-        result["cut"] = case(video("cut"), audio("cut"), _skip(cut, {"skip_a2v_cross_attn": None, "skip_v2a_cross_attn": None}))
+        result["cut"] = case(
+            video("cut"), audio("cut"), _skip(cut, {"skip_a2v_cross_attn": None, "skip_v2a_cross_attn": None})
+        )
         result["video-alone"] = case(video("video-alone"), None)
         result["audio-alone"] = case(None, audio("audio-alone"))
         result["audio-frozen"] = case(video("audio-frozen"), audio("audio-frozen", enabled=False))

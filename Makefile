@@ -1,0 +1,44 @@
+# Two commands from a clean clone, with nothing but Python (3.11 or newer) and make:
+#   make parity    ours beside the reference, every tensor judged, a report in reports/latest/
+#   make test      all tests
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# MLX's Linux CPU wheel carries the reference BLAS; Debian's OpenBLAS, where installed, is 30 times faster.
+OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
+export MLX_ENABLE_TF32 = 0
+# One BLAS thread a process: the matrices are tiny, and the work is spread over processes.
+export OPENBLAS_NUM_THREADS = 1
+RUN := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS) )$(PY)
+ifeq ($(shell uname -s),Darwin)
+BACKEND :=
+else
+BACKEND ?= cpu,
+endif
+ARGS ?=
+
+.PHONY: parity test lint fixtures clean
+
+parity: $(VENV)/ready
+	$(RUN) -m parity run $(ARGS)
+
+test: $(VENV)/ready
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+fixtures: $(VENV)/ready
+	$(PY) fixtures/make.py
+
+clean:
+	rm -rf $(VENV) fixtures/checkpoints reports/latest
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}; try: make PYTHON=python3.11")'
+	@echo "setting up $(VENV), once; this takes a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(BACKEND)reference,parity,dev]"
+	@touch $@

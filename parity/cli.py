@@ -1,0 +1,85 @@
+"""``ltx2-parity``: run the comparison, list what it holds. Exit codes: 0 pass, 1 diverged or invalid, 2 usage,
+3 incomplete, 4 inconclusive."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ltx2_mlx.errors import LTX2Error
+
+from .registry import stages
+from .results import EXIT_USAGE
+
+REPORTS = Path("reports") / "latest"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run both, judge every tensor, write a report")
+    run.add_argument("--stage", default="*", metavar="GLOB", help="which stages (default: all)")
+    run.add_argument("--config", default="*", metavar="NAME", help="which configs, as a glob (default: all)")
+    run.add_argument(
+        "--lane", default="A,B,C", help="A: isolated float32, the gate; B: half precision; C: free-running"
+    )
+    run.add_argument(
+        "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
+    )
+    run.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead of the tiny ones")
+    run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
+    commands.add_parser("list", help="stages, configs, cases and taps")
+    args = parser.parse_args(argv)
+    try:
+        return _list() if args.command == "list" else _run(args)
+    except LTX2Error as error:
+        print(f"ltx2-parity: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _run(args: argparse.Namespace) -> int:
+    start = time.monotonic()
+    from .report import plots, terminal
+    from .runner import check_checkpoint, ensure_fixtures, run, select
+
+    lanes = args.lane.replace(",", "").upper()
+    if not lanes or set(lanes) - set("ABC"):
+        print(f"ltx2-parity: no lane '{args.lane}'; there are A, B and C, as in --lane A,C", file=sys.stderr)
+        return EXIT_USAGE
+    if args.checkpoint:
+        check_checkpoint(args.checkpoint)
+        named = [s for s in stages().values() if s.component and fnmatchcase(s.name, args.stage)]
+        chosen = [(stage, args.checkpoint.stem) for stage in named]
+    else:
+        ensure_fixtures()
+        chosen = select(args.stage, args.config)
+    if not chosen:
+        print(f"ltx2-parity: no stage '{args.stage}' with config '{args.config}'; see: parity list", file=sys.stderr)
+        return EXIT_USAGE
+
+    def progress(line: str) -> None:
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+        print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
+
+    results = run(chosen, lanes, args.checkpoint, args.device, progress)
+    pictures = plots.by_depth(results, args.json.parent)
+    results.seconds = time.monotonic() - start
+    results.write(args.json)
+    terminal.show(results, [args.json, *pictures])
+    return results.exit_code()
+
+
+def _list() -> int:
+    from .runner import FIXTURES, ensure_fixtures, read_checkpoint
+
+    ensure_fixtures()
+    for stage in stages().values():
+        print(f"{stage.name}  ({len(stage.functions)} function taps; every leaf module)")
+        for config in stage.configs:
+            path = FIXTURES / f"{config}.safetensors"
+            cases = stage.cases(read_checkpoint(path).config if stage.component else {})
+            print(f"  {config:<24}{', '.join(cases)}")
+    return 0

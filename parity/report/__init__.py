@@ -1,0 +1,1 @@
+"""Views of a run, each made from its results alone."""

@@ -1,0 +1,84 @@
+"""Correlation, std and error by depth: one picture for each stage and config, in the order of computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from ..results import Results, Row
+from .terminal import layer
+
+OURS, FREE, TORCH, REFERENCE, FAIL = "#0072b2", "#d55e00", "#777777", "#bbbbbb", "#cc0000"
+FLOOR = 1e-9  # errors below are drawn here
+
+
+def by_depth(results: Results, folder: Path) -> list[Path]:
+    """Draw one case of every stage and config, the first that fails or else the first; the paths of the pictures."""
+    paths = []
+    for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
+        rows = [r for r in results.rows if (r.stage, r.config) == (stage, config) and "<" not in r.name and r.metrics]
+        failing = next((row.case for row in rows if row.verdict != "pass"), None)
+        case = failing or next((row.case for row in rows), None)
+        # What is handed on unchanged from an inner tap says nothing; constants have no correlation.
+        rows = [r for r in rows if r.case == case and r.metrics["std_ref"] and r.metrics["one_minus_r"]]
+        if any(row.metrics["rel_l2_reference"] for row in rows):
+            paths.append(_draw(rows, f"{stage}, {config}, case {case}", folder / f"{stage}-{config}.png"))
+    return paths
+
+
+def _draw(rows: list[Row], title: str, path: Path) -> Path:
+    figure, axes = plt.subplots(3, 1, figsize=(11, 8), sharex=True, layout="constrained")
+    correlation, std, error = axes
+    order = {name: i for i, name in enumerate(dict.fromkeys((row.name, row.call) for row in rows))}
+
+    def draw(axis: plt.Axes, group: list[Row], metric: str, form: str, colour: str, label: str, **style: float) -> None:
+        if group:
+            x = [order[row.name, row.call] for row in group]
+            axis.plot(
+                x, [max(row.metrics[metric], FLOOR**2) for row in group], form, color=colour, label=label, **style
+            )
+
+    free = [row for row in rows if row.lane == "C"]
+    gate = [row for row in rows if row.lane != "C"]
+    bad = [row for row in rows if row.verdict != "pass"]
+    for axis, metric in ((correlation, "one_minus_r"), (error, "rel_l2")):
+        draw(axis, gate, metric, ".", OURS, "ours, isolated", ms=3)
+        draw(axis, free, metric, ".", FREE, "ours, free-running", ms=3)
+        draw(axis, bad, metric, "x", FAIL, f"{len(bad)} not passed", ms=6)
+    draw(error, gate, "rel_l2_reference", "-", TORCH, "torch's own error, isolated", lw=0.7)
+    draw(std, gate or free, "std_ref", "-", REFERENCE, "reference", lw=2.5)
+    draw(std, gate or free, "std_mlx", "-", OURS, "ours", lw=0.8)
+    names = ("1 − correlation with the reference", "std", "relative L2 error\nagainst the float64 oracle")
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_yscale("log")
+        axis.set_ylabel(name)
+        axis.grid(True, axis="y", lw=0.3)
+        axis.legend(loc="upper left", fontsize=8, markerscale=2.5, ncols=4)
+        axis.margins(y=0.25)
+    ticks = _layers([name for name, _ in order])
+    error.set_xticks(list(ticks), list(ticks.values()), rotation=30, ha="right", fontsize=8)
+    correlation.set_title(title, loc="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _layers(names: list[str]) -> dict[int, str]:
+    """Where each run of one layer's taps begins → its name, where there is room for it; blocks always."""
+    ticks: dict[int, str] = {}
+    last = None
+    for i, name in enumerate(names):
+        if (found := layer(name)) != last:
+            last = found
+            block = "blocks" in found
+            crowded = [k for k in ticks if i - k < len(names) / 30]
+            for k in crowded if block else ():
+                del ticks[k]
+            if block or not crowded:
+                ticks[i] = found.replace("transformer_blocks.", "block ").lstrip("_")
+    return ticks

@@ -1,0 +1,117 @@
+"""The run in a terminal: a table by layer, one by lane, coverage, and one line naming the first divergence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..results import Results, Row
+
+_BLOCK = re.compile(r"^((?:\w+\.)*?\w*blocks\.\d+)\b")
+_STYLES = {"pass": "green", "inconclusive": "yellow", "missing": "red", "diverged": "bold red", "invalid": "bold red"}
+
+
+def layer(name: str) -> str:
+    """The layer that a tap belongs to: its block, or the first part of its path."""
+    tap = name.partition("<")[0]
+    found = _BLOCK.match(tap)
+    return found.group(1) if found else tap.split(".")[0]
+
+
+def show(results: Results, written: list[Path], console: Console | None = None) -> None:
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
+        rows = [row for row in results.rows if (row.stage, row.config) == (stage, config)]
+        console.print(_by_layer(f"{stage}, {config}", rows))
+    console.print(_by_lane(results))
+    for c in results.coverage:
+        console.print(
+            f"coverage  {c.stage} {c.config}: {c.leaves_compared}/{c.leaves} leaf modules compared, "
+            f"{c.parameters_moving}/{c.parameters} parameters move a compared tensor "
+            f"({c.elements_moving:,}/{c.elements:,} elements)",
+            style=None if c.whole else "red",
+        )
+    for hole in results.unseen:
+        console.print(f"never seen: {hole}", style="red")
+    for path in written:
+        console.print(f"written   {path}")
+    env = ", ".join(f"{k} {v}" for k, v in results.environment.items() if k not in ("machine", "device"))
+    console.print(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}")
+    console.print(_verdict(results))
+
+
+def _by_layer(title: str, rows: list[Row]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("layer", "left"), ("lanes", "left"), ("tensors", "right"), ("worst 1 − r", "right")):
+        table.add_column(name, justify=justify)
+    for name in ("std ours", "std reference", "worst rel L2", "torch's own", "worst ratio"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for key in dict.fromkeys(layer(row.name) for row in rows):
+        group = [row for row in rows if layer(row.name) == key]
+        gate = [row for row in group if row.lane == "A"] or group
+        worst = max(gate, key=lambda row: row.needed_k)
+        shown = next(
+            (row for row in reversed(gate) if row.case == "base" and "std_mlx" in row.metrics and "<" not in row.name),
+            worst,
+        )
+        decorrelation = max((row.metrics.get("one_minus_r", 0.0) for row in gate), default=0.0)
+        verdict = min(group, key=lambda row: list(_STYLES)[::-1].index(row.verdict)).verdict
+        table.add_row(
+            key,
+            "".join(sorted({row.lane for row in group})),
+            f"{len(group):,}",
+            _number(decorrelation),
+            _number(shown.metrics.get("std_mlx"), ".4f"),
+            _number(shown.metrics.get("std_ref"), ".4f"),
+            _number(worst.metrics.get("rel_l2")),
+            _number(worst.metrics.get("rel_l2_reference")),
+            f"{worst.needed_k:.2f}",
+            f"[{_STYLES[verdict]}]{verdict}",
+        )
+    return table
+
+
+def _by_lane(results: Results) -> Table:
+    meaning = {"A": "isolated, float32 (the gate)", "B": "bfloat16 and float16", "C": "free-running, float32"}
+    table = Table(title="\nby lane", title_justify="left", box=None, pad_edge=False)
+    for name in ("stage", "config", "lane", "tensors", "worst ratio", "at", "verdict"):
+        table.add_column(name, justify="right" if name in ("tensors", "worst ratio") else "left")
+    for key in dict.fromkeys((row.stage, row.config, row.lane) for row in results.rows):
+        rows = [row for row in results.rows if (row.stage, row.config, row.lane) == key]
+        worst = max(rows, key=lambda row: row.needed_k)
+        bad = sum(row.verdict != "pass" for row in rows)
+        verdict = f"[bold red]{bad} not passed" if bad else "[green]pass"
+        table.add_row(
+            key[0],
+            key[1],
+            f"{key[2]}  {meaning[key[2]]}",
+            f"{len(rows):,}",
+            f"{worst.needed_k:.2f}",
+            f"{worst.case} {worst.name}",
+            verdict,
+        )
+    return table
+
+
+def _verdict(results: Results) -> str:
+    first = results.first_divergence()
+    counts = f"{len(results.rows):,} tensors judged, {results.carried:,} more handed on unchanged"
+    size = f"{results.seconds:.0f} s, {results.peak_gb:.1f} GB"
+    if first:
+        why = f" ({first.why})" if first.why else ""
+        failed = f"{len(results.failures())} not passed of {counts}; {size}"
+        return f"[bold red]first divergence: {escape(first.place)}: {first.verdict}{escape(why)}[/]\n{failed}"
+    if results.exit_code():
+        return f"[bold red]incomplete[/]: {counts}; {size}"
+    worst = results.worst("A")
+    ratio = f"worst lane-A ratio {worst.needed_k:.2f} at {worst.place}; " if worst else ""
+    return f"[bold green]pass[/]: {counts}; {ratio}{size}"
+
+
+def _number(value: float | None, form: str = ".1e") -> str:
+    return "–" if value is None or value != value else format(value, form)

@@ -1,0 +1,206 @@
+"""The gate's own rules: what is red, and that looking does not change what is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from parity import runner
+from parity.cli import main
+from parity.judge import judge
+from parity.registry import Case, FunctionTap, Pair, Stage, stages
+from parity.report import plots, terminal
+from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
+from parity.tapping import Session
+from parity.trace import Call, Tensor, Trace
+
+STAGE = Stage(
+    "toy",
+    "toy",
+    lambda config: {"base": Case()},
+    {},
+    ("any",),
+    functions=(FunctionTap("exact", Pair("", ""), exact=True),),
+)
+WHERE = {"stage": "toy", "config": "any", "case": "base", "lane": "A"}
+ORACLE = np.random.default_rng(1).standard_normal((5, 7))
+REFERENCE = ORACLE.astype(np.float32)
+
+
+def trace(values: object, tap: str = "layer", dtype: str = "float32", **inputs: object) -> Trace:
+    call = Call(tap, 0, dict(inputs), {"": Tensor(values, dtype) if isinstance(values, np.ndarray) else values})
+    return Trace({(tap, 0): call}, [("in", tap, 0), ("out", tap, 0)])
+
+
+def verdict(ours: Trace, reference: np.ndarray = REFERENCE, oracle: np.ndarray = ORACLE, tap: str = "layer") -> Row:
+    return judge(Results(), WHERE, STAGE, trace(reference, tap), trace(oracle, tap, "float64"), ours)[0]
+
+
+def test_rounding_passes_and_its_ratio_is_near_one() -> None:
+    row = verdict(trace(np.nextafter(REFERENCE, np.float32(9))))
+    assert row.verdict == "pass"
+    assert 0.1 < row.needed_k < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    {
+        "scaled, at correlation 1": REFERENCE * np.float32(1.00001),
+        "shifted, at correlation 1": REFERENCE + np.float32(0.00001),
+        "one element": np.where(np.arange(35).reshape(5, 7) == 3, REFERENCE + np.float32(1e-5), REFERENCE),
+        "zeros": np.zeros_like(REFERENCE),
+        "another constant": np.full_like(REFERENCE, 0.5),
+    }.items(),
+)
+def test_a_difference_diverges(name: str, ours: np.ndarray) -> None:
+    row = verdict(trace(ours))
+    assert row.verdict == "diverged", name
+    assert row.needed_k > 3
+    if "correlation 1" in name:
+        assert row.metrics["pearson"] > 0.999999
+
+
+@pytest.mark.parametrize(
+    ("why", "ours"),
+    {
+        "NaN": trace(np.where(REFERENCE > 1, np.float32(np.nan), REFERENCE)),
+        "Inf": trace(np.where(REFERENCE > 1, np.float32(np.inf), REFERENCE)),
+        "shape (7, 5)": trace(REFERENCE.T),
+        "dtype bfloat16": trace(REFERENCE, dtype="bfloat16"),
+        "ours has None": trace(None),
+    }.items(),
+)
+def test_what_cannot_be_compared_is_invalid(why: str, ours: Trace) -> None:
+    row = verdict(ours)
+    assert row.verdict == "invalid"
+    assert why in row.why
+
+
+def test_a_tap_that_ours_lacks_is_missing_and_one_that_only_ours_has_is_invalid() -> None:
+    assert verdict(Trace()).verdict == "missing"
+    extra = trace(REFERENCE)
+    extra.calls["other", 0] = Call("other", 0)
+    rows = judge(Results(), WHERE, STAGE, trace(REFERENCE), trace(ORACLE), extra)
+    assert [row.verdict for row in rows] == ["pass", "invalid"]
+
+
+def test_a_constant_reference_is_blind_and_a_wrong_oracle_does_not_widen_the_gate() -> None:
+    flat = np.full((5, 7), 0.25, dtype=np.float32)
+    assert "constant in the reference" in verdict(trace(flat), flat, flat.astype(np.float64)).why
+    row = verdict(trace(REFERENCE * np.float32(1.1)), oracle=ORACLE * 1.1)
+    assert row.verdict == "invalid" and "not its oracle" in row.why
+
+
+def test_an_exact_tap_has_no_tolerance() -> None:
+    assert verdict(trace(REFERENCE, "exact"), tap="exact").verdict == "pass"
+    assert verdict(trace(np.nextafter(REFERENCE, np.float32(9)), "exact"), tap="exact").verdict == "diverged"
+
+
+def test_a_constant_argument_must_agree() -> None:
+    reference, ours = trace(REFERENCE, eps=1e-6), trace(REFERENCE, eps=1e-5)
+    rows = judge(Results(), WHERE, STAGE, reference, trace(ORACLE), ours)
+    assert [(row.name, row.verdict) for row in rows] == [("layer<eps", "diverged"), ("layer", "pass")]
+
+
+def test_hidden_elements_of_a_mask_must_be_the_same() -> None:
+    lowest = np.finfo(np.float32).min
+    mask = np.where(ORACLE > 0, np.float32(lowest), REFERENCE)
+    wide = np.where(ORACLE > 0, np.finfo(np.float64).min, ORACLE)
+    assert verdict(trace(mask), mask, wide).verdict == "pass"
+    assert verdict(trace(np.where(ORACLE > 1, np.float32(lowest), REFERENCE)), mask, wide).verdict == "diverged"
+
+
+def test_exit_codes() -> None:
+    row = Row("layer", **WHERE, call=0, order=0, dtype="float32")
+    whole, holed = Coverage("toy", "any", 2, 2, 1, 1, 4, 4), Coverage("toy", "any", 2, 1, 1, 1, 4, 4)
+    assert Results([row], [whole]).exit_code() == EXIT_OK
+    assert Results([], [whole]).exit_code() == EXIT_INCOMPLETE
+    assert Results([row], [holed]).exit_code() == EXIT_INCOMPLETE
+    assert Results([row], [whole], unseen=["toy tap"]).exit_code() == EXIT_INCOMPLETE
+    for name, code in (("diverged", 1), ("invalid", 1), ("missing", 3), ("inconclusive", EXIT_INCONCLUSIVE)):
+        bad = Row("layer", **WHERE, call=0, order=0, dtype="float32", verdict=name)
+        assert Results([row, bad], [whole]).exit_code() == code
+    assert EXIT_DIVERGED == 1
+
+
+@pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
+def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Path) -> None:
+    r, stage = runner.Runner(), stages()["transformer"]
+    pair = r.load(stage, config, "float32")
+    for case in stage.cases(pair.config).values():
+        plain = r.mlx.execute(stage, pair.ours, case, "float32", "float32", None)
+        tapped = r.mlx.execute(stage, pair.ours, case, "float32", "float32", Session(r.mlx))
+        for a, b in zip(plain, tapped, strict=True):
+            assert (a is None and b is None) or mx.allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert type(pair.ours).__mro__[1].__name__ != "LTXModel", "the classes are back in place"
+
+
+def test_a_tap_that_no_case_reaches_is_a_hole(checkpoints: Path) -> None:
+    stage = stages()["transformer"]
+    results = runner.Runner().run([(stage, "tiny-2.3-video-only")], "A")
+    assert runner._unseen(results, [(stage, "tiny-2.3-video-only")]) == []
+    results.rows = [row for row in results.rows if "apply_rotary_emb" not in row.name]
+    assert runner._unseen(results, [(stage, "tiny-2.3-video-only")]) == ["transformer apply_rotary_emb"]
+
+
+def test_command_line_writes_a_report_and_names_a_fault(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    arguments = [
+        "run",
+        "--stage",
+        "transformer",
+        "--config",
+        "tiny-2.3-video-only",
+        "--lane",
+        "A,C",
+        "--json",
+        str(path),
+    ]
+    assert main(arguments) == EXIT_OK
+    document = json.loads(path.read_text())
+    assert document["schema"] == "ltx2-parity/1"
+    assert document["summary"]["verdicts"]["pass"] == len(document["taps"]) > 1000
+    assert document["summary"]["first_divergence"] is None
+    wanted = "name stage config case lane call shape dtype pearson cosine std_ref std_mlx std_ratio slope offset rel_l2"
+    wanted += " rel_l2_reference ratio max_abs needed_k verdict"
+    assert all(set(wanted.split()) <= set(row) for row in document["taps"])
+    assert (tmp_path / "transformer-tiny-2.3-video-only.png").stat().st_size > 10_000
+    out = capsys.readouterr().out
+    assert "worst lane-A ratio" in out and "53/53 leaf modules" in out and "77/77 parameters" in out
+
+
+def test_reports_show_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Results(environment={"machine": "here"})
+    ours, reference = trace(REFERENCE * np.float32(1.01), "blocks.0.ff"), trace(REFERENCE, "blocks.0.ff")
+    judge(results, WHERE, STAGE, reference, trace(ORACLE, "blocks.0.ff"), ours)
+    terminal.show(results, plots.by_depth(results, tmp_path))
+    out = capsys.readouterr().out
+    assert "first divergence: toy any base A blocks.0.ff: diverged" in out
+    assert (tmp_path / "toy-any.png").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--lane", "D"], ["--lane", ""], ["--stage", "nothing"], ["--config", "huge"]])
+def test_usage_errors_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *arguments]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_checkpoint_of_ones_own_is_run(checkpoints: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine.safetensors"
+    own.write_bytes((checkpoints / "tiny-2.3-video-only.safetensors").read_bytes())
+    assert main(["run", "--checkpoint", str(own), "--lane", "A", "--json", str(tmp_path / "r.json")]) == EXIT_OK
+    assert json.loads((tmp_path / "r.json").read_text())["taps"][0]["config"] == "mine"
+
+
+def test_list_names_every_stage(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == EXIT_OK
+    out = capsys.readouterr().out
+    for stage in stages().values():
+        assert stage.name in out
+        assert all(config in out for config in stage.configs)

@@ -1,0 +1,192 @@
+"""Files that are no whole checkpoint: one clear line and exit code 2, from both programs."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import ltx2_mlx
+from ltx2_mlx.cli import main as ltx2_mlx_main
+from ltx2_mlx.weights import read_checkpoint
+from parity.cli import main as parity_main
+
+KEY = "model.diffusion_model.transformer_blocks.1.attn2.to_k.weight"
+
+
+def rewrite(source: Path, target: Path, edit: Callable[[dict], None]) -> Path:
+    """``source`` with its header edited and its data as it was."""
+    raw = source.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + length])
+    edit(header)
+    text = json.dumps(header).encode()
+    target.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+    return target
+
+
+def config_edit(**changes: object) -> Callable[[dict], None]:
+    def edit(header: dict) -> None:
+        config = json.loads(header["__metadata__"]["config"])
+        for key, value in changes.items():
+            if value is None:
+                del config["transformer"][key]
+            else:
+                config["transformer"][key] = value
+        header["__metadata__"]["config"] = json.dumps(config)
+
+    return edit
+
+
+def _extra(header: dict) -> None:
+    header["model.diffusion_model.transformer_blocks.0.surprise"] = header[KEY]
+
+
+def _misshaped(header: dict) -> None:
+    header[KEY]["shape"] = [*header[KEY]["shape"][::-1], 1]
+
+
+EDITS = {
+    "no metadata": (lambda h: h.pop("__metadata__"), "no 'config' in the metadata"),
+    "no config": (lambda h: h["__metadata__"].pop("config"), "no 'config' in the metadata"),
+    "config is no JSON": (lambda h: h["__metadata__"].update(config="{"), "no JSON"),
+    "config is a list": (lambda h: h["__metadata__"].update(config="[]"), "expected an object"),
+    "no section": (lambda h: h["__metadata__"].update(config="{}"), "no section 'transformer'"),
+    "unknown version": (lambda h: h["__metadata__"].update(model_version="2.5.0"), "model_version is '2.5.0'"),
+    "version 2.30": (lambda h: h["__metadata__"].update(model_version="2.30"), "model_version is '2.30'"),
+    "missing key": (lambda h: h.pop(KEY), f"missing {KEY}"),
+    "extra key": (_extra, "left over model.diffusion_model.transformer_blocks.0.surprise"),
+    "misshaped key": (_misshaped, f"misshaped {KEY}"),
+    "unknown config key": (config_edit(ff_bias=True), "ff_bias=True"),
+    "other activation": (config_edit(activation_fn="gelu"), "transformer.activation_fn is 'gelu'"),
+    "no rope type": (config_edit(rope_type=None), "lacks rope_type"),
+    "odd rope type": (config_edit(rope_type="spiral"), "transformer.rope_type is 'spiral'"),
+    "no av multiplier": (
+        config_edit(av_ca_timestep_scale_multiplier=None),
+        "av_ca_timestep_scale_multiplier is missing",
+    ),
+    "a word for a number": (config_edit(num_layers="three"), "transformer.num_layers is 'three', expected int"),
+    "no layers": (config_edit(num_layers=0), "expected a positive number"),
+    "width": (config_edit(cross_attention_dim=41), "transformer.cross_attention_dim is 41, expected 40"),
+    "no metadata table": (lambda h: h.update(__metadata__=[1]), "no table of strings"),
+    "unknown dtype": (lambda h: h[KEY].update(dtype="Q7"), "no safetensors file"),
+    "odd offsets": (lambda h: h[KEY].update(data_offsets=[4, 2]), "no safetensors file"),
+}
+
+
+def damaged(name: str, whole: Path, folder: Path) -> tuple[Path, str]:
+    """A bad file and what must be said of it."""
+    path = folder / "bad.safetensors"
+    if name in EDITS:
+        edit, message = EDITS[name]
+        return rewrite(whole, path, edit), message
+    if name == "missing file":
+        return folder / "nothing.safetensors", "no such file"
+    if name == "folder":
+        return folder, "a folder, expected one .safetensors file"
+    data, message = {
+        "empty": (b"", "empty file"),
+        "text": (b"this is no checkpoint, but a note about one", "no safetensors file"),
+        "three bytes": (b"abc", "no safetensors file"),
+        "truncated data": (whole.read_bytes()[:-1000], "truncated"),
+        "truncated header": (whole.read_bytes()[:2000], "truncated"),
+        "header of 2^63 bytes": (struct.pack("<Q", 2**63) + b"{}", "header claims 9,223,372,036,854,775,808 bytes"),
+        "zeros": (bytes(64), "no safetensors file"),
+    }[name]
+    path.write_bytes(data)
+    return path, message
+
+
+BAD = [*EDITS, "missing file", "folder", "empty", "text", "three bytes", "truncated data", "truncated header"]
+BAD += ["header of 2^63 bytes", "zeros"]
+PROGRAMS = {
+    "info": lambda path: ltx2_mlx_main(["info", str(path)]),
+    "parity": lambda path: parity_main(["run", "--checkpoint", str(path)]),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("name", BAD)
+def test_bad_checkpoint_gets_one_line_and_code_2(
+    name: str, program: str, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, message = damaged(name, checkpoints / "tiny-2.0.safetensors", tmp_path)
+    assert PROGRAMS[program](path) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_module_entry_points_end_without_a_traceback(tmp_path: Path) -> None:
+    for module, arguments in (("ltx2_mlx", ["info"]), ("parity", ["run", "--checkpoint"])):
+        run = [sys.executable, "-m", module, *arguments, str(tmp_path / "none.safetensors")]
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no such file" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["tiny-2.0", "tiny-2.3", "tiny-2.0-interleaved", "tiny-2.3-video-only"])
+def test_info_of_a_whole_checkpoint(name: str, checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ltx2_mlx_main(["info", str(checkpoints / f"{name}.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert f"version   {name[5:8]}.0" in out
+    assert "whole: every key used once, every shape right" in out
+    assert "missing" in out  # the parts that these files do not hold
+
+
+def test_load_uses_every_key_once_and_keeps_every_bit(checkpoints: Path) -> None:
+    path = checkpoints / "tiny-2.3.safetensors"
+    header, raw = read_checkpoint(path), mx.load(str(path))
+    module = ltx2_mlx.load("transformer", path)
+    report = module.load_report
+    assert (report.tensors, report.parameters) == (len(header.tensors), 419_654)
+    assert "0 missing, 0 left over" in str(report)
+    loaded = dict(ltx2_mlx.weights.tree_flatten(module.parameters()))
+    assert {f"model.diffusion_model.{name}" for name in loaded} == set(raw)
+    for name, value in loaded.items():
+        assert value.dtype == mx.bfloat16
+        assert mx.array_equal(value, raw[f"model.diffusion_model.{name}"])
+
+
+def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, tmp_path: Path) -> None:
+    """The tiny files are bfloat16, so that a detour of float32 weights through bfloat16 would not show in them."""
+    source = mx.load(str(checkpoints / "tiny-2.0.safetensors"))
+    scaled = {key: value.astype(mx.float32) * (1 + 2.0**-12) for key, value in source.items()}
+    path = tmp_path / "float32.safetensors"
+    mx.save_safetensors(str(path), scaled, metadata=read_checkpoint(checkpoints / "tiny-2.0.safetensors").metadata)
+    module = ltx2_mlx.load("transformer", path, mx.float32)
+    for name, value in ltx2_mlx.weights.tree_flatten(module.parameters()):
+        assert mx.array_equal(value, scaled[f"model.diffusion_model.{name}"]), name
+
+
+def test_load_refuses_a_component_that_does_not_exist(checkpoints: Path) -> None:
+    with pytest.raises(ltx2_mlx.CheckpointError, match="no component 'decoder'; there are: transformer"):
+        ltx2_mlx.load("decoder", checkpoints / "tiny-2.0.safetensors")
+
+
+def test_fixtures_come_out_the_same_and_hold_no_blind_values(checkpoints: Path) -> None:
+    """Built again, the bytes are those pinned; no tensor is constant or holds a zero, nor equals another."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("fixtures_make", checkpoints.parent / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    for name in make.names():
+        path = checkpoints / f"{name}.safetensors"
+        assert make.build(name) == path.read_bytes()
+        seen = set()
+        for key, value in mx.load(str(path)).items():
+            array = np.array(value.astype(mx.float32))
+            assert np.isfinite(array).all() and (array != 0).all(), key
+            assert array.size == 1 or array.std() > 0, key
+            seen.add(array.tobytes())
+        assert len(seen) == len(read_checkpoint(path).tensors)
