@@ -137,6 +137,8 @@ def _decide_arrays(
 ) -> None:
     r, m = reference.values, ours.values
     o = oracle.values if isinstance(oracle, Tensor) else r
+    if tap.injected and side == "out":
+        return
     if (tap.exact and side == "out") or r.dtype.kind != "f":
         row.metrics = metrics.compare(m, r, r)
         equal = np.array_equal(m, r, equal_nan=True)

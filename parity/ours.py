@@ -45,11 +45,13 @@ class MLX(Side):
     def named_modules(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return iter(module.named_modules())
 
-    def execute(self, stage: Stage, module: Any, case: Case, lane: str, model: str, session: Session | None) -> Any:
+    def execute(
+        self, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str, session: Session | None
+    ) -> Any:
         if session is None:
-            return super().execute(stage, module, case, lane, model, session)
+            return super().execute(stage, modules, case, lane, model, session)
         mx.disable_compile()  # a compiled function would be tapped once, while it is traced
         try:
-            return super().execute(stage, module, case, lane, model, session)
+            return super().execute(stage, modules, case, lane, model, session)
         finally:
             mx.enable_compile()

@@ -90,6 +90,10 @@ class Torch(Side):
     def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         return module.named_modules()
 
+    def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of a module: its parameters and its persistent buffers."""
+        return {name: t for name, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}
+
     def leaves(self, module: torch.nn.Module) -> list[str]:
         """Paths of the modules without children: the denominator of coverage."""
         return [name for name, m in module.named_modules() if name and not any(m.children())]
@@ -122,7 +126,7 @@ class Torch(Side):
                     terms.append((value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum())
 
         with torch.enable_grad():
-            parameters = dict(oracle.named_parameters())
+            parameters = self.tensors(oracle[stage.component])
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
                 parameter.grad = None

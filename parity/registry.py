@@ -38,6 +38,13 @@ class Member:
     value: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """A loaded component of the stage, as an argument."""
+
+    component: str
+
+
 class DType(Enum):
     """A dtype as an argument; "lane" is that of the compared runs."""
 
@@ -60,6 +67,7 @@ class FunctionTap:
 
     exact: integer or layout work, or float32 arithmetic that the reference defines: equal to the last bit.
     wide: in the oracle it is evaluated in float64 of the reference's float32 arguments.
+    injected: random numbers, drawn by the reference and handed to ours in every lane; only their shape is compared.
     configs: the configs in which it must be seen; empty means all.
     """
 
@@ -67,6 +75,7 @@ class FunctionTap:
     at: Pair
     exact: bool = False
     wide: bool = False
+    injected: bool = False
     configs: tuple[str, ...] = ()
 
 
@@ -84,9 +93,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one run: arguments of the stage's model, or steps for a stage without a model."""
+    """Inputs of one run: arguments of the stage's model (of its ``method``, or of a free ``function`` named in the
+    stage's classes, which takes loaded components as ``Part``), or steps for a stage without a model."""
 
     kwargs: dict[str, Any] = field(default_factory=dict)
+    method: str | None = None
+    function: str | None = None
     steps: tuple[Step, ...] = ()
     half: bool = True  # also run in bfloat16 and float16 (lane B)
 
@@ -95,7 +107,9 @@ class Case:
 class Stage:
     """One component beside its reference.
 
-    component: what both sides load from the checkpoint; None for a stage of free functions.
+    component: what both sides load from the config's checkpoint; None for a stage of free functions.
+    also: further components that a case needs, each with the config whose checkpoint holds it ("" for the same one);
+        their taps are named after them, and their coverage is the business of their own stages.
     wrapper: the class around the component that is called, if any.
     classes: names used in ``Obj``, ``Member`` and ``wrapper``, and where each side has them.
     probes: taps (globs) that are also called with their inputs · 2⁻¹⁰, or an eps could not be told from another.
@@ -109,6 +123,7 @@ class Stage:
     classes: dict[str, Pair]
     configs: tuple[str, ...]
     wrapper: str | None = None
+    also: dict[str, str] = field(default_factory=dict)
     functions: tuple[FunctionTap, ...] = ()
     probes: tuple[str, ...] = ()
     defined: tuple[str, ...] = ()

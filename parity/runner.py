@@ -27,7 +27,7 @@ from .ours import MLX
 from .reference import Torch
 from .registry import Case, Stage, stages
 from .results import Coverage, Results, Row
-from .tapping import Session
+from .tapping import Session, Side, flatten
 from .trace import Tensor, Trace
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "checkpoints"
@@ -36,15 +36,20 @@ HALF = ("bfloat16", "float16")
 
 @dataclass
 class Pair:
-    """One component loaded on both sides in one dtype, with its oracle."""
+    """A stage's components (name → module) loaded on both sides in one dtype, with their oracles."""
 
     stage: Stage
-    path: Path | None
+    paths: dict[str, Path]
     config: dict[str, Any]
     dtype: str
-    reference: Any
-    oracle: Any
-    ours: Any
+    reference: dict[str, Any]
+    oracle: dict[str, Any]
+    ours: dict[str, Any]
+
+    @property
+    def main(self) -> Any:
+        """The reference's module for the component that the stage is about."""
+        return self.reference[self.stage.component]
 
 
 @dataclass
@@ -65,47 +70,51 @@ class Runner:
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
-            return Pair(stage, None, {}, dtype, None, None, None)
+            return Pair(stage, {}, {}, dtype, {}, {}, {})
         path = self.checkpoint or FIXTURES / f"{config}.safetensors"
-        description = read_checkpoint(path).config
-        reference = self.torch.load(stage.component, path, description, dtype)
-        ours = self.mlx.load(stage.component, path, description, dtype)
-        return Pair(stage, path, description, dtype, reference, self.torch.oracle(reference), ours)
+        paths = {stage.component: path}
+        paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
+        reference = {part: self.torch.load(part, p, read_checkpoint(p).config, dtype) for part, p in paths.items()}
+        oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
+        return Pair(stage, paths, read_checkpoint(path).config, dtype, reference, oracle, self.ours(paths, dtype))
+
+    def ours(self, paths: dict[str, Path], dtype: str) -> dict[str, Any]:
+        return {part: self.mlx.load(part, p, read_checkpoint(p).config, dtype) for part, p in paths.items()}
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
     def record(self, pair: Pair, case: Case) -> Recorded:
         """The reference's run, its oracle's run grafted from it, and whether the reference repeats itself untapped."""
         stage, dtype = pair.stage, pair.dtype
-        trace = self._run(self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=stage.probes))
-        if pair.reference is None:
+        trace, result = self._run(
+            self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=stage.probes)
+        )
+        if case.steps:
             return Recorded(pair, case, trace, trace, True)
         again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None)
-        root = trace.calls[stage.wrapper or type(pair.reference).__name__, 0].outputs
-        flat = [self.torch.to_numpy(value).values for value in again if value is not None]
-        repeats = all(
-            np.array_equal(a.values, b)
-            for a, b in zip((t for t in root.values() if isinstance(t, Tensor)), flat, strict=True)
-        )
+        repeats = _equal(flatten(result, "", self.torch, {}), flatten(again, "", self.torch, {}))
         session = Session(self.torch, trace, stage.probes, oracle=True)
         with self.torch.widened():
-            oracle = self._run(self.torch, pair, pair.oracle, case, "float64", session)
+            oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
         return Recorded(pair, case, trace, oracle, repeats)
 
-    def replay(self, recorded: Recorded, ours: Any = None) -> Trace:
-        """Ours (or another model in its place), every tap on the reference's recorded inputs."""
+    def replay(self, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
+        """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
         pair = recorded.pair
         session = Session(self.mlx, recorded.trace, pair.stage.probes)
-        return self._run(self.mlx, pair, ours or pair.ours, recorded.case, pair.dtype, session)
+        return self._run(self.mlx, pair, ours or pair.ours, recorded.case, pair.dtype, session)[0]
 
-    def _run(self, side: Any, pair: Pair, module: Any, case: Case, model: str, session: Session) -> Trace:
+    def _run(
+        self, side: Side, pair: Pair, modules: dict[str, Any], case: Case, model: str, session: Session
+    ) -> tuple[Trace, Any]:
+        result = None
         try:
-            side.execute(pair.stage, module, case, pair.dtype, model, session)
+            result = side.execute(pair.stage, modules, case, pair.dtype, model, session)
         except Exception:
             # Kept on the call that raised; what it never reached is missing. The reference must not raise.
             if side is self.torch or not any(call.error for call in session.trace.calls.values()):
                 raise
-        return session.trace
+        return session.trace, result
 
     # ---- everything -----------------------------------------------------------------------------------------------
 
@@ -133,27 +142,24 @@ class Runner:
                 )
                 _require_repeat(rows, recorded)
                 compared |= {tap for tap, _ in recorded.trace.calls}
-                if pair.oracle is not None:
-                    for parameter, share in self.torch.influence(
-                        stage, pair.oracle, case, "float32", recorded.trace
-                    ).items():
-                        moving[parameter] = max(moving.get(parameter, 0.0), share)
-            if "C" in lanes and pair.reference is not None:
+                if not case.steps:
+                    shares = self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace)
+                    moving = {name: max(share, moving.get(name, 0.0)) for name, share in shares.items()}
+            if "C" in lanes and not case.steps:
                 self._free(results, where | {"lane": "C"}, pair, case, recorded)
-        if "A" in lanes and pair.reference is not None:
+        if "A" in lanes and pair.reference:
             results.coverage.append(self._coverage(stage, config, pair, compared, moving))
 
     def _free(self, results: Results, where: dict[str, str], pair: Pair, case: Case, recorded: Recorded) -> None:
         """Lane C: the whole chain from the inputs on, module by module, but for what ``Stage.defined`` hands over."""
         stage = pair.stage
         session = Session(self.torch, recorded.trace, only=stage.defined)
-        oracle = self._run(self.torch, pair, pair.oracle, case, "float64", session)
+        oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
         session = Session(self.mlx, recorded.trace, only=stage.defined)
-        ours = self._run(self.mlx, pair, pair.ours, case, "float32", session)
-        roots = {pair.stage.wrapper, type(pair.reference).__name__}
-        modules = roots | {name for name, _ in self.torch.named_modules(pair.reference)}
-        modules = {name for name in modules if not any(fnmatchcase(name, pattern) for pattern in stage.defined)}
-        judge(results, where, pair.stage, recorded.trace, oracle, ours, modules)
+        ours, _ = self._run(self.mlx, pair, pair.ours, case, "float32", session)
+        handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
+        modules = {tap for tap, _ in recorded.trace.calls if tap.rsplit(".", 1)[-1] not in _names(stage)}
+        judge(results, where, pair.stage, recorded.trace, oracle, ours, modules - handed)
 
     def _half(self, results: Results, stage: Stage, config: str) -> None:
         """Lane B: the shipped precisions, against the reference's own error in them."""
@@ -169,8 +175,8 @@ class Runner:
     def _coverage(
         self, stage: Stage, config: str, pair: Pair, compared: set[str], moving: dict[str, float]
     ) -> Coverage:
-        leaves = self.torch.leaves(pair.reference)
-        sizes = {name: p.numel() for name, p in pair.reference.named_parameters()}
+        leaves = self.torch.leaves(pair.main)
+        sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(pair.main).items()}
         missed = [name for name in leaves if name not in compared] + [n for n in sizes if not moving.get(n)]
         return Coverage(
             stage.name,
@@ -183,6 +189,18 @@ class Runner:
             elements_moving=round(sum(moving.get(name, 0.0) * size for name, size in sizes.items())),
             uncovered=missed,
         )
+
+
+def _names(stage: Stage) -> set[str]:
+    return {tap.name for tap in stage.functions}
+
+
+def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Two flattened results, to the last bit."""
+    return a.keys() == b.keys() and all(
+        np.array_equal(v.values, b[k].values, equal_nan=True) if isinstance(v, Tensor) else v == b[k]
+        for k, v in a.items()
+    )
 
 
 def _require_repeat(rows: list[Row], recorded: Recorded) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Case, Data, DType, FunctionTap, Member, Obj, Stage
+from .registry import Case, Data, DType, FunctionTap, Member, Obj, Part, Stage
 from .trace import Call, Tensor, Trace
 
 PROBE = "low"  # the output's name of a call with its inputs scaled down
@@ -76,29 +76,44 @@ class Side(ABC):
             return self.cls(stage, value.cls)(**self.materialise(value.fields, stage, lane, model))
         if isinstance(value, Member):
             return self.cls(stage, value.cls)(value.value)
+        if isinstance(value, Part):
+            return self._parts[value.component]
         if isinstance(value, dict):
             return {k: self.materialise(v, stage, lane, model) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(self.materialise(v, stage, lane, model) for v in value)
         return value
 
-    def execute(self, stage: Stage, module: Any, case: Case, lane: str, model: str, session: Session | None) -> Any:
-        """Run a case, tapped if there is a session. ``lane``: dtype of the compared runs; ``model``: of the weights."""
-        if module is None:
+    def execute(
+        self, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str, session: Session | None
+    ) -> Any:
+        """Run a case on the loaded components, tapped if there is a session.
+
+        lane: dtype of the compared runs; model: of the weights.
+        """
+        if case.steps:
             return self._execute_steps(stage, case, lane, session)
-        entry = self.cls(stage, stage.wrapper)(module) if stage.wrapper else module
+        self._parts = modules
+        main = modules[stage.component]
+        entry = self.cls(stage, stage.wrapper)(main) if stage.wrapper else main
         kwargs = self.materialise(case.kwargs, stage, lane, model)
+
+        def run() -> Any:
+            owner = entry if not case.method else getattr(entry, case.method)
+            result = (self.cls(stage, case.function) if case.function else owner)(**kwargs)
+            return list(result) if inspect.isgenerator(result) else result
+
         if session is None:
-            return entry(**kwargs)
-        modules = {name or type(module).__name__: m for name, m in self.named_modules(module)}
-        roots = {type(module).__name__}
-        if stage.wrapper:
-            modules[stage.wrapper] = entry
-            roots.add(stage.wrapper)
-        modules = {name: m for name, m in modules.items() if type(m) not in self.containers}
-        session.roots = roots
-        with tapped(session, modules, [(tap, getattr(tap.at, self.key)) for tap in stage.functions]):
-            return entry(**kwargs)
+            return run()
+        session.roots = {type(main).__name__, stage.wrapper or "", *stage.also}
+        taps = {stage.wrapper: entry} if stage.wrapper else {}
+        for component, module in modules.items():
+            prefix = "" if component == stage.component else component
+            root = prefix or type(main).__name__
+            named = ((_join(prefix, name) if name else root, m) for name, m in self.named_modules(module))
+            taps |= {name: m for name, m in named if type(m) not in self.containers}
+        with tapped(session, taps, [(tap, getattr(tap.at, self.key)) for tap in stage.functions]):
+            return run()
 
     def _execute_steps(self, stage: Stage, case: Case, lane: str, session: Session) -> None:
         for step in case.steps:
@@ -109,7 +124,7 @@ class Side(ABC):
 
             kwargs = step.kwargs | (step.on_reference if self.key == "reference" else {})
             kwargs = self.materialise(kwargs, stage, lane, lane)
-            session.call(step.name, function, _KWARGS, (), kwargs, False)
+            session.call(step.name, function, _KWARGS, (), kwargs)
 
 
 _KWARGS = inspect.signature(lambda **kwargs: None)
@@ -194,7 +209,14 @@ class Session:
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
 
     def call(
-        self, tap: str, original: Callable, signature: inspect.Signature, args: tuple, kwargs: dict, wide: bool
+        self,
+        tap: str,
+        original: Callable,
+        signature: inspect.Signature,
+        args: tuple,
+        kwargs: dict,
+        wide: bool = False,
+        injected: bool = False,
     ) -> Any:
         index = self._counts[tap]
         self._counts[tap] += 1
@@ -207,7 +229,7 @@ class Session:
         self.trace.events.append(("in", tap, index))
         self.on_values(bound.arguments.values())
         known = None
-        if self.source and any(fnmatchcase(tap, pattern) for pattern in self.only):
+        if self.source and (injected or any(fnmatchcase(tap, pattern) for pattern in self.only)):
             known = self.source.calls.get((tap, index))
         if known is not None:
             for key, value in bound.arguments.items():
@@ -221,6 +243,8 @@ class Session:
             raise
         finally:
             self._stack.pop()
+        if inspect.isgenerator(output):
+            output = list(output)
         flatten(output, "", self.fw, call.outputs)
         self.on_values(output if isinstance(output, tuple) else (output,))
         if any(fnmatchcase(tap, pattern) for pattern in self.probes):
@@ -269,7 +293,7 @@ def _tap_module(session: Session, name: str, module: Any) -> Iterator[None]:
     signature = _signature(original, True)
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return session.call(name, lambda *a, **k: original(self, *a, **k), signature, args, kwargs, False)
+        return session.call(name, lambda *a, **k: original(self, *a, **k), signature, args, kwargs)
 
     module.__class__ = type(cls.__name__, (cls,), {method: run})
     try:
@@ -296,17 +320,11 @@ def _tap_function(session: Session, tap: FunctionTap, place: str) -> Iterator[No
     signature = _signature(original, method)
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        bound = original
         if method:
             this, *args = args
-            return session.call(
-                session.name_of(tap.name),
-                lambda *a, **k: original(this, *a, **k),
-                signature,
-                tuple(args),
-                kwargs,
-                tap.wide,
-            )
-        return session.call(session.name_of(tap.name), original, signature, args, kwargs, tap.wide)
+            bound = functools.partial(original, this)
+        return session.call(session.name_of(tap.name), bound, signature, tuple(args), kwargs, tap.wide, tap.injected)
 
     run.__name__ = getattr(original, "__name__", name)
     setattr(owner, name, run)

@@ -29,10 +29,7 @@ class Bench:
             self.recorded[*key, case] = self.runner.record(pair, pair.stage.cases(pair.config)[case])
         recorded = self.recorded[*key, case]
         with planted(mutation):
-            ours = pair.ours
-            if pair.stage.component:
-                ours = self.runner.mlx.load(pair.stage.component, pair.path, pair.config, dtype)
-            trace = self.runner.replay(recorded, ours)
+            trace = self.runner.replay(recorded, self.runner.ours(pair.paths, dtype))
         where = {"stage": stage, "config": config, "case": case, "lane": "A" if dtype == "float32" else "B"}
         return judge(Results(), where, pair.stage, recorded.trace, recorded.oracle, trace)
 
