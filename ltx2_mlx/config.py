@@ -74,7 +74,7 @@ class TransformerConfig:
         _require(section, "transformer", _TRANSFORMER_FIXED)
         av = section.get("use_audio_video_cross_attention", False)
         _require(section, "transformer", _TRANSFORMER_FIXED_AV if av else {})
-        read = _read(cls, section, "transformer", _TRANSFORMER_IGNORED | set(_TRANSFORMER_FIXED_AV))
+        read = _read(cls, section, "transformer", _TRANSFORMER_IGNORED | {*_TRANSFORMER_FIXED, *_TRANSFORMER_FIXED_AV})
         if av and read.get("av_ca_timestep_scale_multiplier") is None:
             raise ConfigError(
                 "transformer.av_ca_timestep_scale_multiplier is missing. Every released audio-video checkpoint says "
@@ -173,7 +173,7 @@ def _choice(section: dict[str, Any], name: str, key: str, choices: dict[str, Any
 def _read(cls: type, section: dict[str, Any], name: str, ignored: set[str]) -> dict[str, Any]:
     """The fields of ``cls`` out of ``section``; a missing one without a default and an unknown key both raise."""
     known = {f.name: f for f in fields(cls)}
-    unknown = [k for k in section if k not in known and k not in ignored and k not in _TRANSFORMER_FIXED]
+    unknown = [k for k in section if k not in known and k not in ignored]
     # A key that is off (false, null, zero) asks for nothing that its absence would not give.
     if changing := [k for k in unknown if section[k]]:
         listed = ", ".join(f"{k}={section[k]!r}" for k in changing)
