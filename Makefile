@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-# MLX's Linux CPU wheel carries the reference BLAS; Debian's OpenBLAS, where installed, is 30 times faster.
+# MLX's Linux CPU wheel carries the reference BLAS; Debian's OpenBLAS, where installed, is much faster.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
 export MLX_ENABLE_TF32 = 0
 # One BLAS thread a process: the matrices are tiny, and the work is spread over processes.
@@ -17,7 +17,7 @@ BACKEND ?= cpu,
 endif
 ARGS ?=
 
-.PHONY: parity test lint fixtures clean
+.PHONY: parity test lint fixtures readme clean
 
 parity: $(VENV)/ready
 	$(RUN) -m parity run $(ARGS)
@@ -32,6 +32,11 @@ lint: $(VENV)/ready
 
 fixtures: $(VENV)/ready
 	$(PY) fixtures/make.py
+
+# The table and the picture in the README, from a run on this machine.
+readme: parity
+	$(PY) -m parity.report.summary reports/latest/results.json README.md
+	cp reports/latest/transformer-tiny-2.3.png reports/sample/
 
 clean:
 	rm -rf $(VENV) fixtures/checkpoints reports/latest

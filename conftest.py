@@ -10,6 +10,17 @@ import pytest
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: see parity/__init__.py
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import mlx.core as mx
+
+    if device := config.getoption("--device"):
+        mx.set_default_device(getattr(mx, device))
+
+
 @pytest.fixture(scope="session")
 def checkpoints() -> Path:
     """The folder of the tiny checkpoints, checked against their pinned hashes."""

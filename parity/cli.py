@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
-    from .report import plots, terminal
+    from .report import plots, summary, terminal
     from .runner import check_checkpoint, ensure_fixtures, run, select
 
     lanes = args.lane.replace(",", "").upper()
@@ -68,7 +69,9 @@ def _run(args: argparse.Namespace) -> int:
     pictures = plots.by_depth(results, args.json.parent)
     results.seconds = time.monotonic() - start
     results.write(args.json)
-    terminal.show(results, [args.json, *pictures])
+    text = args.json.parent / "summary.md"
+    text.write_text(summary.markdown(json.loads(args.json.read_text())))
+    terminal.show(results, [args.json, text, *pictures])
     return results.exit_code()
 
 

@@ -218,6 +218,7 @@ def run(
     progress: Callable[[str], None] = lambda line: None,
 ) -> Results:
     """Every chosen cell, one process a core; what they found, in the order in which they were chosen."""
+    device = device or default_device()
     results = Results(environment=environment(device))
     tasks = [(stage.name, config, lanes, checkpoint, device) for stage, config in chosen]
     jobs = min(len(tasks), os.cpu_count() or 1)
@@ -235,12 +236,11 @@ def run(
     return results
 
 
-def _run_cell(task: tuple[str, str, str, Path | None, str | None]) -> tuple[Results, float]:
+def _run_cell(task: tuple[str, str, str, Path | None, str]) -> tuple[Results, float]:
     import mlx.core as mx
 
     name, config, lanes, checkpoint, device = task
-    if device:
-        mx.set_default_device(getattr(mx, device))
+    mx.set_default_device(getattr(mx, device))
     part = Runner(checkpoint, _progress).run([(stages()[name], config)], lanes)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
     return part, peak
@@ -298,17 +298,22 @@ def ensure_fixtures() -> None:
     make.ensure(FIXTURES)
 
 
-def environment(device: str | None = None) -> dict[str, str]:
-    """Machine and versions, for the report."""
+def default_device() -> str:
+    """Where MLX runs in this process: ``cpu`` or ``gpu``."""
     import mlx.core as mx
 
+    return "gpu" if mx.default_device().type == mx.gpu else "cpu"
+
+
+def environment(device: str) -> dict[str, str]:
+    """Machine and versions, for the report."""
     names = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers")
     cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     return {
         "machine": f"{platform.system()} {platform.machine()}, {cpu}, {os.cpu_count()} cores",
-        "device": device or str(mx.default_device()).removeprefix("Device(").split(",")[0],
+        "device": device,
         "python": platform.python_version(),
         **{name: version(name) for name in names},
     }

@@ -13,7 +13,7 @@ from parity import runner
 from parity.cli import main
 from parity.judge import judge
 from parity.registry import Case, FunctionTap, Pair, Stage, stages
-from parity.report import plots, terminal
+from parity.report import plots, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
 from parity.tapping import Session
 from parity.trace import Call, Tensor, Trace
@@ -173,6 +173,26 @@ def test_command_line_writes_a_report_and_names_a_fault(
     assert (tmp_path / "transformer-tiny-2.3-video-only.png").stat().st_size > 10_000
     out = capsys.readouterr().out
     assert "worst lane-A ratio" in out and "53/53 leaf modules" in out and "77/77 parameters" in out
+
+
+def test_summary_goes_between_the_markers_and_names_a_failure(tmp_path: Path) -> None:
+    results = Results(environment={"machine": "here", "device": "cpu"})
+    judge(results, WHERE, STAGE, trace(REFERENCE), trace(ORACLE), trace(REFERENCE * np.float32(1.01)))
+    results.write(tmp_path / "results.json")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{summary.START}\nold\n{summary.END}\nafter\n")
+    summary.insert(readme, summary.markdown(json.loads((tmp_path / "results.json").read_text())))
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "**1 not passed**" in text and "First divergence: `toy any base A layer`: diverged" in text
+
+
+def test_readme_shows_every_cell_and_no_failure() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = readme.partition(summary.START)[2].partition(summary.END)[0]
+    for stage, config in runner.select():
+        assert f"| {stage.name} | {config} |" in shown, "run: make readme"
+    assert "not passed" not in shown and "Everything passes." in shown
 
 
 def test_reports_show_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
