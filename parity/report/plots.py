@@ -23,17 +23,20 @@ def by_depth(results: Results, folder: Path) -> list[Path]:
         rows = [r for r in results.rows if (r.stage, r.config) == (stage, config) and "<" not in r.name and r.metrics]
         failing = next((row.case for row in rows if row.verdict != "pass"), None)
         case = failing or next((row.case for row in rows), None)
+        places = dict.fromkeys((row.name, row.call) for row in rows if row.case == case)  # lane A lists all, in order
         # What is handed on unchanged from an inner tap says nothing; constants have no correlation.
         rows = [r for r in rows if r.case == case and r.metrics["std_ref"] and r.metrics["one_minus_r"]]
         if any(row.metrics["rel_l2_reference"] for row in rows):
-            paths.append(_draw(rows, f"{stage}, {config}, case {case}", folder / f"{stage}-{config}.png"))
+            shown = {(row.name, row.call) for row in rows}
+            order = {place: i for i, place in enumerate(place for place in places if place in shown)}
+            title, path = f"{stage}, {config}, case {case}", folder / f"{stage}-{config}.png"
+            paths.append(_draw(rows, order, title, path))
     return paths
 
 
-def _draw(rows: list[Row], title: str, path: Path) -> Path:
+def _draw(rows: list[Row], order: dict[tuple[str, int], int], title: str, path: Path) -> Path:
     figure, axes = plt.subplots(3, 1, figsize=(11, 8), sharex=True, layout="constrained")
     correlation, std, error = axes
-    order = {name: i for i, name in enumerate(dict.fromkeys((row.name, row.call) for row in rows))}
 
     def draw(axis: plt.Axes, group: list[Row], metric: str, form: str, colour: str, label: str, **style: float) -> None:
         if group:
