@@ -6,10 +6,13 @@ Parameter and module paths are those of the checkpoint below ``model.diffusion_m
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from .config import TransformerConfig
 from .errors import InputError
@@ -389,16 +392,9 @@ class LTXModel(nn.Module):
         self, positions: mx.array, inner_dim: int, max_pos: tuple[int, ...], x_dtype: mx.Dtype
     ) -> Tables:
         config = self.config
-        return precompute_freqs_cis(
-            positions,
-            dim=inner_dim,
-            out_dtype=x_dtype,
-            theta=config.positional_embedding_theta,
-            max_pos=list(max_pos),
-            use_middle_indices_grid=True,
-            num_attention_heads=config.num_attention_heads,
-            rope_type=config.rope_type,
-            freq_grid_generator=generate_freq_grid_np if config.double_precision_rope else generate_freq_grid_pytorch,
+        host = np.array(positions.astype(mx.float32))  # exact: positions are float32 or shorter
+        return _rope_tables(
+            _Positions(host.tobytes(), host.shape, positions.dtype), inner_dim, max_pos, x_dtype, config
         )
 
     # ---- output of the blocks -------------------------------------------------------------------------------------
@@ -418,6 +414,32 @@ class LTXModel(nn.Module):
         rows = scale_shift_table[None, None].astype(x.dtype) + embedded_timestep[:, :, None]
         shift, scale = rows[:, :, 0], rows[:, :, 1]
         return proj_out(modulate(norm_out(x), scale, shift))
+
+
+class _Positions(NamedTuple):
+    """Positions as a key: the values as float32, their shape, and the dtype that they are rounded to."""
+
+    values: bytes
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+
+
+@functools.lru_cache(maxsize=4)  # both streams, self and cross: all that the steps of one stage need
+def _rope_tables(
+    positions: _Positions, inner_dim: int, max_pos: tuple[int, ...], x_dtype: mx.Dtype, config: TransformerConfig
+) -> Tables:
+    host = np.frombuffer(positions.values, dtype=np.float32).reshape(positions.shape)
+    return precompute_freqs_cis(
+        mx.array(host).astype(positions.dtype),
+        dim=inner_dim,
+        out_dtype=x_dtype,
+        theta=config.positional_embedding_theta,
+        max_pos=list(max_pos),
+        use_middle_indices_grid=True,
+        num_attention_heads=config.num_attention_heads,
+        rope_type=config.rope_type,
+        freq_grid_generator=generate_freq_grid_np if config.double_precision_rope else generate_freq_grid_pytorch,
+    )
 
 
 def _check_modality(modality: Modality, cross_modality: Modality | None, stream: str) -> None:

@@ -89,3 +89,17 @@ def test_no_perturbation_is_an_empty_one(model: LTXModel) -> None:
     video, audio = modality(model), modality(model, audio=True)
     for a, b in zip(model(video, audio), model(video, audio, BatchedPerturbationConfig.empty(2)), strict=True):
         assert mx.array_equal(a, b)
+
+
+def test_rope_tables_are_made_once_for_the_same_positions_and_anew_for_others(model: LTXModel) -> None:
+    from ltx2_mlx.transformer import _rope_tables
+
+    _rope_tables.cache_clear()
+    video, audio = modality(model), modality(model, audio=True)
+    first = model(video, audio)
+    assert _rope_tables.cache_info().misses == 3  # video alone, video with audio, audio (with itself as with video)
+    assert mx.array_equal(model(video, audio)[0], first[0])
+    assert _rope_tables.cache_info().misses == 3
+    moved = model(replace(video, positions=video.positions + 1), audio)
+    assert _rope_tables.cache_info().misses == 5
+    assert not mx.allclose(moved[0], first[0])
