@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from .registry import stages
 from .results import EXIT_USAGE
+from .stages import stages
 
 REPORTS = Path("reports") / "latest"
 

@@ -128,10 +128,3 @@ class Stage:
     probes: tuple[str, ...] = ()
     defined: tuple[str, ...] = ()
     constant: dict[str, str] = field(default_factory=dict)
-
-
-def stages() -> dict[str, Stage]:
-    """Every stage by name, in data order."""
-    from .stages import STAGES
-
-    return {stage.name: stage for stage in STAGES}

@@ -25,8 +25,9 @@ from ltx2_mlx.weights import build, read_checkpoint
 from .judge import judge
 from .ours import MLX
 from .reference import Torch
-from .registry import Case, Stage, stages
+from .registry import Case, Stage
 from .results import Coverage, Results, Row
+from .stages import stages
 from .tapping import Session, Side, flatten
 from .trace import Tensor, Trace
 

@@ -12,9 +12,10 @@ import pytest
 from parity import runner
 from parity.cli import main
 from parity.judge import judge
-from parity.registry import Case, FunctionTap, Pair, Stage, stages
+from parity.registry import Case, FunctionTap, Pair, Stage
 from parity.report import plots, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
+from parity.stages import stages
 from parity.tapping import Session
 from parity.trace import Call, Tensor, Trace
 

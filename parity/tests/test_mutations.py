@@ -6,9 +6,9 @@ import pytest
 
 from parity.judge import judge
 from parity.mutations import MUTATIONS, Mutation, planted
-from parity.registry import stages
 from parity.results import Results, Row
 from parity.runner import Pair, Recorded, Runner, ensure_fixtures
+from parity.stages import stages
 
 
 class Bench:
