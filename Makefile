@@ -10,11 +10,9 @@ export MLX_ENABLE_TF32 = 0
 # One BLAS thread a process: the matrices are tiny, and the work is spread over processes.
 export OPENBLAS_NUM_THREADS = 1
 RUN := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS) )$(PY)
-ifeq ($(shell uname -s),Darwin)
-BACKEND :=
-else
-BACKEND ?= cpu,
-endif
+# On Linux MLX's backend is an extra: cpu, or cuda13 on an NVIDIA machine (make parity BACKEND=cuda13).
+BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
+comma := ,
 ARGS ?=
 
 .PHONY: parity test lint fixtures readme clean
@@ -45,5 +43,5 @@ $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}; try: make PYTHON=python3.11")'
 	@echo "setting up $(VENV), once; this takes a few minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(BACKEND)reference,parity,dev]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(if $(BACKEND),$(BACKEND)$(comma))reference,parity,dev]"
 	@touch $@
