@@ -88,6 +88,7 @@ class Step:
     kwargs: dict[str, Any]
     method: str | None = None
     on_reference: dict[str, Any] = field(default_factory=dict)  # arguments that only the reference takes
+    on_ours: dict[str, Any] = field(default_factory=dict)
     exact: bool = True
 
 

@@ -92,7 +92,7 @@ class Side(ABC):
         lane: dtype of the compared runs; model: of the weights.
         """
         if case.steps:
-            return self._execute_steps(stage, case, lane, session)
+            return self._execute_steps(stage, case, lane, model, session)
         self._parts = modules
         main = modules[stage.component]
         entry = self.cls(stage, stage.wrapper)(main) if stage.wrapper else main
@@ -115,16 +115,15 @@ class Side(ABC):
         with tapped(session, taps, [(tap, getattr(tap.at, self.key)) for tap in stage.functions]):
             return run()
 
-    def _execute_steps(self, stage: Stage, case: Case, lane: str, session: Session) -> None:
+    def _execute_steps(self, stage: Stage, case: Case, lane: str, model: str, session: Session) -> None:
         for step in case.steps:
-            target = step.target if isinstance(step.target, str) else self.materialise(step.target, stage, lane, lane)
+            target = step.target if isinstance(step.target, str) else self.materialise(step.target, stage, lane, model)
             function = self.cls(stage, target) if isinstance(target, str) else target
             if step.method:
                 function = getattr(function, step.method)
-
-            kwargs = step.kwargs | (step.on_reference if self.key == "reference" else {})
-            kwargs = self.materialise(kwargs, stage, lane, lane)
-            session.call(step.name, function, _KWARGS, (), kwargs)
+            own = self.materialise(step.on_reference if self.key == "reference" else step.on_ours, stage, lane, model)
+            function = functools.partial(function, **own)
+            session.call(step.name, function, _KWARGS, (), self.materialise(step.kwargs, stage, lane, model))
 
 
 _KWARGS = inspect.signature(lambda **kwargs: None)

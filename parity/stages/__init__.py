@@ -2,9 +2,10 @@
 
 from ..registry import Stage
 from .patchifiers import PATCHIFIERS
+from .sampling import SAMPLING
 from .transformer import TRANSFORMER
 
-STAGES = (PATCHIFIERS, TRANSFORMER)
+STAGES = (PATCHIFIERS, TRANSFORMER, SAMPLING)
 
 
 def stages() -> dict[str, Stage]:

@@ -118,7 +118,11 @@ def _shapes() -> tuple[Step, ...]:
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    return {"patchifiers": Case(steps=_patchifiers()), "states": Case(steps=_states()), "shapes": Case(steps=_shapes())}
+    return {
+        "patchifiers": Case(steps=_patchifiers(), half=False),
+        "states": Case(steps=_states(), half=False),
+        "shapes": Case(steps=_shapes(), half=False),
+    }
 
 
 PATCHIFIERS = Stage(name="patchifiers", component=None, cases=cases, classes=CLASSES, configs=("any",))
