@@ -12,6 +12,7 @@ import pytest
 from parity import runner
 from parity.cli import main
 from parity.judge import judge
+from parity.mutations import Mutation, planted
 from parity.registry import Case, FunctionTap, Pair, Stage
 from parity.report import plots, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
@@ -138,6 +139,36 @@ def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Pa
         for a, b in zip(plain, tapped, strict=True):
             assert (a is None and b is None) or mx.allclose(a, b, rtol=1e-5, atol=1e-6)
     assert type(pair.ours["transformer"]).__mro__[1].__name__ != "LTXModel", "the classes are back in place"
+
+
+def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = runner.Torch.execute
+
+    def restless(self: object, *arguments: object) -> object:
+        result, session = execute(self, *arguments), arguments[-1]
+        return result if session else tuple(x if x is None else x * 1.0000001 for x in result)
+
+    monkeypatch.setattr(runner.Torch, "execute", restless)
+    results = runner.Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
+    assert results.count("inconclusive") == len(results.rows)
+    assert results.exit_code() == EXIT_INCONCLUSIVE
+
+
+def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) -> None:
+    r, stage = runner.Runner(), stages()["transformer"]
+    pair = r.load(stage, "tiny-2.3-video-only", "float32")
+    recorded = r.record(pair, stage.cases(pair.config)["base"])
+    old = "    q, k, v = (x.reshape(B, -1, heads, inner // heads).swapaxes(1, 2) for x in (q, k, v))\n"
+    fault = Mutation("X", "raises", "nn/attention.py", old, '    raise ValueError("no such head")\n', "")
+    with planted(fault):
+        trace = r.replay(recorded, r.ours(pair.paths, "float32"))
+    rows = judge(Results(), WHERE, stage, recorded.trace, recorded.oracle, trace)
+    first = next(row for row in rows if row.verdict != "pass")
+    assert (first.name, first.verdict) == ("transformer_blocks.0.attn1.attention_function", "invalid")
+    assert "ValueError: no such head" in first.why
+    assert any(row.verdict == "missing" for row in rows)
 
 
 def test_a_tap_that_no_case_reaches_is_a_hole(checkpoints: Path) -> None:
