@@ -38,7 +38,7 @@ def _info(path: Path) -> int:
         raise WeightsError(f"{path}: left over, of no known part: {', '.join(names[:8])}{more}")
     states = {}
     for part in dict.fromkeys(PREFIXES.values()):
-        if part in COMPONENTS and (part in parts or part in config):
+        if part in COMPONENTS and checkpoint.holds(part):
             build(part, checkpoint)
             states[part] = "whole: every key used once, every shape right"
         else:

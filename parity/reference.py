@@ -19,12 +19,21 @@ from ltx_core.model.transformer import (
     LTXVideoOnlyModelConfigurator,
 )
 
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator
+from ltx_core.model.video_vae import (
+    VAE_DECODER_COMFY_KEYS_FILTER,
+    VAE_ENCODER_COMFY_KEYS_FILTER,
+    VideoDecoderConfigurator,
+    VideoEncoderConfigurator,
+)
+
 from .registry import Case, Stage
 from .tapping import Session, Side, resolve
 from .trace import Tensor, Trace
 
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
 torch.set_grad_enabled(False)
+_randn = torch.randn  # the untapped one
 
 
 def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
@@ -33,7 +42,12 @@ def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
 
 
 # Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
-BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {"transformer": _transformer}
+BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
+    "transformer": _transformer,
+    "video_encoder": lambda config: (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": lambda config: (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
+    "upsampler": lambda config: (LatentUpsamplerConfigurator, None),
+}
 
 
 def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
@@ -87,6 +101,10 @@ class Torch(Side):
             raise RuntimeError(f"the reference's {component} was left without {', '.join(unset)}")
         return module.eval()
 
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        torch.manual_seed(0)  # what the reference draws must repeat itself; ours is handed what was recorded
+        return super().execute(*args, **kwargs)
+
     def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         return module.named_modules()
 
@@ -123,7 +141,7 @@ class Torch(Side):
         def collect(values: Iterable[Any]) -> None:
             for value in values:
                 if isinstance(value, torch.Tensor) and value.requires_grad:
-                    terms.append((value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum())
+                    terms.append((value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum())
 
         with torch.enable_grad():
             parameters = self.tensors(oracle[stage.component])

@@ -176,8 +176,12 @@ class Runner:
         self, stage: Stage, config: str, pair: Pair, compared: set[str], moving: dict[str, float]
     ) -> Coverage:
         leaves = self.torch.leaves(pair.main)
-        sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(pair.main).items()}
+        # A leaf without a call of its own is compared through its methods.
+        compared |= {tap.rpartition(".")[0] for tap in compared if tap.rpartition(".")[2] in _names(stage)}
+        tensors, idle = self.torch.tensors(pair.main), stage.idle.get(config, ())
+        sizes = {name: tensor.numel() for name, tensor in tensors.items() if name not in idle or moving.get(name)}
         missed = [name for name in leaves if name not in compared] + [n for n in sizes if not moving.get(n)]
+        missed += [f"{name} (declared idle)" for name in idle if moving.get(name) or name not in tensors]
         return Coverage(
             stage.name,
             config,
@@ -278,7 +282,7 @@ def check_checkpoint(path: Path) -> None:
     """Raise CheckpointError unless every part that we build is whole, and fits in memory on both sides."""
     checkpoint = read_checkpoint(path)
     for stage in stages().values():
-        if stage.component:
+        if stage.component and checkpoint.holds(stage.component):
             _, keys = build(stage.component, checkpoint)
             parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
             needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
