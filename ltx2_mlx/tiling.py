@@ -91,11 +91,10 @@ class Tile(NamedTuple):
 
 
 def _linspace(start: float, end: float, steps: int) -> np.ndarray:
-    """float32 values filled from both ends, as ``torch.linspace`` does."""
-    first, last = np.float32(start), np.float32(end)
-    step = (last - first) / np.float32(max(steps - 1, 1))
+    """float32 values filled from both ends and rounded once, as ``torch.linspace`` does (tap: _prepare_tiles)."""
+    step = np.float64(np.float32(end - start) / np.float32(max(steps - 1, 1)))
     i = np.arange(steps)
-    return np.where(i < steps // 2, first + step * i.astype(np.float32), last - step * (steps - 1 - i).astype("f4"))
+    return np.where(i < steps // 2, start + step * i, end - step * (steps - 1 - i)).astype(np.float32)
 
 
 def compute_trapezoidal_mask_1d(

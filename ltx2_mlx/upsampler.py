@@ -13,12 +13,8 @@ from .config import LatentUpsamplerConfig
 from .errors import InputError
 from .nn.activation import SiLU
 from .nn.conv import BlurDownsample, Conv2d, Conv3d, PixelShuffleND
+from .nn.norm import GroupNorm
 from .video_vae import VideoEncoder
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """Over time, height, width and the channels of a group together, as torch does."""
-    return nn.GroupNorm(32, channels, pytorch_compatible=True)
 
 
 def _conv(channels: int, out: int) -> Conv3d:
@@ -31,9 +27,9 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.conv1 = _conv(channels, channels)
-        self.norm1 = _group_norm(channels)
+        self.norm1 = GroupNorm(32, channels)
         self.conv2 = _conv(channels, channels)
-        self.norm2 = _group_norm(channels)
+        self.norm2 = GroupNorm(32, channels)
         self.activation = SiLU()
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -65,7 +61,7 @@ class LatentUpsampler(nn.Module):
         self.config = config
         mid, blocks = config.mid_channels, range(config.num_blocks_per_stage)
         self.initial_conv = _conv(config.in_channels, mid)
-        self.initial_norm = _group_norm(mid)
+        self.initial_norm = GroupNorm(32, mid)
         self.initial_activation = SiLU()
         self.res_blocks = [ResBlock(mid) for _ in blocks]
         if config.temporal_upsample and config.spatial_upsample:

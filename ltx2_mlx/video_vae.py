@@ -20,7 +20,7 @@ from .nn.activation import SiLU
 from .nn.conv import CausalConv3d, Conv3d, depth_to_space, space_to_depth
 from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
 from .nn.noise import Generator, randn
-from .nn.norm import PerChannelStatistics, PixelNorm
+from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
 from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
 
@@ -65,7 +65,7 @@ class ResnetBlock3D(nn.Module):
             self.per_channel_scale2 = mx.zeros((in_channels, 1, 1))
         same = in_channels == out_channels
         self.conv_shortcut = nn.Identity() if same else Conv3d(in_channels, out_channels, 1)
-        self.norm3 = nn.Identity() if same else nn.GroupNorm(1, in_channels, eps=1e-6, pytorch_compatible=True)
+        self.norm3 = nn.Identity() if same else GroupNorm(1, in_channels, eps=1e-6)
         if timestep_conditioning:
             self.scale_shift_table = mx.zeros((4, in_channels))
 
