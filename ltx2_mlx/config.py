@@ -351,9 +351,7 @@ class LatentUpsamplerConfig:
         if not (result.spatial_upsample or result.temporal_upsample):
             raise ConfigError("upsampler.spatial_upsample and temporal_upsample are both false: nothing to do")
         if result.rational_resampler and result.spatial_scale not in _RATIONAL:
-            raise ConfigError(
-                f"upsampler.spatial_scale is {result.spatial_scale!r}, expected one of {list(_RATIONAL)}"
-            )
+            raise ConfigError(f"upsampler.spatial_scale is {result.spatial_scale!r}, expected one of {list(_RATIONAL)}")
         if result.mid_channels % 32:
             raise ConfigError(f"upsampler.mid_channels is {result.mid_channels}, expected a multiple of 32 (groups)")
         return result

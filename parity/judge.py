@@ -181,6 +181,6 @@ def _decide_arrays(
 
 
 def _terms(call: Call) -> int:
-    """How many terms a tap may sum: the widest last axis among its inputs."""
+    """How many terms a tap may sum: the widest last axis among its inputs, or channel axis of images and videos."""
     shapes = [v.values.shape for v in call.inputs.values() if isinstance(v, Tensor) and v.values.ndim]
-    return max((shape[-1] for shape in shapes), default=1)
+    return max((max(shape[-1], shape[1] if len(shape) > 3 else 1) for shape in shapes), default=1)

@@ -83,15 +83,16 @@ class Runner:
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
-    def record(self, pair: Pair, case: Case) -> Recorded:
-        """The reference's run, its oracle's run grafted from it, and whether the reference repeats itself untapped."""
+    def record(self, pair: Pair, case: Case, repeat: bool = True) -> Recorded:
+        """The reference's run, its oracle's run grafted from it, and whether the reference repeats itself untapped
+        (taken for granted without ``repeat``)."""
         stage, dtype = pair.stage, pair.dtype
         trace, result = self._run(
             self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=_probes(pair))
         )
         if case.steps:
             return Recorded(pair, case, trace, trace, True)
-        again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None)
+        again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None) if repeat else result
         repeats = _equal(flatten(result, "", self.torch, {}), flatten(again, "", self.torch, {}))
         session = Session(self.torch, trace, _probes(pair), oracle=True)
         with self.torch.widened():
@@ -168,7 +169,7 @@ class Runner:
             for name, case in stage.cases(pair.config).items():
                 if case.half:
                     self.progress(f"{stage.name} {config} {name}: {dtype}")
-                    recorded = self.record(pair, case)
+                    recorded = self.record(pair, case, repeat=False)
                     where = {"stage": stage.name, "config": config, "case": f"{name}@{dtype}", "lane": "B"}
                     judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
 

@@ -260,13 +260,13 @@ class Session:
         self._stack.append(tap)
         try:
             output = original(*bound.args, **bound.kwargs)
+            if inspect.isgenerator(output):
+                output = list(output)
         except Exception as error:
             call.error = call.error or f"{type(error).__name__}: {error}"
             raise
         finally:
             self._stack.pop()
-        if inspect.isgenerator(output):
-            output = list(output)
         flatten(output, "", self.fw, call.outputs)
         if channels_last:
             call.outputs = _moved(call.outputs, -1, 1)

@@ -81,7 +81,12 @@ class CausalConv3d(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: Sizes = (1, 1, 1), reflect: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: Sizes = (1, 1, 1),
+        reflect: bool = False,
     ):
         super().__init__()
         self.time_kernel_size = kernel_size

@@ -2,7 +2,8 @@
 
 from .planting import Mutation, planted
 from .transformer import TRANSFORMER
+from .video import VIDEO
 
-MUTATIONS = (*TRANSFORMER,)
+MUTATIONS = (*TRANSFORMER, *VIDEO)
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]
