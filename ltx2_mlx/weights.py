@@ -19,11 +19,20 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .config import SUPPORTED_VERSIONS, LatentUpsamplerConfig, TransformerConfig, VideoVAEConfig
+from .audio_vae import AudioDecoder, AudioEncoder
+from .config import (
+    SUPPORTED_VERSIONS,
+    AudioVAEConfig,
+    LatentUpsamplerConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+    read_vocoder_config,
+)
 from .errors import CheckpointError, ConfigError, WeightsError
 from .transformer import LTXModel
 from .upsampler import LatentUpsampler
 from .video_vae import VideoDecoder, VideoEncoder
+from .vocoder import build_vocoder
 
 # Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
 PREFIXES = {
@@ -44,9 +53,11 @@ PREFIXES = {
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},
     "video_decoder": {"per_channel_statistics.": "video_statistics"},
+    "audio_encoder": {"per_channel_statistics.": "audio_statistics"},
+    "audio_decoder": {"per_channel_statistics.": "audio_statistics"},
 }
 # Component → the section of the config that describes it, where it has another name.
-SECTIONS = {"video_encoder": "vae", "video_decoder": "vae"}
+SECTIONS = {"video_encoder": "vae", "video_decoder": "vae", "audio_encoder": "audio_vae", "audio_decoder": "audio_vae"}
 
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
 _BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
@@ -62,6 +73,9 @@ COMPONENTS: dict[str, Callable[[dict[str, Any], set[str]], nn.Module]] = {
     "video_encoder": lambda config, keys: VideoEncoder(VideoVAEConfig.from_metadata(config)),
     "video_decoder": lambda config, keys: VideoDecoder(VideoVAEConfig.from_metadata(config)),
     "upsampler": lambda config, keys: LatentUpsampler(LatentUpsamplerConfig.from_metadata(config)),
+    "audio_encoder": lambda config, keys: AudioEncoder(AudioVAEConfig.from_metadata(config)),
+    "audio_decoder": lambda config, keys: AudioDecoder(AudioVAEConfig.from_metadata(config)),
+    "vocoder": lambda config, keys: build_vocoder(read_vocoder_config(config)),
 }
 
 
@@ -258,6 +272,8 @@ def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.
     checkpoint = read_checkpoint(path)
     module, keys = build(component, checkpoint)
     arrays = mx.load(str(checkpoint.path), format="safetensors")
+    if getattr(module, "float32", False):  # a network that computes in nothing else
+        dtype = mx.float32
     axes = _file_axes(module)
     weights = []
     for name, key in keys.items():

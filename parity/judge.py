@@ -60,6 +60,13 @@ def judge(
 _ABSENT = object()
 
 
+_HALF = ("bfloat16", "float16")
+
+
+def _dtype(reference: str, stage: Stage) -> str:
+    return "float32" if stage.float32 and reference in _HALF else reference
+
+
 def _steps(stage: Stage) -> list[tuple[Any, ...]]:
     return [case.steps for case in stage.cases({}).values()] if stage.component is None else []
 
@@ -101,7 +108,7 @@ def _decide(
         row.verdict, row.why = "invalid", f"ours has {found} where the reference has an array"
     elif ours.values.shape != reference.values.shape:
         row.verdict, row.why = "invalid", f"shape {ours.values.shape}, the reference has {reference.values.shape}"
-    elif ours.dtype != reference.dtype and {ours.dtype, reference.dtype} & {"float32", "bfloat16", "float16"}:
+    elif ours.dtype != (wanted := _dtype(reference.dtype, stage)) and {ours.dtype, wanted} & {"float32", *_HALF}:
         row.verdict, row.why = "invalid", f"dtype {ours.dtype}, the reference has {reference.dtype}"
     else:
         handed_on = side == "in" and np.array_equal(ours.values, reference.values, equal_nan=True)

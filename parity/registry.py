@@ -117,6 +117,7 @@ class Stage:
     probes: taps (globs) that are also called with their inputs · 2⁻¹⁰, or an eps could not be told from another.
     defined: taps (globs) whose float32 values depend on the reference's libm; the free-running lane starts from them.
     constant: taps (globs) whose reference output may be constant, with the reason.
+    float32: ours computes in nothing else. Lane B then shows both sides' errors over the whole chain, free-running.
     idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
     """
 
@@ -131,6 +132,7 @@ class Stage:
     probes: tuple[str, ...] = ()
     defined: tuple[str, ...] = ()
     constant: dict[str, str] = field(default_factory=dict)
+    float32: bool = False
     idle: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -83,17 +83,24 @@ class Runner:
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
-    def record(self, pair: Pair, case: Case, repeat: bool = True) -> Recorded:
-        """The reference's run, its oracle's run grafted from it, and whether the reference repeats itself untapped
-        (taken for granted without ``repeat``)."""
+    def record(self, pair: Pair, case: Case, repeat: bool = True, isolated: bool = True) -> Recorded:
+        """The reference's run, its oracle's run grafted from it (if it is to be judged isolated), and whether the
+        reference repeats itself untapped (taken for granted without ``repeat``)."""
         stage, dtype = pair.stage, pair.dtype
         trace, result = self._run(
             self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=_probes(pair))
         )
         if case.steps:
-            return Recorded(pair, case, trace, trace, True)
+            oracle = trace
+            if not all(step.exact for step in case.steps):
+                session = Session(self.torch, trace, oracle=True)
+                with self.torch.widened():
+                    oracle, _ = self._run(self.torch, pair, pair.oracle, case, dtype, session)
+            return Recorded(pair, case, trace, oracle, True)
         again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None) if repeat else result
         repeats = _equal(flatten(result, "", self.torch, {}), flatten(again, "", self.torch, {}))
+        if not isolated:
+            return Recorded(pair, case, trace, Trace(), repeats)
         session = Session(self.torch, trace, _probes(pair), oracle=True)
         with self.torch.widened():
             oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
@@ -154,10 +161,12 @@ class Runner:
     def _free(self, results: Results, where: dict[str, str], pair: Pair, case: Case, recorded: Recorded) -> None:
         """Lane C: the whole chain from the inputs on, module by module, but for what ``Stage.defined`` hands over."""
         stage = pair.stage
-        session = Session(self.torch, recorded.trace, only=stage.defined)
+        # In half precision all three start from the inputs as the reference had them, rounded.
+        only = stage.defined if pair.dtype == "float32" else (*stage.defined, type(pair.main).__name__)
+        session = Session(self.torch, recorded.trace, only=only)
         oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
-        session = Session(self.mlx, recorded.trace, only=stage.defined)
-        ours, _ = self._run(self.mlx, pair, pair.ours, case, "float32", session)
+        session = Session(self.mlx, recorded.trace, only=only)
+        ours, _ = self._run(self.mlx, pair, pair.ours, case, pair.dtype, session)
         handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
         modules = {tap for tap, _ in recorded.trace.calls if tap.rsplit(".", 1)[-1] not in _names(stage)}
         judge(results, where, pair.stage, recorded.trace, oracle, ours, modules - handed)
@@ -169,9 +178,12 @@ class Runner:
             for name, case in stage.cases(pair.config).items():
                 if case.half:
                     self.progress(f"{stage.name} {config} {name}: {dtype}")
-                    recorded = self.record(pair, case, repeat=False)
+                    recorded = self.record(pair, case, repeat=False, isolated=not stage.float32)
                     where = {"stage": stage.name, "config": config, "case": f"{name}@{dtype}", "lane": "B"}
-                    judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
+                    if stage.float32:
+                        self._free(results, where, pair, case, recorded)
+                    else:
+                        judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
 
     def _coverage(
         self, stage: Stage, config: str, pair: Pair, compared: set[str], moving: dict[str, float]

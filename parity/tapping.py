@@ -113,7 +113,8 @@ class Side(ABC):
             named = ((_join(prefix, name) if name else root, m) for name, m in self.named_modules(module))
             inner = {name: m for name, m in named if type(m) not in self.containers}
             if getattr(type(module), "channels_last", False):
-                session.channels_last |= inner.keys() - {root}
+                public = {name for name, m in inner.items() if getattr(type(m), "reference_layout", False)}
+                session.channels_last |= inner.keys() - {root} - public
             taps |= inner
         session.paths = {id(module): name for name, module in taps.items()}
         with tapped(session, taps, [(tap, getattr(tap.at, self.key)) for tap in stage.functions]):

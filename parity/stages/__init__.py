@@ -1,7 +1,11 @@
 """The only files that name stages and taps."""
 
+from .audio_processor import AUDIO_PROCESSOR
+from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .patchifiers import PATCHIFIERS
 from .transformer import TRANSFORMER
 from .video import UPSAMPLER, VIDEO_DECODER, VIDEO_ENCODER
+from .vocoder import DECODE_AUDIO, VOCODER
 
 STAGES = (PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
+STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO)
