@@ -1,9 +1,10 @@
 """Faults that real ports shipped, one file a component."""
 
+from .audio import AUDIO
 from .planting import Mutation, planted
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*TRANSFORMER, *VIDEO)
+MUTATIONS = (*TRANSFORMER, *VIDEO, *AUDIO)
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]
