@@ -15,7 +15,7 @@ from ltx2_mlx.audio_vae import decode_audio, encode_audio
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.types import Audio
 from parity.mutations import Mutation, planted
-from parity.registry import stages
+from parity.registry import Case, Data, stages
 from parity.runner import Runner
 from parity.stages.audio_vae import waveform
 
@@ -27,27 +27,25 @@ def snr(signal: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3", "tiny-2.0-audio-wide", "tiny-2.3-audio-group"])
-def test_waveforms_are_the_references_and_bfloat16_would_not_be(config: str, checkpoints: Path) -> None:
-    """Free-running from the spectrogram on. ≥ 90 dB in float32; ours in a bfloat16 model is as good, the reference
-    there is not, by far: its own bfloat16 waveform stands some 30 dB above its noise, which can be heard."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_waveforms_are_the_references_whatever_the_models_dtype(dtype: str, config: str, checkpoints: Path) -> None:
+    """Free-running from the spectrogram on: at least 90 dB. In a bfloat16 model ours is held to the same, against the
+    oracle, where the reference's own waveform has less than 50: that is audible, and why ours stays in float32."""
     runner, stage = Runner(), stages()["vocoder"]
-    waves = {}
-    for dtype in ("float32", "bfloat16"):
-        pair = runner.load(stage, config, dtype)
-        case = stage.cases(pair.config)["base"]
-        reference = runner.torch.execute(stage, pair.reference, case, dtype, dtype, None).float().numpy()
-        ours = runner.mlx.execute(stage, pair.ours, case, dtype, dtype, None)
-        assert ours.dtype == mx.float32
-        waves[dtype] = reference, np.array(ours)
-        if dtype == "bfloat16":  # the same bfloat16 input and weights, exactly
-            wide = stage.cases(pair.config)["base"]
-            exact = runner.torch.execute(stage, pair.oracle, wide, "bfloat16", "float64", None).numpy()
-    reference, ours = waves["float32"]
-    assert snr(reference, ours) >= 90
+    pair = runner.load(stage, config, dtype)
+    ((name, data),) = stage.cases(pair.config)["base"].kwargs.items()
+    rounded = np.array(mx.array(data.values).astype(getattr(mx, dtype)).astype(mx.float32))
+    case = Case({name: Data(rounded)})
+    reference = runner.torch.execute(stage, pair.reference, case, dtype, dtype, None).float().numpy()
+    exact = runner.torch.execute(stage, pair.oracle, case, dtype, "float64", None).numpy()
+    result = runner.mlx.execute(stage, pair.ours, case, dtype, dtype, None)
+    assert result.dtype == mx.float32
+    ours = np.array(result)
+    assert snr(exact, ours) >= 90
+    assert snr(reference, ours) >= 90 if dtype == "float32" else snr(exact, reference) < 50
     assert np.abs(ours[:, 0] - ours[:, 1]).mean() > 0.1 * np.abs(ours).mean(), "left and right must differ"
     assert np.abs(ours).max() <= 1
-    assert np.isfinite(exact).all()
-    assert snr(*waves["float32"]) > snr(waves["float32"][0], waves["bfloat16"][0]) + 40
+    print(f"{config} {dtype}: ours {snr(exact, ours):.0f} dB, the reference {snr(exact, reference):.0f} dB")
 
 
 LOAD_FAULTS = (
@@ -124,7 +122,7 @@ def encoder(checkpoints: Path) -> ltx2_mlx.audio_vae.AudioEncoder:
     [(1, 9001, 44100), (2, 9001, 44100), (2, 1, 16000), (1, 100, 48000), (2, 3001, 11127), (2, 7000, 96000)],
 )
 def test_any_clip_is_encoded(encoder: object, channels: int, samples: int, rate: int) -> None:
-    """Mono, a rate that shares no divisor with 16 kHz, a single sample. 25 latents a second, rounded up from 100 rows."""
+    """Mono, a rate that shares no divisor with 16 kHz, a single sample: four rows of a spectrogram are one latent."""
     audio = Audio(mx.array(waveform("clip", channels, samples, rate)), rate)
     latent = encode_audio(audio, encoder)
     rows = 1 + max(-(-samples * 16000 // rate), 513) // 160
