@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import LTX2Error, WeightsError
-from .weights import COMPONENTS, PREFIXES, build, read_checkpoint
+from .weights import COMPONENTS, PREFIXES, SHARED, build, read_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,9 +38,11 @@ def _info(path: Path) -> int:
         raise WeightsError(f"{path}: left over, of no known part: {', '.join(names[:8])}{more}")
     states = {}
     for part in dict.fromkeys(PREFIXES.values()):
-        if part in COMPONENTS and (part in parts or part in config):
+        if part in COMPONENTS and checkpoint.holds(part):
             build(part, checkpoint)
             states[part] = "whole: every key used once, every shape right"
+        elif part in parts and (owners := [c for c, shared in SHARED.items() if part in shared.values()]):
+            states[part] = f"read with {' and '.join(owners)}"
         else:
             states[part] = "present, not checked: this version does not build it" if part in parts else "missing"
     named = "model_version" in checkpoint.metadata

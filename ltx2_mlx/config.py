@@ -7,6 +7,8 @@ change the network; the keys that are known to change nothing are listed beside 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import Enum
+from math import prod
 from typing import Any
 
 from .errors import ConfigError
@@ -194,3 +196,382 @@ def _read(cls: type, section: dict[str, Any], name: str, ignored: set[str]) -> d
 
 
 _TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "tuple[int, ...]": (list, tuple)}
+
+
+# ---- the video VAE and the latent upsamplers ---------------------------------------------------------------------
+
+_STRIDES = {"": (1, 1, 1), "time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
+# Block kind → what its parameters are when the file does not say (None: it must).
+_ENCODER_BLOCKS: dict[str, dict[str, Any]] = {
+    "res_x": {"num_layers": None},
+    "res_x_y": {"multiplier": 2},
+    "compress_time": {},
+    "compress_space": {},
+    "compress_all": {},
+    "compress_all_x_y": {"multiplier": 2},
+    "compress_time_res": {"multiplier": 2},
+    "compress_space_res": {"multiplier": 2},
+    "compress_all_res": {"multiplier": 2},
+}
+_DECODER_BLOCKS: dict[str, dict[str, Any]] = {
+    "res_x": {"num_layers": None, "inject_noise": False},
+    "res_x_y": {"multiplier": 2, "inject_noise": False},
+    "compress_time": {"multiplier": 1},
+    "compress_space": {"multiplier": 1},
+    "compress_all": {"multiplier": 1, "residual": False},
+}
+
+
+@dataclass(frozen=True)
+class VAEBlock:
+    """One entry of ``encoder_blocks`` or ``decoder_blocks``.
+
+    multiplier: of the channels when encoding, their divisor when decoding. residual: the input, rearranged, is added.
+    """
+
+    kind: str
+    num_layers: int = 1
+    multiplier: int = 1
+    residual: bool = False
+    inject_noise: bool = False
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Cells along time, height and width that become one (or come of one)."""
+        return _STRIDES[self.kind.split("_")[1] if self.kind.startswith("compress") else ""]
+
+
+@dataclass(frozen=True)
+class VideoVAEConfig:
+    """Section ``vae``. Source: ``ltx_core.model.video_vae.model_configurator``."""
+
+    in_channels: int
+    out_channels: int
+    latent_channels: int
+    encoder_blocks: tuple[VAEBlock, ...]
+    decoder_blocks: tuple[VAEBlock, ...]  # as listed: the decoder is built from the last to the first
+    patch_size: int
+    latent_log_var: str
+    causal_decoder: bool
+    timestep_conditioning: bool  # ltx-core's default is true, every released file says false
+    decoder_base_channels: int = 128
+    spatial_padding_mode: str | None = None
+
+    @property
+    def encoder_reflects(self) -> bool:
+        """Mirrored padding at the sides of a frame; zeros where the file does not say."""
+        return self.spatial_padding_mode == "reflect"
+
+    @property
+    def decoder_reflects(self) -> bool:
+        """Mirrored padding also where the file does not say: so it is in 2.0."""
+        return self.spatial_padding_mode in (None, "reflect")
+
+    @property
+    def encoder_out_channels(self) -> int:
+        """Means, and their log-variances: one for each, or one for all."""
+        return self.latent_channels * 2 if self.latent_log_var == "per_channel" else self.latent_channels + 1
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> VideoVAEConfig:
+        """Read and check section ``vae`` of the whole ``config`` dictionary."""
+        section = _section(config, "vae")
+        _require(section, "vae", _VAE_FIXED)
+        read = _read(cls, section, "vae", _VAE_IGNORED | set(_VAE_FIXED))
+        _choice(section, "vae", "latent_log_var", {"per_channel": 0, "uniform": 0, "constant": 0})
+        if "spatial_padding_mode" in section:
+            _choice(section, "vae", "spatial_padding_mode", {"zeros": 0, "reflect": 0})
+        read["encoder_blocks"] = _blocks(section, "encoder_blocks", _ENCODER_BLOCKS)
+        read["decoder_blocks"] = _blocks(section, "decoder_blocks", _DECODER_BLOCKS)
+        for key in ("encoder_blocks", "decoder_blocks"):
+            factors = [1, section["patch_size"], section["patch_size"]]
+            for block in read[key]:
+                factors = [f * s for f, s in zip(factors, block.stride, strict=True)]
+            if factors != [8, 32, 32]:
+                raise ConfigError(f"vae.{key} and patch_size make {factors} pixels a latent cell, expected [8, 32, 32]")
+        return cls(**read)
+
+
+_VAE_FIXED = {"dims": 3, "norm_layer": "pixel_norm"}
+_VAE_IGNORED = {"_class_name", "_diffusers_version", "scaling_factor", "encoder_base_channels"}
+
+
+def _blocks(section: dict[str, Any], key: str, kinds: dict[str, dict[str, Any]]) -> tuple[VAEBlock, ...]:
+    blocks = []
+    for i, entry in enumerate(section[key]):
+        if not (isinstance(entry, (list, tuple)) and len(entry) == 2):
+            raise ConfigError(f"vae.{key}[{i}] is {entry!r}, expected a pair of a name and parameters")
+        kind, given = entry
+        if kind not in kinds:
+            raise ConfigError(f"vae.{key}[{i}] is a {kind!r}, expected one of {sorted(kinds)}")
+        given = given if isinstance(given, dict) else {"num_layers": given}
+        params = {name: given.get(name, default) for name, default in kinds[kind].items()}
+        unknown = [k for k, v in given.items() if k not in params and k != "num_layers" and v]
+        if unknown:
+            raise ConfigError(f"vae.{key}[{i}] ({kind}) has parameters that we do not know: {', '.join(unknown)}")
+        for name, value in params.items():
+            wanted = bool if name in ("residual", "inject_noise") else int
+            if type(value) is not wanted or (wanted is int and value <= 0):
+                raise ConfigError(f"vae.{key}[{i}] ({kind}) has {name} {value!r}, expected a {wanted.__name__}")
+        blocks.append(VAEBlock(kind, **params))
+    return tuple(blocks)
+
+
+@dataclass(frozen=True)
+class LatentUpsamplerConfig:
+    """The whole ``config`` of a latent upsampler's file, which has no sections.
+
+    Source: ``ltx_core.model.upsampler.model_configurator``; what released files leave out has its default.
+    """
+
+    in_channels: int
+    mid_channels: int
+    num_blocks_per_stage: int
+    spatial_upsample: bool = True
+    temporal_upsample: bool = False
+    spatial_scale: float = 2.0
+    rational_resampler: bool = False
+
+    @staticmethod
+    def describes(config: dict[str, Any]) -> bool:
+        """Whether a file's ``config`` is that of an upsampler."""
+        return "mid_channels" in config and "num_blocks_per_stage" in config
+
+    @property
+    def resamples(self) -> tuple[int, int] | None:
+        """Up and down factors of the rational resampler, None where a plain pixel shuffle doubles."""
+        rational = self.rational_resampler and self.spatial_upsample and not self.temporal_upsample
+        return _RATIONAL[self.spatial_scale] if rational else None
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> LatentUpsamplerConfig:
+        if not cls.describes(config):
+            raise ConfigError("the file's config has no mid_channels and num_blocks_per_stage: no latent upsampler")
+        _require({"dims": 3} | config, "upsampler", {"dims": 3})
+        read = _read(cls, config, "upsampler", {"dims", "_class_name", "_diffusers_version"})
+        result = cls(**read)
+        if not (result.spatial_upsample or result.temporal_upsample):
+            raise ConfigError("upsampler.spatial_upsample and temporal_upsample are both false: nothing to do")
+        if result.rational_resampler and result.spatial_scale not in _RATIONAL:
+            raise ConfigError(f"upsampler.spatial_scale is {result.spatial_scale!r}, expected one of {list(_RATIONAL)}")
+        if result.mid_channels % 32:
+            raise ConfigError(f"upsampler.mid_channels is {result.mid_channels}, expected a multiple of 32 (groups)")
+        return result
+
+
+_RATIONAL = {0.75: (3, 4), 1.5: (3, 2), 2.0: (2, 1), 4.0: (4, 1)}
+
+
+# ---- the audio VAE and the vocoders ------------------------------------------------------------------------------
+
+
+class NormType(Enum):
+    GROUP = "group"
+    PIXEL = "pixel"
+
+
+class CausalityAxis(Enum):
+    """Along what the audio VAE sees nothing later: time is the height of a spectrogram, frequency its width."""
+
+    NONE = None
+    WIDTH = "width"
+    HEIGHT = "height"
+    WIDTH_COMPATIBILITY = "width-compatibility"
+
+
+@dataclass(frozen=True)
+class AudioVAEConfig:
+    """Section ``audio_vae``: ``model.params`` with its ``ddconfig``, and ``preprocessing``.
+
+    Source: ``ltx_core.model.audio_vae.model_configurator``. Rates in Hz, lengths in samples.
+    """
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    resolution: int
+    z_channels: int
+    in_channels: int
+    out_ch: int
+    mid_block_add_attention: bool  # ltx-core's default is true, every released file says false
+    norm_type: NormType
+    causality_axis: CausalityAxis
+    mel_bins: int
+    sampling_rate: int
+    hop_length: int
+    filter_length: int
+    causal: bool = True
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> AudioVAEConfig:
+        """Read and check section ``audio_vae`` of the whole ``config`` dictionary."""
+        outer = _section(config, "audio_vae")
+        _known(outer, "audio_vae", {"model", "preprocessing"}, _AUDIO_IGNORED)
+        params = _table(_table(outer, "audio_vae", "model"), "audio_vae.model", "params")
+        _known(params, "audio_vae.model.params", {"ddconfig", "sampling_rate"}, _AUDIO_IGNORED)
+        dd = dict(_table(params, "audio_vae.model.params", "ddconfig"))
+        preprocessing = _table(outer, "audio_vae", "preprocessing")
+        stft = _table(preprocessing, "audio_vae.preprocessing", "stft")
+        mel = preprocessing.get("mel", {})
+        flat = dd | {key: stft[key] for key in ("hop_length", "filter_length", "causal") if key in stft}
+        flat |= {"sampling_rate": params["sampling_rate"]} if "sampling_rate" in params else {}
+        flat.setdefault("mel_bins", mel.get("n_mel_channels", 0))
+        _require(_AUDIO_FIXED | flat, "audio_vae", _AUDIO_FIXED)
+        read = _read(cls, flat, "audio_vae", {"dropout", *_AUDIO_FIXED})
+        read["norm_type"] = _choice(flat, "audio_vae", "norm_type", {t.value: t for t in NormType})
+        axes = {axis.value: axis for axis in CausalityAxis}
+        if flat["causality_axis"] not in axes:
+            raise ConfigError(f"audio_vae.causality_axis is {flat['causality_axis']!r}, expected one of {list(axes)}")
+        read["causality_axis"] = axes[flat["causality_axis"]]
+        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result._check({**stft, **mel, **preprocessing.get("audio", {})})
+        return result
+
+    def _check(self, said: dict[str, Any]) -> None:
+        bins = self.mel_bins // 2 ** (len(self.ch_mult) - 1)
+        rules = [
+            ("ch", self.ch, self.z_channels * bins, "latent channels times latent bins"),
+            ("win_length", said.get("win_length", self.filter_length), self.filter_length, "the filter length"),
+            ("n_mel_channels", said.get("n_mel_channels", self.mel_bins), self.mel_bins, "mel_bins"),
+            ("mel_fmin", said.get("mel_fmin", 0), 0, "ltx-core's"),
+            ("mel_fmax", said.get("mel_fmax", self.sampling_rate / 2), self.sampling_rate / 2, "half the rate"),
+            ("audio.sampling_rate", said.get("sampling_rate", self.sampling_rate), self.sampling_rate, "the model's"),
+        ]
+        for key, value, expected, name in rules:
+            if value != expected:
+                raise ConfigError(f"audio_vae: {key} is {value}, expected {expected} ({name})")
+        if self.norm_type is NormType.GROUP and self.causality_axis is not CausalityAxis.NONE:
+            raise ConfigError("audio_vae: norm_type group with a causality_axis: a group norm sees all of time")
+        if self.norm_type is NormType.GROUP and self.ch % 32:
+            raise ConfigError(f"audio_vae: ch is {self.ch}, expected a multiple of 32 (the groups of norm_type group)")
+
+
+# Ways to build that no file asks for; absent means these values.
+_AUDIO_FIXED = {"double_z": True, "resamp_with_conv": True, "attn_type": "vanilla", "downsample_time": False}
+_AUDIO_IGNORED = {"target", "variables"}
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Section ``vocoder`` of 2.0, or either network of the two in that of 2.3: spectrogram → waveform.
+
+    Source: ``ltx_core.model.audio_vae.model_configurator``. ``resblock``: "1" HiFi-GAN, "AMP1" BigVGAN.
+    """
+
+    resblock: str
+    upsample_initial_channel: int
+    upsample_rates: tuple[int, ...]
+    upsample_kernel_sizes: tuple[int, ...]
+    resblock_kernel_sizes: tuple[int, ...]
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
+    output_sampling_rate: int = 24000  # absent from released files of 2.0
+    use_tanh_at_final: bool = True
+    use_bias_at_final: bool = True
+    apply_final_activation: bool = True
+
+    @classmethod
+    def read(cls, section: dict[str, Any], name: str, resblock: str, **fixed: Any) -> VocoderConfig:
+        """One network's part of the section; ``fixed`` overrides what it says."""
+        expected = {"resblock": resblock, "stereo": True} | ({"activation": "snakebeta"} if resblock == "AMP1" else {})
+        _require(section, name, expected)
+        rates = {"input_sampling_rate", "output_sampling_rate", "hop_length", "n_fft", "win_size", "num_mels"}
+        read = _read(cls, section, name, {"stereo", "activation", *rates}) | fixed
+        read["resblock_dilation_sizes"] = tuple(tuple(d) for d in read["resblock_dilation_sizes"])
+        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result._check(name)
+        return result
+
+    def _check(self, name: str) -> None:
+        for a, b in (("upsample_rates", "upsample_kernel_sizes"), ("resblock_kernel_sizes", "resblock_dilation_sizes")):
+            if len(getattr(self, a)) != len(getattr(self, b)):
+                raise ConfigError(f"{name}: {a} has {len(getattr(self, a))} entries, {b} {len(getattr(self, b))}")
+        if any(len(d) != 3 for d in self.resblock_dilation_sizes):
+            raise ConfigError(f"{name}.resblock_dilation_sizes is {self.resblock_dilation_sizes}, expected triples")
+        if any(k % 2 == 0 for k in self.resblock_kernel_sizes):
+            raise ConfigError(f"{name}.resblock_kernel_sizes is {self.resblock_kernel_sizes}, expected odd numbers")
+        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
+            raise ConfigError(
+                f"{name}.upsample_initial_channel is {self.upsample_initial_channel}, which cannot be halved "
+                f"{len(self.upsample_rates)} times, once for each of the upsample_rates"
+            )
+
+
+@dataclass(frozen=True)
+class VocoderWithBWEConfig:
+    """Section ``vocoder`` of 2.3: a vocoder at ``input_sampling_rate`` and a bandwidth extension beyond it.
+
+    hop_length, n_fft: of the extension's own spectrogram, in samples at ``input_sampling_rate`` Hz.
+    """
+
+    vocoder: VocoderConfig
+    bwe: VocoderConfig
+    input_sampling_rate: int
+    output_sampling_rate: int
+    hop_length: int
+    n_fft: int
+    num_mels: int
+
+    @staticmethod
+    def describes(config: dict[str, Any]) -> bool:
+        """Whether the section is that of 2.3."""
+        return "bwe" in _section(config, "vocoder")
+
+    @property
+    def ratio(self) -> int:
+        return self.output_sampling_rate // self.input_sampling_rate
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> VocoderWithBWEConfig:
+        """Read and check section ``vocoder`` of the whole ``config`` dictionary."""
+        section = _section(config, "vocoder")
+        _known(section, "vocoder", {"vocoder", "bwe"}, set())
+        low, bwe = (_table(section, "vocoder", key) for key in ("vocoder", "bwe"))
+        own = {f.name for f in fields(cls)} - {"vocoder", "bwe"}
+        if missing := sorted(own - bwe.keys()):
+            raise ConfigError(f"vocoder.bwe lacks {', '.join(missing)}")
+        numbers = {key: bwe[key] for key in own}
+        if bad := [k for k, v in numbers.items() if type(v) is not int or v <= 0]:
+            raise ConfigError(f"vocoder.bwe.{bad[0]} is {numbers[bad[0]]!r}, expected a positive number")
+        rate = {"output_sampling_rate": numbers["input_sampling_rate"]}
+        result = cls(
+            vocoder=VocoderConfig.read(low, "vocoder.vocoder", "AMP1", **rate),
+            bwe=VocoderConfig.read(bwe, "vocoder.bwe", "AMP1", apply_final_activation=False),
+            **numbers,
+        )
+        result._check(bwe.get("win_size", result.n_fft))
+        return result
+
+    def _check(self, win_size: int) -> None:
+        rules = [
+            ("output_sampling_rate", self.output_sampling_rate, self.ratio * self.input_sampling_rate, "a multiple"),
+            ("win_size", win_size, self.n_fft, "n_fft"),
+            (
+                "upsampling in all",
+                prod(self.bwe.upsample_rates),
+                self.hop_length * self.ratio,
+                "hop length times ratio",
+            ),
+            ("num_mels", self.num_mels, 64, "128 channels into the network, of two"),
+        ]
+        for key, value, expected, name in rules:
+            if value != expected:
+                raise ConfigError(f"vocoder.bwe: {key} is {value}, expected {expected} ({name})")
+
+
+def read_vocoder_config(config: dict[str, Any]) -> VocoderConfig | VocoderWithBWEConfig:
+    """Section ``vocoder`` of the whole ``config`` dictionary, of 2.0 or of 2.3."""
+    if VocoderWithBWEConfig.describes(config):
+        return VocoderWithBWEConfig.from_metadata(config)
+    return VocoderConfig.read(_section(config, "vocoder"), "vocoder", "1")
+
+
+def _table(section: dict[str, Any], name: str, key: str) -> dict[str, Any]:
+    if not isinstance(section.get(key), dict):
+        raise ConfigError(f"{name}.{key} is {section.get(key)!r}, expected a table")
+    return section[key]
+
+
+def _known(section: dict[str, Any], name: str, known: set[str], ignored: set[str]) -> None:
+    if changing := [k for k in section if k not in known | ignored and section[k]]:
+        raise ConfigError(f"{name} has keys that we do not know and that may change the network: {', '.join(changing)}")

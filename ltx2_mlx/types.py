@@ -149,3 +149,11 @@ class LatentState:
     positions: mx.array
     clean_latent: mx.array
     attention_mask: mx.array | None = None
+
+
+@dataclass(frozen=True)
+class Audio:
+    """``waveform``: ``(B, channels, samples)`` or ``(channels, samples)`` in [−1, 1]; ``sampling_rate`` in Hz."""
+
+    waveform: mx.array
+    sampling_rate: int

@@ -19,9 +19,20 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .config import SUPPORTED_VERSIONS, TransformerConfig
+from .audio_vae import AudioDecoder, AudioEncoder
+from .config import (
+    SUPPORTED_VERSIONS,
+    AudioVAEConfig,
+    LatentUpsamplerConfig,
+    TransformerConfig,
+    VideoVAEConfig,
+    read_vocoder_config,
+)
 from .errors import CheckpointError, ConfigError, WeightsError
 from .transformer import LTXModel
+from .upsampler import LatentUpsampler
+from .video_vae import VideoDecoder, VideoEncoder
+from .vocoder import build_vocoder
 
 # Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
 PREFIXES = {
@@ -36,7 +47,17 @@ PREFIXES = {
     "audio_vae.decoder.": "audio_decoder",
     "audio_vae.per_channel_statistics.": "audio_statistics",
     "vocoder.": "vocoder",
+    "": "upsampler",  # in files of its own, whose config has no sections
 }
+# Component → where another part's tensors belong in it.
+SHARED = {
+    "video_encoder": {"per_channel_statistics.": "video_statistics"},
+    "video_decoder": {"per_channel_statistics.": "video_statistics"},
+    "audio_encoder": {"per_channel_statistics.": "audio_statistics"},
+    "audio_decoder": {"per_channel_statistics.": "audio_statistics"},
+}
+# Component → the section of the config that describes it, where it has another name.
+SECTIONS = {"video_encoder": "vae", "video_decoder": "vae", "audio_encoder": "audio_vae", "audio_decoder": "audio_vae"}
 
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
 _BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
@@ -47,7 +68,15 @@ def _build_transformer(config: dict[str, Any], keys: set[str]) -> nn.Module:
 
 
 # Component → its module, from the config metadata and the component's keys.
-COMPONENTS: dict[str, Callable[[dict[str, Any], set[str]], nn.Module]] = {"transformer": _build_transformer}
+COMPONENTS: dict[str, Callable[[dict[str, Any], set[str]], nn.Module]] = {
+    "transformer": _build_transformer,
+    "video_encoder": lambda config, keys: VideoEncoder(VideoVAEConfig.from_metadata(config)),
+    "video_decoder": lambda config, keys: VideoDecoder(VideoVAEConfig.from_metadata(config)),
+    "upsampler": lambda config, keys: LatentUpsampler(LatentUpsamplerConfig.from_metadata(config)),
+    "audio_encoder": lambda config, keys: AudioEncoder(AudioVAEConfig.from_metadata(config)),
+    "audio_decoder": lambda config, keys: AudioDecoder(AudioVAEConfig.from_metadata(config)),
+    "vocoder": lambda config, keys: build_vocoder(read_vocoder_config(config)),
+}
 
 
 @dataclass(frozen=True)
@@ -97,10 +126,15 @@ class Checkpoint:
         """Component → {parameter path: key in the file}. Keys of no component are under ``""``."""
         result: dict[str, dict[str, str]] = {}
         by_length = sorted(PREFIXES, key=len, reverse=True)
+        bare = PREFIXES[""] if LatentUpsamplerConfig.describes(self.config) else ""
         for key in self.tensors:
-            prefix = next((p for p in by_length if key.startswith(p)), "")
-            result.setdefault(PREFIXES.get(prefix, ""), {})[key[len(prefix) :]] = key
+            prefix = next(p for p in by_length if key.startswith(p))
+            result.setdefault(PREFIXES[prefix] if prefix else bare, {})[key[len(prefix) :]] = key
         return result
+
+    def holds(self, component: str) -> bool:
+        """Whether the file has tensors of the component, or a section that describes it."""
+        return component in self.components() or SECTIONS.get(component, component) in self.config
 
 
 _OFFICIAL = "Use a checkpoint in the official single-file format"
@@ -160,6 +194,22 @@ def _tensor_info(entry: dict[str, Any], data_size: int) -> TensorInfo:
     return TensorInfo(entry["dtype"], shape, end - start)
 
 
+def _file_axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Parameter path → how the file's axes are ordered here, from the leaf classes that store them otherwise."""
+    owners = ((path, getattr(m, "from_file", {})) for path, m in module.named_modules())
+    return {f"{path}.{name}" if path else name: axes for path, rules in owners for name, axes in rules.items()}
+
+
+def _as_in_file(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
+    return tuple(size for _, size in sorted(zip(axes, shape, strict=True))) if axes else shape
+
+
+def _unused(module: nn.Module) -> set[str]:
+    """Paths that released files hold beside the parameters of a leaf class, and that it does not need."""
+    owners = ((path, getattr(m, "unused_in_file", ())) for path, m in module.named_modules())
+    return {f"{path}.{name}" if path else name for path, names in owners for name in names}
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a load did: every key of the component was used once, and every parameter was filled."""
@@ -187,9 +237,15 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     if component not in COMPONENTS:
         raise CheckpointError(f"no component '{component}'; there are: {', '.join(COMPONENTS)}")
     _ = checkpoint.version
-    keys = checkpoint.components().get(component, {})
+    parts = checkpoint.components()
+    keys = dict(parts.get(component, {}))
+    for at, part in SHARED.get(component, {}).items():
+        keys |= {at + name: key for name, key in parts.get(part, {}).items()}
     module = COMPONENTS[component](checkpoint.config, set(keys))
-    expected = {name: value.shape for name, value in tree_flatten(module.parameters())}
+    for name in _unused(module) & keys.keys():
+        del keys[name]
+    axes = _file_axes(module)
+    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in tree_flatten(module.parameters())}
     prefix = next(p for p, c in PREFIXES.items() if c == component)
     problems = [f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in keys]
     problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
@@ -206,7 +262,7 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
 def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:
     """Load one component of an official checkpoint. Lazy: weights are read from the file when they are first used.
 
-    component: a name of ``COMPONENTS`` (``transformer``).
+    component: a name of ``COMPONENTS``, as ``transformer``.
     path: a single-file ``.safetensors`` with ``config`` metadata.
     dtype: of the parameters; the file's own when None.
 
@@ -216,7 +272,13 @@ def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.
     checkpoint = read_checkpoint(path)
     module, keys = build(component, checkpoint)
     arrays = mx.load(str(checkpoint.path), format="safetensors")
-    weights = [(name, arrays[key] if dtype is None else arrays[key].astype(dtype)) for name, key in keys.items()]
+    if getattr(module, "float32", False):  # a network that computes in nothing else
+        dtype = mx.float32
+    axes = _file_axes(module)
+    weights = []
+    for name, key in keys.items():
+        array = arrays[key] if dtype is None else arrays[key].astype(dtype)
+        weights.append((name, mx.contiguous(array.transpose(axes[name])) if name in axes else array))
     module.load_weights(weights, strict=True)
     infos = [checkpoint.tensors[key] for key in keys.values()]
     module.load_report = LoadReport(

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     from .report import plots, summary, terminal
-    from .runner import check_checkpoint, ensure_fixtures, run, select
+    from .runner import check_checkpoint, ensure_fixtures, read_checkpoint, run, select
 
     lanes = args.lane.replace(",", "").upper()
     if not lanes or set(lanes) - set("ABC"):
@@ -52,7 +52,8 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     if args.checkpoint:
         check_checkpoint(args.checkpoint)
-        named = [s for s in stages().values() if s.component and fnmatchcase(s.name, args.stage)]
+        held = read_checkpoint(args.checkpoint).holds
+        named = [s for s in stages().values() if s.component and held(s.component) and fnmatchcase(s.name, args.stage)]
         chosen = [(stage, args.checkpoint.stem) for stage in named]
     else:
         ensure_fixtures()

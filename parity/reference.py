@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -18,13 +20,38 @@ from ltx_core.model.transformer import (
     LTXModelConfigurator,
     LTXVideoOnlyModelConfigurator,
 )
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator
+from ltx_core.model.video_vae import (
+    VAE_DECODER_COMFY_KEYS_FILTER,
+    VAE_ENCODER_COMFY_KEYS_FILTER,
+    VideoDecoderConfigurator,
+    VideoEncoderConfigurator,
+)
 
 from .registry import Case, Stage
 from .tapping import Session, Side, resolve
 from .trace import Tensor, Trace
 
+
+def _import_torchaudio() -> None:
+    """torchaudio without its compiled library, which asks for a CUDA build of torch and which the reference never
+    calls: its resampling and its spectrograms are plain torch."""
+    stub = ModuleType("torchaudio._extension")
+    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stub.fail_if_no_align = lambda function: function
+    stub._load_lib = lambda name: False
+    stub._check_cuda_version = lambda: None
+    sys.modules.setdefault("torchaudio._extension", stub)
+    import torchaudio  # noqa: F401
+
+
+_import_torchaudio()
+from ltx_core.model import audio_vae  # noqa: E402
+from ltx_core.types import Audio  # noqa: E402
+
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
 torch.set_grad_enabled(False)
+_randn = torch.randn  # the untapped one
 
 
 def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
@@ -33,7 +60,21 @@ def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
 
 
 # Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
-BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {"transformer": _transformer}
+BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
+    "transformer": _transformer,
+    "video_encoder": lambda config: (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": lambda config: (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
+    "upsampler": lambda config: (LatentUpsamplerConfigurator, None),
+    "audio_encoder": lambda config: (
+        audio_vae.AudioEncoderConfigurator,
+        audio_vae.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER,
+    ),
+    "audio_decoder": lambda config: (
+        audio_vae.AudioDecoderConfigurator,
+        audio_vae.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER,
+    ),
+    "vocoder": lambda config: (audio_vae.VocoderConfigurator, audio_vae.VOCODER_COMFY_KEYS_FILTER),
+}
 
 
 def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
@@ -49,8 +90,24 @@ def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: 
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+_resample_audio, _waveform_to_mel = audio_vae.AudioProcessor.resample_audio, audio_vae.AudioProcessor.waveform_to_mel
+
+
+def _wide_resample_audio(self: audio_vae.AudioProcessor, audio: Audio) -> Audio:
+    return _resample_audio(self, Audio(audio.waveform.double(), audio.sampling_rate))
+
+
+def _wide_waveform_to_mel(self: audio_vae.AudioProcessor, audio: Audio) -> torch.Tensor:
+    """In float64 with the reference's own float32 window and filter bank."""
+    return _waveform_to_mel(copy.deepcopy(self).double(), Audio(audio.waveform.double(), audio.sampling_rate))
+
+
 # What the reference evaluates in float32 whatever its weights' dtype, and the oracle evaluates in float64.
-WIDENED = {"ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": _timestep_embedding}
+WIDENED = {
+    "ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": _timestep_embedding,
+    "ltx_core.model.audio_vae.ops:AudioProcessor.resample_audio": _wide_resample_audio,
+    "ltx_core.model.audio_vae.ops:AudioProcessor.waveform_to_mel": _wide_waveform_to_mel,
+}
 
 
 class Torch(Side):
@@ -87,6 +144,10 @@ class Torch(Side):
             raise RuntimeError(f"the reference's {component} was left without {', '.join(unset)}")
         return module.eval()
 
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        torch.manual_seed(0)  # what the reference draws must repeat itself; ours is handed what was recorded
+        return super().execute(*args, **kwargs)
+
     def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         return module.named_modules()
 
@@ -95,8 +156,12 @@ class Torch(Side):
         return {name: t for name, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}
 
     def leaves(self, module: torch.nn.Module) -> list[str]:
-        """Paths of the modules without children: the denominator of coverage."""
-        return [name for name, m in module.named_modules() if name and not any(m.children())]
+        """Paths of the modules without children (not of empty lists): the denominator of coverage."""
+        return [
+            name
+            for name, m in module.named_modules()
+            if name and not any(m.children()) and type(m) not in self.containers
+        ]
 
     def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         """The same weights, to the last bit, in float64."""
@@ -123,7 +188,7 @@ class Torch(Side):
         def collect(values: Iterable[Any]) -> None:
             for value in values:
                 if isinstance(value, torch.Tensor) and value.requires_grad:
-                    terms.append((value * torch.randn(value.shape, generator=generator, dtype=value.dtype)).sum())
+                    terms.append((value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum())
 
         with torch.enable_grad():
             parameters = self.tensors(oracle[stage.component])

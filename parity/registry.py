@@ -68,6 +68,7 @@ class FunctionTap:
     exact: integer or layout work, or float32 arithmetic that the reference defines: equal to the last bit.
     wide: in the oracle it is evaluated in float64 of the reference's float32 arguments.
     injected: random numbers, drawn by the reference and handed to ours in every lane; only their shape is compared.
+    channels_last: our function takes and returns channels-last arrays (of three axes or more).
     configs: the configs in which it must be seen; empty means all.
     """
 
@@ -76,6 +77,7 @@ class FunctionTap:
     exact: bool = False
     wide: bool = False
     injected: bool = False
+    channels_last: bool = False
     configs: tuple[str, ...] = ()
 
 
@@ -116,6 +118,8 @@ class Stage:
     probes: taps (globs) that are also called with their inputs · 2⁻¹⁰, or an eps could not be told from another.
     defined: taps (globs) whose float32 values depend on the reference's libm; the free-running lane starts from them.
     constant: taps (globs) whose reference output may be constant, with the reason.
+    float32: ours computes in nothing else. Lane B then shows both sides' errors over the whole chain, free-running.
+    idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
     """
 
     name: str
@@ -129,3 +133,5 @@ class Stage:
     probes: tuple[str, ...] = ()
     defined: tuple[str, ...] = ()
     constant: dict[str, str] = field(default_factory=dict)
+    float32: bool = False
+    idle: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -71,7 +71,7 @@ class Coverage:
 
     @property
     def whole(self) -> bool:
-        return self.leaves == self.leaves_compared and self.parameters == self.parameters_moving
+        return self.leaves == self.leaves_compared and self.parameters == self.parameters_moving and not self.uncovered
 
 
 @dataclass

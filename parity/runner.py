@@ -84,18 +84,23 @@ class Runner:
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
-    def record(self, pair: Pair, case: Case) -> Recorded:
-        """The reference's run, its oracle's run grafted from it, and whether the reference repeats itself untapped."""
+    def record(self, pair: Pair, case: Case, repeat: bool = True, isolated: bool = True) -> Recorded:
+        """The reference's run, its oracle's run grafted from it (if it is to be judged isolated), and whether the
+        reference repeats itself untapped (taken for granted without ``repeat``)."""
         stage, dtype = pair.stage, pair.dtype
         trace, result = self._run(
-            self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=stage.probes)
+            self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=_probes(pair))
         )
         if case.steps:
-            oracle, _ = self._run(self.torch, pair, {}, case, "float64", Session(self.torch))
+            session = Session(self.torch, trace, oracle=True)
+            with self.torch.widened():
+                oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
             return Recorded(pair, case, trace, oracle, True)
-        again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None)
+        again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None) if repeat else result
         repeats = _equal(flatten(result, "", self.torch, {}), flatten(again, "", self.torch, {}))
-        session = Session(self.torch, trace, stage.probes, oracle=True)
+        if not isolated:
+            return Recorded(pair, case, trace, Trace(), repeats)
+        session = Session(self.torch, trace, _probes(pair), oracle=True)
         with self.torch.widened():
             oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
         return Recorded(pair, case, trace, oracle, repeats)
@@ -103,7 +108,7 @@ class Runner:
     def replay(self, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
         """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
         pair = recorded.pair
-        session = Session(self.mlx, recorded.trace, pair.stage.probes)
+        session = Session(self.mlx, recorded.trace, _probes(pair))
         return self._run(self.mlx, pair, ours or pair.ours, recorded.case, pair.dtype, session)[0]
 
     def _run(
@@ -155,10 +160,12 @@ class Runner:
     def _free(self, results: Results, where: dict[str, str], pair: Pair, case: Case, recorded: Recorded) -> None:
         """Lane C: the whole chain from the inputs on, module by module, but for what ``Stage.defined`` hands over."""
         stage = pair.stage
-        session = Session(self.torch, recorded.trace, only=stage.defined)
+        # In half precision all three start from the inputs as the reference had them, rounded.
+        only = stage.defined if pair.dtype == "float32" else (*stage.defined, type(pair.main).__name__)
+        session = Session(self.torch, recorded.trace, only=only)
         oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
-        session = Session(self.mlx, recorded.trace, only=stage.defined)
-        ours, _ = self._run(self.mlx, pair, pair.ours, case, "float32", session)
+        session = Session(self.mlx, recorded.trace, only=only)
+        ours, _ = self._run(self.mlx, pair, pair.ours, case, pair.dtype, session)
         handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
         modules = {tap for tap, _ in recorded.trace.calls if tap.rsplit(".", 1)[-1] not in _names(stage)}
         judge(results, where, pair.stage, recorded.trace, oracle, ours, modules - handed)
@@ -170,16 +177,23 @@ class Runner:
             for name, case in stage.cases(pair.config).items():
                 if case.half:
                     self.progress(f"{stage.name} {config} {name}: {dtype}")
-                    recorded = self.record(pair, case)
+                    recorded = self.record(pair, case, repeat=False, isolated=not stage.float32)
                     where = {"stage": stage.name, "config": config, "case": f"{name}@{dtype}", "lane": "B"}
-                    judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
+                    if stage.float32:
+                        self._free(results, where, pair, case, recorded)
+                    else:
+                        judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
 
     def _coverage(
         self, stage: Stage, config: str, pair: Pair, compared: set[str], moving: dict[str, float]
     ) -> Coverage:
         leaves = self.torch.leaves(pair.main)
-        sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(pair.main).items()}
+        # A leaf without a call of its own is compared through its methods.
+        compared |= {tap.rpartition(".")[0] for tap in compared if tap.rpartition(".")[2] in _names(stage)}
+        tensors, idle = self.torch.tensors(pair.main), stage.idle.get(config, ())
+        sizes = {name: tensor.numel() for name, tensor in tensors.items() if name not in idle or moving.get(name)}
         missed = [name for name in leaves if name not in compared] + [n for n in sizes if not moving.get(n)]
+        missed += [f"{name} (declared idle)" for name in idle if moving.get(name) or name not in tensors]
         return Coverage(
             stage.name,
             config,
@@ -191,6 +205,11 @@ class Runner:
             elements_moving=round(sum(moving.get(name, 0.0) * size for name, size in sizes.items())),
             uncovered=missed,
         )
+
+
+def _probes(pair: Pair) -> tuple[str, ...]:
+    """None in float16: squares of scaled inputs, and an eps of 1e-8, are zero there, and the reference divides by it."""
+    return () if pair.dtype == "float16" else pair.stage.probes
 
 
 def _names(stage: Stage) -> set[str]:
@@ -280,7 +299,7 @@ def check_checkpoint(path: Path) -> None:
     """Raise CheckpointError unless every part that we build is whole, and fits in memory on both sides."""
     checkpoint = read_checkpoint(path)
     for stage in stages().values():
-        if stage.component:
+        if stage.component and checkpoint.holds(stage.component):
             _, keys = build(stage.component, checkpoint)
             parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
             needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients

@@ -111,7 +111,12 @@ class Side(ABC):
             prefix = "" if component == stage.component else component
             root = prefix or type(main).__name__
             named = ((_join(prefix, name) if name else root, m) for name, m in self.named_modules(module))
-            taps |= {name: m for name, m in named if type(m) not in self.containers}
+            inner = {name: m for name, m in named if type(m) not in self.containers}
+            if getattr(type(module), "channels_last", False):
+                public = {name for name, m in inner.items() if getattr(type(m), "reference_layout", False)}
+                session.channels_last |= inner.keys() - {root} - public
+            taps |= inner
+        session.paths = {id(module): name for name, module in taps.items()}
         with tapped(session, taps, [(tap, getattr(tap.at, self.key)) for tap in stage.functions]):
             return run()
 
@@ -189,6 +194,17 @@ def _join(name: str, part: str) -> str:
     return f"{name}.{part}" if name else part
 
 
+def _moved(leaves: dict[str, Any], source: int, to: int) -> dict[str, Any]:
+    """Leaves with one axis of every array of three axes or more moved: from channels-last to the reference's layout
+    and back."""
+    return {
+        name: Tensor(np.ascontiguousarray(np.moveaxis(leaf.values, source, to)), leaf.dtype)
+        if isinstance(leaf, Tensor) and leaf.values.ndim > 2
+        else leaf
+        for name, leaf in leaves.items()
+    }
+
+
 class Session:
     """One tapped run. With ``source`` it grafts the taps ``only`` (globs) from that trace; without, it runs free."""
 
@@ -205,6 +221,8 @@ class Session:
         self._stack: list[str] = []
         self._counts: Counter[str] = Counter()
         self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
+        self.paths: dict[int, str] = {}  # id of a tapped module → its tap
+        self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
 
     def call(
@@ -216,7 +234,9 @@ class Session:
         kwargs: dict,
         wide: bool = False,
         injected: bool = False,
+        channels_last: bool = False,
     ) -> Any:
+        channels_last = channels_last or tap in self.channels_last
         index = self._counts[tap]
         self._counts[tap] += 1
         bound = signature.bind(*args, **kwargs)
@@ -224,6 +244,8 @@ class Session:
         call = Call(tap, index)
         for key, value in bound.arguments.items():
             flatten(value, _ALIASES.get(key, key), self.fw, call.inputs)
+        if channels_last:
+            call.inputs = _moved(call.inputs, -1, 1)
         self.trace.calls[tap, index] = call
         self.trace.events.append(("in", tap, index))
         self.on_values(bound.arguments.values())
@@ -231,39 +253,58 @@ class Session:
         if self.source and (injected or any(fnmatchcase(tap, pattern) for pattern in self.only)):
             known = self.source.calls.get((tap, index))
         if known is not None:
+            recorded = _moved(known.inputs, 1, -1) if channels_last else known.inputs
             for key, value in bound.arguments.items():
-                new = graft(value, _ALIASES.get(key, key), self.fw, known.inputs, wide and self.oracle)
+                new = graft(value, _ALIASES.get(key, key), self.fw, recorded, wide and self.oracle)
                 bound.arguments[key] = new
         self._stack.append(tap)
         try:
             output = original(*bound.args, **bound.kwargs)
+            if inspect.isgenerator(output):
+                output = list(output)
         except Exception as error:
             call.error = call.error or f"{type(error).__name__}: {error}"
             raise
         finally:
             self._stack.pop()
-        if inspect.isgenerator(output):
-            output = list(output)
         flatten(output, "", self.fw, call.outputs)
+        if channels_last:
+            call.outputs = _moved(call.outputs, -1, 1)
         self.on_values(output if isinstance(output, tuple) else (output,))
         if any(fnmatchcase(tap, pattern) for pattern in self.probes):
-            self._probe(call, known, original, bound)
+            self._probe(call, known, original, bound, channels_last)
         self.trace.events.append(("out", tap, index))
-        return output if known is None else graft(output, "", self.fw, known.outputs)
+        if known is None:
+            return output
+        return graft(output, "", self.fw, _moved(known.outputs, 1, -1) if channels_last else known.outputs)
 
-    def _probe(self, call: Call, known: Call | None, original: Callable, bound: inspect.BoundArguments) -> None:
+    def _probe(
+        self,
+        call: Call,
+        known: Call | None,
+        original: Callable,
+        bound: inspect.BoundArguments,
+        channels_last: bool,
+    ) -> None:
         source = (known or call).inputs
         small = {
             k: Tensor(v.values * v.values.dtype.type(PROBE_SCALE), v.dtype)
             for k, v in source.items()
             if isinstance(v, Tensor)
         }
+        if channels_last:
+            small = _moved(small, 1, -1)
         for key, value in bound.arguments.items():
             bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
-        flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, call.outputs)
+        output = flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, {})
+        call.outputs |= _moved(output, -1, 1) if channels_last else output
 
-    def name_of(self, function: str) -> str:
+    def name_of(self, function: str, owner: Any = None) -> str:
+        """A function is named after the tap that calls it; a method that is called from outside its module, after that."""
         enclosing = self._stack[-1] if self._stack else ""
+        path = self.paths.get(id(owner), "")
+        if path and path not in self.roots and not f"{enclosing}.".startswith(f"{path}."):
+            enclosing = path
         return _join("" if enclosing in self.roots else enclosing, function)
 
 
@@ -281,7 +322,10 @@ def tapped(session: Session, modules: dict[str, Any], functions: list[tuple[Func
 @functools.cache
 def _signature(function: Callable, method: bool) -> inspect.Signature:
     """Of a function, without its first parameter when it is a method."""
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin without one
+        signature = inspect.signature(lambda *args, **kwargs: None)
     return signature.replace(parameters=list(signature.parameters.values())[method:])
 
 
@@ -319,11 +363,13 @@ def _tap_function(session: Session, tap: FunctionTap, place: str) -> Iterator[No
     signature = _signature(original, method)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        bound = original
+        bound, this = original, None
         if method:
             this, *args = args
             bound = functools.partial(original, this)
-        return session.call(session.name_of(tap.name), bound, signature, tuple(args), kwargs, tap.wide, tap.injected)
+        last = tap.channels_last and session.fw.key == "ours"
+        name = session.name_of(tap.name, this)
+        return session.call(name, bound, signature, tuple(args), kwargs, tap.wide, tap.injected, last)
 
     run.__name__ = getattr(original, "__name__", name)
     setattr(owner, name, run)

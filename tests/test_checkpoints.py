@@ -148,13 +148,34 @@ def test_load_uses_every_key_once_and_keeps_every_bit(checkpoints: Path) -> None
     header, raw = read_checkpoint(path), mx.load(str(path))
     module = ltx2_mlx.load("transformer", path)
     report = module.load_report
-    assert (report.tensors, report.parameters) == (len(header.tensors), 419_654)
+    prefix = "model.diffusion_model."
+    raw = {key: value for key, value in raw.items() if key.startswith(prefix)}
+    assert (report.tensors, report.parameters) == (len(raw), 419_654)
+    assert raw.keys() <= header.tensors.keys()
     assert "0 missing, 0 left over" in str(report)
     loaded = dict(ltx2_mlx.weights.tree_flatten(module.parameters()))
     assert {f"model.diffusion_model.{name}" for name in loaded} == set(raw)
     for name, value in loaded.items():
         assert value.dtype == mx.bfloat16
         assert mx.array_equal(value, raw[f"model.diffusion_model.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("part", "prefix"),
+    [("audio_encoder", "audio_vae.encoder."), ("audio_decoder", "audio_vae.decoder."), ("vocoder", "vocoder.")],
+)
+def test_load_turns_convolutions_and_keeps_every_bit(part: str, prefix: str, checkpoints: Path) -> None:
+    path = checkpoints / "tiny-2.3.safetensors"
+    raw, module = mx.load(str(path)), ltx2_mlx.load(part, path)
+    statistics = "audio_vae.per_channel_statistics."
+    own = {key for key in raw if key.startswith((prefix, statistics) if part != "vocoder" else prefix)}
+    assert module.load_report.tensors == len(own)
+    axes = ltx2_mlx.weights._file_axes(module)
+    for name, value in ltx2_mlx.weights.tree_flatten(module.parameters()):
+        key = prefix + name if prefix + name in raw else f"audio_vae.{name}"
+        turned = raw[key].transpose(axes[name]) if name in axes else raw[key]
+        assert value.dtype == (mx.float32 if part == "vocoder" else mx.bfloat16)
+        assert mx.array_equal(value, turned.astype(value.dtype)), name
 
 
 def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, tmp_path: Path) -> None:

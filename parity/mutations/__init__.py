@@ -1,9 +1,11 @@
 """Faults that real ports shipped, one file a component."""
 
+from .audio import AUDIO
 from .planting import Mutation, planted
 from .sampling import SAMPLING
 from .transformer import TRANSFORMER
+from .video import VIDEO
 
-MUTATIONS = (*TRANSFORMER, *SAMPLING)
+MUTATIONS = (*TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]

@@ -1,11 +1,16 @@
 """The only files that name stages and taps."""
 
 from ..registry import Stage
+from .audio_processor import AUDIO_PROCESSOR
+from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .patchifiers import PATCHIFIERS
 from .sampling import SAMPLING
 from .transformer import TRANSFORMER
+from .video import UPSAMPLER, VIDEO_DECODER, VIDEO_ENCODER
+from .vocoder import DECODE_AUDIO, VOCODER
 
-STAGES = (PATCHIFIERS, TRANSFORMER, SAMPLING)
+STAGES = (PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
+STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING)
 
 
 def stages() -> dict[str, Stage]:
