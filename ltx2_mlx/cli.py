@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import LTX2Error, WeightsError
-from .weights import COMPONENTS, PREFIXES, build, read_checkpoint
+from .weights import COMPONENTS, PREFIXES, SHARED, build, read_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +41,8 @@ def _info(path: Path) -> int:
         if part in COMPONENTS and checkpoint.holds(part):
             build(part, checkpoint)
             states[part] = "whole: every key used once, every shape right"
+        elif users := [c for c, shared in SHARED.items() if part in shared.values()]:
+            states[part] = f"used by {' and '.join(users)}" if part in parts else "missing"
         else:
             states[part] = "present, not checked: this version does not build it" if part in parts else "missing"
     named = "model_version" in checkpoint.metadata

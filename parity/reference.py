@@ -18,7 +18,6 @@ from ltx_core.model.transformer import (
     LTXModelConfigurator,
     LTXVideoOnlyModelConfigurator,
 )
-
 from ltx_core.model.upsampler import LatentUpsamplerConfigurator
 from ltx_core.model.video_vae import (
     VAE_DECODER_COMFY_KEYS_FILTER,
