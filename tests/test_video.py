@@ -206,5 +206,5 @@ def test_tiles_are_as_large_as_the_budget_allows(checkpoints: Path) -> None:
         chosen = choose_tiling(c, shape, needed // share, 2)
         sizes.append(chosen.spatial_config.tile_size_in_pixels**2 * chosen.temporal_config.tile_size_in_frames)
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
-    with pytest.raises(InputError, match="in the smallest tiles, and the budget is 0.00 GB"):
+    with pytest.raises(InputError, match=r"in the smallest tiles, and the budget is 0\.00 GB"):
         choose_tiling(c, shape, 1000, 2)
