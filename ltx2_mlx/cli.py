@@ -41,8 +41,8 @@ def _info(path: Path) -> int:
         if part in COMPONENTS and checkpoint.holds(part):
             build(part, checkpoint)
             states[part] = "whole: every key used once, every shape right"
-        elif part in parts and (owners := [c for c, shared in SHARED.items() if part in shared.values()]):
-            states[part] = f"read with {' and '.join(owners)}"
+        elif users := [c for c, shared in SHARED.items() if part in shared.values()]:
+            states[part] = f"used by {' and '.join(users)}" if part in parts else "missing"
         else:
             states[part] = "present, not checked: this version does not build it" if part in parts else "missing"
     named = "model_version" in checkpoint.metadata

@@ -246,7 +246,7 @@ def tiles_for_encoding(shape: Sequence[int], tiling_config: TilingConfig | None)
         overlap = max(64, spatial.tile_overlap_in_pixels)
         _require_overlap("pixels", spatial.tile_size_in_pixels, overlap)
         split = split_with_symmetric_overlaps(spatial.tile_size_in_pixels, overlap)
-        axes |= {axis: (split, map_spatial_interval_to_latent) for axis in (3, 4)}
+        axes |= dict.fromkeys((3, 4), (split, map_spatial_interval_to_latent))
     return create_tiles(shape, axes)
 
 

@@ -7,8 +7,8 @@ inside, where shapes read ``(B, T, H, W, C)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import groupby, product
 from math import prod
 
 import mlx.core as mx
@@ -21,7 +21,14 @@ from .nn.conv import CausalConv3d, Conv3d, depth_to_space, space_to_depth
 from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
 from .nn.noise import Generator, randn
 from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
-from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
+from .tiling import (
+    SpatialTilingConfig,
+    TemporalTilingConfig,
+    Tile,
+    TilingConfig,
+    tiles_for_decoding,
+    tiles_for_encoding,
+)
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
 
 _TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
@@ -399,6 +406,55 @@ def _decoder_block(block: VAEBlock, channels: int, reflect: bool, timestep_condi
     if block.kind == "res_x_y":
         return ResnetBlock3D(channels, channels // block.multiplier, reflect, block.inject_noise)
     return DepthToSpaceUpsample(channels, block.stride, block.residual, block.multiplier, reflect)
+
+
+def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
+    """About the peak of memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
+
+    The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
+    On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
+    (test_the_estimate_of_memory_holds). On a GPU the estimate has not been measured.
+    """
+    B, _, T, H, W = shape
+    copies = 5 * 27 if mx.default_device().type == mx.cpu else 4
+    channels = config.decoder_base_channels * 8
+    peak = 0
+    for block in reversed(config.decoder_blocks):
+        t, h, w = block.stride
+        out = channels * prod(block.stride) // block.multiplier if block.kind.startswith("compress") else channels
+        peak = max(peak, B * (T + 2) * (H + 2) * (W + 2) * (channels * (4 + copies) + 2 * out))
+        T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
+    pixels = config.out_channels * config.patch_size**2
+    peak = max(peak, B * (T + 2) * (H + 2) * (W + 2) * (channels * (4 + copies) + 3 * pixels))
+    return peak * itemsize
+
+
+def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:
+    """The largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes beside the
+    weights, None where it needs no tiles. Raises InputError when even the smallest are too large."""
+    if decode_memory(config, shape, itemsize) <= budget:
+        return None
+    needed = []
+    for (frames, lap), (pixels, overlap) in product(_FRAMES, _PIXELS):
+        tiling = TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
+        tiles = tiles_for_decoding(shape, tiling)
+        largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
+        # The stretch of time being summed, the one before, and what is handed on.
+        sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
+        needed.append((decode_memory(config, largest, itemsize) + sums, prod(largest), tiling))
+    fitting = [entry for entry in needed if entry[0] <= budget]
+    if not fitting:
+        least = min(entry[0] for entry in needed)
+        raise InputError(
+            f"decoding a latent of {tuple(shape)} takes {least / 1e9:.2f} GB in the smallest tiles, and the budget is "
+            f"{budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
+        )
+    return max(fitting, key=lambda entry: entry[1])[2]
+
+
+# Sizes and overlaps that are tried.
+_FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
+_PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
 
 
 def to_uint8(frames: mx.array) -> mx.array:

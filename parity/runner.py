@@ -208,7 +208,7 @@ class Runner:
 
 
 def _probes(pair: Pair) -> tuple[str, ...]:
-    """None in float16: squares of scaled inputs, and an eps of 1e-8, are zero there, and the reference divides by it."""
+    """None in float16: squares of scaled inputs and an eps of 1e-8 are zero there, and the reference divides by it."""
     return () if pair.dtype == "float16" else pair.stage.probes
 
 

@@ -300,7 +300,7 @@ class Session:
         call.outputs |= _moved(output, -1, 1) if channels_last else output
 
     def name_of(self, function: str, owner: Any = None) -> str:
-        """A function is named after the tap that calls it; a method that is called from outside its module, after that."""
+        """A function is named after the tap that calls it, a method called from outside its module after the module."""
         enclosing = self._stack[-1] if self._stack else ""
         path = self.paths.get(id(owner), "")
         if path and path not in self.roots and not f"{enclosing}.".startswith(f"{path}."):

@@ -65,7 +65,7 @@ class Conv3d(_Conv):
 
 
 def reflect_pad(x: mx.array, axis: int, amount: int) -> mx.array:
-    """``amount`` mirrored slices, the edge itself left out, at both ends of ``axis``, which must be longer than that."""
+    """``amount`` mirrored slices, without the edge itself, at both ends of ``axis``, which must be longer than that."""
     if not amount:
         return x
     size = x.shape[axis]

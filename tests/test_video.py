@@ -1,0 +1,210 @@
+"""The video side: sizes that are refused, tiles from a budget, memory bounded by the tile, noise from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ltx2_mlx import load, read_checkpoint
+from ltx2_mlx.config import LatentUpsamplerConfig, VideoVAEConfig
+from ltx2_mlx.errors import ConfigError, InputError
+from ltx2_mlx.nn.noise import Generator
+from ltx2_mlx.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
+from ltx2_mlx.video_vae import VideoDecoder, VideoEncoder, choose_tiling, crop_frames, decode_memory, to_uint8
+
+
+@pytest.fixture(scope="module")
+def encoder(checkpoints: Path) -> VideoEncoder:
+    return load("video_encoder", checkpoints / "tiny-2.3.safetensors", mx.float32)
+
+
+def decoder(checkpoints: Path, name: str) -> VideoDecoder:
+    return load("video_decoder", checkpoints / f"{name}.safetensors", mx.float32)
+
+
+def vae(checkpoints: Path, name: str) -> dict:
+    return read_checkpoint(checkpoints / f"{name}.safetensors").config["vae"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 10, 32, 32), r"10 frames, and the encoder takes 8k\+1: give 9 or 17"),
+        ((1, 3, 0, 32, 32), r"0 frames, and the encoder takes 8k\+1"),
+        ((1, 3, 9, 48, 32), "48 × 32 pixels, and both sides must be multiples of 32"),
+        ((1, 3, 9, 32, 0), "multiples of 32"),
+        ((1, 4, 9, 32, 32), r"expected \(batch, 3, frames, H, W\)"),
+        ((3, 9, 32, 32), "expected"),
+    ],
+)
+@pytest.mark.parametrize("method", ["__call__", "tiled_encode"])
+def test_the_encoder_refuses_bad_sizes(encoder: VideoEncoder, shape: tuple, message: str, method: str) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(encoder, method)(mx.zeros(shape))
+
+
+def test_frames_are_cropped_only_when_asked(encoder: VideoEncoder) -> None:
+    video = mx.random.normal((1, 3, 12, 32, 32))
+    assert crop_frames(video).shape[2] == 9
+    assert mx.array_equal(encoder(crop_frames(video)), encoder(video[:, :, :9]))
+    assert crop_frames(video[:, :, :1]).shape[2] == 1
+
+
+def test_a_decoder_that_mirrors_needs_two_cells(checkpoints: Path) -> None:
+    with pytest.raises(InputError, match="1 × 3 cells, and this decoder mirrors its padding, which needs two cells"):
+        decoder(checkpoints, "tiny-2.0")(mx.zeros((1, 128, 1, 1, 3)))
+    assert decoder(checkpoints, "tiny-2.3")(mx.zeros((1, 128, 1, 1, 1))).shape == (1, 3, 1, 32, 32)
+    with pytest.raises(InputError, match=r"expected \(batch, 128, frames, height, width\)"):
+        decoder(checkpoints, "tiny-2.3")(mx.zeros((1, 64, 1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (SpatialTilingConfig, (48, 0), "multiple of 32 from 64 on"),
+        (SpatialTilingConfig, (32, 0), "multiple of 32 from 64 on"),
+        (SpatialTilingConfig, (64, 64), "below the size"),
+        (SpatialTilingConfig, (64, 16), "multiple of 32"),
+        (TemporalTilingConfig, (12, 0), "multiple of 8 from 16 on"),
+        (TemporalTilingConfig, (16, -8), "below the size"),
+    ],
+)
+def test_bad_tiles_are_refused(cls: type, arguments: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        cls(*arguments)
+
+
+def test_tiles_too_small_to_encode_are_refused(encoder: VideoEncoder) -> None:
+    with pytest.raises(InputError, match="tiles overlap by 64 when encoding"):
+        encoder.tiled_encode(mx.zeros((1, 3, 1, 96, 96)), TilingConfig(SpatialTilingConfig(64)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timestep_conditioning": None}, "lacks timestep_conditioning"),
+        ({"norm_layer": "group_norm"}, "norm_layer is 'group_norm'"),
+        ({"spatial_padding_mode": "circular"}, "spatial_padding_mode is 'circular'"),
+        ({"latent_log_var": "none"}, "latent_log_var is 'none'"),
+        ({"patch_size": 2}, r"make \[8, 16, 16\] pixels a latent cell"),
+        ({"decoder_blocks": [["attn_res_x", {"num_layers": 1}]]}, "is a 'attn_res_x'"),
+        ({"decoder_blocks": [["res_x", {}]]}, "num_layers None"),
+        ({"encoder_blocks": [["res_x", {"num_layers": 1, "gated": True}]]}, "that we do not know: gated"),
+        ({"encoder_blocks": ["res_x"]}, "expected a pair"),
+        ({"surprise": 3}, "surprise=3"),
+    ],
+)
+def test_configs_that_describe_another_network_are_refused(checkpoints: Path, change: dict, message: str) -> None:
+    section = vae(checkpoints, "tiny-2.3") | change
+    with pytest.raises(ConfigError, match=message):
+        VideoVAEConfig.from_metadata({"vae": {k: v for k, v in section.items() if v is not None}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spatial_upsample": False}, "both false"),
+        ({"rational_resampler": True, "spatial_scale": 3.0}, r"spatial_scale is 3.0, expected one of"),
+        ({"mid_channels": 48}, "mid_channels is 48"),
+        ({"dims": 2}, "dims is 2"),
+        ({"surprise": 3}, "surprise=3"),
+    ],
+)
+def test_upsamplers_of_another_kind_are_refused(checkpoints: Path, change: dict, message: str) -> None:
+    config = read_checkpoint(checkpoints / "tiny-2.3-upsampler-x2.safetensors").config
+    with pytest.raises(ConfigError, match=message):
+        LatentUpsamplerConfig.from_metadata(config | change)
+
+
+def test_zero_becomes_127_and_bytes_are_truncated() -> None:
+    frames = mx.array([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).reshape(1, 1, 1, 6)
+    assert np.array(to_uint8(frames)).ravel().tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_noise_can_be_injected_and_repeats_with_its_seed(checkpoints: Path) -> None:
+    module = decoder(checkpoints, "tiny-2.0-timestep")
+    latent = mx.random.normal((1, 14, 1, 2, 3))
+    first, again, other = (module(latent, generator=Generator(seed)) for seed in (1, 1, 2))
+    assert mx.array_equal(first, again) and not mx.array_equal(first, other)
+
+    class Silent:
+        def randn(self, shape: tuple, dtype: mx.Dtype) -> mx.array:
+            return mx.zeros(shape, dtype)
+
+    assert mx.array_equal(module(latent, generator=Silent()), module(latent, generator=Silent()))
+
+
+def test_extra_statistics_of_released_files_are_known(checkpoints: Path, tmp_path: Path) -> None:
+    source = checkpoints / "tiny-2.3.safetensors"
+    arrays, path = mx.load(str(source)), tmp_path / "extra.safetensors"
+    for name in ("channel", "mean-of-stds", "mean-of-stds_over_std-of-means"):
+        arrays[f"vae.per_channel_statistics.{name}"] = mx.ones((128,))
+    mx.save_safetensors(str(path), arrays, metadata=read_checkpoint(source).metadata)
+    assert load("video_encoder", path).load_report.tensors == load("video_encoder", source).load_report.tensors
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+def config(checkpoints: Path, base: int) -> VideoVAEConfig:
+    read = VideoVAEConfig.from_metadata({"vae": vae(checkpoints, "tiny-2.3")})
+    return dataclasses.replace(read, decoder_base_channels=base)
+
+
+def peak(function: object) -> int:
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    function()
+    return mx.get_peak_memory() - before
+
+
+@pytest.fixture
+def on_cpu() -> Iterator[None]:
+    """The estimate was measured there."""
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(device)
+
+
+@pytest.mark.parametrize("base", [8, 32])
+def test_the_estimate_of_memory_holds(on_cpu: None, checkpoints: Path, base: int) -> None:
+    module = VideoDecoder(config(checkpoints, base))
+    latent = mx.zeros((1, 128, 3, 4, 6))
+    mx.eval(module.parameters(), latent)
+    measured = peak(lambda: mx.eval(module(latent)))
+    estimate = decode_memory(module.config, latent.shape, 4)
+    assert measured <= estimate <= 8 * measured
+
+
+def test_memory_is_bounded_by_the_tile(on_cpu: None, checkpoints: Path) -> None:
+    module = VideoDecoder(config(checkpoints, 16))
+    latent = mx.random.normal((1, 128, 6, 4, 6))
+    mx.eval(module.parameters(), latent)
+    budget = decode_memory(module.config, latent.shape, 4) // 3
+    tiling = choose_tiling(module.config, latent.shape, budget, 4)
+
+    def tiled() -> None:
+        for chunk in module.tiled_decode(latent, tiling):
+            mx.eval(chunk)
+
+    whole = peak(lambda: mx.eval(module(latent)))
+    assert peak(tiled) < min(budget, whole / 2)
+
+
+def test_tiles_are_as_large_as_the_budget_allows(checkpoints: Path) -> None:
+    shape, c = (1, 128, 16, 16, 24), config(checkpoints, 128)
+    needed = decode_memory(c, shape, 2)
+    assert choose_tiling(c, shape, needed, 2) is None
+    sizes = []
+    for share in (2, 4, 8):
+        chosen = choose_tiling(c, shape, needed // share, 2)
+        sizes.append(chosen.spatial_config.tile_size_in_pixels**2 * chosen.temporal_config.tile_size_in_frames)
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+    with pytest.raises(InputError, match=r"in the smallest tiles, and the budget is 0\.00 GB"):
+        choose_tiling(c, shape, 1000, 2)
