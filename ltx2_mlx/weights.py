@@ -19,16 +19,17 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .config import SUPPORTED_VERSIONS, TransformerConfig
+from .config import SUPPORTED_VERSIONS, EmbeddingsProcessorConfig, TransformerConfig
 from .errors import CheckpointError, ConfigError, WeightsError
+from .text.embeddings import EmbeddingsProcessor
 from .transformer import LTXModel
 
 # Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
 PREFIXES = {
     "model.diffusion_model.": "transformer",
-    "model.diffusion_model.video_embeddings_connector.": "video_connector",
-    "model.diffusion_model.audio_embeddings_connector.": "audio_connector",
-    "text_embedding_projection.": "feature_extractor",
+    "model.diffusion_model.video_embeddings_connector.": "embeddings_processor",
+    "model.diffusion_model.audio_embeddings_connector.": "embeddings_processor",
+    "text_embedding_projection.": "embeddings_processor",
     "vae.encoder.": "video_encoder",
     "vae.decoder.": "video_decoder",
     "vae.per_channel_statistics.": "video_statistics",
@@ -37,17 +38,38 @@ PREFIXES = {
     "audio_vae.per_channel_statistics.": "audio_statistics",
     "vocoder.": "vocoder",
 }
+# Key prefix → path within its component, for a component that is spread over several prefixes.
+WITHIN = {
+    "model.diffusion_model.video_embeddings_connector.": "video_connector.",
+    "model.diffusion_model.audio_embeddings_connector.": "audio_connector.",
+    "text_embedding_projection.": "feature_extractor.",
+}
 
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
 _BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
 
 
-def _build_transformer(config: dict[str, Any], keys: set[str]) -> nn.Module:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _build_transformer(config: dict[str, Any], keys: Shapes) -> nn.Module:
     return LTXModel(TransformerConfig.from_metadata(config))
 
 
-# Component → its module, from the config metadata and the component's keys.
-COMPONENTS: dict[str, Callable[[dict[str, Any], set[str]], nn.Module]] = {"transformer": _build_transformer}
+def _build_embeddings_processor(config: dict[str, Any], keys: Shapes) -> nn.Module:
+    parsed = EmbeddingsProcessorConfig.from_metadata(config)
+    name = "video_aggregate_embed" if parsed.caption_proj_before_connector else "aggregate_embed"
+    weight = f"feature_extractor.{name}.weight"
+    if weight not in keys:
+        raise WeightsError(f"embeddings_processor does not fit its config: missing text_embedding_projection.{name}")
+    return EmbeddingsProcessor(parsed, flat_features=keys[weight][-1])
+
+
+# Component → its module, from the config metadata and the component's keys with their shapes in the file.
+COMPONENTS: dict[str, Callable[[dict[str, Any], Shapes], nn.Module]] = {
+    "transformer": _build_transformer,
+    "embeddings_processor": _build_embeddings_processor,
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +121,8 @@ class Checkpoint:
         by_length = sorted(PREFIXES, key=len, reverse=True)
         for key in self.tensors:
             prefix = next((p for p in by_length if key.startswith(p)), "")
-            result.setdefault(PREFIXES.get(prefix, ""), {})[key[len(prefix) :]] = key
+            path = WITHIN.get(prefix, "") + key[len(prefix) :]
+            result.setdefault(PREFIXES.get(prefix, ""), {})[path] = key
         return result
 
 
@@ -188,10 +211,9 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
         raise CheckpointError(f"no component '{component}'; there are: {', '.join(COMPONENTS)}")
     _ = checkpoint.version
     keys = checkpoint.components().get(component, {})
-    module = COMPONENTS[component](checkpoint.config, set(keys))
+    module = COMPONENTS[component](checkpoint.config, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
     expected = {name: value.shape for name, value in tree_flatten(module.parameters())}
-    prefix = next(p for p, c in PREFIXES.items() if c == component)
-    problems = [f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in keys]
+    problems = [f"missing {_key(component, n)} {shape}" for n, shape in expected.items() if n not in keys]
     problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
     for name, key in keys.items():
         shape = checkpoint.tensors[key].shape
@@ -201,6 +223,13 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise WeightsError(f"{checkpoint.path}: {component} does not fit its config: {shown}")
     return module, keys
+
+
+def _key(component: str, name: str) -> str:
+    """The key in a checkpoint of a component's parameter."""
+    prefixes = (p for p, c in PREFIXES.items() if c == component and name.startswith(WITHIN.get(p, "")))
+    prefix = next(prefixes, "")
+    return prefix + name.removeprefix(WITHIN.get(prefix, ""))
 
 
 def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:

@@ -160,7 +160,8 @@ def _decide_arrays(
     if blind and not any(fnmatchcase(name, pattern) for pattern in stage.constant):
         row.verdict, row.why = "invalid", "constant in the reference: this case cannot see a fault here"
         return
-    if row.dtype == "float32" and row.metrics["rel_l2_reference"] > tolerance.ORACLE:
+    narrow = side == "out" and _takes_half(reference_call)  # then a float32 result carries half precision's error
+    if row.dtype == "float32" and not narrow and row.metrics["rel_l2_reference"] > tolerance.ORACLE:
         row.verdict, row.why = (
             "invalid",
             f"the oracle is {row.metrics['rel_l2_reference']:.1e} from the reference: not its oracle",
@@ -184,3 +185,7 @@ def _terms(call: Call) -> int:
     """How many terms a tap may sum: the widest last axis among its inputs."""
     shapes = [v.values.shape for v in call.inputs.values() if isinstance(v, Tensor) and v.values.ndim]
     return max((shape[-1] for shape in shapes), default=1)
+
+
+def _takes_half(call: Call) -> bool:
+    return any(isinstance(v, Tensor) and v.dtype in ("bfloat16", "float16") for v in call.inputs.values())

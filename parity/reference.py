@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
+import sys
+import types
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
-from ltx_core.model.transformer import (
+
+from .inputs import GEMMA
+from .registry import Case, Stage
+from .tapping import Session, Side, resolve
+from .trace import Tensor, Trace
+
+
+def _without_torchaudio_extension() -> None:
+    """Let ``import torchaudio`` pass where its native library does not fit torch; only its Python is used."""
+    stub = types.ModuleType("torchaudio._extension")
+    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stub.fail_if_no_align = lambda function: function
+    stub._load_lib = stub._check_cuda_version = lambda *args: None
+    sys.modules.setdefault("torchaudio._extension", stub)
+
+
+_without_torchaudio_extension()
+from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
+from ltx_core.model.transformer import (  # noqa: E402
     LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXModelConfigurator,
     LTXVideoOnlyModelConfigurator,
 )
-
-from .registry import Case, Stage
-from .tapping import Session, Side, resolve
-from .trace import Tensor, Trace
+from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator  # noqa: E402
+from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
 torch.set_grad_enabled(False)
@@ -32,8 +51,32 @@ def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
     return LTXModelConfigurator if av else LTXVideoOnlyModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP
 
 
+def _tiny_gemma() -> dict[str, Any]:
+    return json.loads((GEMMA / "config.json").read_text())
+
+
+class _EmbeddingsProcessor(EmbeddingsProcessorConfigurator):
+    """With the sizes of the Gemma that goes with the checkpoint: the reference takes them from a global (12B's)."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> torch.nn.Module:
+        sizes, tiny = asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
+        if config["transformer"]["caption_channels"] == tiny["hidden_size"]:
+            sizes = tiny
+        sizes = {key: sizes[key] for key in ("hidden_size", "num_hidden_layers")}
+        with mock.patch.multiple(GEMMA3_CONFIG_FOR_LTX.text_config, **sizes):
+            return EmbeddingsProcessorConfigurator.from_config(config)
+
+
+def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
+    return _EmbeddingsProcessor, EMBEDDINGS_PROCESSOR_KEY_OPS
+
+
 # Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
-BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {"transformer": _transformer}
+BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
+    "transformer": _transformer,
+    "embeddings_processor": _embeddings_processor,
+}
 
 
 def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:

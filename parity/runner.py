@@ -22,6 +22,7 @@ import numpy as np
 from ltx2_mlx.errors import CheckpointError
 from ltx2_mlx.weights import build, read_checkpoint
 
+from .inputs import FIXTURES
 from .judge import judge
 from .ours import MLX
 from .reference import Torch
@@ -30,7 +31,6 @@ from .results import Coverage, Results, Row
 from .tapping import Session, Side, flatten
 from .trace import Tensor, Trace
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "checkpoints"
 HALF = ("bfloat16", "float16")
 
 

@@ -257,7 +257,7 @@ class Session:
         small = {
             k: Tensor(v.values * v.values.dtype.type(PROBE_SCALE), v.dtype)
             for k, v in source.items()
-            if isinstance(v, Tensor)
+            if isinstance(v, Tensor) and v.values.dtype.kind == "f"  # masks and counts stay
         }
         for key, value in bound.arguments.items():
             bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
