@@ -322,3 +322,82 @@ _V2 = {
 }
 # How registers were initialised, and a switch that the reference does not read.
 _TEXT_IGNORED = {"connector_learnable_registers_std", "use_embeddings_connector"}
+
+
+@dataclass(frozen=True)
+class Gemma3TextConfig:
+    """Section ``text_config`` of a Gemma 3 folder's ``config.json``.
+
+    The official 12B file leaves out what has a default here (transformers' own); ltx-core never reads the file and has
+    the same values built in.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    sliding_window: int
+    rope_scaling: dict[str, Any]
+    head_dim: int = 256
+    query_pre_attn_scalar: int = 256
+    vocab_size: int = 262208
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1_000_000.0
+    rope_local_base_freq: float = 10_000.0
+    sliding_window_pattern: int = 6
+
+    @property
+    def layer_types(self) -> tuple[str, ...]:
+        """Five layers that see a window, then one that sees everything."""
+        pattern = self.sliding_window_pattern
+        return tuple(
+            "sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(self.num_hidden_layers)
+        )
+
+    @property
+    def scaling(self) -> float:
+        return self.query_pre_attn_scalar**-0.5
+
+    def rope(self, layer_type: str) -> tuple[float, float]:
+        """Base of the frequencies, and what they are divided by."""
+        if layer_type == "full_attention":
+            return self.rope_theta, self.rope_scaling["factor"]
+        return self.rope_local_base_freq, 1.0
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> Gemma3TextConfig:
+        """Read and check section ``text_config`` of ``config.json``."""
+        section = {k: v for k, v in _section(config, "text_config").items() if v is not None}
+        if section.get("model_type") != "gemma3_text":
+            raise ConfigError(f"text_config.model_type is {section.get('model_type')!r}, expected 'gemma3_text'")
+        _require({"hidden_activation": "gelu_pytorch_tanh"} | section, "text_config", _GEMMA_FIXED)
+        result = cls(**_read(cls, section, "text_config", _GEMMA_IGNORED | set(_GEMMA_FIXED)))
+        scaling = result.rope_scaling
+        if set(scaling) != {"factor", "rope_type"} or scaling["rope_type"] != "linear":
+            raise ConfigError(f"text_config.rope_scaling is {scaling!r}, expected a linear one with a factor")
+        if result.num_attention_heads % result.num_key_value_heads:
+            raise ConfigError(
+                f"text_config.num_attention_heads ({result.num_attention_heads}) is no multiple of "
+                f"num_key_value_heads ({result.num_key_value_heads})"
+            )
+        return result
+
+
+_GEMMA_FIXED = {"hidden_activation": "gelu_pytorch_tanh"}
+# Training, generation and bookkeeping. What is not listed and not off (soft caps, biases) raises.
+_GEMMA_IGNORED = {
+    "model_type",
+    "max_position_embeddings",
+    "initializer_range",
+    "cache_implementation",
+    "use_cache",
+    "torch_dtype",
+    "dtype",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "tie_word_embeddings",
+    "transformers_version",
+    "_attn_implementation_autoset",
+}

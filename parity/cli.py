@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument(
         "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
     )
-    run.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead of the tiny ones")
+    run.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
+    )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
     commands.add_parser("list", help="stages, configs, cases and taps")
     args = parser.parse_args(argv)
@@ -51,7 +53,8 @@ def _run(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     if args.checkpoint:
         check_checkpoint(args.checkpoint)
-        named = [s for s in stages().values() if s.component and fnmatchcase(s.name, args.stage)]
+        fitting = [s for s in stages().values() if s.component and s.folder == args.checkpoint.is_dir()]
+        named = [stage for stage in fitting if fnmatchcase(stage.name, args.stage)]
         chosen = [(stage, args.checkpoint.stem) for stage in named]
     else:
         ensure_fixtures()
@@ -73,13 +76,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    from .runner import FIXTURES, ensure_fixtures, read_checkpoint
+    from .runner import FIXTURES, ensure_fixtures, read
 
     ensure_fixtures()
     for stage in stages().values():
         print(f"{stage.name}  ({len(stage.functions)} function taps; every leaf module)")
         for config in stage.configs:
-            path = FIXTURES / f"{config}.safetensors"
-            cases = stage.cases(read_checkpoint(path).config if stage.component else {})
+            path = FIXTURES / (config if stage.folder else f"{config}.safetensors")
+            cases = stage.cases(read(path).config if stage.component else {})
             print(f"  {config:<24}{', '.join(cases)}")
     return 0

@@ -41,6 +41,9 @@ from ltx_core.model.transformer import (  # noqa: E402
 )
 from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator  # noqa: E402
 from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import Gemma3Config  # noqa: E402
+from transformers.models.gemma3 import modeling_gemma3  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
 torch.set_grad_enabled(False)
@@ -77,6 +80,41 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
     "transformer": _transformer,
     "embeddings_processor": _embeddings_processor,
 }
+
+
+class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):
+    """What ltx-core runs of Gemma 3, built directly: its own builder fails with transformers 5. Returns every hidden
+    state: before each layer, and after the final norm."""
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Gemma3TextModel:
+        model = cls(Gemma3Config.from_dict(config).text_config)
+        prefix = "language_model.model."
+        tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
+        model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
+            parameter.data = parameter.data.to(dtype)
+        return model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        states: list[torch.Tensor] = []
+        with contextlib.ExitStack() as undo:
+            for layer in self.layers:
+                hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+                undo.callback(hook.remove)
+            output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return (*states, output.last_hidden_state)
+
+
+class _Gemma3RMSNorm(modeling_gemma3.Gemma3RMSNorm):
+    """The oracle's: transformers' computes in float32 whatever it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._norm(x) * (1.0 + self.weight)
+
+
+# What the oracle runs in place of modules that narrow to float32.
+WIDENED_MODULES = {modeling_gemma3.Gemma3RMSNorm: _Gemma3RMSNorm}
 
 
 def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
@@ -122,6 +160,8 @@ class Torch(Side):
 
     def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
+        if component == "gemma":
+            return Gemma3TextModel.load(path, config, self.dtype(dtype)).eval()
         configurator, key_map = BUILDERS[component](config)
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
@@ -143,7 +183,10 @@ class Torch(Side):
 
     def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         """The same weights, to the last bit, in float64."""
-        return copy.deepcopy(module).double()
+        oracle = copy.deepcopy(module).double()
+        for m in oracle.modules():
+            m.__class__ = WIDENED_MODULES.get(type(m), type(m))
+        return oracle
 
     @contextlib.contextmanager
     def widened(self) -> Iterator[None]:

@@ -115,6 +115,9 @@ class Stage:
     probes: taps (globs) that are also called with their inputs · 2⁻¹⁰, or an eps could not be told from another.
     defined: taps (globs) whose float32 values depend on the reference's libm; the free-running lane starts from them.
     constant: taps (globs) whose reference output may be constant, with the reason.
+    exact: taps (globs) of modules whose output must be equal to the last bit.
+    reference_only: inputs (globs, ``tap<argument``) that only the reference hands around, with the reason.
+    folder: what it loads is a Hugging Face folder and no checkpoint file.
     """
 
     name: str
@@ -128,6 +131,9 @@ class Stage:
     probes: tuple[str, ...] = ()
     defined: tuple[str, ...] = ()
     constant: dict[str, str] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
+    reference_only: dict[str, str] = field(default_factory=dict)
+    folder: bool = False
 
 
 def stages() -> dict[str, Stage]:

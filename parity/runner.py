@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.errors import CheckpointError
-from ltx2_mlx.weights import build, read_checkpoint
+from ltx2_mlx.weights import Checkpoint, build, read_checkpoint, read_gemma
 
 from .inputs import FIXTURES
 from .judge import judge
@@ -32,6 +32,11 @@ from .tapping import Session, Side, flatten
 from .trace import Tensor, Trace
 
 HALF = ("bfloat16", "float16")
+
+
+def read(path: Path) -> Checkpoint:
+    """The header of a checkpoint, or of a Gemma folder."""
+    return read_gemma(path) if path.is_dir() else read_checkpoint(path)
 
 
 @dataclass
@@ -71,15 +76,15 @@ class Runner:
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
             return Pair(stage, {}, {}, dtype, {}, {}, {})
-        path = self.checkpoint or FIXTURES / f"{config}.safetensors"
+        path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
         paths = {stage.component: path}
         paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
-        reference = {part: self.torch.load(part, p, read_checkpoint(p).config, dtype) for part, p in paths.items()}
+        reference = {part: self.torch.load(part, p, read(p).config, dtype) for part, p in paths.items()}
         oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
-        return Pair(stage, paths, read_checkpoint(path).config, dtype, reference, oracle, self.ours(paths, dtype))
+        return Pair(stage, paths, read(path).config, dtype, reference, oracle, self.ours(paths, dtype))
 
     def ours(self, paths: dict[str, Path], dtype: str) -> dict[str, Any]:
-        return {part: self.mlx.load(part, p, read_checkpoint(p).config, dtype) for part, p in paths.items()}
+        return {part: self.mlx.load(part, p, read(p).config, dtype) for part, p in paths.items()}
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
@@ -276,9 +281,9 @@ def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | Non
 
 def check_checkpoint(path: Path) -> None:
     """Raise CheckpointError unless every part that we build is whole, and fits in memory on both sides."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read(path)
     for stage in stages().values():
-        if stage.component:
+        if stage.component and stage.folder == path.is_dir():
             _, keys = build(stage.component, checkpoint)
             parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
             needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients

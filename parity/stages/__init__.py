@@ -1,7 +1,8 @@
 """The only files that name stages and taps."""
 
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
+from .gemma import GEMMA
 from .patchifiers import PATCHIFIERS
 from .transformer import TRANSFORMER
 
-STAGES = (EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER)
+STAGES = (GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER)
