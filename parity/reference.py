@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import sys
@@ -41,6 +42,7 @@ from ltx_core.model.transformer import (  # noqa: E402
 )
 from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator  # noqa: E402
 from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # noqa: E402
+from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import Gemma3Config  # noqa: E402
 from transformers.models.gemma3 import modeling_gemma3  # noqa: E402
@@ -111,6 +113,23 @@ class _Gemma3RMSNorm(modeling_gemma3.Gemma3RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._norm(x) * (1.0 + self.weight)
+
+
+@functools.cache
+def _tokenizer(path: str, max_length: int) -> LTXVGemmaTokenizer:
+    return LTXVGemmaTokenizer(path, max_length)
+
+
+class Tokenizer:
+    """ltx-core's tokenizer, its pairs of one prompt stacked as GemmaTextEncoder.encode stacks them."""
+
+    def __init__(self, tokenizer_path: str, max_length: int):
+        self._tokenizer = _tokenizer(tokenizer_path, max_length)
+
+    def encode(self, text: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [self._tokenizer.tokenize_with_weights(prompt)["gemma"] for prompt in text]
+        both = np.array([[(int(token), int(weight)) for token, weight in row] for row in pairs])
+        return both[..., 0], both[..., 1]
 
 
 # What the oracle runs in place of modules that narrow to float32.

@@ -6,11 +6,61 @@ import functools
 
 from .planting import Mutation
 
+_tokens = functools.partial(Mutation, stage="tokenizer", config="any", case="prompts")
 _gemma = functools.partial(Mutation, stage="gemma", config="tiny-gemma")
 _text = functools.partial(Mutation, stage="embeddings_processor")
 _ATTENTION = "layers.0.self_attn"
 
 TEXT = (
+    # ---- tokens
+    _tokens(
+        "T06",
+        "padding on the right",
+        "text/tokenizer.py",
+        "enable_padding(direction=padding_side,",
+        'enable_padding(direction="right",',
+        "plain.1024",
+    ),
+    _tokens(
+        "T07",
+        "padded with BOS",
+        "text/tokenizer.py",
+        "enable_padding(direction=padding_side, pad_id=pad_id,",
+        "enable_padding(direction=padding_side, pad_id=2,",
+        "plain.1024",
+    ),
+    _tokens(
+        "T09",
+        "256 tokens whatever was asked",
+        "text/tokenizer.py",
+        "pad_token=pad, length=max_length)",
+        "pad_token=pad, length=256)",
+        "plain.1024",
+    ),
+    _tokens(
+        "T10",
+        "the head of a long prompt cut off, not its tail",
+        "text/tokenizer.py",
+        "enable_truncation(max_length)",
+        'enable_truncation(max_length, direction="left")',
+        "long.1024",
+    ),
+    _tokens(
+        "T11",
+        "no BOS",
+        "text/tokenizer.py",
+        "[prompt.strip() for prompt in prompts])",
+        "[prompt.strip() for prompt in prompts], add_special_tokens=False)",
+        "plain.1024",
+    ),
+    _tokens(
+        "T12",
+        "blanks at the ends kept",
+        "text/tokenizer.py",
+        "[prompt.strip() for prompt in prompts])",
+        "prompts)",
+        "blanks.1024",
+    ),
     # ---- Gemma 3
     _gemma(
         "T02",

@@ -3,6 +3,7 @@
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
 from .gemma import GEMMA
 from .patchifiers import PATCHIFIERS
+from .tokenizer import TOKENIZER
 from .transformer import TRANSFORMER
 
-STAGES = (GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER)
+STAGES = (TOKENIZER, GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER)
