@@ -52,9 +52,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"ltx2-parity: no lane '{args.lane}'; there are A, B and C, as in --lane A,C", file=sys.stderr)
         return EXIT_USAGE
     if args.checkpoint:
-        check_checkpoint(args.checkpoint)
-        fitting = [s for s in stages().values() if s.component and s.folder == args.checkpoint.is_dir()]
-        named = [stage for stage in fitting if fnmatchcase(stage.name, args.stage)]
+        named = [stage for stage in check_checkpoint(args.checkpoint) if fnmatchcase(stage.name, args.stage)]
         chosen = [(stage, args.checkpoint.stem) for stage in named]
     else:
         ensure_fixtures()

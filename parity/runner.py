@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.errors import CheckpointError
-from ltx2_mlx.weights import Checkpoint, build, read_checkpoint, read_gemma
+from ltx2_mlx.weights import COMPONENTS, Checkpoint, build, read_checkpoint, read_gemma
 
 from .inputs import FIXTURES
 from .judge import judge
@@ -36,7 +36,7 @@ HALF = ("bfloat16", "float16")
 
 def read(path: Path) -> Checkpoint:
     """The header of a checkpoint, or of a Gemma folder."""
-    return read_gemma(path) if path.is_dir() else read_checkpoint(path)
+    return read_gemma(path) if (path / "config.json").exists() else read_checkpoint(path)
 
 
 @dataclass
@@ -279,20 +279,25 @@ def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | Non
     ]
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise CheckpointError unless every part that we build is whole, and fits in memory on both sides."""
+def check_checkpoint(path: Path) -> list[Stage]:
+    """The stages of the parts that a file holds (of the transformer, if it holds none).
+
+    Raises CheckpointError unless each part is whole, and fits in memory on both sides.
+    """
     checkpoint = read(path)
-    for stage in stages().values():
-        if stage.component and stage.folder == path.is_dir():
-            _, keys = build(stage.component, checkpoint)
-            parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
-            needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-            if needed > memory:
-                raise CheckpointError(
-                    f"{path}: {parameters / 1e9:.1f} billion parameters need about {needed:.0f} GB here (float32 on "
-                    f"both sides and a float64 oracle), this machine has {memory:.0f} GB. Use a smaller checkpoint"
-                )
+    held = checkpoint.components().keys() & COMPONENTS or {"transformer"}
+    fitting = [stage for stage in stages().values() if stage.component in held]
+    for stage in fitting:
+        _, keys = build(stage.component, checkpoint)
+        parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
+        needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        if needed > memory:
+            raise CheckpointError(
+                f"{path}: {parameters / 1e9:.1f} billion parameters need about {needed:.0f} GB here (float32 on "
+                f"both sides and a float64 oracle), this machine has {memory:.0f} GB. Use a smaller checkpoint"
+            )
+    return fitting
 
 
 def ensure_fixtures() -> None:

@@ -148,13 +148,29 @@ def test_load_uses_every_key_once_and_keeps_every_bit(checkpoints: Path) -> None
     header, raw = read_checkpoint(path), mx.load(str(path))
     module = ltx2_mlx.load("transformer", path)
     report = module.load_report
-    assert (report.tensors, report.parameters) == (len(header.tensors), 419_654)
+    keys = set(header.components()["transformer"].values())
+    assert (report.tensors, report.parameters) == (len(keys), 419_654)
     assert "0 missing, 0 left over" in str(report)
     loaded = dict(ltx2_mlx.weights.tree_flatten(module.parameters()))
-    assert {f"model.diffusion_model.{name}" for name in loaded} == set(raw)
+    assert {f"model.diffusion_model.{name}" for name in loaded} == keys
     for name, value in loaded.items():
         assert value.dtype == mx.bfloat16
         assert mx.array_equal(value, raw[f"model.diffusion_model.{name}"])
+
+
+def test_a_component_of_several_prefixes_names_its_keys(checkpoints: Path, tmp_path: Path) -> None:
+    path = checkpoints / "tiny-2.3.safetensors"
+    raw, report = mx.load(str(path)), ltx2_mlx.load("embeddings_processor", path).load_report
+    connectors = [k for k in raw if "_embeddings_connector." in k or k.startswith("text_embedding_projection.")]
+    assert report.tensors == len(connectors) == 262
+    lost = "model.diffusion_model.audio_embeddings_connector.learnable_registers"
+    bad = rewrite(path, tmp_path / "bad.safetensors", lambda header: header.pop(lost))
+    with pytest.raises(ltx2_mlx.WeightsError, match=lost):
+        ltx2_mlx.load("embeddings_processor", bad)
+    lost = "text_embedding_projection.video_aggregate_embed.weight"
+    bad = rewrite(path, tmp_path / "bad.safetensors", lambda header: header.pop(lost))
+    with pytest.raises(ltx2_mlx.WeightsError, match="missing text_embedding_projection"):
+        ltx2_mlx.load("embeddings_processor", bad)
 
 
 def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, tmp_path: Path) -> None:
