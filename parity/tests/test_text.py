@@ -22,6 +22,8 @@ from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.text.gemma3 import _inverse_frequencies
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer as OurTokenizer
 from ltx2_mlx.weights import read_gemma
+from parity.cli import main
+from parity.debug.text import differentiate
 from parity.inputs import GEMMA, normal
 from parity.reference import Torch
 
@@ -141,6 +143,37 @@ def test_contexts_survive_a_file(checkpoints: Path, tmp_path: Path) -> None:
         load_contexts(file, checkpoints / "tiny-2.0.safetensors")
     with pytest.raises(CheckpointError, match="no contexts"):
         load_contexts(path, path)
+
+
+def test_prompt_differentiation_stands_both_sides_together(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "text.png"
+    assert main(["debug", "text", PROMPTS[0], "Two sailors [hum].", "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "r(A, B) ours" in out and "r(A, B) reference" in out and "[hum]" in out
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["hidden"], ["video"], ["audio"])]
+    assert [row[0] for row in rows] == ["hidden"] * 8 + ["video", "audio"] * 3
+    for *_, ours, reference, distance in rows:
+        assert float(ours) == pytest.approx(float(reference), abs=2e-6)
+        assert -1 < float(ours) < 0.9
+        assert float(distance) < 1e-5
+    assert plot.stat().st_size > 10_000
+
+
+def test_prompt_differentiation_sees_what_the_diagnostics_do(checkpoints: Path) -> None:
+    pair, path = ("A red fox.", "A blue fox."), checkpoints / "tiny-2.0.safetensors"
+    early = differentiate(pair, path, GEMMA, early_layers_only=True, without_reference=True).sites["ours"]
+    states = [site.correlation for site in early if site.name.startswith("hidden")]
+    assert len(states) == 8 and len(set(states)) == 1
+    right = differentiate(pair, path, GEMMA, padding_side="right", without_reference=True).sites["ours"]
+    assert right[0].correlation == pytest.approx(early[0].correlation)
+    assert all(np.isfinite(site.correlation) for site in right[:10])
+
+
+def test_prompt_differentiation_wants_both_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["debug", "text", "a", "b", "--gemma", str(GEMMA)]) == 2
+    assert "go together" in capsys.readouterr().err
 
 
 def folder_with(tmp_path: Path, **changes: object) -> Path:
