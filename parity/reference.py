@@ -40,12 +40,6 @@ from ltx_core.model.transformer import (  # noqa: E402
     LTXModelConfigurator,
     LTXVideoOnlyModelConfigurator,
 )
-from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator  # noqa: E402
-from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # noqa: E402
-from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from transformers import Gemma3Config  # noqa: E402
-from transformers.models.gemma3 import modeling_gemma3  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
 torch.set_grad_enabled(False)
@@ -60,21 +54,23 @@ def _tiny_gemma() -> dict[str, Any]:
     return json.loads((GEMMA / "config.json").read_text())
 
 
-class _EmbeddingsProcessor(EmbeddingsProcessorConfigurator):
-    """With the sizes of the Gemma that goes with the checkpoint: the reference takes them from a global (12B's)."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> torch.nn.Module:
-        sizes, tiny = asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
-        if config["transformer"]["caption_channels"] == tiny["hidden_size"]:
-            sizes = tiny
-        sizes = {key: sizes[key] for key in ("hidden_size", "num_hidden_layers")}
-        with mock.patch.multiple(GEMMA3_CONFIG_FOR_LTX.text_config, **sizes):
-            return EmbeddingsProcessorConfigurator.from_config(config)
-
-
 def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
-    return _EmbeddingsProcessor, EMBEDDINGS_PROCESSOR_KEY_OPS
+    """With the sizes of the Gemma that goes with the checkpoint: the reference takes them from a global (12B's)."""
+    from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator
+    from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
+
+    sizes, tiny = asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
+    if config["transformer"]["caption_channels"] == tiny["hidden_size"]:
+        sizes = tiny
+    sizes = {key: sizes[key] for key in ("hidden_size", "num_hidden_layers")}
+
+    class Configurator(EmbeddingsProcessorConfigurator):
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> torch.nn.Module:
+            with mock.patch.multiple(GEMMA3_CONFIG_FOR_LTX.text_config, **sizes):
+                return EmbeddingsProcessorConfigurator.from_config(config)
+
+    return Configurator, EMBEDDINGS_PROCESSOR_KEY_OPS
 
 
 # Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
@@ -84,39 +80,37 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
 }
 
 
-class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):
-    """What ltx-core runs of Gemma 3, built directly: its own builder fails with transformers 5. Returns every hidden
-    state: before each layer, and after the final norm."""
+def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+    """What ltx-core runs of Gemma 3, built directly: its own builder fails with transformers 5."""
+    from safetensors.torch import load_file
+    from transformers import Gemma3Config
+    from transformers.models.gemma3 import modeling_gemma3
 
-    @classmethod
-    def load(cls, folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Gemma3TextModel:
-        model = cls(Gemma3Config.from_dict(config).text_config)
-        prefix = "language_model.model."
-        tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
-        model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
-        for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
-            parameter.data = parameter.data.to(dtype)
-        return model
+    class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):
+        """Returns every hidden state: before each layer, and after the final norm."""
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        states: list[torch.Tensor] = []
-        with contextlib.ExitStack() as undo:
-            for layer in self.layers:
-                hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-                undo.callback(hook.remove)
-            output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return (*states, output.last_hidden_state)
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            states: list[torch.Tensor] = []
+            with contextlib.ExitStack() as undo:
+                for layer in self.layers:
+                    hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+                    undo.callback(hook.remove)
+                output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            return (*states, output.last_hidden_state)
 
-
-class _Gemma3RMSNorm(modeling_gemma3.Gemma3RMSNorm):
-    """The oracle's: transformers' computes in float32 whatever it is given."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._norm(x) * (1.0 + self.weight)
+    model = Gemma3TextModel(Gemma3Config.from_dict(config).text_config)
+    prefix = "language_model.model."
+    tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
+    model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
 
 
 @functools.cache
-def _tokenizer(path: str, max_length: int) -> LTXVGemmaTokenizer:
+def _tokenizer(path: str, max_length: int) -> Any:
+    from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+
     return LTXVGemmaTokenizer(path, max_length)
 
 
@@ -132,8 +126,12 @@ class Tokenizer:
         return both[..., 0], both[..., 1]
 
 
-# What the oracle runs in place of modules that narrow to float32.
-WIDENED_MODULES = {modeling_gemma3.Gemma3RMSNorm: _Gemma3RMSNorm}
+def _gemma_rms_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self._norm(x) * (1.0 + self.weight)
+
+
+# Modules that compute in float32 whatever they are given, and what the oracle runs in place of their forward.
+WIDENED_MODULES = {"Gemma3RMSNorm": _gemma_rms_norm}
 
 
 def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
@@ -180,7 +178,7 @@ class Torch(Side):
     def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
         if component == "gemma":
-            return Gemma3TextModel.load(path, config, self.dtype(dtype)).eval()
+            return _gemma(path, config, self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
@@ -204,7 +202,8 @@ class Torch(Side):
         """The same weights, to the last bit, in float64."""
         oracle = copy.deepcopy(module).double()
         for m in oracle.modules():
-            m.__class__ = WIDENED_MODULES.get(type(m), type(m))
+            if (name := type(m).__name__) in WIDENED_MODULES:
+                m.__class__ = type(name, (type(m),), {"forward": WIDENED_MODULES[name]})
         return oracle
 
     @contextlib.contextmanager
