@@ -2,6 +2,8 @@
 
 from .errors import CheckpointError, ConfigError, InputError, LTX2Error, WeightsError
 from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from .prompts import encode_prompts, load_contexts, save_contexts
+from .text.embeddings import EmbeddingsProcessorOutput
 from .transformer import LTXModel, X0Model
 from .types import Modality
 from .weights import Checkpoint, LoadReport, load, read_checkpoint
@@ -13,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConfigError",
+    "EmbeddingsProcessorOutput",
     "InputError",
     "LTX2Error",
     "LTXModel",
@@ -23,6 +26,9 @@ __all__ = [
     "PerturbationType",
     "WeightsError",
     "X0Model",
+    "encode_prompts",
     "load",
+    "load_contexts",
     "read_checkpoint",
+    "save_contexts",
 ]

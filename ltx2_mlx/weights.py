@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,12 +23,16 @@ from .audio_vae import AudioDecoder, AudioEncoder
 from .config import (
     SUPPORTED_VERSIONS,
     AudioVAEConfig,
+    EmbeddingsProcessorConfig,
+    Gemma3TextConfig,
     LatentUpsamplerConfig,
     TransformerConfig,
     VideoVAEConfig,
     read_vocoder_config,
 )
 from .errors import CheckpointError, ConfigError, WeightsError
+from .text.embeddings import EmbeddingsProcessor
+from .text.gemma3 import Gemma3TextModel
 from .transformer import LTXModel
 from .upsampler import LatentUpsampler
 from .video_vae import VideoDecoder, VideoEncoder
@@ -37,9 +41,9 @@ from .vocoder import build_vocoder
 # Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
 PREFIXES = {
     "model.diffusion_model.": "transformer",
-    "model.diffusion_model.video_embeddings_connector.": "video_connector",
-    "model.diffusion_model.audio_embeddings_connector.": "audio_connector",
-    "text_embedding_projection.": "feature_extractor",
+    "model.diffusion_model.video_embeddings_connector.": "embeddings_processor",
+    "model.diffusion_model.audio_embeddings_connector.": "embeddings_processor",
+    "text_embedding_projection.": "embeddings_processor",
     "vae.encoder.": "video_encoder",
     "vae.decoder.": "video_decoder",
     "vae.per_channel_statistics.": "video_statistics",
@@ -58,18 +62,48 @@ SHARED = {
 }
 # Component → the section of the config that describes it, where it has another name.
 SECTIONS = {"video_encoder": "vae", "video_decoder": "vae", "audio_encoder": "audio_vae", "audio_decoder": "audio_vae"}
+# Key prefix → path within its component, for a component that is spread over several prefixes.
+WITHIN = {
+    "model.diffusion_model.video_embeddings_connector.": "video_connector.",
+    "model.diffusion_model.audio_embeddings_connector.": "audio_connector.",
+    "text_embedding_projection.": "feature_extractor.",
+}
+# The same for the shards of a Gemma 3 folder. The image tower serves prompt enhancement alone, and is not read here.
+GEMMA_PREFIXES = {
+    "language_model.model.": "gemma",
+    "vision_tower.": "gemma_images",
+    "multi_modal_projector.": "gemma_images",
+}
 
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
 _BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
 
 
-def _build_transformer(config: dict[str, Any], keys: set[str]) -> nn.Module:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _build_transformer(config: dict[str, Any], keys: Shapes) -> nn.Module:
     return LTXModel(TransformerConfig.from_metadata(config))
 
 
-# Component → its module, from the config metadata and the component's keys.
-COMPONENTS: dict[str, Callable[[dict[str, Any], set[str]], nn.Module]] = {
+def _build_embeddings_processor(config: dict[str, Any], keys: Shapes) -> nn.Module:
+    parsed = EmbeddingsProcessorConfig.from_metadata(config)
+    name = "video_aggregate_embed" if parsed.caption_proj_before_connector else "aggregate_embed"
+    weight = f"feature_extractor.{name}.weight"
+    if weight not in keys:
+        raise WeightsError(f"embeddings_processor does not fit its config: missing text_embedding_projection.{name}")
+    return EmbeddingsProcessor(parsed, flat_features=keys[weight][-1])
+
+
+def _build_gemma(config: dict[str, Any], keys: Shapes) -> nn.Module:
+    return Gemma3TextModel(Gemma3TextConfig.from_metadata(config))
+
+
+# Component → its module, from the config metadata and the component's keys with their shapes in the file.
+COMPONENTS: dict[str, Callable[[dict[str, Any], Shapes], nn.Module]] = {
     "transformer": _build_transformer,
+    "embeddings_processor": _build_embeddings_processor,
+    "gemma": _build_gemma,
     "video_encoder": lambda config, keys: VideoEncoder(VideoVAEConfig.from_metadata(config)),
     "video_decoder": lambda config, keys: VideoDecoder(VideoVAEConfig.from_metadata(config)),
     "upsampler": lambda config, keys: LatentUpsampler(LatentUpsamplerConfig.from_metadata(config)),
@@ -96,6 +130,7 @@ class Checkpoint:
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
     unused_keys: tuple[str, ...] = field(default=())
+    prefixes: ClassVar[dict[str, str]] = PREFIXES
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -125,16 +160,21 @@ class Checkpoint:
     def components(self) -> dict[str, dict[str, str]]:
         """Component → {parameter path: key in the file}. Keys of no component are under ``""``."""
         result: dict[str, dict[str, str]] = {}
-        by_length = sorted(PREFIXES, key=len, reverse=True)
-        bare = PREFIXES[""] if LatentUpsamplerConfig.describes(self.config) else ""
+        by_length = sorted((p for p in self.prefixes if p), key=len, reverse=True)
+        bare = self.prefixes.get("", "") if LatentUpsamplerConfig.describes(self.config) else ""
         for key in self.tensors:
-            prefix = next(p for p in by_length if key.startswith(p))
-            result.setdefault(PREFIXES[prefix] if prefix else bare, {})[key[len(prefix) :]] = key
+            prefix = next((p for p in by_length if key.startswith(p)), "")
+            path = WITHIN.get(prefix, "") + key[len(prefix) :]
+            result.setdefault(self.prefixes[prefix] if prefix else bare, {})[path] = key
         return result
 
     def holds(self, component: str) -> bool:
         """Whether the file has tensors of the component, or a section that describes it."""
         return component in self.components() or SECTIONS.get(component, component) in self.config
+
+    def arrays(self) -> dict[str, mx.array]:
+        """Every tensor by its key. Lazy: read when it is first used."""
+        return mx.load(str(self.path), format="safetensors")
 
 
 _OFFICIAL = "Use a checkpoint in the official single-file format"
@@ -177,6 +217,70 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: no safetensors file (its metadata is no table of strings)")
     return Checkpoint(path, metadata, tensors)
+
+
+@dataclass(frozen=True)
+class GemmaFolder(Checkpoint):
+    """A Gemma 3 folder as Hugging Face lays it out: ``config.json``, shards and their index. Only headers are read.
+
+    shards: key → its file.
+    """
+
+    shards: dict[str, Path] = field(default_factory=dict)
+    prefixes: ClassVar[dict[str, str]] = GEMMA_PREFIXES
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return _read_json(self.path / "config.json")
+
+    @property
+    def version(self) -> str:
+        return str(self.config.get("model_type"))
+
+    def arrays(self) -> dict[str, mx.array]:
+        files = {file: mx.load(str(file), format="safetensors") for file in dict.fromkeys(self.shards.values())}
+        return {key: files[file][key] for key, file in self.shards.items()}
+
+
+def read_gemma(folder: str | Path) -> GemmaFolder:
+    """Read and check the headers of a Gemma 3 folder. Raises CheckpointError in one line."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: {'a file' if folder.exists() else 'no such folder'}. {_GEMMA}")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        named = _read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            raise CheckpointError(f"{index}: no 'weight_map' from keys to files")
+        headers = {name: read_checkpoint(folder / name) for name in sorted(set(named.values()))}
+    elif (folder / "model.safetensors").exists():
+        headers = {"model.safetensors": read_checkpoint(folder / "model.safetensors")}
+        named = dict.fromkeys(headers["model.safetensors"].tensors, "model.safetensors")
+    else:
+        raise CheckpointError(f"{folder}: neither model.safetensors.index.json nor model.safetensors. {_GEMMA}")
+    found = {key: name for name, header in headers.items() for key in header.tensors}
+    if wrong := sorted(key for key in named.keys() | found.keys() if named.get(key) != found.get(key)):
+        raise WeightsError(f"{folder}: index and shards do not agree on {len(wrong)} keys, the first is {wrong[0]}")
+    tensors = {key: headers[name].tensors[key] for key, name in found.items()}
+    result = GemmaFolder(folder, {}, tensors, shards={key: folder / name for key, name in found.items()})
+    if unknown := sorted(result.components().get("", {})):
+        raise WeightsError(f"{folder}: {len(unknown)} keys of no known part, the first is {unknown[0]}. {_GEMMA}")
+    return result
+
+
+_GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same keys"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON {type(content).__name__}, expected an object")
+    return content
 
 
 class _TruncatedError(Exception):
@@ -241,13 +345,12 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     keys = dict(parts.get(component, {}))
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
-    module = COMPONENTS[component](checkpoint.config, set(keys))
+    module = COMPONENTS[component](checkpoint.config, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
     for name in _unused(module) & keys.keys():
         del keys[name]
     axes = _file_axes(module)
     expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in tree_flatten(module.parameters())}
-    prefix = next(p for p, c in PREFIXES.items() if c == component)
-    problems = [f"missing {prefix}{name} {shape}" for name, shape in expected.items() if name not in keys]
+    problems = [f"missing {_key(component, n)} {shape}" for n, shape in expected.items() if n not in keys]
     problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
     for name, key in keys.items():
         shape = checkpoint.tensors[key].shape
@@ -259,19 +362,28 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     return module, keys
 
 
+def _key(component: str, name: str) -> str:
+    """The key in a checkpoint of a component's parameter."""
+    prefixes = (
+        p for p, c in (PREFIXES | GEMMA_PREFIXES).items() if c == component and name.startswith(WITHIN.get(p, ""))
+    )
+    prefix = next(prefixes, "")
+    return prefix + name.removeprefix(WITHIN.get(prefix, ""))
+
+
 def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:
     """Load one component of an official checkpoint. Lazy: weights are read from the file when they are first used.
 
-    component: a name of ``COMPONENTS``, as ``transformer``.
-    path: a single-file ``.safetensors`` with ``config`` metadata.
+    component: a name of ``COMPONENTS`` (``transformer``, ``gemma``, …).
+    path: a single-file ``.safetensors`` with ``config`` metadata; for ``gemma`` its Hugging Face folder.
     dtype: of the parameters; the file's own when None.
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
     does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_gemma(path) if component == "gemma" else read_checkpoint(path)
     module, keys = build(component, checkpoint)
-    arrays = mx.load(str(checkpoint.path), format="safetensors")
+    arrays = checkpoint.arrays()
     if getattr(module, "float32", False):  # a network that computes in nothing else
         dtype = mx.float32
     axes = _file_axes(module)

@@ -30,12 +30,25 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument(
         "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
     )
-    run.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead of the tiny ones")
+    run.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
+    )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
     commands.add_parser("list", help="stages, configs, cases and taps")
+    views = commands.add_parser("debug", help="look closer").add_subparsers(dest="view", required=True)
+    text = views.add_parser("text", help="how well the text side tells two prompts apart, ours and the reference")
+    text.add_argument("prompts", nargs=2, metavar="PROMPT")
+    text.add_argument("--config", default="tiny-2.0", help="which tiny checkpoint (default: tiny-2.0)")
+    text.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead; needs --gemma as well")
+    text.add_argument("--gemma", type=Path, metavar="FOLDER", help="the Gemma 3 folder of --checkpoint")
+    text.add_argument("--padding", choices=("left", "right"), default="left", help="right is not how it was trained")
+    text.add_argument("--early-layers-only", action="store_true", help="the input embeddings for every hidden state")
+    text.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    text.add_argument("--without-reference", action="store_true", help="ours alone, in half the memory")
+    text.add_argument("--plot", type=Path, default=REPORTS / "text.png", metavar="PATH", help="where the picture goes")
     args = parser.parse_args(argv)
     try:
-        return _list() if args.command == "list" else _run(args)
+        return {"list": lambda args: _list(), "run": _run, "debug": _debug_text}[args.command](args)
     except LTX2Error as error:
         print(f"ltx2-parity: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -44,16 +57,14 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     from .report import plots, summary, terminal
-    from .runner import check_checkpoint, ensure_fixtures, read_checkpoint, run, select
+    from .runner import check_checkpoint, ensure_fixtures, run, select
 
     lanes = args.lane.replace(",", "").upper()
     if not lanes or set(lanes) - set("ABC"):
         print(f"ltx2-parity: no lane '{args.lane}'; there are A, B and C, as in --lane A,C", file=sys.stderr)
         return EXIT_USAGE
     if args.checkpoint:
-        check_checkpoint(args.checkpoint)
-        held = read_checkpoint(args.checkpoint).holds
-        named = [s for s in stages().values() if s.component and held(s.component) and fnmatchcase(s.name, args.stage)]
+        named = [stage for stage in check_checkpoint(args.checkpoint) if fnmatchcase(stage.name, args.stage)]
         chosen = [(stage, args.checkpoint.stem) for stage in named]
     else:
         ensure_fixtures()
@@ -76,14 +87,39 @@ def _run(args: argparse.Namespace) -> int:
     return results.exit_code()
 
 
+def _debug_text(args: argparse.Namespace) -> int:
+    from .debug import text
+    from .inputs import FIXTURES, GEMMA
+    from .runner import ensure_fixtures
+
+    if (args.checkpoint is None) is not (args.gemma is None):
+        print("ltx2-parity: --checkpoint and --gemma go together", file=sys.stderr)
+        return EXIT_USAGE
+    if args.checkpoint is None:
+        ensure_fixtures()
+    checkpoint = args.checkpoint or FIXTURES / f"{args.config}.safetensors"
+    found = text.differentiate(
+        tuple(args.prompts),
+        checkpoint,
+        args.gemma or GEMMA,
+        args.padding,
+        args.early_layers_only,
+        args.dtype,
+        args.without_reference,
+    )
+    text.show(found, tuple(args.prompts))
+    print(f"written   {text.draw(found, tuple(args.prompts), args.plot)}")
+    return 0
+
+
 def _list() -> int:
-    from .runner import FIXTURES, ensure_fixtures, read_checkpoint
+    from .runner import FIXTURES, ensure_fixtures, read
 
     ensure_fixtures()
     for stage in stages().values():
         print(f"{stage.name}  ({len(stage.functions)} function taps; every leaf module)")
         for config in stage.configs:
-            path = FIXTURES / f"{config}.safetensors"
-            cases = stage.cases(read_checkpoint(path).config if stage.component else {})
+            path = FIXTURES / (config if stage.folder else f"{config}.safetensors")
+            cases = stage.cases(read(path).config if stage.component else {})
             print(f"  {config:<24}{', '.join(cases)}")
     return 0

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
+
+# Where the tiny checkpoints are built.
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "checkpoints"
+GEMMA = FIXTURES / "tiny-gemma"  # a Hugging Face folder
 
 # The distilled model's schedule (ltx_pipelines.utils.constants); its values round badly in bfloat16, 0.7 would not.
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)

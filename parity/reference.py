@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,20 +17,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
-from ltx_core.model.transformer import (
-    LTXV_MODEL_COMFY_RENAMING_MAP,
-    LTXModelConfigurator,
-    LTXVideoOnlyModelConfigurator,
-)
-from ltx_core.model.upsampler import LatentUpsamplerConfigurator
-from ltx_core.model.video_vae import (
-    VAE_DECODER_COMFY_KEYS_FILTER,
-    VAE_ENCODER_COMFY_KEYS_FILTER,
-    VideoDecoderConfigurator,
-    VideoEncoderConfigurator,
-)
 
+from .inputs import GEMMA
 from .registry import Case, Stage
 from .tapping import Session, Side, resolve
 from .trace import Tensor, Trace
@@ -46,7 +37,20 @@ def _import_torchaudio() -> None:
 
 
 _import_torchaudio()
+from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
 from ltx_core.model import audio_vae  # noqa: E402
+from ltx_core.model.transformer import (  # noqa: E402
+    LTXV_MODEL_COMFY_RENAMING_MAP,
+    LTXModelConfigurator,
+    LTXVideoOnlyModelConfigurator,
+)
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator  # noqa: E402
+from ltx_core.model.video_vae import (  # noqa: E402
+    VAE_DECODER_COMFY_KEYS_FILTER,
+    VAE_ENCODER_COMFY_KEYS_FILTER,
+    VideoDecoderConfigurator,
+    VideoEncoderConfigurator,
+)
 from ltx_core.types import Audio  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
@@ -57,6 +61,29 @@ _randn = torch.randn  # the untapped one
 def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
     av = config["transformer"].get("use_audio_video_cross_attention", False)
     return LTXModelConfigurator if av else LTXVideoOnlyModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP
+
+
+def _tiny_gemma() -> dict[str, Any]:
+    return json.loads((GEMMA / "config.json").read_text())
+
+
+def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
+    """With the sizes of the Gemma that goes with the checkpoint: the reference takes them from a global (12B's)."""
+    from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator
+    from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
+
+    sizes, tiny = asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
+    if config["transformer"]["caption_channels"] == tiny["hidden_size"]:
+        sizes = tiny
+    sizes = {key: sizes[key] for key in ("hidden_size", "num_hidden_layers")}
+
+    class Configurator(EmbeddingsProcessorConfigurator):
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> torch.nn.Module:
+            with mock.patch.multiple(GEMMA3_CONFIG_FOR_LTX.text_config, **sizes):
+                return EmbeddingsProcessorConfigurator.from_config(config)
+
+    return Configurator, EMBEDDINGS_PROCESSOR_KEY_OPS
 
 
 # Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
@@ -74,7 +101,62 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
         audio_vae.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER,
     ),
     "vocoder": lambda config: (audio_vae.VocoderConfigurator, audio_vae.VOCODER_COMFY_KEYS_FILTER),
+    "embeddings_processor": _embeddings_processor,
 }
+
+
+def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+    """What ltx-core runs of Gemma 3, built directly: its own builder fails with transformers 5."""
+    from safetensors.torch import load_file
+    from transformers import Gemma3Config
+    from transformers.models.gemma3 import modeling_gemma3
+
+    class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):
+        """Returns every hidden state: before each layer, and after the final norm."""
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            states: list[torch.Tensor] = []
+            with contextlib.ExitStack() as undo:
+                for layer in self.layers:
+                    hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+                    undo.callback(hook.remove)
+                output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            return (*states, output.last_hidden_state)
+
+    model = Gemma3TextModel(Gemma3Config.from_dict(config).text_config)
+    prefix = "language_model.model."
+    tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
+    model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+@functools.cache
+def _tokenizer(path: str, max_length: int) -> Any:
+    from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+
+    return LTXVGemmaTokenizer(path, max_length)
+
+
+class Tokenizer:
+    """ltx-core's tokenizer, its pairs of one prompt stacked as GemmaTextEncoder.encode stacks them."""
+
+    def __init__(self, tokenizer_path: str, max_length: int):
+        self._tokenizer = _tokenizer(tokenizer_path, max_length)
+
+    def encode(self, text: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [self._tokenizer.tokenize_with_weights(prompt)["gemma"] for prompt in text]
+        both = np.array([[(int(token), int(weight)) for token, weight in row] for row in pairs])
+        return both[..., 0], both[..., 1]
+
+
+def _gemma_rms_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self._norm(x) * (1.0 + self.weight)
+
+
+# Modules that compute in float32 whatever they are given, and what the oracle runs in place of their forward.
+WIDENED_MODULES = {"Gemma3RMSNorm": _gemma_rms_norm}
 
 
 def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
@@ -136,6 +218,8 @@ class Torch(Side):
 
     def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
+        if component == "gemma":
+            return _gemma(path, config, self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
@@ -165,7 +249,11 @@ class Torch(Side):
 
     def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         """The same weights, to the last bit, in float64."""
-        return copy.deepcopy(module).double()
+        oracle = copy.deepcopy(module).double()
+        for m in oracle.modules():
+            if (name := type(m).__name__) in WIDENED_MODULES:
+                m.__class__ = type(name, (type(m),), {"forward": WIDENED_MODULES[name]})
+        return oracle
 
     @contextlib.contextmanager
     def widened(self) -> Iterator[None]:

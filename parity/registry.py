@@ -120,6 +120,9 @@ class Stage:
     constant: taps (globs) whose reference output may be constant, with the reason.
     float32: ours computes in nothing else. Lane B then shows both sides' errors over the whole chain, free-running.
     idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
+    exact: taps (globs) of modules whose output must be equal to the last bit.
+    reference_only: inputs (globs, ``tap<argument``) that only the reference hands around, with the reason.
+    folder: what it loads is a Hugging Face folder and no checkpoint file.
     """
 
     name: str
@@ -135,3 +138,6 @@ class Stage:
     constant: dict[str, str] = field(default_factory=dict)
     float32: bool = False
     idle: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
+    reference_only: dict[str, str] = field(default_factory=dict)
+    folder: bool = False

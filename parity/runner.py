@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.errors import CheckpointError
-from ltx2_mlx.weights import build, read_checkpoint
+from ltx2_mlx.weights import Checkpoint, build, read_checkpoint, read_gemma
 
+from .inputs import FIXTURES
 from .judge import judge
 from .ours import MLX
 from .reference import Torch
@@ -31,8 +32,12 @@ from .stages import stages
 from .tapping import Session, Side, flatten
 from .trace import Tensor, Trace
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "checkpoints"
 HALF = ("bfloat16", "float16")
+
+
+def read(path: Path) -> Checkpoint:
+    """The header of a checkpoint, or of a Gemma folder."""
+    return read_gemma(path) if (path / "config.json").exists() else read_checkpoint(path)
 
 
 @dataclass
@@ -72,15 +77,15 @@ class Runner:
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
             return Pair(stage, {}, {}, dtype, {}, {}, {})
-        path = self.checkpoint or FIXTURES / f"{config}.safetensors"
+        path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
         paths = {stage.component: path}
         paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
-        reference = {part: self.torch.load(part, p, read_checkpoint(p).config, dtype) for part, p in paths.items()}
+        reference = {part: self.torch.load(part, p, read(p).config, dtype) for part, p in paths.items()}
         oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
-        return Pair(stage, paths, read_checkpoint(path).config, dtype, reference, oracle, self.ours(paths, dtype))
+        return Pair(stage, paths, read(path).config, dtype, reference, oracle, self.ours(paths, dtype))
 
     def ours(self, paths: dict[str, Path], dtype: str) -> dict[str, Any]:
-        return {part: self.mlx.load(part, p, read_checkpoint(p).config, dtype) for part, p in paths.items()}
+        return {part: self.mlx.load(part, p, read(p).config, dtype) for part, p in paths.items()}
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
@@ -295,20 +300,24 @@ def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | Non
     ]
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise CheckpointError unless every part that we build is whole, and fits in memory on both sides."""
-    checkpoint = read_checkpoint(path)
-    for stage in stages().values():
-        if stage.component and checkpoint.holds(stage.component):
-            _, keys = build(stage.component, checkpoint)
-            parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
-            needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-            if needed > memory:
-                raise CheckpointError(
-                    f"{path}: {parameters / 1e9:.1f} billion parameters need about {needed:.0f} GB here (float32 on "
-                    f"both sides and a float64 oracle), this machine has {memory:.0f} GB. Use a smaller checkpoint"
-                )
+def check_checkpoint(path: Path) -> list[Stage]:
+    """The stages of the parts that a file holds.
+
+    Raises CheckpointError unless each part is whole, and fits in memory on both sides.
+    """
+    checkpoint = read(path)
+    fitting = [s for s in stages().values() if s.component and checkpoint.holds(s.component)]
+    for component in dict.fromkeys(stage.component for stage in fitting) or ["transformer"]:
+        _, keys = build(component, checkpoint)
+        parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
+        needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        if needed > memory:
+            raise CheckpointError(
+                f"{path}: {parameters / 1e9:.1f} billion parameters need about {needed:.0f} GB here (float32 on "
+                f"both sides and a float64 oracle), this machine has {memory:.0f} GB. Use a smaller checkpoint"
+            )
+    return fitting
 
 
 def ensure_fixtures() -> None:

@@ -290,7 +290,7 @@ class Session:
         small = {
             k: Tensor(v.values * v.values.dtype.type(PROBE_SCALE), v.dtype)
             for k, v in source.items()
-            if isinstance(v, Tensor)
+            if isinstance(v, Tensor) and v.values.dtype.kind == "f"  # masks and counts stay
         }
         if channels_last:
             small = _moved(small, 1, -1)

@@ -176,6 +176,21 @@ def test_load_turns_convolutions_and_keeps_every_bit(part: str, prefix: str, che
         assert mx.array_equal(value, turned.astype(value.dtype)), name
 
 
+def test_a_component_of_several_prefixes_names_its_keys(checkpoints: Path, tmp_path: Path) -> None:
+    path = checkpoints / "tiny-2.3.safetensors"
+    raw, report = mx.load(str(path)), ltx2_mlx.load("embeddings_processor", path).load_report
+    connectors = [k for k in raw if "_embeddings_connector." in k or k.startswith("text_embedding_projection.")]
+    assert report.tensors == len(connectors) == 262
+    lost = "model.diffusion_model.audio_embeddings_connector.learnable_registers"
+    bad = rewrite(path, tmp_path / "bad.safetensors", lambda header: header.pop(lost))
+    with pytest.raises(ltx2_mlx.WeightsError, match=lost):
+        ltx2_mlx.load("embeddings_processor", bad)
+    lost = "text_embedding_projection.video_aggregate_embed.weight"
+    bad = rewrite(path, tmp_path / "bad.safetensors", lambda header: header.pop(lost))
+    with pytest.raises(ltx2_mlx.WeightsError, match="missing text_embedding_projection"):
+        ltx2_mlx.load("embeddings_processor", bad)
+
+
 def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, tmp_path: Path) -> None:
     """The tiny files are bfloat16, so that a detour of float32 weights through bfloat16 would not show in them."""
     source = mx.load(str(checkpoints / "tiny-2.0.safetensors"))

@@ -3,9 +3,10 @@
 from .audio import AUDIO
 from .planting import Mutation, planted
 from .sampling import SAMPLING
+from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
+MUTATIONS = (*TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]

@@ -78,7 +78,7 @@ def _layers(names: list[str]) -> dict[int, str]:
     for i, name in enumerate(names):
         if (found := layer(name)) != last:
             last = found
-            block = "blocks" in found
+            block = found[-1].isdigit()
             crowded = [k for k in ticks if i - k < len(names) / 30]
             for k in crowded if block else ():
                 del ticks[k]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..results import Results, Row
 
-_BLOCK = re.compile(r"^((?:\w+\.)*?\w*blocks\.\d+)\b")
+_BLOCK = re.compile(r"^((?:\w+\.)*?(?:\w*blocks|layers)\.\d+)\b")
 _STYLES = {"pass": "green", "inconclusive": "yellow", "missing": "red", "diverged": "bold red", "invalid": "bold red"}
 
 

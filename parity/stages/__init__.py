@@ -3,13 +3,16 @@
 from ..registry import Stage
 from .audio_processor import AUDIO_PROCESSOR
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
+from .embeddings_processor import EMBEDDINGS_PROCESSOR
+from .gemma import GEMMA
 from .patchifiers import PATCHIFIERS
 from .sampling import SAMPLING
+from .tokenizer import TOKENIZER
 from .transformer import TRANSFORMER
 from .video import UPSAMPLER, VIDEO_DECODER, VIDEO_ENCODER
 from .vocoder import DECODE_AUDIO, VOCODER
 
-STAGES = (PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
+STAGES = (TOKENIZER, GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING)
 
 

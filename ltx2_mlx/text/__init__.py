@@ -1,0 +1,1 @@
+"""From a prompt to the two text contexts: tokens, Gemma 3, feature extractor, connectors."""

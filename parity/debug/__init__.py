@@ -1,0 +1,1 @@
+"""Views for the questions that people ask when a video looks wrong."""

@@ -1,0 +1,306 @@
+"""The text side as a whole, and what the reference cannot be asked: batches, released memory, files of contexts."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+import ltx2_mlx
+from ltx2_mlx import prompts
+from ltx2_mlx.config import EmbeddingsProcessorConfig, Gemma3TextConfig
+from ltx2_mlx.enhancement import enhance_prompt
+from ltx2_mlx.errors import CheckpointError, ConfigError, InputError, WeightsError
+from ltx2_mlx.prompts import encode_prompts, load_contexts, save_contexts
+from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
+from ltx2_mlx.text.gemma3 import _inverse_frequencies
+from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer as OurTokenizer
+from ltx2_mlx.weights import read_gemma
+from parity.cli import main
+from parity.debug.text import differentiate
+from parity.inputs import GEMMA, normal
+from parity.reference import Torch
+
+PROMPTS = ["A red fox walks through fresh snow.", "", "Two sailors argue quietly on the pier: 🦊"]
+
+
+def reference_encoder() -> Any:
+    """ltx-core's own text encoder, every tensor of the fixture folder in it, in float32."""
+    from ltx_core.text_encoders.gemma import GemmaTextEncoder
+    from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+    from safetensors.torch import load_file
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    config = Gemma3Config.from_dict(json.loads((GEMMA / "config.json").read_text()))
+    model = Gemma3ForConditionalGeneration(config).eval()
+    tensors = {k: t for file in GEMMA.glob("model-*.safetensors") for k, t in load_file(file).items()}
+    renamed = {
+        "model." + k.replace("language_model.model.", "language_model.").replace(".vision_model.", "."): t
+        for k, t in tensors.items()
+    }
+    renamed["lm_head.weight"] = renamed["model.language_model.embed_tokens.weight"]
+    model.load_state_dict(renamed, strict=True)
+    return GemmaTextEncoder(model=model, tokenizer=LTXVGemmaTokenizer(str(GEMMA), 1024))
+
+
+@pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
+def test_prompt_to_contexts_is_what_ltx_core_gives(config: str, checkpoints: Path) -> None:
+    """From text on, free-running, 1024 tokens; and the harness's Gemma is ltx-core's, bit for bit."""
+    path, side = checkpoints / f"{config}.safetensors", Torch()
+    encoder = reference_encoder()
+    built = side.load("gemma", GEMMA, json.loads((GEMMA / "config.json").read_text()), "float32")
+    processor = side.load("embeddings_processor", path, ltx2_mlx.read_checkpoint(path).config, "float32")
+    ours = encode_prompts(PROMPTS, path, GEMMA, mx.float32)
+    for prompt, context in zip(PROMPTS, ours, strict=True):
+        states, mask = encoder.encode(prompt)
+        ids = [int(token) for token, _ in encoder.tokenizer.tokenize_with_weights(prompt)["gemma"]]
+        assert all(torch.equal(a, b) for a, b in zip(states, built(torch.tensor([ids]), mask), strict=True))
+        wanted = processor.process_hidden_states(states, mask)
+        for name in ("video_encoding", "audio_encoding"):
+            a, b = np.array(getattr(context, name)), getattr(wanted, name).numpy()
+            assert a.shape == b.shape == (1, 1024, b.shape[-1])
+            assert np.abs(a - b).max() < 2e-4 and np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+        assert np.array_equal(np.array(context.attention_mask), wanted.attention_mask.numpy())
+
+
+@pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_is_its_prompts_one_by_one(config: str, side: str, checkpoints: Path) -> None:
+    """The reference's connector takes one prompt at a time; ours must not mix those of a batch."""
+    gemma = ltx2_mlx.load("gemma", GEMMA, mx.float32)
+    processor = ltx2_mlx.load("embeddings_processor", checkpoints / f"{config}.safetensors", mx.float32)
+    ids, mask = OurTokenizer(GEMMA, max_length=256, padding_side=side).encode(PROMPTS)
+    together = processor.process_hidden_states(gemma(ids, mask), mask, side)
+    for i in range(len(PROMPTS)):
+        rows = slice(i, i + 1)
+        alone = processor.process_hidden_states(gemma(ids[rows], mask[rows]), mask[rows], side)
+        for a, b in zip(together, alone, strict=True):
+            assert mx.allclose(a[rows], b, rtol=1e-4, atol=1e-5)
+
+
+def test_pads_neither_leak_nor_give_nan() -> None:
+    gemma = ltx2_mlx.load("gemma", GEMMA, mx.float32)
+    ids, mask = OurTokenizer(GEMMA, max_length=64).encode(PROMPTS)
+    other = mx.where(mask == 1, ids, 77)
+    for a, b in zip(gemma(ids, mask), gemma(other, mask), strict=True):
+        valid = mask[:, :, None] == 1
+        assert mx.array_equal(mx.where(valid, a, 0), mx.where(valid, b, 0))
+        assert mx.isfinite(a).all()
+
+
+@pytest.mark.parametrize("base", [1e4, 1e6])
+def test_frequencies_at_full_size(base: float) -> None:
+    """torch's float32 power is one unit off in one place of 128; that is all that may differ."""
+    wanted = 1.0 / (base ** (torch.arange(0, 256, 2, dtype=torch.float) / 256))
+    found = _inverse_frequencies(base, 1.0, 256)
+    assert (found != wanted.numpy()).sum() <= 1
+    assert np.allclose(found, wanted.numpy(), rtol=1.3e-7, atol=0)
+
+
+def test_diagnostics_change_the_contexts(checkpoints: Path) -> None:
+    path = checkpoints / "tiny-2.0.safetensors"
+    plain, right, early = (
+        encode_prompts(PROMPTS[:1], path, GEMMA, mx.float32, **flags)[0].video_encoding
+        for flags in ({}, {"padding_side": "right"}, {"early_layers_only": True})
+    )
+    assert not mx.allclose(plain, right, atol=1e-2)
+    assert not mx.allclose(plain, early, atol=1e-2)
+
+
+def test_gemma_is_released_before_the_processor_is_loaded(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: dict[str, weakref.ref] = {}
+
+    def watched(component: str, *args: object) -> object:
+        gc.collect()
+        assert all(ref() is None for ref in loaded.values()), f"{list(loaded)} still there when {component} is loaded"
+        module = ltx2_mlx.load(component, *args)
+        loaded[component] = weakref.ref(module)
+        return module
+
+    monkeypatch.setattr(prompts, "load", watched)
+    encode_prompts(PROMPTS[:2], checkpoints / "tiny-2.0.safetensors", GEMMA, mx.float32)
+    gc.collect()
+    assert list(loaded) == ["gemma", "embeddings_processor"]
+    assert all(ref() is None for ref in loaded.values())
+
+
+def test_contexts_survive_a_file(checkpoints: Path, tmp_path: Path) -> None:
+    path, file = checkpoints / "tiny-2.3.safetensors", tmp_path / "contexts.safetensors"
+    arrays = (mx.array(normal(f"context:{i}", 1, 128, 7)).astype(mx.bfloat16) for i in range(2 * len(PROMPTS)))
+    outputs = [EmbeddingsProcessorOutput(v, a, mx.ones((1, 128))) for v, a in zip(arrays, arrays, strict=True)]
+    save_contexts(file, PROMPTS, outputs, path)
+    back = load_contexts(file, path)
+    assert list(back) == PROMPTS
+    for before, after in zip(outputs, back.values(), strict=True):
+        assert all(mx.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(before, after, strict=True))
+    with pytest.raises(CheckpointError, match=r"made with LTX-2 version 2\.3"):
+        load_contexts(file, checkpoints / "tiny-2.0.safetensors")
+    with pytest.raises(CheckpointError, match="no contexts"):
+        load_contexts(path, path)
+
+
+def test_prompt_differentiation_stands_both_sides_together(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "text.png"
+    assert main(["debug", "text", PROMPTS[0], "Two sailors [hum].", "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "r(A, B) ours" in out and "r(A, B) reference" in out and "[hum]" in out
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["hidden"], ["video"], ["audio"])]
+    assert [row[0] for row in rows] == ["hidden"] * 8 + ["video", "audio"] * 3
+    for *_, ours, reference, distance in rows:
+        assert float(ours) == pytest.approx(float(reference), abs=2e-6)
+        assert -1 < float(ours) < 0.9
+        assert float(distance) < 1e-5
+    assert plot.stat().st_size > 10_000
+
+
+def test_prompt_differentiation_sees_what_the_diagnostics_do(checkpoints: Path) -> None:
+    pair, path = ("A red fox.", "A blue fox."), checkpoints / "tiny-2.0.safetensors"
+    early = differentiate(pair, path, GEMMA, early_layers_only=True, without_reference=True).sites["ours"]
+    states = [site.correlation for site in early if site.name.startswith("hidden")]
+    assert len(states) == 8 and len(set(states)) == 1
+    right = differentiate(pair, path, GEMMA, padding_side="right", without_reference=True).sites["ours"]
+    assert right[0].correlation == pytest.approx(early[0].correlation)
+    assert all(np.isfinite(site.correlation) for site in right[:10])
+
+
+def test_prompt_differentiation_wants_both_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["debug", "text", "a", "b", "--gemma", str(GEMMA)]) == 2
+    assert "go together" in capsys.readouterr().err
+
+
+def folder_with(tmp_path: Path, **changes: object) -> Path:
+    """A copy of the Gemma folder; a file given as None is left out, as a function its JSON is changed by it."""
+    for file in GEMMA.iterdir():
+        change = changes.get(file.name.replace(".", "_"), file.read_bytes)
+        if change is not None:
+            content = (
+                change() if change == file.read_bytes else json.dumps(change(json.loads(file.read_text()))).encode()
+            )
+            (tmp_path / file.name).write_bytes(content)
+    return tmp_path
+
+
+def test_a_gemma_folder_that_does_not_fit_says_so(tmp_path: Path, checkpoints: Path) -> None:
+    def put(**text: object) -> object:
+        return lambda config: config | {"text_config": config["text_config"] | text}
+
+    def without(key: str) -> object:
+        return lambda index: index | {"weight_map": {k: v for k, v in index["weight_map"].items() if k != key}}
+
+    key = "language_model.model.norm.weight"
+    cases = (
+        (WeightsError, key, {"model_safetensors_index_json": without(key)}),
+        (CheckpointError, "neither model.safetensors.index.json", {"model_safetensors_index_json": None}),
+        (CheckpointError, "config.json: cannot be read", {"config_json": None}),
+        (WeightsError, "missing language_model.model.layers.7", {"config_json": put(num_hidden_layers=8)}),
+        (WeightsError, "left over language_model.model.layers.6", {"config_json": put(num_hidden_layers=6)}),
+        (WeightsError, "misshaped language_model.model.embed", {"config_json": put(vocab_size=511)}),
+        (ConfigError, "attn_logit_softcapping", {"config_json": put(attn_logit_softcapping=30.0)}),
+        (ConfigError, "rope_scaling", {"config_json": put(rope_scaling={"rope_type": "yarn", "factor": 8.0})}),
+        (ConfigError, "model_type", {"config_json": put(model_type="gemma4_text")}),
+    )
+    for i, (error, text, changes) in enumerate(cases):
+        (tmp_path / str(i)).mkdir()
+        with pytest.raises(error, match=text) as raised:
+            ltx2_mlx.load("gemma", folder_with(tmp_path / str(i), **changes))
+        assert "\n" not in str(raised.value)
+    with pytest.raises(CheckpointError, match="a file"):
+        read_gemma(checkpoints / "tiny-2.0.safetensors")
+    for name in ("tokenizer_json", "tokenizer_config_json"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(CheckpointError, match="tokenizer"):
+            OurTokenizer(folder_with(tmp_path / name, **{name: None}))
+
+
+def test_defaults_of_the_official_gemma_config() -> None:
+    """google/gemma-3-12b-it's config.json leaves out what ltx-core has built in."""
+    from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
+
+    full = GEMMA3_CONFIG_FOR_LTX.to_dict()["text_config"]
+    stated = ("hidden_size", "intermediate_size", "model_type", "num_attention_heads", "num_hidden_layers")
+    stated += ("num_key_value_heads", "rope_scaling", "sliding_window")
+    sparse = {key: full[key] for key in stated}
+    assert Gemma3TextConfig.from_metadata({"text_config": sparse}) == Gemma3TextConfig.from_metadata(
+        {"text_config": full}
+    )
+
+
+class FakeLM:
+    """mlx-lm as far as it is used: notes what it is given, draws a random number as its sampler would."""
+
+    def __init__(self, answer: str):
+        self.answer, self.given, self.draws = answer, {}, 1
+
+    def load(self, folder: str) -> tuple[object, FakeLM]:
+        self.given["folder"] = folder
+        return object(), self
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
+        self.given["messages"] = messages
+        return [2, 5]
+
+    def make_sampler(self, temp: float) -> float:
+        return temp
+
+    def generate(self, model: object, tokenizer: object, **options: object) -> str:
+        self.given |= options | {"drawn": [mx.random.uniform().item() for _ in range(self.draws)]}
+        return self.answer
+
+
+def test_prompt_enhancement_asks_gemma_and_leaves_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeLM("  — “A fox’s walk”, slowly.")
+    monkeypatch.setitem(sys.modules, "mlx_lm", fake)
+    monkeypatch.setitem(sys.modules, "mlx_lm.sample_utils", fake)
+    following = set()
+    for draws in (1, 5):
+        fake.draws = draws
+        mx.random.seed(7)
+        assert enhance_prompt(" a fox ", GEMMA, seed=3) == "A fox's walk\", slowly."
+        following.add(mx.random.uniform().item())
+    assert len(following) == 1
+    mx.random.seed(3)
+    assert fake.given["drawn"][0] == mx.random.uniform().item()
+    assert [m["role"] for m in fake.given["messages"]] == ["system", "user"]
+    assert fake.given["messages"][1]["content"] == "a fox"
+    assert (fake.given["prompt"], fake.given["max_tokens"], fake.given["sampler"]) == ([2, 5], 512, 0.7)
+    fake.answer = "... 123"
+    with pytest.raises(InputError, match="made nothing of the prompt"):
+        enhance_prompt("a fox", GEMMA)
+
+
+def test_prompt_enhancement_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlx_lm", None)
+    with pytest.raises(InputError, match=r"pip install 'ltx2-mlx\[enhance\]'"):
+        enhance_prompt("a fox", GEMMA)
+
+
+def test_text_errors_are_clear(checkpoints: Path) -> None:
+    config = ltx2_mlx.read_checkpoint(checkpoints / "tiny-2.3.safetensors").config
+    for key, value in (
+        ("connector_num_learnable_registers", 64),
+        ("caption_projection_first_linear", True),
+        ("connector_magic", 3),
+        ("connector_attention_head_dim", 9),
+        ("use_audio_video_cross_attention", False),
+    ):
+        changed = {"transformer": config["transformer"] | {key: value}}
+        with pytest.raises(ConfigError):
+            EmbeddingsProcessorConfig.from_metadata(changed)
+    processor = ltx2_mlx.load("embeddings_processor", checkpoints / "tiny-2.3.safetensors", mx.float32)
+    states = tuple(mx.array(normal(f"{i}", 1, 100, 44)) for i in range(8))
+    with pytest.raises(InputError, match="100 tokens, expected a multiple of 128"):
+        processor.process_hidden_states(states, mx.ones((1, 100), mx.int32))
+    with pytest.raises(InputError, match="7 hidden states of width 44"):
+        processor.process_hidden_states(states[1:], mx.ones((1, 100), mx.int32))
+    with pytest.raises(InputError, match="no prompts"):
+        encode_prompts([], checkpoints / "tiny-2.3.safetensors", GEMMA)
