@@ -146,7 +146,7 @@ TEXT = (
         "layers.0.input_layernorm",
     ),
     _gemma(
-        "T16",
+        "T16c",
         "exact GELU for the tanh approximation",
         "text/gemma3.py",
         "self.act_fn = GELUTanh()",
