@@ -1,6 +1,7 @@
 # Two commands from a clean clone, with nothing but Python (3.11 or newer) and make:
 #   make parity    ours beside the reference, every tensor judged, a report in reports/latest/
 #   make test      all tests
+#   make bench     the video VAE's time and memory beside torch's
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -15,13 +16,16 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 comma := ,
 ARGS ?=
 
-.PHONY: parity test lint fixtures readme clean
+.PHONY: parity test bench lint fixtures readme clean
 
 parity: $(VENV)/ready
 	$(RUN) -m parity run $(ARGS)
 
 test: $(VENV)/ready
 	$(RUN) -m pytest $(ARGS)
+
+bench: $(VENV)/ready
+	$(RUN) -m pytest -n 0 -s benchmarks $(ARGS)
 
 lint: $(VENV)/ready
 	$(PY) -m ruff check .

@@ -83,7 +83,7 @@ TEXT = (
     _gemma(
         "T04b",
         "global frequencies without their factor 8",
-        "config.py",
+        "config/text.py",
         'return self.rope_theta, self.rope_scaling["factor"]',
         "return self.rope_theta, 1.0",
         "rotary_emb",
@@ -156,7 +156,7 @@ TEXT = (
     _gemma(
         "T17",
         "1/√head_dim for query_pre_attn_scalar",
-        "config.py",
+        "config/text.py",
         "return self.query_pre_attn_scalar**-0.5",
         "return self.head_dim**-0.5",
         f"{_ATTENTION}.o_proj<x",
@@ -205,7 +205,7 @@ TEXT = (
     _gemma(
         "T21",
         "every fifth layer global for every sixth",
-        "config.py",
+        "config/text.py",
         'if (i + 1) % pattern else "full_attention"',
         'if (i + 1) % (pattern - 1) else "full_attention"',
         "layers.4<position_embeddings",

@@ -71,7 +71,7 @@ VIDEO = (
     _decoder(
         "V05",
         "zeros around the frame where the checkpoint says nothing, which means mirrored",
-        file="config.py",
+        file="config/video.py",
         old='self.spatial_padding_mode in (None, "reflect")',
         new='self.spatial_padding_mode == "reflect"',
         tap="conv_in.conv",
@@ -79,7 +79,7 @@ VIDEO = (
     _decoder(
         "V05b",
         "mirrored padding where the checkpoint says zeros",
-        file="config.py",
+        file="config/video.py",
         old='self.spatial_padding_mode in (None, "reflect")',
         new='self.spatial_padding_mode in (None, "reflect", "zeros")',
         tap="conv_in.conv",

@@ -1,0 +1,36 @@
+"""The networks that a checkpoint describes: one frozen dataclass per section of its ``config`` metadata.
+
+Nothing is taken from a default that the released files contradict. A key that we do not know raises, because it may
+change the network; the keys that are known to change nothing are listed beside those that are read.
+"""
+
+from .audio import (
+    AudioVAEConfig,
+    CausalityAxis,
+    NormType,
+    VocoderConfig,
+    VocoderWithBWEConfig,
+    read_vocoder_config,
+)
+from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
+from .transformer import TransformerConfig
+from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
+
+SUPPORTED_VERSIONS = ("2.0", "2.3")
+
+__all__ = [
+    "SUPPORTED_VERSIONS",
+    "AudioVAEConfig",
+    "CausalityAxis",
+    "ConnectorConfig",
+    "EmbeddingsProcessorConfig",
+    "Gemma3TextConfig",
+    "LatentUpsamplerConfig",
+    "NormType",
+    "TransformerConfig",
+    "VAEBlock",
+    "VideoVAEConfig",
+    "VocoderConfig",
+    "VocoderWithBWEConfig",
+    "read_vocoder_config",
+]

@@ -1,0 +1,170 @@
+"""The video VAE and the latent upsamplers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from .reading import choice, read_fields, require, section_of
+
+_STRIDES = {"": (1, 1, 1), "time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
+# Block kind → what its parameters are when the file does not say (None: it must).
+_ENCODER_BLOCKS: dict[str, dict[str, Any]] = {
+    "res_x": {"num_layers": None},
+    "res_x_y": {"multiplier": 2},
+    "compress_time": {},
+    "compress_space": {},
+    "compress_all": {},
+    "compress_all_x_y": {"multiplier": 2},
+    "compress_time_res": {"multiplier": 2},
+    "compress_space_res": {"multiplier": 2},
+    "compress_all_res": {"multiplier": 2},
+}
+_DECODER_BLOCKS: dict[str, dict[str, Any]] = {
+    "res_x": {"num_layers": None, "inject_noise": False},
+    "res_x_y": {"multiplier": 2, "inject_noise": False},
+    "compress_time": {"multiplier": 1},
+    "compress_space": {"multiplier": 1},
+    "compress_all": {"multiplier": 1, "residual": False},
+}
+
+
+@dataclass(frozen=True)
+class VAEBlock:
+    """One entry of ``encoder_blocks`` or ``decoder_blocks``.
+
+    multiplier: of the channels when encoding, their divisor when decoding. residual: the input, rearranged, is added.
+    """
+
+    kind: str
+    num_layers: int = 1
+    multiplier: int = 1
+    residual: bool = False
+    inject_noise: bool = False
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Cells along time, height and width that become one (or come of one)."""
+        return _STRIDES[self.kind.split("_")[1] if self.kind.startswith("compress") else ""]
+
+
+@dataclass(frozen=True)
+class VideoVAEConfig:
+    """Section ``vae``. Source: ``ltx_core.model.video_vae.model_configurator``."""
+
+    in_channels: int
+    out_channels: int
+    latent_channels: int
+    encoder_blocks: tuple[VAEBlock, ...]
+    decoder_blocks: tuple[VAEBlock, ...]  # as listed: the decoder is built from the last to the first
+    patch_size: int
+    latent_log_var: str
+    causal_decoder: bool
+    timestep_conditioning: bool  # ltx-core's default is true, every released file says false
+    decoder_base_channels: int = 128
+    spatial_padding_mode: str | None = None
+
+    @property
+    def encoder_reflects(self) -> bool:
+        """Mirrored padding at the sides of a frame; zeros where the file does not say."""
+        return self.spatial_padding_mode == "reflect"
+
+    @property
+    def decoder_reflects(self) -> bool:
+        """Mirrored padding also where the file does not say: so it is in 2.0."""
+        return self.spatial_padding_mode in (None, "reflect")
+
+    @property
+    def encoder_out_channels(self) -> int:
+        """Means, and their log-variances: one for each, or one for all."""
+        return self.latent_channels * 2 if self.latent_log_var == "per_channel" else self.latent_channels + 1
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> VideoVAEConfig:
+        """Read and check section ``vae`` of the whole ``config`` dictionary."""
+        section = section_of(config, "vae")
+        require(section, "vae", _VAE_FIXED)
+        read = read_fields(cls, section, "vae", _VAE_IGNORED | set(_VAE_FIXED))
+        choice(section, "vae", "latent_log_var", {"per_channel": 0, "uniform": 0, "constant": 0})
+        if "spatial_padding_mode" in section:
+            choice(section, "vae", "spatial_padding_mode", {"zeros": 0, "reflect": 0})
+        read["encoder_blocks"] = _blocks(section, "encoder_blocks", _ENCODER_BLOCKS)
+        read["decoder_blocks"] = _blocks(section, "decoder_blocks", _DECODER_BLOCKS)
+        for key in ("encoder_blocks", "decoder_blocks"):
+            factors = [1, section["patch_size"], section["patch_size"]]
+            for block in read[key]:
+                factors = [f * s for f, s in zip(factors, block.stride, strict=True)]
+            if factors != [8, 32, 32]:
+                raise ConfigError(f"vae.{key} and patch_size make {factors} pixels a latent cell, expected [8, 32, 32]")
+        return cls(**read)
+
+
+_VAE_FIXED = {"dims": 3, "norm_layer": "pixel_norm"}
+_VAE_IGNORED = {"_class_name", "_diffusers_version", "scaling_factor", "encoder_base_channels"}
+
+
+def _blocks(section: dict[str, Any], key: str, kinds: dict[str, dict[str, Any]]) -> tuple[VAEBlock, ...]:
+    blocks = []
+    for i, entry in enumerate(section[key]):
+        if not (isinstance(entry, (list, tuple)) and len(entry) == 2):
+            raise ConfigError(f"vae.{key}[{i}] is {entry!r}, expected a pair of a name and parameters")
+        kind, given = entry
+        if kind not in kinds:
+            raise ConfigError(f"vae.{key}[{i}] is a {kind!r}, expected one of {sorted(kinds)}")
+        given = given if isinstance(given, dict) else {"num_layers": given}
+        params = {name: given.get(name, default) for name, default in kinds[kind].items()}
+        unknown = [k for k, v in given.items() if k not in params and k != "num_layers" and v]
+        if unknown:
+            raise ConfigError(f"vae.{key}[{i}] ({kind}) has parameters that we do not know: {', '.join(unknown)}")
+        for name, value in params.items():
+            wanted = bool if name in ("residual", "inject_noise") else int
+            if type(value) is not wanted or (wanted is int and value <= 0):
+                raise ConfigError(f"vae.{key}[{i}] ({kind}) has {name} {value!r}, expected a {wanted.__name__}")
+        blocks.append(VAEBlock(kind, **params))
+    return tuple(blocks)
+
+
+@dataclass(frozen=True)
+class LatentUpsamplerConfig:
+    """The whole ``config`` of a latent upsampler's file, which has no sections.
+
+    Source: ``ltx_core.model.upsampler.model_configurator``; what released files leave out has its default.
+    """
+
+    in_channels: int
+    mid_channels: int
+    num_blocks_per_stage: int
+    spatial_upsample: bool = True
+    temporal_upsample: bool = False
+    spatial_scale: float = 2.0
+    rational_resampler: bool = False
+
+    @staticmethod
+    def describes(config: dict[str, Any]) -> bool:
+        """Whether a file's ``config`` is that of an upsampler."""
+        return "mid_channels" in config and "num_blocks_per_stage" in config
+
+    @property
+    def resamples(self) -> tuple[int, int] | None:
+        """Up and down factors of the rational resampler, None where a plain pixel shuffle doubles."""
+        rational = self.rational_resampler and self.spatial_upsample and not self.temporal_upsample
+        return _RATIONAL[self.spatial_scale] if rational else None
+
+    @classmethod
+    def from_metadata(cls, config: dict[str, Any]) -> LatentUpsamplerConfig:
+        if not cls.describes(config):
+            raise ConfigError("the file's config has no mid_channels and num_blocks_per_stage: no latent upsampler")
+        require({"dims": 3} | config, "upsampler", {"dims": 3})
+        read = read_fields(cls, config, "upsampler", {"dims", "_class_name", "_diffusers_version"})
+        result = cls(**read)
+        if not (result.spatial_upsample or result.temporal_upsample):
+            raise ConfigError("upsampler.spatial_upsample and temporal_upsample are both false: nothing to do")
+        if result.rational_resampler and result.spatial_scale not in _RATIONAL:
+            raise ConfigError(f"upsampler.spatial_scale is {result.spatial_scale!r}, expected one of {list(_RATIONAL)}")
+        if result.mid_channels % 32:
+            raise ConfigError(f"upsampler.mid_channels is {result.mid_channels}, expected a multiple of 32 (groups)")
+        return result
+
+
+_RATIONAL = {0.75: (3, 4), 1.5: (3, 2), 2.0: (2, 1), 4.0: (4, 1)}
