@@ -15,8 +15,9 @@ from ltx2_mlx.audio_vae import decode_audio, encode_audio
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.types import Audio
 from parity.mutations import Mutation, planted
-from parity.registry import Case, Data, stages
+from parity.registry import Case, Data
 from parity.runner import Runner
+from parity.stages import stages
 from parity.stages.audio_vae import waveform
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity.registry import stages
 from parity.runner import Runner
+from parity.stages import stages
 
 UPSAMPLERS = stages()["upsampler"].configs
 CALLS = [
