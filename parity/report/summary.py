@@ -15,29 +15,39 @@ from typing import Any
 START, END = "<!-- parity: start -->", "<!-- parity: end -->"
 
 
-def table(document: dict[str, Any]) -> str:
-    """A row for each stage and config: coverage and the worst ratio of each lane."""
-    cells: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+def table(document: dict[str, Any], by_config: bool = True) -> str:
+    """A row for each stage and config, or for each stage: coverage and the worst ratio of each lane."""
+
+    def key(entry: dict[str, Any]) -> tuple[str, str]:
+        return entry["stage"], entry["config"] if by_config else ""
+
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in document["taps"]:
-        cells.setdefault((row["stage"], row["config"]), {}).setdefault(row["lane"], []).append(row)
-    coverage = {(c["stage"], c["config"]): c for c in document["summary"]["coverage"]}
-    head = "| stage | checkpoint | leaf modules | parameters | tensors judged | worst ratio A | B | C | verdict |"
-    lines = [head, "|---|---|--:|--:|--:|--:|--:|--:|---|"]
-    for key, lanes in cells.items():
-        covered = coverage.get(key)
-        leaves = f"{covered['leaves_compared']} of {covered['leaves']}" if covered else "–"
-        parameters = f"{covered['parameters_moving']} of {covered['parameters']}" if covered else "–"
-        rows = [row for lane in lanes.values() for row in lane]
+        groups.setdefault(key(row), []).append(row)
+    lines = ["| stage | checkpoint | leaf modules | parameters | tensors judged | worst ratio A | B | C | verdict |"]
+    lines.append("|---|---|--:|--:|--:|--:|--:|--:|---|")
+    for (stage, config), rows in groups.items():
+        covered = [c for c in document["summary"]["coverage"] if key(c) == (stage, config)]
         bad = sum(row["verdict"] != "pass" for row in rows)
-        worst = [_ratio(lanes.get(lane)) for lane in "ABC"]
-        verdict = f"**{bad} not passed**" if bad else "pass"
-        lines.append(
-            f"| {key[0]} | {key[1]} | {leaves} | {parameters} | {len(rows):,} | {' | '.join(worst)} | {verdict} |"
-        )
-    return "\n".join(lines)
+        cells = [
+            stage,
+            config or f"{len({row['config'] for row in rows})}",
+            _of(covered, "leaves_compared", "leaves"),
+            _of(covered, "parameters_moving", "parameters"),
+            f"{len(rows):,}",
+            *(_ratio([row for row in rows if row["lane"] == lane]) for lane in "ABC"),
+            f"**{bad} not passed**" if bad else "pass",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    text = "\n".join(lines)
+    return text if by_config else text.replace("| checkpoint |", "| checkpoints |")
 
 
-def _ratio(rows: list[dict[str, Any]] | None) -> str:
+def _of(covered: list[dict[str, Any]], part: str, whole: str) -> str:
+    return f"{sum(c[part] for c in covered):,} of {sum(c[whole] for c in covered):,}" if covered else "–"
+
+
+def _ratio(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "–"
     return "∞" if any(row["needed_k"] is None for row in rows) else f"{max(row['needed_k'] for row in rows):.2f}"
@@ -66,8 +76,8 @@ def sentence(document: dict[str, Any]) -> str:
     )
 
 
-def markdown(document: dict[str, Any]) -> str:
-    return f"{table(document)}\n\n{sentence(document)}\n"
+def markdown(document: dict[str, Any], by_config: bool = True) -> str:
+    return f"{table(document, by_config)}\n\n{sentence(document)}\n"
 
 
 def insert(readme: Path, text: str) -> None:
@@ -80,6 +90,6 @@ def insert(readme: Path, text: str) -> None:
 if __name__ == "__main__":
     results = json.loads(Path(sys.argv[1]).read_text())
     if len(sys.argv) > 2:
-        insert(Path(sys.argv[2]), markdown(results))
+        insert(Path(sys.argv[2]), markdown(results, by_config=False))
     else:
         print(markdown(results))
