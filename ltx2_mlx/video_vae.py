@@ -7,6 +7,7 @@ inside, where shapes read ``(B, T, H, W, C)``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby, product
 from math import prod
@@ -468,10 +469,24 @@ def decode_video(
     video_decoder: VideoDecoder,
     tiling_config: TilingConfig | None = None,
     generator: Generator | None = None,
+    memory_budget: int | None = None,
 ) -> Iterator[mx.array]:
-    """Chunks ``(F, H, W, 3)`` of bytes, of the first sample, from a latent ``(B, C, F, H, W)``; one where not tiled."""
+    """Chunks ``(F, H, W, 3)`` of bytes, of the first sample, from a latent ``(B, C, F, H, W)``; one where not tiled.
+
+    Without ``tiling_config`` the tiles are the largest that ``memory_budget`` allows (bytes beside the weights; half of
+    the device's memory when None), and none where the whole fits: there the reference, which tiles only when told to,
+    gives the same bytes.
+    """
+    if tiling_config is None:
+        budget = memory_budget or _half_of_memory()
+        tiling_config = choose_tiling(video_decoder.config, latent.shape, budget, latent.dtype.size)
     if tiling_config is None:
         yield to_uint8(video_decoder(latent, generator=generator)[0])
         return
     for frames in video_decoder.tiled_decode(latent, tiling_config, generator=generator):
         yield to_uint8(frames[0])
+
+
+def _half_of_memory() -> int:
+    size = mx.device_info().get("memory_size") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(size) // 2

@@ -15,7 +15,15 @@ from ltx2_mlx.config import LatentUpsamplerConfig, VideoVAEConfig
 from ltx2_mlx.errors import ConfigError, InputError
 from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
-from ltx2_mlx.video_vae import VideoDecoder, VideoEncoder, choose_tiling, crop_frames, decode_memory, to_uint8
+from ltx2_mlx.video_vae import (
+    VideoDecoder,
+    VideoEncoder,
+    choose_tiling,
+    crop_frames,
+    decode_memory,
+    decode_video,
+    to_uint8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +203,21 @@ def test_memory_is_bounded_by_the_tile(on_cpu: None, checkpoints: Path) -> None:
 
     whole = peak(lambda: mx.eval(module(latent)))
     assert peak(tiled) < min(budget, whole / 2)
+
+
+def test_a_video_is_decoded_in_tiles_when_the_budget_asks_for_them(on_cpu: None, checkpoints: Path) -> None:
+    module = load("video_decoder", checkpoints / "tiny-2.0.safetensors", mx.float32)
+    latent = mx.random.normal((1, 128, 4, 4, 6), key=mx.random.key(5))
+    budget = decode_memory(module.config, latent.shape, 4) // 3
+    tiling = choose_tiling(module.config, latent.shape, budget, 4)
+    chosen = list(decode_video(latent, module, memory_budget=budget))
+    told = list(decode_video(latent, module, tiling))
+    assert len(chosen) == len(told)
+    assert all(mx.array_equal(a, b) for a, b in zip(chosen, told, strict=True))
+    (whole,) = decode_video(latent, module)
+    assert whole.shape == mx.concatenate(chosen).shape
+    assert mx.array_equal(whole, to_uint8(module(latent)[0]))
+    assert not mx.array_equal(whole, mx.concatenate(chosen))  # tiles leave their trace
 
 
 def test_tiles_are_as_large_as_the_budget_allows(checkpoints: Path) -> None:
