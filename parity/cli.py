@@ -56,6 +56,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
+    try:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.open("a").close()
+    except OSError as error:
+        print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
+        return EXIT_USAGE
     from .report import plots, summary, terminal
     from .runner import check_checkpoint, ensure_fixtures, run, select
 

@@ -124,6 +124,9 @@ def _decide(
 
 def _decide_constant(row: Row, reference: Any, ours: Any, side: str) -> bool:
     """A constant argument that both sides name must agree; one that only the reference names is its own affair."""
+    if ours is _ABSENT and side == "out":
+        row.verdict, row.why = "invalid", f"ours returns nothing here, the reference {reference!r}"
+        return True
     if isinstance(ours, Tensor) or (ours is not _ABSENT and reference is not _ABSENT and ours != reference):
         found = f"an array {ours.values.shape}" if isinstance(ours, Tensor) else repr(ours)
         named = "nothing" if reference is _ABSENT else repr(reference)
@@ -186,7 +189,7 @@ def _decide_arrays(
     tail = max(
         q["tail"] / max(q["tail_reference"], floor * q["peak"]), q["p999"] / max(q["p999_reference"], floor * q["peak"])
     )
-    row.needed_k = max(row.ratio, tail * allowed / (tolerance.K_TAIL * allowed / tolerance.K))
+    row.needed_k = max(row.ratio, tail * tolerance.K / tolerance.K_TAIL)
     if not row.needed_k <= allowed and row.verdict == "pass":
         row.verdict = "diverged"
         errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"

@@ -108,6 +108,19 @@ def test_a_constant_argument_must_agree() -> None:
     assert [(row.name, row.verdict) for row in rows] == [("layer<eps", "diverged"), ("layer", "pass")]
 
 
+def test_a_constant_result_must_be_there_and_agree() -> None:
+    assert judge(Results(), WHERE, STAGE, trace(7), trace(7), trace(7)) == []
+    assert verdict_of(trace(8)) == "diverged"
+    gone = trace(7)
+    gone.calls["layer", 0].outputs = {"0": 7}
+    assert verdict_of(gone) == "invalid"
+
+
+def verdict_of(ours: Trace) -> str:
+    (row,) = judge(Results(), WHERE, STAGE, trace(7), trace(7), ours)
+    return row.verdict
+
+
 def test_hidden_elements_of_a_mask_must_be_the_same() -> None:
     lowest = np.finfo(np.float32).min
     mask = np.where(ORACLE > 0, np.float32(lowest), REFERENCE)
@@ -239,7 +252,10 @@ def test_reports_show_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "toy-any.png").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--lane", "D"], ["--lane", ""], ["--stage", "nothing"], ["--config", "huge"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--lane", "D"], ["--lane", ""], ["--stage", "nothing"], ["--config", "huge"], ["--json", "/proc/x/y.json"]],
+)
 def test_usage_errors_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *arguments]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
