@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
+from . import debug
 from .results import EXIT_USAGE
 from .stages import stages
 
@@ -34,21 +35,12 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
     )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
-    commands.add_parser("list", help="stages, configs, cases and taps")
-    views = commands.add_parser("debug", help="look closer").add_subparsers(dest="view", required=True)
-    text = views.add_parser("text", help="how well the text side tells two prompts apart, ours and the reference")
-    text.add_argument("prompts", nargs=2, metavar="PROMPT")
-    text.add_argument("--config", default="tiny-2.0", help="which tiny checkpoint (default: tiny-2.0)")
-    text.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead; needs --gemma as well")
-    text.add_argument("--gemma", type=Path, metavar="FOLDER", help="the Gemma 3 folder of --checkpoint")
-    text.add_argument("--padding", choices=("left", "right"), default="left", help="right is not how it was trained")
-    text.add_argument("--early-layers-only", action="store_true", help="the input embeddings for every hidden state")
-    text.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    text.add_argument("--without-reference", action="store_true", help="ours alone, in half the memory")
-    text.add_argument("--plot", type=Path, default=REPORTS / "text.png", metavar="PATH", help="where the picture goes")
+    run.set_defaults(handler=_run)
+    commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
+    debug.register(commands)
     args = parser.parse_args(argv)
     try:
-        return {"list": lambda args: _list(), "run": _run, "debug": _debug_text}[args.command](args)
+        return args.handler(args)
     except LTX2Error as error:
         print(f"ltx2-parity: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -93,32 +85,7 @@ def _run(args: argparse.Namespace) -> int:
     return results.exit_code()
 
 
-def _debug_text(args: argparse.Namespace) -> int:
-    from .debug import text
-    from .inputs import FIXTURES, GEMMA
-    from .runner import ensure_fixtures
-
-    if (args.checkpoint is None) is not (args.gemma is None):
-        print("ltx2-parity: --checkpoint and --gemma go together", file=sys.stderr)
-        return EXIT_USAGE
-    if args.checkpoint is None:
-        ensure_fixtures()
-    checkpoint = args.checkpoint or FIXTURES / f"{args.config}.safetensors"
-    found = text.differentiate(
-        tuple(args.prompts),
-        checkpoint,
-        args.gemma or GEMMA,
-        args.padding,
-        args.early_layers_only,
-        args.dtype,
-        args.without_reference,
-    )
-    text.show(found, tuple(args.prompts))
-    print(f"written   {text.draw(found, tuple(args.prompts), args.plot)}")
-    return 0
-
-
-def _list() -> int:
+def _list(args: argparse.Namespace) -> int:
     from .runner import FIXTURES, ensure_fixtures, read
 
     ensure_fixtures()
