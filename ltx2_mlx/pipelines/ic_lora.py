@@ -14,7 +14,7 @@ from ..conditioning import (
     VideoConditionByReferenceLatent,
 )
 from ..errors import InputError
-from ..lora import LoraPathStrength, reference_downscale_factor
+from ..lora import LoraPathStrength, lora_metadata
 from ..media import load_video_conditioning
 from ..noisers import GaussianNoiser
 from ..tiling import TilingConfig
@@ -40,7 +40,7 @@ class ICLoraPipeline:
             distilled_checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
         )
         self.stage_2_model_ledger = self.stage_1_model_ledger.with_loras(())
-        factors = {reference_downscale_factor(lora.path) for lora in loras} - {1}
+        factors = {lora_metadata(lora.path).reference_downscale_factor for lora in loras} - {1}
         if len(factors) > 1:
             raise InputError(f"the LoRAs want reference videos of different sizes: 1/{', 1/'.join(map(str, factors))}")
         self.reference_downscale_factor = factors.pop() if factors else 1

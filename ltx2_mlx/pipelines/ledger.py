@@ -32,6 +32,7 @@ class Settings:
 
     dtype: of weights and latents. quantization: "fp8-cast" keeps the transformer's weights in 8 bits.
     noise: makes the stream of random numbers of a seed. contexts: prompt → context, in place of Gemma.
+    context_path: where the contexts that were made are kept, together with the given ones.
     progress: called with (what, done, total) as work goes on; total is None where it is not known.
     low_memory: nothing is kept that could be loaded again, and videos are decoded in smaller tiles.
     audio: False neither decodes nor returns sound; the picture stays the same.
@@ -44,6 +45,7 @@ class Settings:
     quantization: str | None = None
     noise: Callable[[int], Generator] = Generator
     contexts: Mapping[str, EmbeddingsProcessorOutput] = field(default_factory=dict)
+    context_path: Path | None = None
     progress: Progress = quiet
     low_memory: bool = False
     audio: bool = True

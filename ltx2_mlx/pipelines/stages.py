@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..media import load_image_conditioning
 from ..noisers import GaussianNoiser
 from ..patchifiers import AudioPatchifier, VideoLatentPatchifier
-from ..prompts import encode_prompts
+from ..prompts import encode_prompts, save_contexts
 from ..samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
@@ -89,6 +89,9 @@ def prompt_contexts(
             progress=lambda done, total: settings.progress("encoding the prompts", done, total),
         )
         made = dict(zip(missing, outputs, strict=True))
+        if settings.context_path is not None:
+            kept = {**settings.contexts, **made}
+            save_contexts(settings.context_path, list(kept), list(kept.values()), ledger.checkpoint_path)
     return [made[prompt] if prompt in made else settings.contexts[prompt] for prompt in prompts]
 
 
