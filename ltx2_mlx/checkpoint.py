@@ -114,7 +114,7 @@ class Checkpoint:
 
     def arrays(self) -> dict[str, mx.array]:
         """Every tensor by its key. Lazy: read when it is first used."""
-        return mx.load(str(self.path), format="safetensors")
+        return _read_arrays(self.path)
 
 
 _OFFICIAL = "Use a checkpoint in the official single-file format"
@@ -178,7 +178,7 @@ class GemmaFolder(Checkpoint):
         return str(self.config.get("model_type"))
 
     def arrays(self) -> dict[str, mx.array]:
-        files = {file: mx.load(str(file), format="safetensors") for file in dict.fromkeys(self.shards.values())}
+        files = {file: _read_arrays(file) for file in dict.fromkeys(self.shards.values())}
         return {key: files[file][key] for key, file in self.shards.items()}
 
 
@@ -209,6 +209,13 @@ def read_gemma(folder: str | Path) -> GemmaFolder:
 
 
 _GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same keys"
+
+
+def _read_arrays(path: Path) -> dict[str, mx.array]:
+    try:
+        return mx.load(str(path), format="safetensors")
+    except RuntimeError as error:  # F8_E5M2, say
+        raise CheckpointError(f"{path}: MLX cannot read it ({error})") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,7 +24,9 @@ from .config import (
     VideoVAEConfig,
     read_vocoder_config,
 )
-from .errors import CheckpointError, WeightsError
+from .errors import CheckpointError, InputError, WeightsError
+from .lora import LoraPathStrength, LoraReport, check, fuse, read_lora
+from .quantization import FP8, amend_forward_with_upcast, check_policy, is_downcast, to_fp8
 from .text.embeddings import EmbeddingsProcessor
 from .text.gemma3 import Gemma3TextModel
 from .transformer import LTXModel
@@ -101,12 +104,16 @@ class LoadReport:
     parameters: int
     file_dtypes: tuple[str, ...]
     dtype: str
+    quantization: str | None = None
+    loras: tuple[LoraReport, ...] = ()
 
     def __str__(self) -> str:
-        return (
+        kept = f", blocks in float8 ({self.quantization})" if self.quantization else ""
+        line = (
             f"{self.component}: {self.tensors} tensors, {self.parameters:,} parameters from {self.path} "
-            f"(version {self.version}, {'/'.join(self.file_dtypes)} → {self.dtype}); 0 missing, 0 left over"
+            f"(version {self.version}, {'/'.join(self.file_dtypes)} → {self.dtype}{kept}); 0 missing, 0 left over"
         )
+        return "\n".join([line, *map(str, self.loras)])
 
 
 def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, str]]:
@@ -147,36 +154,60 @@ def _key(component: str, name: str) -> str:
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
 
 
-def load(component: str, path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:
+def load(
+    component: str,
+    path: str | Path,
+    dtype: mx.Dtype | None = None,
+    loras: Iterable[LoraPathStrength] = (),
+    quantization: str | None = None,
+) -> nn.Module:
     """Load one component of an official checkpoint. Lazy: weights are read from the file when they are first used.
 
     component: a name of ``COMPONENTS`` (``transformer``, ``gemma``, …).
     path: a single-file ``.safetensors`` with ``config`` metadata; for ``gemma`` its Hugging Face folder.
-    dtype: of the parameters; the file's own when None.
+    dtype: of the parameters; the file's own when None (bfloat16 for what the file holds in float8).
+    loras: fused into the transformer, tensor by tensor as it is read.
+    quantization: ``fp8-cast`` keeps the large layers of the transformer in float8 (see ``quantization``).
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
-    does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version.
+    does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version;
+    and when a LoRA does not fit. Warns of a LoRA's pairs that meet no layer.
     """
+    check_policy(quantization)
+    opened = tuple(read_lora(lora) for lora in loras)
+    if component != "transformer" and (opened or quantization):
+        raise InputError(f"LoRAs and quantization are the transformer's, not {component}'s")
     checkpoint = read_gemma(path) if component == "gemma" else read_checkpoint(path)
     module, keys = build(component, checkpoint)
-    arrays = checkpoint.arrays()
+    infos = {name: checkpoint.tensors[key] for name, key in keys.items()}
+    reports = tuple(check(lora, {name: info.shape for name, info in infos.items()}) for lora in opened)
+    for report in reports:
+        if report.unmatched:
+            warnings.warn(str(report), stacklevel=2)
     if getattr(module, "float32", False):  # a network that computes in nothing else
         dtype = mx.float32
-    axes = _file_axes(module)
+    if quantization:
+        amend_forward_with_upcast(module)
+    arrays, axes = checkpoint.arrays(), _file_axes(module)
     weights = []
     for name, key in keys.items():
-        array = arrays[key] if dtype is None else arrays[key].astype(dtype)
+        array = arrays[key]
+        if quantization and is_downcast(name):
+            array = fuse(opened, name, to_fp8(array), FP8)
+        else:
+            array = fuse(opened, name, array, dtype or array.dtype)
         weights.append((name, mx.contiguous(array.transpose(axes[name])) if name in axes else array))
     module.load_weights(weights, strict=True)
-    infos = [checkpoint.tensors[key] for key in keys.values()]
     module.load_report = LoadReport(
         component=component,
         path=checkpoint.path,
         version=checkpoint.version,
         tensors=len(infos),
-        parameters=sum(prod(info.shape) for info in infos),
-        file_dtypes=tuple(sorted({info.dtype for info in infos})),
+        parameters=sum(prod(info.shape) for info in infos.values()),
+        file_dtypes=tuple(sorted({info.dtype for info in infos.values()})),
         dtype="as in the file" if dtype is None else str(dtype).removeprefix("mlx.core."),
+        quantization=quantization,
+        loras=reports,
     )
     module.eval()
     return module
