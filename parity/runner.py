@@ -51,6 +51,7 @@ class Pair:
     reference: dict[str, Any]
     oracle: dict[str, Any]
     ours: dict[str, Any]
+    options: dict[str, Any]
 
     @property
     def main(self) -> Any:
@@ -76,16 +77,19 @@ class Runner:
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
-            return Pair(stage, {}, {}, dtype, {}, {}, {})
+            return Pair(stage, {}, {}, dtype, {}, {}, {}, {})
         path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
         paths = {stage.component: path}
         paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
-        reference = {part: self.torch.load(part, p, read(p).config, dtype) for part, p in paths.items()}
+        loras = tuple((FIXTURES / f"{name.format(config=config)}.safetensors", by) for name, by in stage.loras)
+        options = {"loras": loras, "quantization": stage.quantization}
+        reference = {part: self.torch.load(part, p, read(p).config, dtype, **options) for part, p in paths.items()}
         oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
-        return Pair(stage, paths, read(path).config, dtype, reference, oracle, self.ours(paths, dtype))
+        ours = self.ours(paths, dtype, **options)
+        return Pair(stage, paths, read(path).config, dtype, reference, oracle, ours, options)
 
-    def ours(self, paths: dict[str, Path], dtype: str) -> dict[str, Any]:
-        return {part: self.mlx.load(part, p, read(p).config, dtype) for part, p in paths.items()}
+    def ours(self, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
+        return {part: self.mlx.load(part, p, read(p).config, dtype, **options) for part, p in paths.items()}
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
@@ -306,7 +310,7 @@ def check_checkpoint(path: Path) -> list[Stage]:
     Raises CheckpointError unless each part is whole, and fits in memory on both sides.
     """
     checkpoint = read(path)
-    fitting = [s for s in stages().values() if s.component and checkpoint.holds(s.component)]
+    fitting = [s for s in stages().values() if s.component and not s.loras and checkpoint.holds(s.component)]
     for component in dict.fromkeys(stage.component for stage in fitting) or ["transformer"]:
         _, keys = build(component, checkpoint)
         parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
