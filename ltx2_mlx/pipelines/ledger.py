@@ -71,6 +71,8 @@ class ModelLedger:
     def transformer(self) -> X0Model:
         """With its LoRAs fused and every weight read: its first step takes no longer than the others."""
         settings = self.settings
+        if settings.quantization and settings.cross_attn_scale != 1.0:
+            raise InputError("cross_attn_scale changes weights, which quantization has rounded; use one of them")
         settings.progress("loading the transformer", 0, 1)
         model = load(
             "transformer",
