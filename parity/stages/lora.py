@@ -31,11 +31,18 @@ LORAS = {
 }
 
 
+def _case(config: str, names: tuple[str, ...], *dtypes: DType) -> Case:
+    return Case(steps=tuple(_step(n, config, LORAS[n], dtype) for dtype in dtypes for n in names), half=False)
+
+
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    both = (DType.BFLOAT16, DType.FLOAT32)
-    steps = [_step(name, "tiny-2.3", loras, dtype) for dtype in both for name, loras in LORAS.items()]
-    other = [_step(name, "tiny-2.0", LORAS[name], dtype) for dtype in both for name in ("two", "wide")]
-    return {"tiny-2.3": Case(steps=tuple(steps), half=False), "tiny-2.0": Case(steps=tuple(other), half=False)}
+    one = ("full", "weaker", "negative", "wide")
+    return {
+        "bfloat16": _case("tiny-2.3", one, DType.BFLOAT16),
+        "float32": _case("tiny-2.3", one, DType.FLOAT32),
+        "several": _case("tiny-2.3", ("two", "three"), DType.BFLOAT16, DType.FLOAT32),
+        "tiny-2.0": _case("tiny-2.0", ("two", "wide"), DType.BFLOAT16, DType.FLOAT32),
+    }
 
 
 LORA = Stage(name="lora", component=None, cases=cases, classes=CLASSES, configs=("any",))
@@ -43,13 +50,13 @@ LORA = Stage(name="lora", component=None, cases=cases, classes=CLASSES, configs=
 
 def _masks(config: dict[str, Any]) -> dict[str, Case]:
     """The one case that meets every tap and every parameter."""
-    return {"masks": transformer.cases(config)["masks"]}
+    return {"masks": replace(transformer.cases(config)["masks"], half=False)}
 
 
 TRANSFORMER_LORA = replace(
     transformer.TRANSFORMER,
     name="transformer_lora",
     cases=_masks,
-    configs=("tiny-2.0", "tiny-2.3"),
+    configs=("tiny-2.3",),
     loras=(("{config}-lora-f32", 0.7), ("{config}-distilled-lora-f32", -0.3)),
 )
