@@ -102,7 +102,7 @@ class Runner:
         """Every case (of those that match a glob) in the chosen lanes, recorded as it is asked for."""
         pair = self.load(stage, config, "float32") if set(lanes) & {"A", "C"} else None
         inventory = None
-        if "A" in lanes and pair.reference:
+        if "A" in lanes and pair.reference and case == "*":
             main = pair.reference[stage.component]
             sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(main).items()}
             inventory = Inventory(self.torch.leaves(main), sizes)
