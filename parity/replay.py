@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from .cells import Part
 from .judge import judge
 from .ours import MLX
 from .recording import Inventory, Pair, Recorded, Recording, read
@@ -138,16 +139,21 @@ def _require_repeat(rows: list[Row], recorded: Recorded) -> None:
 
 
 def in_processes(
-    work: Callable[[Any], tuple[Results, float]],
+    work: Callable[[Any], Part],
     tasks: Sequence[Any],
     device: str,
     progress: Callable[[str], None] = lambda line: None,
+    known: Sequence[Part | None] | None = None,
 ) -> Results:
-    """``work`` on every task, one process a core; what they found, in the order of the tasks."""
+    """``work`` on every task that is not ``known``, one process a core; what they found, in the order of the tasks."""
+    known = known or [None] * len(tasks)
+    open_tasks = [task for task, part in zip(tasks, known, strict=True) if part is None]
     results = Results(environment=environment(device))
-    jobs = max(1, min(len(tasks), os.cpu_count() or 1))
+    jobs = max(1, min(len(open_tasks), os.cpu_count() or 1))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done, (part, peak) in enumerate(pool.map(work, tasks), 1):
+        found = pool.map(work, open_tasks)
+        for done, earlier in enumerate(known, 1):
+            part, peak = earlier or next(found)
             progress(f"{done} of {len(tasks)} cells done")
             results.rows += part.rows
             results.coverage += part.coverage

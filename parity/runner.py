@@ -19,6 +19,8 @@ import numpy as np
 from ltx2_mlx.errors import CheckpointError
 from ltx2_mlx.weights import build
 
+from .cells import Cells, Part
+from .cells import key as cells_key
 from .inputs import FIXTURES
 from .ours import MLX
 from .recording import Inventory, Pair, Recorded, Recording, close_to, read
@@ -26,6 +28,7 @@ from .reference import Torch
 from .registry import Case, Stage
 from .replay import (
     default_device,
+    environment,
     handed_over,
     in_processes,
     judge_recording,
@@ -156,20 +159,33 @@ def run(
     checkpoint: Path | None = None,
     device: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    keep: Path | None = None,
+    resume: bool = False,
 ) -> Results:
-    """Every chosen cell, one process a core; what they found, in the order in which they were chosen."""
+    """Every chosen cell, one process a core; what they found, in the order in which they were chosen.
+
+    keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
+    """
     device = device or default_device()
-    tasks = [(stage.name, config, lanes, checkpoint, device) for stage, config in chosen]
-    results = in_processes(_run_cell, tasks, device, progress)
+    cells = Cells(keep, cells_key(lanes, checkpoint, environment(device))) if keep else None
+    if cells and not resume:
+        cells.clear()
+    known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
+    if resume:
+        progress(f"{sum(part is not None for part in known)} of {len(chosen)} cells kept from the run before")
+    tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
+    results = in_processes(_run_cell, tasks, device, progress, known)
     results.unseen = unseen(results, chosen) if "A" in lanes and checkpoint is None else []
     return results
 
 
-def _run_cell(task: tuple[str, str, str, Path | None, str]) -> tuple[Results, float]:
-    name, config, lanes, checkpoint, device = task
+def _run_cell(task: tuple[str, str, str, Path | None, str, Cells | None]) -> Part:
+    name, config, lanes, checkpoint, device, cells = task
     use_device(device)
-    part = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes)
-    return part, peak_gb()
+    part = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes), peak_gb()
+    if cells:
+        cells.save(name, config, part)
+    return part
 
 
 def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | None = None) -> list[tuple[Stage, str]]:

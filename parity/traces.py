@@ -9,6 +9,7 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from .cells import Part
 from .registry import Stage
 from .results import EXIT_USAGE, Results
 from .tracefile import open_trace, write
@@ -78,7 +79,7 @@ def check(path: Path, checkpoint: Path | None = None, device: str | None = None)
     return results
 
 
-def _check_cell(task: tuple[Path, Path | None, int, str]) -> tuple[Results, float]:
+def _check_cell(task: tuple[Path, Path | None, int, str]) -> Part:
     from .replay import judge_recording, peak_gb, use_device
 
     path, checkpoint, index, device = task
