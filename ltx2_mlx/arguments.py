@@ -77,7 +77,7 @@ class _Values(argparse.Action):
         super().__init__(*args, nargs="+", **kwargs)
         self.made, self.counts = made, counts
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:  # noqa: ANN001
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         if len(values) not in self.counts:
             expected = " or ".join(map(str, self.counts))
             raise argparse.ArgumentError(self, f"takes {expected} values, and {len(values)} were given")
@@ -91,7 +91,7 @@ class _Values(argparse.Action):
 class _Refused(argparse.Action):
     """A flag of the reference that has no effect there: given, it is an error that says why."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:  # noqa: ANN001
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         raise argparse.ArgumentError(self, self.metavar_reason)
 
     def __init__(self, *args: object, reason: str, **kwargs: object):
@@ -114,9 +114,7 @@ def _lora(values: list[str]) -> LoraPathStrength:
 
 
 def _image(values: list[str]) -> ImageConditioningInput:
-    return ImageConditioningInput(
-        _path(values[0]), int(values[1]), float(values[2]), *(int(crf) for crf in values[3:])
-    )
+    return ImageConditioningInput(_path(values[0]), int(values[1]), float(values[2]), *(int(crf) for crf in values[3:]))
 
 
 def _path_and_strength(values: list[str]) -> tuple[str, float]:
@@ -159,7 +157,9 @@ def _add_basic(parser: argparse.ArgumentParser, params: PipelineParams, *, disti
     parser.add_argument("--seed", type=int, default=params.seed, help=f"of the noise (default: {params.seed})")
     parser.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {step} (default: {height})")
     parser.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {step} (default: {width})")
-    parser.add_argument("--num-frames", type=int, default=params.num_frames, help=f"8k + 1 (default: {params.num_frames})")
+    parser.add_argument(
+        "--num-frames", type=int, default=params.num_frames, help=f"8k + 1 (default: {params.num_frames})"
+    )
     parser.add_argument(
         "--frame-rate", type=float, default=params.frame_rate, help=f"frames a second (default: {params.frame_rate:g})"
     )
@@ -176,7 +176,7 @@ def _add_basic(parser: argparse.ArgumentParser, params: PipelineParams, *, disti
         counts=(3, 4),
         metavar="ARG",
         default=[],
-        help="PATH FRAME STRENGTH [CRF]: show an image at a frame; STRENGTH 0 to 1, CRF its H.264 quality (default: 33)",
+        help="PATH FRAME STRENGTH [CRF]: show an image at a frame; STRENGTH 0 to 1, CRF the H.264 quality (33)",
     )
     parser.add_argument(
         "--lora",
@@ -313,7 +313,12 @@ def _retake(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
     _add_files(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the noise, -1 for a random one (default: 42)")
     parser.add_argument(
-        "--loras", dest="lora", nargs="*", type=lambda text: LoraPathStrength(_path(text)), default=[], help="LoRA files"
+        "--loras",
+        dest="lora",
+        nargs="*",
+        type=lambda text: LoraPathStrength(_path(text)),
+        default=[],
+        help="LoRA files",
     )
     _add_quantization(parser)
     _add_steps(parser, 40)
@@ -346,7 +351,9 @@ def _add_ours(parser: argparse.ArgumentParser) -> None:
         "--context", type=_output, metavar="FILE", help="keep the prompts' contexts here, and take them from here"
     )
     group = parser.add_argument_group("to find out what is wrong")
-    group.add_argument("--placeholder", action="store_true", help="no transformer and no prompt: decode a random latent")
+    group.add_argument(
+        "--placeholder", action="store_true", help="no transformer and no prompt: decode a random latent"
+    )
     group.add_argument("--cross-attn-scale", type=float, default=1.0, help="times what blocks take from the prompt")
     group.add_argument("--early-layers-only", action="store_true", help="only the input embeddings of Gemma")
 

@@ -35,7 +35,7 @@ class VideoConditionByLatentIndex:
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
         target = latent_tools.target_shape
         B, C, F, H, W = self.latent.shape
-        if (B, C, H, W) != (target.batch, target.channels, target.height, target.width):
+        if (target.batch, target.channels, target.height, target.width) != (B, C, H, W):
             raise InputError(f"a conditioning latent is {self.latent.shape}, and the video's is {tuple(target)}")
         if not 0 <= self.latent_idx <= target.frames - F:
             raise InputError(f"{F} latent frames at {self.latent_idx} do not fit into the video's {target.frames}")
@@ -91,7 +91,7 @@ class VideoConditionByReferenceLatent:
 
 
 def _positions(latent: mx.array, tools: VideoLatentTools, causal_fix: bool, frame_idx: int = 0) -> np.ndarray:
-    """``(B, 3, T, 2)`` float32 (seconds, pixels, pixels) of the latent's tokens, ``frame_idx`` frames into the video."""
+    """``(B, 3, T, 2)`` float32 (seconds, pixels, pixels) of the tokens, ``frame_idx`` frames into the video."""
     bounds = tools.patchifier.get_patch_grid_bounds(VideoLatentShape(*latent.shape))
     coords = np.array(get_pixel_coords(bounds, tools.scale_factors, causal_fix))
     coords[:, 0] += frame_idx

@@ -1,4 +1,4 @@
-"""How one step asks the transformer: once, or once for each kind of guidance. Source: ``ltx_pipelines.utils.helpers``."""
+"""How a step asks the transformer: once, or once for each kind of guidance. Source: ``ltx_pipelines.utils.helpers``."""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ Result = tuple[Frames, Audio | None]
 class TorchNoise(TorchGenerator):
     """The numbers that torch's generator draws on a CPU, as the pipelines take them."""
 
-    def randn(self, shape, dtype: mx.Dtype) -> mx.array:  # noqa: ANN001
+    def randn(self, shape, dtype: mx.Dtype) -> mx.array:
         return mx.array(super().randn(shape, str(dtype).removeprefix("mlx.core."))).astype(dtype)
 
-    def randn64(self, shape):  # noqa: ANN001, ANN201
+    def randn64(self, shape):
         return super().randn(shape, "float64")
 
 

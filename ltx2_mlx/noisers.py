@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import mlx.core as mx
-
 from .nn.noise import Generator
 from .types import LatentState
 

@@ -91,7 +91,9 @@ def _files(args: argparse.Namespace, result: Plan) -> Checkpoint | None:
     with result.checking():
         checkpoint = read_checkpoint(args.checkpoint_path)
         size = sum(info.nbytes for info in checkpoint.tensors.values())
-        result.files.append(("checkpoint", str(args.checkpoint_path), f"version {checkpoint.version}, {gigabytes(size)}"))
+        result.files.append(
+            ("checkpoint", str(args.checkpoint_path), f"version {checkpoint.version}, {gigabytes(size)}")
+        )
     for part in _parts(args) if checkpoint else ():
         with result.checking():
             build(part, checkpoint)
@@ -262,7 +264,9 @@ def _stages(args: argparse.Namespace, checkpoint: Checkpoint, shape: VideoPixelS
         yield from _text_stage(args, checkpoint, itemsize)
         two = RECIPES[args.pipeline].two_stages
         first = shape._replace(height=shape.height // 2, width=shape.width // 2) if two else shape
-        yield _denoising("stage 1" if two else "denoising", args, checkpoint, first, _sigmas(args, shape), _passes(args))
+        yield _denoising(
+            "stage 1" if two else "denoising", args, checkpoint, first, _sigmas(args, shape), _passes(args)
+        )
         if two and not getattr(args, "skip_stage_2", False):
             yield _denoising("stage 2", args, checkpoint, shape, STAGE_2_DISTILLED_SIGMA_VALUES, 1)
         elif two:
@@ -309,8 +313,8 @@ def _denoising(
 
 
 def transformer_memory(checkpoint: Checkpoint, tokens: int, itemsize: int) -> int:
-    """About the peak, in bytes, of one pass over ``tokens`` video tokens beside the weights: the residual stream and its
-    norms, queries, keys and values, the feed-forward's four-fold width; on a CPU also every head's scores."""
+    """About the peak, in bytes, of one pass over ``tokens`` video tokens beside the weights: the residual stream and
+    its norms, queries, keys and values, the feed-forward's four-fold width; on a CPU also every head's scores."""
     config = TransformerConfig.from_metadata(checkpoint.config)
     heads = config.num_attention_heads
     scores = 3 * heads * tokens * (tokens + 1024) if mx.default_device().type == mx.cpu else 0
@@ -340,7 +344,7 @@ def _check_memory(args: argparse.Namespace, result: Plan) -> None:
             elif stage.name == "prompts":
                 remedy = "contexts made on another machine (--context)"
             result.problems.append(
-                f"{stage.name} takes about {gigabytes(stage.memory)}, and there are {gigabytes(available)}: use {remedy}"
+                f"{stage.name} takes about {gigabytes(stage.memory)} of {gigabytes(available)}: use {remedy}"
             )
 
 

@@ -34,7 +34,8 @@ def encode_prompts(
 
     Both text models are released before this returns: Gemma 12B takes 24 GB in bfloat16. padding_side "right" and
     early_layers_only (the input embeddings in place of every hidden state) are diagnostics: neither is how the networks
-    were trained. ``progress(done, total)`` is called for each prompt. Raises CheckpointError for files that do not fit, InputError for no prompts.
+    were trained. ``progress(done, total)`` is called for each prompt. Raises CheckpointError for files that do not fit,
+    InputError for no prompts.
     """
     if not prompts:
         raise InputError("no prompts were given, expected at least one")

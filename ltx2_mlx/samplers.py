@@ -32,7 +32,7 @@ def quiet(done: int, total: int) -> None:
 
 
 def post_process_latent(denoised: mx.array, denoise_mask: mx.array, clean: mx.array) -> mx.array:
-    """Kept tokens as they were: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in the dtype of ``denoised``."""
+    """Kept tokens as they were: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in their dtype."""
     return (denoised * denoise_mask + clean.astype(mx.float32) * (1 - denoise_mask)).astype(denoised.dtype)
 
 
@@ -118,7 +118,7 @@ def phi(j: int, neg_h: float) -> float:
 
 
 def get_res2s_coefficients(h: float, c2: float = 0.5) -> tuple[float, float, float]:
-    """(a21, b1, b2) of the exponential Runge-Kutta method with its second stage at ``c2``, for a step ``h`` in log σ."""
+    """(a21, b1, b2) of the exponential Runge-Kutta method with its middle at ``c2``, for a step ``h`` in log σ."""
     b2 = phi(2, -h) / c2
     return c2 * phi(1, -h * c2), phi(1, -h) - b2, b2
 

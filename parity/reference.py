@@ -124,6 +124,8 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
                 for layer in self.layers:
                     hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
                     undo.callback(hook.remove)
+                # It loops over a set of layer kinds, whose order changes from process to process.
+                undo.enter_context(mock.patch.object(modeling_gemma3, "set", _in_order, create=True))
                 output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             return (*states, output.last_hidden_state)
 
@@ -134,6 +136,10 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
     for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
         parameter.data = parameter.data.to(dtype)
     return model.eval()
+
+
+def _in_order(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..guiders import MultiModalGuiderParams
@@ -24,8 +24,12 @@ class PipelineParams:
     num_frames: int = 121
     frame_rate: float = 24.0
     num_inference_steps: int = 40
-    video_guider_params: MultiModalGuiderParams = MultiModalGuiderParams(3.0, 1.0, [29], 0.7, 3.0)
-    audio_guider_params: MultiModalGuiderParams = MultiModalGuiderParams(7.0, 1.0, [29], 0.7, 3.0)
+    video_guider_params: MultiModalGuiderParams = field(
+        default_factory=lambda: MultiModalGuiderParams(3.0, 1.0, [29], 0.7, 3.0)
+    )
+    audio_guider_params: MultiModalGuiderParams = field(
+        default_factory=lambda: MultiModalGuiderParams(7.0, 1.0, [29], 0.7, 3.0)
+    )
 
     @property
     def stage_2_height(self) -> int:
@@ -60,6 +64,6 @@ def detect_params(checkpoint_path: str | Path) -> PipelineParams:
 # Ours, and not the reference's text: what a video should rather not be.
 DEFAULT_NEGATIVE_PROMPT = (
     "low quality, blurred, out of focus, grainy, noisy, overexposed, too dark, washed out, banding, flicker, jitter, "
-    "warped faces and hands, extra fingers, morphing objects, text, watermark, subtitles, logo, jump cut, frozen frame, "
-    "distorted sound, hiss, clipping, echo, speech out of step with the lips"
+    "warped faces and hands, extra fingers, morphing objects, text, watermark, subtitles, logo, jump cut, "
+    "frozen frame, distorted sound, hiss, clipping, echo, speech out of step with the lips"
 )

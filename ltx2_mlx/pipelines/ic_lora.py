@@ -120,8 +120,8 @@ class ICLoraPipeline:
         factor, step = self.reference_downscale_factor, 32 * self.reference_downscale_factor
         if target.height % step or target.width % step:
             raise InputError(
-                f"this LoRA's reference videos are 1/{factor} of the first stage's {target.height}x{target.width}, which "
-                f"must then be multiples of {step}: make height and width multiples of {2 * step}"
+                f"this LoRA's reference videos are 1/{factor} of the first stage's {target.height}x{target.width}, "
+                f"which must then be multiples of {step}: make height and width multiples of {2 * step}"
             )
         return target._replace(height=target.height // factor, width=target.width // factor)
 
@@ -148,10 +148,10 @@ def _attention_mask(latent: mx.array, strength: float, mask: mx.array | None) ->
 
 
 def downsample_mask_to_latent(mask: mx.array, size: tuple[int, int, int]) -> mx.array:
-    """``(B, 1, F, H, W)`` in pixels → ``(B, f·h·w)``: means over what each latent cell covers, the first frame alone."""
+    """``(B, 1, F, H, W)`` in pixels → ``(B, f·h·w)``: means over what a latent cell covers, the first frame alone."""
     B, _, F, H, W = mask.shape
     f, h, w = size
-    if H % h or W % w or (f > 1 and (F - 1) % (f - 1)) or F < f:
+    if H % h or W % w or (f > 1 and (F - 1) % (f - 1)) or f > F:
         raise InputError(f"an attention mask of {F} frames of {H}x{W} does not fit a latent of {f}x{h}x{w}")
     small = mask.reshape(B, F, h, H // h, w, W // w).mean(axis=(3, 5))
     first = small[:, :1]

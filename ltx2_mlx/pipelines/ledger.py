@@ -37,8 +37,8 @@ class Settings:
     low_memory: nothing is kept that could be loaded again, and videos are decoded in smaller tiles.
     audio: False neither decodes nor returns sound; the picture stays the same.
     placeholder: no transformer and no prompt; latents are noise. For trying out everything that comes after.
-    early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers, the
-    second scales what the blocks take from the prompt.
+    early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
+    the second scales what the blocks take from the prompt.
     """
 
     dtype: mx.Dtype = mx.bfloat16

@@ -48,7 +48,9 @@ def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bo
     problems = []
     if height % step or width % step or min(height, width) < 64:
         near = [max(64, round(size / step) * step) for size in (height, width)]
-        problems.append(f"{height}x{width} (height x width) is not in multiples of {step} from 64 on; {near[0]}x{near[1]} is")
+        problems.append(
+            f"{height}x{width} (height x width) is not in multiples of {step} from 64 on; {near[0]}x{near[1]} is"
+        )
     if num_frames < 1 or num_frames % 8 != 1:
         problems.append(f"{num_frames} frames are not 8k + 1; {max(0, round((num_frames - 1) / 8)) * 8 + 1} are")
     if problems:
@@ -190,8 +192,8 @@ def denoise_audio_video(
 ) -> tuple[mx.array, mx.array]:
     """Latents ``(1, 128, F, H, W)`` and ``(1, 8, T, 16)`` from noise, along ``sigmas``.
 
-    name: of this stage, in the progress. noise_scale: where the schedule starts. frozen_audio: the initial audio is given
-    and stays. transformer: one that is already loaded; otherwise the ledger's, released before this returns.
+    name: of this stage, in the progress. noise_scale: where the schedule starts. frozen_audio: the initial audio is
+    given and stays. transformer: one that is already loaded; otherwise the ledger's, released before this returns.
     """
     settings = ledger.settings
     tools = (video_tools(output_shape), audio_tools(output_shape))
