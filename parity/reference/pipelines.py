@@ -8,6 +8,11 @@ Nothing in the packages is changed; while a run lasts, names in them stand for s
 - Gemma's buffers and its image tower's names: the reference was written for transformers 4.
 - ``apply_loras`` in float32: it leaves the weights that no LoRA touches in the dtype of the file.
 - The second-order loop in float32: its dtype is a default argument that the pipeline does not pass.
+- Convolutions in bfloat16: without AVX-512 torch has none but scalar loops, 30 times slower than all the rest. They are
+  done in float32 and rounded once, which is what the fast kernels do.
+
+A *twin* is a second run in bfloat16 whose matrix products are done so as well: how far it is from the first is what the
+reference reaches against itself when no more than the order of its sums changes.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
     return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
 
 
-def run(pipeline: Pipeline, dtype: str, files: Files) -> Recording:
+def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Recording:
     """One run. The reference must not raise."""
     side, recording, start = Torch(), Recording(), time.monotonic()
     module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
@@ -49,7 +54,7 @@ def run(pipeline: Pipeline, dtype: str, files: Files) -> Recording:
 
         return getattr(module, pipeline.cls)(**arguments(pipeline.init))(**arguments(pipeline.call))
 
-    with patched(module, side.dtype(dtype), files), noise_recorded(recording), torch.inference_mode():
+    with patched(module, side.dtype(dtype), files, twin), noise_recorded(recording), torch.inference_mode():
         record(side, pipeline, call, recording)
     recording.seconds = time.monotonic() - start
     return recording
@@ -69,7 +74,7 @@ def noise_recorded(into: Recording) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def patched(module: ModuleType, dtype: torch.dtype, files: Files) -> Iterator[None]:
+def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) -> Iterator[None]:
     """The reference with a pipeline's ``module`` fit for a run in ``dtype`` on the CPU."""
     with contextlib.ExitStack() as undo:
 
@@ -79,6 +84,8 @@ def patched(module: ModuleType, dtype: torch.dtype, files: Files) -> Iterator[No
         for user in (module, helpers):
             replace(user, torch=_torch(dtype))
         _patch_gemma(replace, files)
+        for name in (*CONVOLUTIONS, *(PRODUCTS if twin else ())):
+            replace(torch.nn.functional, **{name: _rounded_once(getattr(torch.nn.functional, name))})
         if dtype != torch.bfloat16:
             replace(single_gpu_model_builder, apply_loras=_all_in_one_dtype(single_gpu_model_builder.apply_loras))
             if loop := getattr(module, "res2s_audio_video_denoising_loop", None):
@@ -93,6 +100,26 @@ def _torch(dtype: torch.dtype) -> ModuleType:
     proxy.bfloat16 = dtype
     proxy.cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
     return proxy
+
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d")
+PRODUCTS = ("linear", "scaled_dot_product_attention")
+
+
+def _rounded_once(function: Callable) -> Callable:
+    """``function`` in float32 for bfloat16 arguments, its result rounded."""
+
+    def widened(value: Any) -> Any:
+        half = isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16
+        return value.float() if half else value
+
+    def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if x.dtype != torch.bfloat16:
+            return function(x, *args, **kwargs)
+        wide = function(x.float(), *map(widened, args), **{key: widened(value) for key, value in kwargs.items()})
+        return wide.to(x.dtype)
+
+    return run
 
 
 def _all_in_one_dtype(apply_loras: Callable) -> Callable:
