@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -145,3 +146,49 @@ class Stage:
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A function or method whose every call is recorded while a pipeline runs, as ``name.NNN.part``.
+
+    inputs and outputs: part → where it is, as a path of attributes and indices (``latent_state.latent``, ``.0``; an
+    output's path begins with a dot, and "" is the whole result).
+    """
+
+    name: str
+    at: Pair
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What pipelines are given, by path."""
+
+    checkpoint: Path
+    upsampler: Path
+    gemma: Path
+    lora: Path
+    distilled_lora: Path
+    ic_lora: Path
+    images: tuple[Path, ...]
+    clip: Path
+    audio: Path
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One pipeline beside its reference: a class of the same name, in a module of the same name, run once.
+
+    init and call: keyword arguments, neutral (``Obj``), of the constructor and of the call.
+    """
+
+    name: str
+    module: str
+    cls: str
+    init: Callable[[Files], dict[str, Any]]
+    call: Callable[[Files], dict[str, Any]]
+    watches: tuple[Watch, ...]
+    classes: dict[str, Pair]
+    configs: tuple[str, ...] = ("tiny-2.0", "tiny-2.3")

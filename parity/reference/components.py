@@ -18,10 +18,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from .inputs import GEMMA
-from .registry import Case, Stage
-from .tapping import Loras, Session, Side, resolve
-from .trace import Tensor, Trace
+from ..inputs import GEMMA
+from ..registry import Case, Stage
+from ..tapping import Loras, Session, Side, resolve
+from ..trace import Tensor, Trace
 
 
 def _import_torchaudio() -> None:
