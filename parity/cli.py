@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import debug
+from . import debug, explain, selftest
 from .results import EXIT_USAGE
 from .stages import stages
 
@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     run.set_defaults(handler=_run)
     commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
     debug.register(commands)
+    explain.register(commands)
+    selftest.register(commands)
     args = parser.parse_args(argv)
     try:
         return args.handler(args)

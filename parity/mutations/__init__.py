@@ -1,12 +1,14 @@
-"""Faults that real ports shipped, one file a component."""
+"""Faults that real ports shipped, one file a component, and their classes."""
 
 from .audio import AUDIO
+from .causes import CAUSES, NOT_APPLICABLE
+from .loading import LOADING
 from .planting import Mutation, planted
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
+MUTATIONS = (*LOADING, *TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
 
-__all__ = ["MUTATIONS", "Mutation", "planted"]
+__all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]
