@@ -28,7 +28,7 @@ from .ours import MLX
 from .reference import Torch
 from .registry import Case, Stage
 from .results import Coverage, Results, Row
-from .stages import stages
+from .stages import PHASES, stages
 from .tapping import Session, Side, flatten
 from .trace import Tensor, Trace
 
@@ -258,6 +258,7 @@ def run(
     results.peak_gb *= jobs
     for order, row in enumerate(results.rows):
         row.order = order
+    results.stages = manifest(chosen)
     results.unseen = _unseen(results, chosen) if "A" in lanes and checkpoint is None else []
     return results
 
@@ -275,6 +276,27 @@ def _run_cell(task: tuple[str, str, str, Path | None, str]) -> tuple[Results, fl
 def _progress(line: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\x1b[K  {line}", end="", file=sys.stderr, flush=True)
+
+
+def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
+    """Every stage there is, in data order, for the report: which of its configs ran, and what it declares not to
+    compare or to be no fault."""
+    ran = {stage.name: [config for other, config in chosen if other.name == stage.name] for stage, _ in chosen}
+    phases = {name: phase for phase, names in PHASES.items() for name in names}
+    return [
+        {
+            "stage": stage.name,
+            "phase": phases.get(stage.name, ""),
+            "configs": list(stage.configs),
+            "ran": ran.get(stage.name, []),
+            "reference_only": stage.reference_only,
+            "constant": stage.constant,
+            "idle": {config: list(names) for config, names in stage.idle.items()},
+            "defined": list(stage.defined),
+            "injected": [tap.name for tap in stage.functions if tap.injected],
+        }
+        for stage in stages().values()
+    ]
 
 
 def _unseen(results: Results, chosen: list[tuple[Stage, str]]) -> list[str]:

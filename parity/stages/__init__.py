@@ -15,6 +15,15 @@ from .vocoder import DECODE_AUDIO, VOCODER
 STAGES = (TOKENIZER, GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING)
 
+# The way of the data, from a prompt to a video with sound: the columns of the report's map.
+PHASES = {
+    "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
+    "Image and sound in": ("video_encoder", "audio_processor", "audio_encoder"),
+    "Denoising": ("sampling", "patchifiers", "transformer", "upsampler"),
+    "Video out": ("video_decoder",),
+    "Sound out": ("audio_decoder", "vocoder", "decode_audio"),
+}
+
 
 def stages() -> dict[str, Stage]:
     """Every stage by name, in data order."""
