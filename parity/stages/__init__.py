@@ -17,6 +17,15 @@ STAGES = (TOKENIZER, GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER, VIDE
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING)
 STAGES += (LORA, TRANSFORMER_LORA)
 
+# The way of the data, from a prompt to a video with sound: the columns of the report's map.
+PHASES = {
+    "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
+    "Image and sound in": ("video_encoder", "audio_processor", "audio_encoder"),
+    "Denoising": ("sampling", "patchifiers", "lora", "transformer", "transformer_lora", "upsampler"),
+    "Video out": ("video_decoder",),
+    "Sound out": ("audio_decoder", "vocoder", "decode_audio"),
+}
+
 
 def stages() -> dict[str, Stage]:
     """Every stage by name, in data order."""
