@@ -4,6 +4,7 @@ LTX2Error
 ├── CheckpointError      the file cannot be read as an LTX-2 checkpoint
 │   ├── ConfigError      its metadata describes a network that we do not build
 │   └── WeightsError     its tensors do not fit the network that its metadata describes
+├── MediaError           a picture, clip or sound cannot be read, or was not written as given
 └── InputError           a call's arguments do not fit the model
 """
 
@@ -22,6 +23,10 @@ class ConfigError(CheckpointError):
 
 class WeightsError(CheckpointError):
     """Tensors are missing, left over, or of the wrong shape."""
+
+
+class MediaError(LTX2Error):
+    """A picture, clip or sound file cannot be read, or does not hold what was written to it."""
 
 
 class InputError(LTX2Error, ValueError):
