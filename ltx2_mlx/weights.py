@@ -26,7 +26,7 @@ from .config import (
 )
 from .errors import CheckpointError, InputError, WeightsError
 from .lora import LoraPathStrength, LoraReport, check, fuse, read_lora
-from .quantization import FP8, amend_forward_with_upcast, check_policy, is_downcast, to_fp8
+from .quantization import FP8, amend_forward_with_upcast, check_policy, from_fp8, is_downcast, to_fp8
 from .text.embeddings import EmbeddingsProcessor
 from .text.gemma3 import Gemma3TextModel
 from .transformer import LTXModel
@@ -34,6 +34,8 @@ from .upsampler import LatentUpsampler
 from .video_vae import VideoDecoder, VideoEncoder
 from .vocoder import build_vocoder
 
+# The dtypes of weights, by safetensors' names.
+FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3")
 # Component → where another part's tensors belong in it.
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},
@@ -129,7 +131,7 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
     module = COMPONENTS[component](checkpoint.config, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
-    for name in _unused(module) & keys.keys():
+    for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
     axes = _file_axes(module)
     expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in tree_flatten(module.parameters())}
@@ -139,10 +141,28 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
         shape = checkpoint.tensors[key].shape
         if name in expected and shape != expected[name]:
             problems.append(f"misshaped {key}: {shape} in the file, {expected[name]} in the network")
+        if checkpoint.tensors[key].dtype not in FLOATS:
+            problems.append(f"{key} is {checkpoint.tensors[key].dtype}, expected {', '.join(FLOATS)}")
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise WeightsError(f"{checkpoint.path}: {component} does not fit its config: {shown}")
     return module, keys
+
+
+def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
+    """Paths of the scales that stand beside float8 weights: of the weight (used, see ``_decoded``), and of the layer's
+    input (for kernels that multiply in float8; not used). Raises WeightsError for one that cannot be applied."""
+    scales = set()
+    for name, key in keys.items():
+        if not name.endswith(".weight") or checkpoint.tensors[key].dtype != "F8_E4M3":
+            continue
+        by_weight, by_input = f"{name}_scale", f"{name.removesuffix('weight')}input_scale"
+        if by_input in keys and by_weight not in keys:
+            raise WeightsError(f"{checkpoint.path}: {keys[by_input]} stands without {key}_scale")
+        if by_weight in keys and prod(shape := checkpoint.tensors[keys[by_weight]].shape) != 1:
+            raise WeightsError(f"{checkpoint.path}: {keys[by_weight]} is {shape}, expected one number for the weight")
+        scales |= {by_weight, by_input}
+    return scales
 
 
 def _key(component: str, name: str) -> str:
@@ -152,6 +172,16 @@ def _key(component: str, name: str) -> str:
     )
     prefix = next(prefixes, "")
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
+
+
+def _decoded(arrays: dict[str, mx.array], checkpoint: Checkpoint, key: str) -> mx.array:
+    """A tensor of the file; one in float8 as bfloat16 (exact), or in float32 times its scale where it has one."""
+    if checkpoint.tensors[key].dtype != "F8_E4M3":
+        return arrays[key]
+    scale = f"{key}_scale"
+    if scale not in checkpoint.tensors:
+        return from_fp8(arrays[key], mx.bfloat16)
+    return from_fp8(arrays[key], mx.float32) * arrays[scale].astype(mx.float32).reshape(())
 
 
 def load(
@@ -191,7 +221,7 @@ def load(
     arrays, axes = checkpoint.arrays(), _file_axes(module)
     weights = []
     for name, key in keys.items():
-        array = arrays[key]
+        array = _decoded(arrays, checkpoint, key)
         if quantization and is_downcast(name):
             array = fuse(opened, name, to_fp8(array), FP8)
         else:
