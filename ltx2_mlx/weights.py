@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ from .config import (
     read_vocoder_config,
 )
 from .errors import CheckpointError, InputError, WeightsError
-from .lora import LoraPathStrength, LoraReport, check, fuse, read_lora
+from .lora import Lora, LoraPathStrength, LoraReport, check, fuse, fuse_scaled, read_lora
 from .quantization import FP8, amend_forward_with_upcast, check_policy, from_fp8, is_downcast, to_fp8
 from .text.embeddings import EmbeddingsProcessor
 from .text.gemma3 import Gemma3TextModel
@@ -174,14 +174,35 @@ def _key(component: str, name: str) -> str:
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
 
 
-def _decoded(arrays: dict[str, mx.array], checkpoint: Checkpoint, key: str) -> mx.array:
-    """A tensor of the file; one in float8 as bfloat16 (exact), or in float32 times its scale where it has one."""
-    if checkpoint.tensors[key].dtype != "F8_E4M3":
-        return arrays[key]
-    scale = f"{key}_scale"
-    if scale not in checkpoint.tensors:
-        return from_fp8(arrays[key], mx.bfloat16)
-    return from_fp8(arrays[key], mx.float32) * arrays[scale].astype(mx.float32).reshape(())
+def _read(
+    checkpoint: Checkpoint,
+    keys: dict[str, str],
+    loras: tuple[Lora, ...],
+    dtype: mx.Dtype | None,
+    quantization: str | None,
+) -> Iterator[tuple[str, mx.array]]:
+    """Each parameter as it is to be: decoded, with the LoRAs added, in its dtype. Lazy."""
+    arrays = checkpoint.arrays()
+    for name, key in keys.items():
+        array, scale = arrays[key], _scale(arrays, key)
+        in_fp8 = checkpoint.tensors[key].dtype == "F8_E4M3"
+        if quantization and is_downcast(name) and scale is not None:
+            array, scale = fuse_scaled(loras, name, array, scale)
+            yield f"{name}_scale", scale
+            yield name, array
+        elif quantization and is_downcast(name):
+            yield name, fuse(loras, name, array if in_fp8 else to_fp8(array), FP8)
+        else:
+            if in_fp8:  # exact in bfloat16, but for its scale
+                array = from_fp8(array, mx.bfloat16) if scale is None else from_fp8(array, mx.float32) * scale
+            yield name, fuse(loras, name, array, dtype or (mx.bfloat16 if in_fp8 else array.dtype))
+
+
+def _scale(arrays: dict[str, mx.array], key: str) -> mx.array | None:
+    """The scale of a float8 weight, ``()`` float32. There is an ``input_scale`` as well, for kernels that multiply in
+    float8: it is no part of the weight."""
+    scale = arrays.get(f"{key}_scale")
+    return None if scale is None else scale.astype(mx.float32).reshape(())
 
 
 def load(
@@ -217,16 +238,13 @@ def load(
     if getattr(module, "float32", False):  # a network that computes in nothing else
         dtype = mx.float32
     if quantization:
-        amend_forward_with_upcast(module)
-    arrays, axes = checkpoint.arrays(), _file_axes(module)
-    weights = []
-    for name, key in keys.items():
-        array = _decoded(arrays, checkpoint, key)
-        if quantization and is_downcast(name):
-            array = fuse(opened, name, to_fp8(array), FP8)
-        else:
-            array = fuse(opened, name, array, dtype or array.dtype)
-        weights.append((name, mx.contiguous(array.transpose(axes[name])) if name in axes else array))
+        scales = {f"{name}_scale" for name, key in keys.items() if f"{key}_scale" in checkpoint.tensors}
+        amend_forward_with_upcast(module, scales)
+    axes = _file_axes(module)
+    weights = [
+        (name, mx.contiguous(array.transpose(axes[name])) if name in axes else array)
+        for name, array in _read(checkpoint, keys, opened, dtype, quantization)
+    ]
     module.load_weights(weights, strict=True)
     module.load_report = LoadReport(
         component=component,
