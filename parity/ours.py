@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,6 +40,8 @@ class MLX(Side):
         return Tensor(np.array(value.astype(mx.float32) if half else value), self.dtype_name(value.dtype))
 
     def from_numpy(self, values: np.ndarray, dtype: mx.Dtype) -> mx.array:
+        if dtype == mx.float64:  # MLX takes float64 in only where it is told to
+            return mx.array(values, dtype)
         return mx.array(values).astype(dtype)
 
     def load(
@@ -88,3 +90,52 @@ def _uncached() -> Iterator[None]:
                 if hasattr(value, "cache_clear"):
                     undo.enter_context(mock.patch.object(module, name, value.__wrapped__))
         yield
+
+
+# ---- loops and noise with what they ask for injected ------------------------------------------------------------
+
+
+class _Recorded:
+    """A generator that hands out recorded numbers."""
+
+    def __init__(self, draws: list[mx.array]):
+        self.draws = iter(draws)
+
+    def randn(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        return next(self.draws).astype(dtype)
+
+    def randn64(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.array(next(self.draws)).astype(np.float64)
+
+
+def noised(noise: mx.array, state: Any, scale: float) -> Any:
+    return _product("noisers").GaussianNoiser(_Recorded([noise]))(state, scale)
+
+
+def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx.array) -> np.ndarray:
+    arrays = {"sample": sample, "denoised_sample": denoised, "noise": noise, "sigmas": sigmas}
+    host = {name: np.array(value) for name, value in arrays.items()}
+    return _product("diffusion_steps").Res2sDiffusionStep().step(step_index=0, **host)
+
+
+def _looped(name: str) -> Callable[..., Any]:
+    def run(sigmas: mx.array, video: Any, audio: Any, targets: tuple[mx.array, mx.array], noise: list[mx.array]) -> Any:
+        def denoise(video: Any, audio: Any, sigmas: np.ndarray, step_index: int) -> tuple[mx.array, mx.array]:
+            return video.latent * 0.2 + targets[0], audio.latent * 0.2 + targets[1]
+
+        options = {}
+        if noise:  # drawn as (substep video, substep audio, step video, step audio)
+            halves = [x for i, x in enumerate(noise) if i % 4 < 2], [x for i, x in enumerate(noise) if i % 4 > 1]
+            options = {"substep_generator": _Recorded(halves[0]), "step_generator": _Recorded(halves[1])}
+        return getattr(_product("samplers"), name)(np.array(sigmas), video, audio, denoise, **options)
+
+    return run
+
+
+euler_denoising_loop = _looped("euler_denoising_loop")
+gradient_estimating_euler_denoising_loop = _looped("gradient_estimating_euler_denoising_loop")
+res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
+
+
+def _product(module: str) -> Any:
+    return importlib.import_module(f"ltx2_mlx.{module}")
