@@ -53,8 +53,7 @@ def decode_image(image_path: str | Path) -> np.ndarray:
 
 
 def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
-    """``(H, W, 3)`` uint8 through one H.264 frame and back, cropped to even sides: conditioning frames of the training
-    data had been compressed. crf 0 gives the picture back untouched."""
+    """``(H, W, 3)`` uint8 through one H.264 frame and back, cropped to even sides. crf 0 gives it back untouched."""
     if crf == 0:
         return image
     if not 0 < crf <= 51:
