@@ -2,6 +2,7 @@
 
 LTX2Error
 ├── CheckpointError      the file cannot be read as an LTX-2 checkpoint
+│   ├── HubError         it is neither on this machine nor to be had from Hugging Face
 │   ├── ConfigError      its metadata describes a network that we do not build
 │   └── WeightsError     its tensors do not fit the network that its metadata describes
 ├── MediaError           a picture, clip or sound cannot be read, or was not written as given
@@ -15,6 +16,10 @@ class LTX2Error(Exception):
 
 class CheckpointError(LTX2Error):
     """The file is missing, damaged, or no LTX-2 checkpoint."""
+
+
+class HubError(CheckpointError):
+    """A reference to weights names no path here, and nothing that could be fetched from Hugging Face."""
 
 
 class ConfigError(CheckpointError):

@@ -45,7 +45,7 @@ def decode_image(image_path: str | Path) -> np.ndarray:
         with Image.open(image_path) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{image_path}: a picture of mode {image.mode}, expected 8 bits a channel; convert it")
-            return np.array(image if image.mode in ("RGB", "RGBA") else image.convert("RGB"))[..., :3]
+            return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise MediaError(f"{image_path}: not a picture that Pillow reads") from error
     except OSError as error:
@@ -53,8 +53,7 @@ def decode_image(image_path: str | Path) -> np.ndarray:
 
 
 def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
-    """``(H, W, 3)`` uint8 through one H.264 frame and back, cropped to even sides: conditioning frames of the training
-    data had been compressed. crf 0 gives the picture back untouched."""
+    """``(H, W, 3)`` uint8 through one H.264 frame and back, cropped to even sides. crf 0 gives it back untouched."""
     if crf == 0:
         return image
     if not 0 < crf <= 51:
@@ -324,7 +323,7 @@ def encode_video(
     height, width = first.shape[1:3]
     if height % 2 or width % 2:
         raise InputError(f"frames of {width} × {height} pixels; yuv420p takes even sides")
-    with _whole_file(path) as part:
+    with _whole_file(path) as part, _ffmpeg(path, "written"):
         reported = _reported(chain([first], chunks), video_chunks_number, progress)
         frames = _write_mp4(part, reported, height, width, rate, pcm)
         sound = (pcm.rate, 2, len(pcm.samples)) if pcm else (None, None, None)
@@ -410,7 +409,10 @@ def _reported(chunks: Iterator[np.ndarray], total: int | None, progress: Progres
 @contextmanager
 def _whole_file(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to. It becomes ``path`` at the end, or goes if there is an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{path}: its folder cannot be made: {error.strerror}") from error
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
@@ -426,7 +428,7 @@ def _write_mp4(
     # The movie's clock is in milliseconds by default, and the sound's length would be rounded to it.
     options = {"movie_timescale": str(pcm.rate)} if pcm else {}
     frames = 0
-    with _ffmpeg(path, "written"), av.open(str(path), "w", format="mp4", options=options) as container:
+    with av.open(str(path), "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         if pcm:

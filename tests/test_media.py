@@ -239,12 +239,12 @@ def test_metadata_is_the_references(movie: Path, tmp_path: Path) -> None:
     metadata = media.get_videostream_metadata(movie)
     assert metadata == reference.get_videostream_metadata(str(movie)) == (24000 / 1001, 13, 70, 50)
     uncounted = tmp_path / "uncounted.mkv"  # Matroska states no frame count
-    with media.av.open(str(movie)) as source, media.av.open(str(uncounted), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
+    with media.av.open(str(uncounted), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        for pixels in clip(13):
+            container.mux(stream.encode(media.av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
     assert media.get_videostream_metadata(uncounted).num_frames == 13
     assert reference.get_videostream_metadata(str(uncounted)) == media.get_videostream_metadata(uncounted)
 
@@ -407,7 +407,7 @@ def test_refusals_leave_nothing(tmp_path: Path, change: dict, message: str) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no movie")
     media.save_wav(tmp_path / "a.wav", sound(100))
     for read in (media.probe, media.get_videostream_metadata, media.decode_audio_from_file):
@@ -419,6 +419,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         media.load_video_conditioning(tmp_path / "a.wav", 32, 32, 1)
     with pytest.raises(InputError, match="frame_cap 0"):
         media.load_video_conditioning(tmp_path / "a.wav", 32, 32, 0)
+    with pytest.raises(MediaError, match=r"text\.mp4/clip\.mp4: its folder cannot be made"):
+        media.encode_video([clip(1)], 24, None, tmp_path / "text.mp4" / "clip.mp4")
     for window in ((-1.0, None), (0.0, 0.0)):
         with pytest.raises(InputError, match="expected a start"):
             media.decode_audio_from_file(tmp_path / "a.wav", *window)
