@@ -15,7 +15,7 @@ _PRODUCT = "_scaled(b, strength) @ a)"
 _FIRST = "transformer_blocks.0.attn1.to_q.weight"
 LORA = (
     _fault("L01a", "strength applied twice", "* strength).", "* strength * strength).", f"weaker.bfloat16.{_FIRST}"),
-    _fault("L01b", "strength dropped", "* strength).", "* 1.0).", f"weaker.bfloat16.{_FIRST}"),
+    _fault("L01e", "strength dropped", "* strength).", "* 1.0).", f"weaker.bfloat16.{_FIRST}"),
     _fault("L01c", "strength on A", _PRODUCT, "b @ _scaled(a, strength))", f"weaker.bfloat16.{_FIRST}"),
     _fault(
         "L01d",
