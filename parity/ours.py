@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,8 +15,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .registry import Case, Stage
-from .tapping import Session, Side
+from .recording import Recording, record
+from .registry import Case, Files, Pipeline, Stage
+from .tapping import Session, Side, resolve
 from .trace import Tensor
 
 
@@ -70,3 +72,49 @@ def _uncached() -> Iterator[None]:
                 if hasattr(value, "cache_clear"):
                     undo.enter_context(mock.patch.object(module, name, value.__wrapped__))
         yield
+
+
+class Replay:
+    """Draws random numbers as ``ltx2_mlx.nn.noise.Generator`` does, from those that the reference drew.
+
+    One for all the generators of a pipeline. Raises ValueError where ours draws another shape, or once more.
+    """
+
+    def __init__(self, draws: list[np.ndarray]):
+        self.left = list(enumerate(draws))[::-1]
+
+    def _next(self, shape: Sequence[int]) -> np.ndarray:
+        if not self.left:
+            raise ValueError(f"a draw of {tuple(shape)} that the reference does not make")
+        index, values = self.left.pop()
+        if values.shape != tuple(shape):
+            raise ValueError(f"draw {index} has the shape {tuple(shape)}, the reference's has {values.shape}")
+        return values
+
+    def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+        return mx.array(self._next(shape).astype(np.float32)).astype(dtype)
+
+    def randn64(self, shape: Sequence[int]) -> np.ndarray:
+        return self._next(shape).astype(np.float64)
+
+
+def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Recording:
+    """Our pipeline with the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
+    side, recording, replay, start = MLX(), Recording(), Replay(noise), time.monotonic()
+
+    def arguments(of: Callable[[Files], dict[str, Any]]) -> dict[str, Any]:
+        return side.materialise(of(files), pipeline, dtype, dtype)
+
+    def call() -> tuple[Iterator[Any], Any]:
+        owner, name = resolve(f"ltx2_mlx.pipelines.{pipeline.module}:{pipeline.cls}")
+        made = getattr(owner, name)(**arguments(pipeline.init), dtype=side.dtype(dtype))
+        return made(**arguments(pipeline.call), noise=replay)
+
+    try:
+        record(side, pipeline, call, recording)
+        if replay.left:
+            recording.error = f"{len(replay.left)} of the reference's {len(noise)} draws were not made"
+    except Exception as error:
+        recording.error = f"{type(error).__name__}: {error}"
+    recording.seconds = time.monotonic() - start
+    return recording

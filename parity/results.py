@@ -74,9 +74,61 @@ class Coverage:
         return self.leaves == self.leaves_compared and self.parameters == self.parameters_moving and not self.uncovered
 
 
+@dataclass(frozen=True)
+class Item:
+    """One tensor that both pipelines recorded, ``kind.NNN.part``."""
+
+    name: str
+    error: float | None = None
+    limit: float | None = None
+    verdict: str = "pass"
+    why: str = ""
+
+
+@dataclass
+class PipelineRow:
+    """One run of one pipeline on both sides. A number is None where ours did not come that far.
+
+    steps: calls of the transformer. off_by_one: share of bytes; off_by_more: count. video_latent, audio_latent, mel:
+    relative root mean square. waveform: largest error. psnr: in dB; psnr_self: of the reference against its twin.
+    first: the first tensor that is not as it should be; verdict and why are its.
+    """
+
+    pipeline: str
+    config: str
+    dtype: str
+    frames: int | None = None
+    steps: int = 0
+    off_by_one: float | None = None
+    off_by_more: int | None = None
+    video_latent: float | None = None
+    audio_latent: float | None = None
+    mel: float | None = None
+    waveform: float | None = None
+    psnr: float | None = None
+    psnr_self: float | None = None
+    first: str = ""
+    verdict: str = "pass"
+    why: str = ""
+    seconds: float = 0.0
+    seconds_reference: float = 0.0
+    details: list[Item] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The row for JSON; details as lists of name, error, limit and verdict."""
+        row = {k: _round(v) if isinstance(v, float) else v for k, v in vars(self).items() if k != "details"}
+        details = [[i.name, *(v if v is None else _round(v) for v in (i.error, i.limit)), i.verdict] for i in self.details]
+        return row | {"details": details}
+
+    @property
+    def place(self) -> str:
+        return f"{self.pipeline} {self.config} {self.dtype} {self.first}"
+
+
 @dataclass
 class Results:
     rows: list[Row] = field(default_factory=list)
+    pipelines: list[PipelineRow] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
     carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
     unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
@@ -85,15 +137,15 @@ class Results:
     peak_gb: float = 0.0
 
     def count(self, verdict: str) -> int:
-        return sum(row.verdict == verdict for row in self.rows)
+        return sum(row.verdict == verdict for row in (*self.rows, *self.pipelines))
 
-    def failures(self) -> list[Row]:
-        """What is not a pass, in the order in which it was computed."""
-        return [row for row in self.rows if row.verdict != "pass"]
+    def failures(self) -> list[Row | PipelineRow]:
+        """What is not a pass, in the order in which it was computed, pipelines last."""
+        return [row for row in (*self.rows, *self.pipelines) if row.verdict != "pass"]
 
-    def first_divergence(self) -> Row | None:
-        """The first failing tap of the first failing run; isolated lanes before the free-running one."""
-        return min(self.failures(), key=lambda row: row.lane == "C", default=None)
+    def first_divergence(self) -> Row | PipelineRow | None:
+        """The first failing tap of the first failing run; isolated lanes before the free-running one and pipelines."""
+        return min(self.failures(), key=lambda row: getattr(row, "lane", "C") == "C", default=None)
 
     def worst(self, lane: str) -> Row | None:
         rows = [row for row in self.rows if row.lane == lane]
@@ -102,7 +154,9 @@ class Results:
     def exit_code(self) -> int:
         if self.count("invalid") or self.count("diverged"):
             return EXIT_DIVERGED
-        if self.count("missing") or self.unseen or not all(c.whole for c in self.coverage) or not self.rows:
+        if self.count("missing") or self.unseen or not all(c.whole for c in self.coverage):
+            return EXIT_INCOMPLETE
+        if not self.rows and not self.pipelines:
             return EXIT_INCOMPLETE
         return EXIT_INCONCLUSIVE if self.count("inconclusive") else EXIT_OK
 
@@ -112,6 +166,7 @@ class Results:
         return {
             "exit_code": self.exit_code(),
             "taps": len(self.rows),
+            "pipelines": len(self.pipelines),
             "carried": self.carried,
             "verdicts": {verdict: self.count(verdict) for verdict in VERDICTS},
             "coverage": [asdict(c) for c in self.coverage],
@@ -125,5 +180,9 @@ class Results:
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         head = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
-        rows = ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in self.rows)
-        path.write_text(json.dumps(head, indent=1)[:-2] + ',\n "taps": [\n' + rows + "\n]}\n")
+        taps, pipelines = (
+            ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
+            for rows in (self.rows, self.pipelines)
+        )
+        text = json.dumps(head, indent=1)[:-2]
+        path.write_text(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n')
