@@ -14,7 +14,7 @@ import numpy as np
 from . import metrics, tolerance
 from .inputs import FIXTURES, GEMMA
 from .ours import run_pipeline
-from .recording import Recording
+from .watching import Recording
 from .registry import Files, Pipeline
 from .results import Item, PipelineRow
 from .stages.pipelines import pipelines

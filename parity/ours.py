@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .recording import Recording, record
+from .watching import Recording, record
 from .registry import Case, Files, Pipeline, Stage
 from .tapping import Session, Side, resolve
 from .trace import Tensor

@@ -29,7 +29,7 @@ from unittest import mock
 import torch
 import transformers
 
-from ..recording import Recording, record
+from ..watching import Recording, record
 from ..registry import Files, Pipeline
 from .components import Torch  # first: it makes torchaudio importable
 
