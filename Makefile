@@ -1,6 +1,7 @@
 # Two commands from a clean clone, with nothing but Python (3.11 or newer) and make:
 #   make parity    ours beside the reference, every tensor judged, a report in reports/latest/
 #   make test      all tests
+#   make parity-replay    ours against a committed trace of the reference: needs no torch
 #   make bench     the video VAE's time and memory beside torch's
 PYTHON ?= python3
 VENV := .venv
@@ -16,10 +17,19 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 comma := ,
 ARGS ?=
 
-.PHONY: parity test bench lint fixtures readme clean
+# A small trace of the reference, with the weights that it needs, and a Python without torch to judge ours against it.
+TRACE := fixtures/traces/tiny.json
+TRACED := patchifiers sampling gemma:*:right transformer:tiny-2.0-interleaved:late \
+	video_decoder:tiny-2.0-timestep:pixels vocoder:tiny-2.3-audio-group
+REPLAY := .venv-replay
+
+.PHONY: parity parity-replay test bench lint fixtures trace readme clean
 
 parity: $(VENV)/ready
 	$(RUN) -m parity run $(ARGS)
+
+parity-replay: $(REPLAY)/ready
+	$(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS) )$(REPLAY)/bin/python -m parity check $(TRACE) $(ARGS)
 
 test: $(VENV)/ready
 	$(RUN) -m pytest $(ARGS)
@@ -35,17 +45,23 @@ lint: $(VENV)/ready
 fixtures: $(VENV)/ready
 	$(PY) fixtures/make.py
 
+# After a change of the cases or taps of what is in it.
+trace: $(VENV)/ready
+	$(RUN) -m parity record --lane A,C --weights --out $(TRACE) $(foreach cell,$(TRACED),'$(cell)')
+
 # The table and the picture in the README, from a run on this machine.
 readme: parity
 	$(PY) -m parity.report.summary reports/latest/results.json README.md
 	cp reports/latest/transformer-tiny-2.3.png reports/sample/
 
 clean:
-	rm -rf $(VENV) fixtures/checkpoints reports/latest
+	rm -rf $(VENV) $(REPLAY) fixtures/checkpoints reports/latest
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: EXTRAS := reference,parity,dev
+$(REPLAY)/ready: EXTRAS := parity
+$(VENV)/ready $(REPLAY)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}; try: make PYTHON=python3.11")'
-	@echo "setting up $(VENV), once; this takes a few minutes"
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(if $(BACKEND),$(BACKEND)$(comma))reference,parity,dev]"
+	@echo "setting up $(@D), once; this takes a few minutes"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(if $(BACKEND),$(BACKEND)$(comma))$(EXTRAS)]"
 	@touch $@

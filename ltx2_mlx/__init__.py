@@ -1,6 +1,7 @@
 """LTX-2 in MLX: video with sound from a prompt. ``load`` reads a component of an official checkpoint."""
 
 from .errors import CheckpointError, ConfigError, InputError, LTX2Error, WeightsError
+from .lora import LoraPathStrength, LoraReport, lora_metadata
 from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from .prompts import encode_prompts, load_contexts, save_contexts
 from .text.embeddings import EmbeddingsProcessorOutput
@@ -20,6 +21,8 @@ __all__ = [
     "LTX2Error",
     "LTXModel",
     "LoadReport",
+    "LoraPathStrength",
+    "LoraReport",
     "Modality",
     "Perturbation",
     "PerturbationConfig",
@@ -29,6 +32,7 @@ __all__ = [
     "encode_prompts",
     "load",
     "load_contexts",
+    "lora_metadata",
     "read_checkpoint",
     "save_contexts",
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from math import prod
 from pathlib import Path
+
+from tqdm import tqdm
 
 from . import __version__
 from .errors import LTX2Error, WeightsError
@@ -13,19 +16,76 @@ from .weights import COMPONENTS, PREFIXES, SHARED, build, read_checkpoint
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="ltx2-mlx", description="LTX-2 in MLX: video with sound from a prompt.")
-    parser.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    info = commands.add_parser("info", help="what a checkpoint holds, and whether it is whole")
-    info.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    args = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv and argv[0] in ("generate", "plan"):
+            return _generate(argv[0], argv[1:])
+        args = _parser().parse_args(argv)
         return _info(args.checkpoint)
     except LTX2Error as error:
         print(f"ltx2-mlx: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ltx2-mlx: stopped; nothing was written", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ltx2-mlx", description="LTX-2 in MLX: video with sound from a prompt.")
+    parser.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("generate", help="make a video with sound (see: ltx2-mlx generate --help)")
+    commands.add_parser("plan", help="what generate would do with the same flags, and what would go wrong")
+    info = commands.add_parser("info", help="what a checkpoint holds, and whether it is whole")
+    info.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    return parser
+
+
+def _generate(command: str, argv: list[str]) -> int:
+    from .arguments import parse  # media and pipelines are slow to import
+    from .generate import generate
+    from .plan import plan, show
+
+    args = parse(command, argv)
+    planned = plan(args)
+    if command == "plan" or planned.problems:
+        print(show(planned), file=sys.stdout if command == "plan" else sys.stderr)
+        return 2 if planned.problems else 0
+    logging.basicConfig(format="note: %(message)s")
+    logging.captureWarnings(True)
+    with _Bars() as progress:
+        output = generate(args, progress)
+    print(output)
+    return 0
+
+
+class _Bars:
+    """Progress on stderr, a bar for each part of the work, with the seconds that are left."""
+
+    def __init__(self) -> None:
+        self.name, self.bar = "", None
+
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        if name != self.name:
+            self.close()
+            self.name = name
+            self.bar = tqdm(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.name, self.bar = "", None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _info(path: Path) -> int:

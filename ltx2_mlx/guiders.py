@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -208,3 +208,12 @@ class MultiModalGuiderFactory:
 
     def build_from_sigma(self, sigma: float) -> MultiModalGuider:
         return MultiModalGuider(self.params(sigma), self.negative_context)
+
+
+def create_multimodal_guider_factory(
+    params: MultiModalGuiderParams | MultiModalGuiderFactory, negative_context: mx.array | None = None
+) -> MultiModalGuiderFactory:
+    """A factory of constant parameters; a factory gets this negative context, where there is one."""
+    if isinstance(params, MultiModalGuiderParams):
+        return MultiModalGuiderFactory.constant(params, negative_context)
+    return params if negative_context is None else replace(params, negative_context=negative_context)

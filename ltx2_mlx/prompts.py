@@ -7,6 +7,7 @@ released, the embeddings processor.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -27,16 +28,18 @@ def encode_prompts(
     *,
     padding_side: str = "left",
     early_layers_only: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[EmbeddingsProcessorOutput]:
     """A context for each prompt, video ``(1, 1024, Dv)`` and audio ``(1, 1024, Da)``.
 
     Both text models are released before this returns: Gemma 12B takes 24 GB in bfloat16. padding_side "right" and
     early_layers_only (the input embeddings in place of every hidden state) are diagnostics: neither is how the networks
-    were trained. Raises CheckpointError for files that do not fit, InputError for no prompts.
+    were trained. ``progress(done, total)`` is called for each prompt. Raises CheckpointError for files that do not fit,
+    InputError for no prompts.
     """
     if not prompts:
         raise InputError("no prompts were given, expected at least one")
-    states, masks = _hidden_states(prompts, gemma_root, dtype, padding_side, early_layers_only)
+    states, masks = _hidden_states(prompts, gemma_root, dtype, padding_side, early_layers_only, progress)
     mx.clear_cache()
     processor = load("embeddings_processor", checkpoint_path, dtype)
     width, count = states[0][0].shape[-1], len(states[0])
@@ -55,17 +58,24 @@ def encode_prompts(
 
 
 def _hidden_states(
-    prompts: list[str], gemma_root: str | Path, dtype: mx.Dtype, padding_side: str, early_layers_only: bool
+    prompts: list[str],
+    gemma_root: str | Path,
+    dtype: mx.Dtype,
+    padding_side: str,
+    early_layers_only: bool,
+    progress: Callable[[int, int], None],
 ) -> tuple[list[tuple[mx.array, ...]], list[mx.array]]:
     """Hidden states and mask of each prompt, computed before Gemma goes out of scope here."""
     tokenizer = LTXVGemmaTokenizer(gemma_root, padding_side=padding_side)
     gemma = load("gemma", gemma_root, dtype)
     states, masks = [], []
-    for prompt in prompts:
+    for i, prompt in enumerate(prompts):
+        progress(i, len(prompts))
         ids, mask = tokenizer.encode(prompt)
         states.append(gemma(ids, mask, early_layers_only=early_layers_only))
         masks.append(mask)
         mx.eval(states[-1])
+    progress(len(prompts), len(prompts))
     return states, masks
 
 

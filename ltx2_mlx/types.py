@@ -157,3 +157,13 @@ class Audio:
 
     waveform: mx.array
     sampling_rate: int
+
+
+class ImageConditioningInput(NamedTuple):
+    """An image that the video shows: ``frame_idx`` in frames of the video, ``strength`` 1 for as it is and 0 for not at
+    all, ``crf`` the H.264 quality that it is compressed with first, as videos are (0 leaves it as it is)."""
+
+    path: str
+    frame_idx: int
+    strength: float
+    crf: int = 33

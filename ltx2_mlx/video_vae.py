@@ -478,7 +478,7 @@ def decode_video(
     gives the same bytes.
     """
     if tiling_config is None:
-        budget = memory_budget or _half_of_memory()
+        budget = memory_budget or memory_size() // 2
         tiling_config = choose_tiling(video_decoder.config, latent.shape, budget, latent.dtype.size)
     if tiling_config is None:
         yield to_uint8(video_decoder(latent, generator=generator)[0])
@@ -487,6 +487,7 @@ def decode_video(
         yield to_uint8(frames[0])
 
 
-def _half_of_memory() -> int:
+def memory_size() -> int:
+    """Bytes of the device's memory, or of the machine's."""
     size = mx.device_info().get("memory_size") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(size) // 2
+    return int(size)

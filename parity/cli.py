@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import debug
+from . import debug, traces
 from .results import EXIT_USAGE
 from .stages import stages
 
@@ -35,9 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
     )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
+    run.add_argument("--resume", action="store_true", help="go on with a run that was killed: keep its finished cells")
     run.set_defaults(handler=_run)
     commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
     debug.register(commands)
+    traces.register(commands)
     args = parser.parse_args(argv)
     try:
         return args.handler(args)
@@ -75,7 +77,8 @@ def _run(args: argparse.Namespace) -> int:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    results = run(chosen, lanes, args.checkpoint, args.device, progress)
+    cells = args.json.parent / "cells"
+    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume)
     pictures = plots.by_depth(results, args.json.parent)
     results.seconds = time.monotonic() - start
     results.write(args.json)

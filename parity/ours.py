@@ -14,11 +14,12 @@ from unittest import mock
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
-from .watching import Recording, record
 from .registry import Case, Files, Pipeline, Stage
-from .tapping import Session, Side, resolve
+from .tapping import Loras, Session, Side, resolve
 from .trace import Tensor
+from .watching import Recording, record
 
 
 class MLX(Side):
@@ -43,9 +44,19 @@ class MLX(Side):
     def from_numpy(self, values: np.ndarray, dtype: mx.Dtype) -> mx.array:
         return mx.array(values).astype(dtype)
 
-    def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> nn.Module:
+    def load(
+        self,
+        component: str,
+        path: Path,
+        config: dict[str, Any],
+        dtype: str,
+        loras: Loras = (),
+        quantization: str | None = None,
+    ) -> nn.Module:
         # Looked up when called: `mutations.planted` puts a copy with a fault in its place.
-        return importlib.import_module("ltx2_mlx").load(component, path, self.dtype(dtype))
+        product = importlib.import_module("ltx2_mlx")
+        files = [product.LoraPathStrength(*lora) for lora in loras]
+        return product.load(component, path, self.dtype(dtype), files, quantization)
 
     def named_modules(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return iter(module.named_modules())
@@ -61,6 +72,13 @@ class MLX(Side):
                 return super().execute(stage, modules, case, lane, model, session)
         finally:
             mx.enable_compile()
+
+
+def loaded_weights(path: Path, loras: Loras, dtype: mx.Dtype, quantization: str | None = None) -> dict[str, mx.array]:
+    """Every tensor of a transformer as it is loaded; float8 as its bytes."""
+    side = MLX()
+    module = side.load("transformer", path, {}, side.dtype_name(dtype), loras, quantization)
+    return dict(tree_flatten(module.parameters()))
 
 
 @contextlib.contextmanager

@@ -124,6 +124,8 @@ class Stage:
     exact: taps (globs) of modules whose output must be equal to the last bit.
     reference_only: inputs (globs, ``tap<argument``) that only the reference hands around, with the reason.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
+    loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
+    quantization: how the component is loaded, by the name that both sides know.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Stage:
     exact: tuple[str, ...] = ()
     reference_only: dict[str, str] = field(default_factory=dict)
     folder: bool = False
+    loras: tuple[tuple[str, float], ...] = ()
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)

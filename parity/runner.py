@@ -1,72 +1,54 @@
-"""stages → inputs → reference → ours → verdicts: one loop over stages, configs, lanes and cases."""
+"""stages → inputs → reference → ours → verdicts: the live side of one loop over stages, configs, lanes and cases.
+
+Each cell is recorded here with torch and judged by ``replay``, case by case.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import platform
-import resource
-import sys
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from math import prod
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ltx2_mlx.errors import CheckpointError
-from ltx2_mlx.weights import Checkpoint, build, read_checkpoint, read_gemma
+from ltx2_mlx.weights import build
 
+from .cells import Cells, Part
+from .cells import key as cells_key
 from .inputs import FIXTURES
-from .judge import judge
 from .ours import MLX
+from .recording import Inventory, Pair, Recorded, Recording, close_to, read
 from .reference import Torch
 from .registry import Case, Stage
-from .results import Coverage, Results, Row
+from .replay import (
+    default_device,
+    environment,
+    handed_over,
+    in_processes,
+    judge_recording,
+    load_ours,
+    loading_options,
+    module_taps,
+    peak_gb,
+    probes_of,
+    replay,
+    run_tapped,
+    show_progress,
+    unseen,
+    use_device,
+)
+from .results import Results
 from .stages import stages
-from .tapping import Session, Side, flatten
+from .tapping import Session, flatten
 from .trace import Tensor, Trace
 
 HALF = ("bfloat16", "float16")
-
-
-def read(path: Path) -> Checkpoint:
-    """The header of a checkpoint, or of a Gemma folder."""
-    return read_gemma(path) if (path / "config.json").exists() else read_checkpoint(path)
-
-
-@dataclass
-class Pair:
-    """A stage's components (name → module) loaded on both sides in one dtype, with their oracles."""
-
-    stage: Stage
-    paths: dict[str, Path]
-    config: dict[str, Any]
-    dtype: str
-    reference: dict[str, Any]
-    oracle: dict[str, Any]
-    ours: dict[str, Any]
-
-    @property
-    def main(self) -> Any:
-        """The reference's module for the component that the stage is about."""
-        return self.reference[self.stage.component]
-
-
-@dataclass
-class Recorded:
-    """What the reference did on one case: recorded once, judged against as often as ours is run."""
-
-    pair: Pair
-    case: Case
-    trace: Trace
-    oracle: Trace
-    repeats: bool
 
 
 class Runner:
@@ -80,145 +62,90 @@ class Runner:
         path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
         paths = {stage.component: path}
         paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
-        reference = {part: self.torch.load(part, p, read(p).config, dtype) for part, p in paths.items()}
+        options = loading_options(stage, config)
+        reference = {part: self.torch.load(part, p, read(p).config, dtype, **options) for part, p in paths.items()}
         oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
-        return Pair(stage, paths, read(path).config, dtype, reference, oracle, self.ours(paths, dtype))
+        ours = self.ours(paths, dtype, **options)
+        return Pair(stage, paths, read(path).config, dtype, reference, oracle, ours, options)
 
-    def ours(self, paths: dict[str, Path], dtype: str) -> dict[str, Any]:
-        return {part: self.mlx.load(part, p, read(p).config, dtype) for part, p in paths.items()}
+    def ours(self, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
+        return load_ours(self.mlx, paths, dtype, **options)
 
     # ---- one case -------------------------------------------------------------------------------------------------
 
-    def record(self, pair: Pair, case: Case, repeat: bool = True, isolated: bool = True) -> Recorded:
-        """The reference's run, its oracle's run grafted from it (if it is to be judged isolated), and whether the
-        reference repeats itself untapped (taken for granted without ``repeat``)."""
-        stage, dtype = pair.stage, pair.dtype
-        trace, result = self._run(
-            self.torch, pair, pair.reference, case, dtype, Session(self.torch, probes=_probes(pair))
-        )
-        if case.steps:
-            session = Session(self.torch, trace, oracle=True)
-            with self.torch.widened():
-                oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
-            return Recorded(pair, case, trace, oracle, True)
-        again = self.torch.execute(stage, pair.reference, case, dtype, dtype, None) if repeat else result
-        repeats = _equal(flatten(result, "", self.torch, {}), flatten(again, "", self.torch, {}))
-        if not isolated:
-            return Recorded(pair, case, trace, Trace(), repeats)
-        session = Session(self.torch, trace, _probes(pair), oracle=True)
-        with self.torch.widened():
-            oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
-        return Recorded(pair, case, trace, oracle, repeats)
+    def record(
+        self, pair: Pair, case: Case, repeat: bool = True, isolated: bool = True, free: bool = False
+    ) -> Recorded:
+        """The reference's run, its oracle's runs (grafted from it if it is to be judged isolated, and free), and
+        whether the reference repeats itself untapped (taken for granted without ``repeat``)."""
+        stage, dtype, torch = pair.stage, pair.dtype, self.torch
+        session = Session(torch, probes=probes_of(pair))
+        result = torch.execute(stage, pair.reference, case, dtype, dtype, session)
+        recorded = Recorded(pair, case, session.trace, None, True)
+        if repeat and not case.steps:
+            again = torch.execute(stage, pair.reference, case, dtype, dtype, None)
+            recorded.repeats = _equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
+        if isolated:
+            session = Session(torch, recorded.trace, probes_of(pair), oracle=True)
+            with torch.widened():
+                recorded.oracle = self._oracle(recorded, session)
+        if free and not case.steps:
+            oracle = self._oracle(recorded, Session(torch, recorded.trace, only=handed_over(pair)))
+            recorded.free = _outputs(oracle, module_taps(stage, oracle))
+        return recorded
+
+    def _oracle(self, recorded: Recorded, session: Session) -> Trace:
+        pair = recorded.pair
+        return close_to(recorded.trace, run_tapped(self.torch, pair, pair.oracle, recorded, "float64", session))
 
     def replay(self, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
         """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
-        pair = recorded.pair
-        session = Session(self.mlx, recorded.trace, _probes(pair))
-        return self._run(self.mlx, pair, ours or pair.ours, recorded.case, pair.dtype, session)[0]
+        return replay(self.mlx, recorded, ours)
 
-    def _run(
-        self, side: Side, pair: Pair, modules: dict[str, Any], case: Case, model: str, session: Session
-    ) -> tuple[Trace, Any]:
-        result = None
-        try:
-            result = side.execute(pair.stage, modules, case, pair.dtype, model, session)
-        except Exception:
-            # Kept on the call that raised; what it never reached is missing. The reference must not raise.
-            if side is self.torch or not any(call.error for call in session.trace.calls.values()):
-                raise
-        return session.trace, result
+    # ---- a cell ---------------------------------------------------------------------------------------------------
 
-    # ---- everything -----------------------------------------------------------------------------------------------
+    def recording(self, stage: Stage, config: str, lanes: str, case: str = "*") -> Recording:
+        """Every case (of those that match a glob) in the chosen lanes, recorded as it is asked for."""
+        pair = self.load(stage, config, "float32") if set(lanes) & {"A", "C"} else None
+        inventory = None
+        if "A" in lanes and pair.reference and case == "*":
+            main = pair.reference[stage.component]
+            sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(main).items()}
+            inventory = Inventory(self.torch.leaves(main), sizes)
+        return Recording(stage, config, inventory, self._cases(stage, config, lanes, case, pair))
+
+    def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:
+        if pair:
+            for name, case in _matching(pair, glob):
+                self.progress(f"{stage.name} {config} {name}: float32")
+                recorded = self.record(pair, case, isolated="A" in lanes, free="C" in lanes)
+                if "A" in lanes and not case.steps:
+                    recorded.moving = self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace)
+                yield replace(recorded, name=name)
+        for dtype in HALF if "B" in lanes else ():
+            pair = self.load(stage, config, dtype)
+            for name, case in _matching(pair, glob):
+                if case.half:
+                    self.progress(f"{stage.name} {config} {name}: {dtype}")
+                    recorded = self.record(pair, case, False, isolated=not stage.float32, free=stage.float32)
+                    yield replace(recorded, name=name)
 
     def run(self, chosen: list[tuple[Stage, str]], lanes: str = "ABC") -> Results:
         """Judge every case of the chosen cells in the chosen lanes."""
         results = Results()
         for stage, config in chosen:
-            if "A" in lanes or "C" in lanes:
-                self._float32(results, stage, config, lanes)
-            if "B" in lanes:
-                self._half(results, stage, config)
+            judge_recording(self.recording(stage, config, lanes), results)
         return results
 
-    def _float32(self, results: Results, stage: Stage, config: str, lanes: str) -> None:
-        pair = self.load(stage, config, "float32")
-        compared: set[str] = set()
-        moving: dict[str, float] = {}
-        for name, case in stage.cases(pair.config).items():
-            self.progress(f"{stage.name} {config} {name}: float32")
-            where = {"stage": stage.name, "config": config, "case": name}
-            recorded = self.record(pair, case)
-            if "A" in lanes:
-                rows = judge(
-                    results, where | {"lane": "A"}, stage, recorded.trace, recorded.oracle, self.replay(recorded)
-                )
-                _require_repeat(rows, recorded)
-                compared |= {tap for tap, _ in recorded.trace.calls}
-                if not case.steps:
-                    shares = self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace)
-                    moving = {name: max(share, moving.get(name, 0.0)) for name, share in shares.items()}
-            if "C" in lanes and not case.steps:
-                self._free(results, where | {"lane": "C"}, pair, case, recorded)
-        if "A" in lanes and pair.reference:
-            results.coverage.append(self._coverage(stage, config, pair, compared, moving))
 
-    def _free(self, results: Results, where: dict[str, str], pair: Pair, case: Case, recorded: Recorded) -> None:
-        """Lane C: the whole chain from the inputs on, module by module, but for what ``Stage.defined`` hands over."""
-        stage = pair.stage
-        # In half precision all three start from the inputs as the reference had them, rounded.
-        only = stage.defined if pair.dtype == "float32" else (*stage.defined, type(pair.main).__name__)
-        session = Session(self.torch, recorded.trace, only=only)
-        oracle, _ = self._run(self.torch, pair, pair.oracle, case, "float64", session)
-        session = Session(self.mlx, recorded.trace, only=only)
-        ours, _ = self._run(self.mlx, pair, pair.ours, case, pair.dtype, session)
-        handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
-        modules = {tap for tap, _ in recorded.trace.calls if tap.rsplit(".", 1)[-1] not in _names(stage)}
-        judge(results, where, pair.stage, recorded.trace, oracle, ours, modules - handed)
-
-    def _half(self, results: Results, stage: Stage, config: str) -> None:
-        """Lane B: the shipped precisions, against the reference's own error in them."""
-        for dtype in HALF:
-            pair = self.load(stage, config, dtype)
-            for name, case in stage.cases(pair.config).items():
-                if case.half:
-                    self.progress(f"{stage.name} {config} {name}: {dtype}")
-                    recorded = self.record(pair, case, repeat=False, isolated=not stage.float32)
-                    where = {"stage": stage.name, "config": config, "case": f"{name}@{dtype}", "lane": "B"}
-                    if stage.float32:
-                        self._free(results, where, pair, case, recorded)
-                    else:
-                        judge(results, where, stage, recorded.trace, recorded.oracle, self.replay(recorded))
-
-    def _coverage(
-        self, stage: Stage, config: str, pair: Pair, compared: set[str], moving: dict[str, float]
-    ) -> Coverage:
-        leaves = self.torch.leaves(pair.main)
-        # A leaf without a call of its own is compared through its methods.
-        compared |= {tap.rpartition(".")[0] for tap in compared if tap.rpartition(".")[2] in _names(stage)}
-        tensors, idle = self.torch.tensors(pair.main), stage.idle.get(config, ())
-        sizes = {name: tensor.numel() for name, tensor in tensors.items() if name not in idle or moving.get(name)}
-        missed = [name for name in leaves if name not in compared] + [n for n in sizes if not moving.get(n)]
-        missed += [f"{name} (declared idle)" for name in idle if moving.get(name) or name not in tensors]
-        return Coverage(
-            stage.name,
-            config,
-            leaves=len(leaves),
-            leaves_compared=sum(name in compared for name in leaves),
-            parameters=len(sizes),
-            parameters_moving=sum(bool(moving.get(name)) for name in sizes),
-            elements=sum(sizes.values()),
-            elements_moving=round(sum(moving.get(name, 0.0) * size for name, size in sizes.items())),
-            uncovered=missed,
-        )
+def _matching(pair: Pair, glob: str) -> list[tuple[str, Case]]:
+    return [(name, case) for name, case in pair.stage.cases(pair.config).items() if fnmatchcase(name, glob)]
 
 
-def _probes(pair: Pair) -> tuple[str, ...]:
-    """None in float16: squares of scaled inputs and an eps of 1e-8 are zero there, and the reference divides by it."""
-    return () if pair.dtype == "float16" else pair.stage.probes
-
-
-def _names(stage: Stage) -> set[str]:
-    return {tap.name for tap in stage.functions}
+def _outputs(trace: Trace, taps: set[str]) -> Trace:
+    """Only the outputs of these taps."""
+    calls = {key: replace(call, inputs={}) for key, call in trace.calls.items() if key[0] in taps}
+    return Trace(calls)
 
 
 def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -229,65 +156,39 @@ def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
-def _require_repeat(rows: list[Row], recorded: Recorded) -> None:
-    if not recorded.repeats:
-        for row in rows:
-            if row.verdict == "pass":
-                row.verdict, row.why = "inconclusive", "the reference does not repeat itself"
-
-
 def run(
     chosen: list[tuple[Stage, str]],
     lanes: str = "ABC",
     checkpoint: Path | None = None,
     device: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    keep: Path | None = None,
+    resume: bool = False,
 ) -> Results:
-    """Every chosen cell, one process a core; what they found, in the order in which they were chosen."""
+    """Every chosen cell, one process a core; what they found, in the order in which they were chosen.
+
+    keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
+    """
     device = device or default_device()
-    results = Results(environment=environment(device))
-    tasks = [(stage.name, config, lanes, checkpoint, device) for stage, config in chosen]
-    jobs = min(len(tasks), os.cpu_count() or 1)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done, (part, peak) in enumerate(pool.map(_run_cell, tasks), 1):
-            progress(f"{done} of {len(tasks)} cells done")
-            results.rows += part.rows
-            results.coverage += part.coverage
-            results.carried += part.carried
-            results.peak_gb = max(results.peak_gb, peak)
-    results.peak_gb *= jobs
-    for order, row in enumerate(results.rows):
-        row.order = order
-    results.unseen = _unseen(results, chosen) if "A" in lanes and checkpoint is None else []
+    cells = Cells(keep, cells_key(lanes, checkpoint, environment(device))) if keep else None
+    if cells and not resume:
+        cells.clear()
+    known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
+    if resume:
+        progress(f"{sum(part is not None for part in known)} of {len(chosen)} cells kept from the run before")
+    tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
+    results = in_processes(_run_cell, tasks, device, progress, known)
+    results.unseen = unseen(results, chosen) if "A" in lanes and checkpoint is None else []
     return results
 
 
-def _run_cell(task: tuple[str, str, str, Path | None, str]) -> tuple[Results, float]:
-    import mlx.core as mx
-
-    name, config, lanes, checkpoint, device = task
-    mx.set_default_device(getattr(mx, device))
-    part = Runner(checkpoint, _progress).run([(stages()[name], config)], lanes)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-    return part, peak
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K  {line}", end="", file=sys.stderr, flush=True)
-
-
-def _unseen(results: Results, chosen: list[tuple[Stage, str]]) -> list[str]:
-    """Declared function taps that no case reached: holes in the manifest."""
-    holes = []
-    for stage in {stage.name: stage for stage, _ in chosen}.values():
-        ran = {config for s, config in chosen if s.name == stage.name}
-        rows = (row for row in results.rows if row.stage == stage.name)
-        seen = {part for row in rows for part in row.name.partition("<")[0].split(".")}
-        for tap in stage.functions:
-            if ran & set(tap.configs or stage.configs) and tap.name not in seen:
-                holes.append(f"{stage.name} {tap.name}")
-    return holes
+def _run_cell(task: tuple[str, str, str, Path | None, str, Cells | None]) -> Part:
+    name, config, lanes, checkpoint, device, cells = task
+    use_device(device)
+    part = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes), peak_gb()
+    if cells:
+        cells.save(name, config, part)
+    return part
 
 
 def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | None = None) -> list[tuple[Stage, str]]:
@@ -306,7 +207,7 @@ def check_checkpoint(path: Path) -> list[Stage]:
     Raises CheckpointError unless each part is whole, and fits in memory on both sides.
     """
     checkpoint = read(path)
-    fitting = [s for s in stages().values() if s.component and checkpoint.holds(s.component)]
+    fitting = [s for s in stages().values() if s.component and not s.loras and checkpoint.holds(s.component)]
     for component in dict.fromkeys(stage.component for stage in fitting) or ["transformer"]:
         _, keys = build(component, checkpoint)
         parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
@@ -326,24 +227,3 @@ def ensure_fixtures() -> None:
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
     make.ensure(FIXTURES)
-
-
-def default_device() -> str:
-    """Where MLX runs in this process: ``cpu`` or ``gpu``."""
-    import mlx.core as mx
-
-    return "gpu" if mx.default_device().type == mx.gpu else "cpu"
-
-
-def environment(device: str) -> dict[str, str]:
-    """Machine and versions, for the report."""
-    names = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers")
-    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {cpu}, {os.cpu_count()} cores",
-        "device": device,
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }

@@ -30,6 +30,7 @@ from .trace import Call, Tensor, Trace
 
 PROBE = "low"  # the output's name of a call with its inputs scaled down
 PROBE_SCALE = 2.0**-10  # exact in every dtype; brings a variance of 1 near an eps of 1e-6
+Loras = tuple[tuple[Path, float], ...]  # files and strengths
 _ALIASES = {"input": "x"}  # torch.nn's name for the one argument of a leaf layer, and ours
 
 
@@ -57,7 +58,15 @@ class Side(ABC):
     @abstractmethod
     def from_numpy(self, values: np.ndarray, dtype: Any) -> Any: ...
     @abstractmethod
-    def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> Any: ...
+    def load(
+        self,
+        component: str,
+        path: Path,
+        config: dict[str, Any],
+        dtype: str,
+        loras: Loras = (),
+        quantization: str | None = None,
+    ) -> Any: ...
     @abstractmethod
     def named_modules(self, module: Any) -> Iterator[tuple[str, Any]]: ...
 

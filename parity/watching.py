@@ -1,6 +1,6 @@
 """What one run of a pipeline leaves behind: tensors by name, in the order in which they came to be, and its noise.
 
-The same functions are watched on both sides, looked up where they are defined or called, so that neither pipeline knows.
+The same functions are watched on both sides, looked up where they are defined or called; neither pipeline knows.
 """
 
 from __future__ import annotations

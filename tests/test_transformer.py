@@ -103,3 +103,16 @@ def test_rope_tables_are_made_once_for_the_same_positions_and_anew_for_others(mo
     moved = model(replace(video, positions=video.positions + 1), audio)
     assert _rope_tables.cache_info().misses == 5
     assert not mx.allclose(moved[0], first[0])
+
+
+def test_a_lora_changes_the_velocity_by_its_strength(model: LTXModel) -> None:
+    path = model.load_report.path
+    video, audio = modality(model), modality(model, audio=True)
+    lora = path.with_name(f"{path.stem}-lora.safetensors")
+    fused = (
+        ltx2_mlx.load("transformer", path, mx.float32, [ltx2_mlx.LoraPathStrength(lora, by)])(video, audio)
+        for by in (0.1, 0.2)
+    )
+    for plain, *changed in zip(model(video, audio), *fused, strict=True):
+        small, large = (mx.linalg.norm(x - plain).item() / mx.linalg.norm(plain).item() for x in changed)
+        assert 0.01 < small < 0.8 * large

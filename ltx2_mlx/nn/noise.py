@@ -1,21 +1,31 @@
-"""Where a network draws random numbers itself, it draws them here."""
+"""Where random numbers are drawn: on the host, so that a seed gives the same ones on every device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
 
 
 class Generator:
-    """A stream of standard normal numbers from one seed. Give an object with another ``randn`` to inject noise."""
+    """A stream of standard normal numbers from one seed, NumPy's. Give an object with the same two methods to draw them
+    elsewhere, or to inject recorded ones."""
 
     def __init__(self, seed: int):
-        self.key = mx.random.key(seed)
+        if seed < 0:
+            raise InputError(f"the seed is {seed}, expected 0 or more")
+        self.stream = np.random.default_rng(seed)
 
     def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
-        self.key, key = mx.random.split(self.key)
-        return mx.random.normal(shape, dtype, key=key)
+        """Drawn in float32 and rounded: a seed's noise is the same in every dtype, but for the rounding."""
+        return mx.array(self.stream.standard_normal(tuple(shape), dtype=np.float32)).astype(dtype)
+
+    def randn64(self, shape: Sequence[int]) -> np.ndarray:
+        """In float64, for samplers that compute in it."""
+        return self.stream.standard_normal(tuple(shape))
 
 
 def randn(shape: Sequence[int], dtype: mx.Dtype, generator: Generator | None = None) -> mx.array:

@@ -183,7 +183,7 @@ class Gemma3TextModel(nn.Module):
         masks = attention_masks(attention_mask, self.config.sliding_window)
         position_ids = mx.arange(input_ids.shape[1])[None]
         kinds = self.config.layer_types
-        tables = {kind: self.rotary_emb(hidden_states, position_ids, kind) for kind in set(kinds)}
+        tables = {kind: self.rotary_emb(hidden_states, position_ids, kind) for kind in sorted(set(kinds))}
         states = [hidden_states]
         for layer, kind in zip(self.layers, kinds, strict=True):
             states.append(layer(states[-1], position_embeddings=tables[kind], attention_mask=masks[kind]))

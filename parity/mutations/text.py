@@ -325,7 +325,7 @@ TEXT = (
     _text(
         "C08",
         "the two connectors' weights exchanged",
-        "weights.py",
+        "checkpoint.py",
         'video_embeddings_connector.": "video_connector.",\n'
         '    "model.diffusion_model.audio_embeddings_connector.": "audio_connector.",\n',
         'video_embeddings_connector.": "audio_connector.",\n'

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 
 from ..inputs import GEMMA
 from ..registry import Case, Stage
-from ..tapping import Session, Side, resolve
+from ..tapping import Loras, Session, Side, resolve
 from ..trace import Tensor, Trace
 
 
@@ -37,6 +37,9 @@ def _import_torchaudio() -> None:
 
 
 _import_torchaudio()
+from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, single_gpu_model_builder  # noqa: E402
+from ltx_core.loader.fuse_loras import apply_loras  # noqa: E402
+from ltx_core.loader.sft_loader import SafetensorsModelStateDictLoader  # noqa: E402
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
 from ltx_core.model import audio_vae  # noqa: E402
 from ltx_core.model.transformer import (  # noqa: E402
@@ -51,6 +54,7 @@ from ltx_core.model.video_vae import (  # noqa: E402
     VideoDecoderConfigurator,
     VideoEncoderConfigurator,
 )
+from ltx_core.quantization import QuantizationPolicy, fp8_cast  # noqa: E402
 from ltx_core.types import Audio  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
@@ -72,7 +76,7 @@ def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
     from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator
     from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
 
-    sizes, tiny = asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
+    sizes, tiny = dataclasses.asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
     if config["transformer"]["caption_channels"] == tiny["hidden_size"]:
         sizes = tiny
     sizes = {key: sizes[key] for key in ("hidden_size", "num_hidden_layers")}
@@ -120,6 +124,8 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
                 for layer in self.layers:
                     hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
                     undo.callback(hook.remove)
+                # It loops over a set of layer kinds, whose order changes from process to process.
+                undo.enter_context(mock.patch.object(modeling_gemma3, "set", _in_order, create=True))
                 output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             return (*states, output.last_hidden_state)
 
@@ -130,6 +136,10 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
     for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
         parameter.data = parameter.data.to(dtype)
     return model.eval()
+
+
+def _in_order(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))
 
 
 @functools.cache
@@ -192,6 +202,48 @@ WIDENED = {
 }
 
 
+def _apply_loras(**arguments: Any) -> Any:
+    """apply_loras into new tensors: into the checkpoint's own, what has no delta would keep the file's dtype."""
+    return apply_loras(**arguments | {"destination_sd": None})
+
+
+class UpcastLinear(torch.nn.Linear):
+    """A layer of fp8-cast whose forward is its class's, where taps and copies find it."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        fp8_cast._replace_fwd_with_upcast(self)
+        try:
+            return self.forward(input)
+        finally:
+            del self.forward, self.original_forward
+
+
+def _quantized(builder: SingleGPUModelBuilder, dtype: torch.dtype) -> torch.nn.Module:
+    """fp8-cast as ltx_pipelines' ledger builds it, with what is not float8 in ``dtype``."""
+    policy, own = QuantizationPolicy.fp8_cast(), builder.model_sd_ops
+    ops = dataclasses.replace(own, mapping=(*own.mapping, *policy.sd_ops.mapping))
+    builder = dataclasses.replace(builder, model_sd_ops=ops, module_ops=policy.module_ops)
+    module = builder.build(device=torch.device("cpu"))
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear):
+            del layer.forward, layer.original_forward
+            layer.__class__ = UpcastLinear
+    for parameter in module.parameters():
+        if parameter.dtype != torch.float8_e4m3fn:
+            parameter.data = parameter.data.to(dtype)
+    return module
+
+
+def loaded_weights(
+    path: Path, loras: Loras, dtype: torch.dtype, quantization: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Every tensor of a transformer as the reference loads it; float8 as its bytes."""
+    side, config = Torch(), SafetensorsModelStateDictLoader().metadata(str(path))
+    module = side.load("transformer", path, config, side.dtype_name(dtype), loras, quantization)
+    fp8 = torch.float8_e4m3fn
+    return {n: t.view(torch.uint8) if t.dtype == fp8 else t for n, t in module.state_dict().items()}
+
+
 class Torch(Side):
     key, method = "reference", "forward"
     containers = (torch.nn.Sequential, torch.nn.ModuleList)
@@ -216,13 +268,27 @@ class Torch(Side):
     def from_numpy(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         return torch.from_numpy(values.copy()).to(dtype)
 
-    def load(self, component: str, path: Path, config: dict[str, Any], dtype: str) -> torch.nn.Module:
+    def load(
+        self,
+        component: str,
+        path: Path,
+        config: dict[str, Any],
+        dtype: str,
+        loras: Loras = (),
+        quantization: str | None = None,
+    ) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
         if component == "gemma":
             return _gemma(path, config, self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
-        module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
+        for file, strength in loras:
+            builder = builder.lora(str(file), strength, LTXV_LORA_COMFY_RENAMING_MAP)
+        with mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
+            if quantization:
+                module = _quantized(builder, self.dtype(dtype))
+            else:
+                module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
         unset = [name for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta]
         if unset:
             raise RuntimeError(f"the reference's {component} was left without {', '.join(unset)}")

@@ -29,8 +29,8 @@ from unittest import mock
 import torch
 import transformers
 
-from ..watching import Recording, record
 from ..registry import Files, Pipeline
+from ..watching import Recording, record
 from .components import Torch  # first: it makes torchaudio importable
 
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip

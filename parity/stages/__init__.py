@@ -5,6 +5,7 @@ from .audio_processor import AUDIO_PROCESSOR
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
 from .gemma import GEMMA
+from .lora import LORA, TRANSFORMER_LORA
 from .patchifiers import PATCHIFIERS
 from .sampling import SAMPLING
 from .tokenizer import TOKENIZER
@@ -14,6 +15,7 @@ from .vocoder import DECODE_AUDIO, VOCODER
 
 STAGES = (TOKENIZER, GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING)
+STAGES += (LORA, TRANSFORMER_LORA)
 
 
 def stages() -> dict[str, Stage]:

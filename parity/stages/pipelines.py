@@ -87,9 +87,7 @@ WATCHES = (
     ),
     Watch(
         "upsampler",
-        Pair(
-            f"{_CORE}.model.upsampler.model:LatentUpsampler.forward", f"{_OURS}.upsampler:LatentUpsampler.__call__"
-        ),
+        Pair(f"{_CORE}.model.upsampler.model:LatentUpsampler.forward", f"{_OURS}.upsampler:LatentUpsampler.__call__"),
         {"in": "latent"},
         {"out": ""},
     ),
@@ -246,18 +244,14 @@ PIPELINES = (
         "ic_lora",
         "ICLoraPipeline",
         _ic_lora_files,
-        lambda f: _base(
-            f, width=256, video_conditioning=[(str(f.clip), 0.9)], conditioning_attention_strength=0.6
-        ),
+        lambda f: _base(f, width=256, video_conditioning=[(str(f.clip), 0.9)], conditioning_attention_strength=0.6),
     ),
     _pipeline(
         "a2vid_two_stage",
         "a2vid_two_stage",
         "A2VidPipelineTwoStage",
         _two_stage_files,
-        lambda f: _base(
-            f, **_guided(3, guidance(3.0)), audio_path=str(f.audio), audio_max_duration=FRAMES / RATE
-        ),
+        lambda f: _base(f, **_guided(3, guidance(3.0)), audio_path=str(f.audio), audio_max_duration=FRAMES / RATE),
     ),
     _pipeline(
         "retake",

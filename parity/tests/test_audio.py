@@ -86,7 +86,7 @@ LOAD_FAULTS = (
     Mutation(
         "A18",
         "the vocoder's prefix once too often",
-        "weights.py",
+        "checkpoint.py",
         '"vocoder.": "vocoder"',
         '"vocoder.vocoder.": "vocoder"',
         "missing vocoder.vocoder.conv_pre",

@@ -187,9 +187,9 @@ def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) ->
 def test_a_tap_that_no_case_reaches_is_a_hole(checkpoints: Path) -> None:
     stage = stages()["transformer"]
     results = runner.Runner().run([(stage, "tiny-2.3-video-only")], "A")
-    assert runner._unseen(results, [(stage, "tiny-2.3-video-only")]) == []
+    assert runner.unseen(results, [(stage, "tiny-2.3-video-only")]) == []
     results.rows = [row for row in results.rows if "apply_rotary_emb" not in row.name]
-    assert runner._unseen(results, [(stage, "tiny-2.3-video-only")]) == ["transformer apply_rotary_emb"]
+    assert runner.unseen(results, [(stage, "tiny-2.3-video-only")]) == ["transformer apply_rotary_emb"]
 
 
 def test_command_line_writes_a_report_and_names_a_fault(

@@ -29,7 +29,7 @@ class Bench:
             self.recorded[*key, case] = self.runner.record(pair, pair.stage.cases(pair.config)[case])
         recorded = self.recorded[*key, case]
         with planted(mutation):
-            trace = self.runner.replay(recorded, self.runner.ours(pair.paths, dtype))
+            trace = self.runner.replay(recorded, self.runner.ours(pair.paths, dtype, **pair.options))
         where = {"stage": stage, "config": config, "case": case, "lane": "A" if dtype == "float32" else "B"}
         return judge(Results(), where, pair.stage, recorded.trace, recorded.oracle, trace)
 

@@ -1,0 +1,144 @@
+"""A video for a given sound: its latent is fixed in both stages, and the sound itself goes into the result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ..audio_vae import encode_audio
+from ..denoisers import multi_modal_guider_denoising_func
+from ..errors import InputError
+from ..guiders import MultiModalGuider, MultiModalGuiderParams
+from ..lora import LoraPathStrength
+from ..media import decode_audio_from_file
+from ..noisers import GaussianNoiser
+from ..schedulers import LTX2Scheduler
+from ..tiling import TilingConfig
+from ..types import Audio, ImageConditioningInput, VideoPixelShape
+from . import stages
+from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
+from .ledger import ModelLedger, Settings
+
+logger = logging.getLogger(__name__)
+
+
+class A2VidPipelineTwoStage:
+    """Source: ``ltx_pipelines.a2vid_two_stage``. distilled_lora: fused in the second stage only, after the others."""
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        distilled_lora: Sequence[LoraPathStrength],
+        spatial_upsampler_path: str | Path,
+        gemma_root: str | Path | None,
+        loras: Sequence[LoraPathStrength] = (),
+        settings: Settings | None = None,
+    ):
+        self.stage_1_model_ledger = ModelLedger(
+            checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
+        )
+        self.stage_2_model_ledger = self.stage_1_model_ledger.with_additional_loras(tuple(distilled_lora))
+
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        seed: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        num_inference_steps: int,
+        video_guider_params: MultiModalGuiderParams,
+        images: Sequence[ImageConditioningInput] = (),
+        *,
+        audio_path: str | Path,
+        audio_start_time: float = 0.0,
+        audio_max_duration: float | None = None,
+        tiling_config: TilingConfig | None = None,
+        enhance_prompt: bool = False,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound of the file from ``audio_start_time`` seconds on,
+        ``audio_max_duration`` seconds of it, or as long as the video.
+
+        A sound shorter than the video is followed by silence in what the model hears (the reference refuses it).
+        """
+        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
+        stages.check_images(images, num_frames)
+        ledger = self.stage_1_model_ledger
+        generator = ledger.settings.noise(seed)
+        noiser = GaussianNoiser(generator)
+        whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
+        half = whole._replace(height=height // 2, width=width // 2)
+        duration = num_frames / frame_rate
+        audio = read_audio(audio_path, audio_start_time, duration if audio_max_duration is None else audio_max_duration)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt)
+        sound = _encoded(ledger, with_silence(audio, duration), whole)
+
+        video, _ = stages.denoise_audio_video(
+            ledger,
+            "stage 1",
+            half,
+            noiser,
+            LTX2Scheduler().execute(num_inference_steps),
+            lambda transformer: multi_modal_guider_denoising_func(
+                MultiModalGuider(video_guider_params, negative.video_encoding),
+                MultiModalGuider(MultiModalGuiderParams()),
+                positive.video_encoding,
+                positive.audio_encoding,
+                transformer,
+            ),
+            conditionings=stages.image_conditionings(ledger, images, half),
+            initial_audio_latent=sound,
+            frozen_audio=True,
+        )
+        ledger = self.stage_2_model_ledger
+        video = stages.upsampled(ledger, video)
+        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
+        video, _ = stages.denoise_audio_video(
+            ledger,
+            "stage 2",
+            whole,
+            noiser,
+            sigmas,
+            stages.simple(positive),
+            conditionings=stages.image_conditionings(ledger, images, whole),
+            noise_scale=float(sigmas[0]),
+            initial_video_latent=video,
+            initial_audio_latent=sound,
+            frozen_audio=True,
+        )
+        frames, _ = stages.decoded(ledger, video, None, tiling_config, generator)
+        kept = Audio(audio.waveform[0], audio.sampling_rate) if ledger.settings.audio else None
+        return frames, kept
+
+
+def read_audio(path: str | Path, start_time: float, max_duration: float) -> Audio:
+    audio = decode_audio_from_file(path, start_time, max_duration)
+    if audio is None or audio.waveform.size == 0:
+        raise InputError(f"{path}: no sound from {start_time:g} s on")
+    return audio
+
+
+def with_silence(audio: Audio, duration: float) -> Audio:
+    """``(B, channels, samples)`` followed by silence up to ``duration`` seconds, if it is shorter."""
+    missing = round(duration * audio.sampling_rate) - audio.waveform.shape[-1]
+    if missing <= 0:
+        return audio
+    logger.warning("the sound is %.2f s shorter than the video; silence follows it", missing / audio.sampling_rate)
+    return Audio(mx.pad(audio.waveform, [(0, 0), (0, 0), (0, missing)]), audio.sampling_rate)
+
+
+def _encoded(ledger: ModelLedger, audio: Audio, shape: VideoPixelShape) -> mx.array:
+    """The latent ``(1, 8, T, 16)`` of the sound, cut to the video's length."""
+    frames = stages.audio_tools(shape).target_shape.frames
+    latent = encode_audio(audio, ledger.audio_encoder())
+    if latent.shape[2] < frames:  # the encoder rounds down; the last latent frame is less than 40 ms
+        latent = mx.concatenate([latent, mx.repeat(latent[:, :, -1:], frames - latent.shape[2], axis=2)], axis=2)
+    latent = latent[:, :, :frames]
+    mx.eval(latent)
+    return latent

@@ -1,0 +1,86 @@
+"""Two stages of a distilled model: eight steps at half size, upsampled, three more. No guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..lora import LoraPathStrength
+from ..noisers import GaussianNoiser
+from ..tiling import TilingConfig
+from ..types import Audio, ImageConditioningInput, VideoPixelShape
+from . import stages
+from .constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from .ledger import ModelLedger, Settings
+
+
+class DistilledPipeline:
+    """Source: ``ltx_pipelines.distilled``. loras: fused in both stages."""
+
+    def __init__(
+        self,
+        distilled_checkpoint_path: str | Path,
+        gemma_root: str | Path | None,
+        spatial_upsampler_path: str | Path,
+        loras: Sequence[LoraPathStrength] = (),
+        settings: Settings | None = None,
+    ):
+        self.model_ledger = ModelLedger(
+            distilled_checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
+        )
+
+    def __call__(
+        self,
+        prompt: str,
+        seed: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        images: Sequence[ImageConditioningInput] = (),
+        tiling_config: TilingConfig | None = None,
+        enhance_prompt: bool = False,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64; num_frames: 8k + 1;
+        tiling_config: None lets the decoder choose by memory. Raises InputError for what cannot be made."""
+        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
+        stages.check_images(images, num_frames)
+        ledger = self.model_ledger
+        generator = ledger.settings.noise(seed)
+        noiser = GaussianNoiser(generator)
+        (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt)
+        whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
+        half = whole._replace(height=height // 2, width=width // 2)
+        keep = not (ledger.settings.low_memory or ledger.settings.placeholder)
+
+        conditionings = stages.image_conditionings(ledger, images, half)
+        transformer = ledger.transformer() if keep else None
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 1",
+            half,
+            noiser,
+            np.float32(DISTILLED_SIGMA_VALUES),
+            stages.simple(context),
+            conditionings=conditionings,
+            transformer=transformer,
+        )
+        video = stages.upsampled(ledger, video)
+        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 2",
+            whole,
+            noiser,
+            sigmas,
+            stages.simple(context),
+            conditionings=stages.image_conditionings(ledger, images, whole),
+            noise_scale=float(sigmas[0]),
+            initial_video_latent=video,
+            initial_audio_latent=audio,
+            transformer=transformer,
+        )
+        del transformer
+        return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -1,0 +1,167 @@
+"""Distilled stages whose first one follows a reference video (depth, pose, edges …) through an in-context LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ..conditioning import (
+    ConditioningItem,
+    ConditioningItemAttentionStrengthWrapper,
+    VideoConditionByReferenceLatent,
+)
+from ..errors import InputError
+from ..lora import LoraPathStrength, lora_metadata
+from ..media import load_video_conditioning
+from ..noisers import GaussianNoiser
+from ..tiling import TilingConfig
+from ..types import Audio, ImageConditioningInput, VideoPixelShape
+from ..video_vae import VideoEncoder, crop_frames
+from . import stages
+from .constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from .ledger import ModelLedger, Settings
+
+
+class ICLoraPipeline:
+    """Source: ``ltx_pipelines.ic_lora``. loras: fused in the first stage only."""
+
+    def __init__(
+        self,
+        distilled_checkpoint_path: str | Path,
+        spatial_upsampler_path: str | Path,
+        gemma_root: str | Path | None,
+        loras: Sequence[LoraPathStrength],
+        settings: Settings | None = None,
+    ):
+        self.stage_1_model_ledger = ModelLedger(
+            distilled_checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
+        )
+        self.stage_2_model_ledger = self.stage_1_model_ledger.with_loras(())
+        factors = {lora_metadata(lora.path).reference_downscale_factor for lora in loras} - {1}
+        if len(factors) > 1:
+            raise InputError(f"the LoRAs want reference videos of different sizes: 1/{', 1/'.join(map(str, factors))}")
+        self.reference_downscale_factor = factors.pop() if factors else 1
+
+    def __call__(
+        self,
+        prompt: str,
+        seed: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        images: Sequence[ImageConditioningInput],
+        video_conditioning: Sequence[tuple[str | Path, float]],
+        enhance_prompt: bool = False,
+        tiling_config: TilingConfig | None = None,
+        conditioning_attention_strength: float = 1.0,
+        skip_stage_2: bool = False,
+        conditioning_attention_mask: mx.array | None = None,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64.
+
+        video_conditioning: (path, strength) of each reference video. conditioning_attention_strength: how far the video
+        and its references attend to each other, 0 to 1; conditioning_attention_mask: the same by region, times that,
+        ``(1, 1, F, H, W)`` in pixels of the reference. skip_stage_2: the result has half the height and width.
+        """
+        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
+        stages.check_images(images, num_frames)
+        if not 0.0 <= conditioning_attention_strength <= 1.0:
+            raise InputError(f"conditioning_attention_strength is {conditioning_attention_strength}, expected 0 to 1")
+        ledger = self.stage_1_model_ledger
+        whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
+        half = whole._replace(height=height // 2, width=width // 2)
+        reference = self._reference_shape(half)
+        generator = ledger.settings.noise(seed)
+        noiser = GaussianNoiser(generator)
+        (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, seed)
+
+        encoder = ledger.video_encoder()
+        conditionings = stages.image_conditionings(ledger, images, half, video_encoder=encoder)
+        for path, strength in video_conditioning:
+            latent = _encoded(ledger, encoder, path, reference)
+            mask = _attention_mask(latent, conditioning_attention_strength, conditioning_attention_mask)
+            item = VideoConditionByReferenceLatent(latent, self.reference_downscale_factor, strength)
+            conditionings.append(_limited(item, mask))
+        del encoder
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 1",
+            half,
+            noiser,
+            np.float32(DISTILLED_SIGMA_VALUES),
+            stages.simple(context),
+            conditionings=conditionings,
+        )
+        if skip_stage_2:
+            return stages.decoded(ledger, video, audio, tiling_config, generator)
+        ledger = self.stage_2_model_ledger
+        video = stages.upsampled(ledger, video)
+        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 2",
+            whole,
+            noiser,
+            sigmas,
+            stages.simple(context),
+            conditionings=stages.image_conditionings(ledger, images, whole),
+            noise_scale=float(sigmas[0]),
+            initial_video_latent=video,
+            initial_audio_latent=audio,
+        )
+        return stages.decoded(ledger, video, audio, tiling_config, generator)
+
+    def _reference_shape(self, target: VideoPixelShape) -> VideoPixelShape:
+        """Of a reference video, in pixels: the first stage's, divided by what the LoRA was trained with."""
+        factor, step = self.reference_downscale_factor, 32 * self.reference_downscale_factor
+        if target.height % step or target.width % step:
+            raise InputError(
+                f"this LoRA's reference videos are 1/{factor} of the first stage's {target.height}x{target.width}, "
+                f"which must then be multiples of {step}: make height and width multiples of {2 * step}"
+            )
+        return target._replace(height=target.height // factor, width=target.width // factor)
+
+
+def _encoded(ledger: ModelLedger, encoder: VideoEncoder, path: str | Path, shape: VideoPixelShape) -> mx.array:
+    """The latent of a reference video, of as many frames as it and the target have, cut to 8k + 1."""
+    ledger.settings.progress(f"encoding {Path(path).name}", 0, 1)
+    pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames))
+    latent = encoder(crop_frames(pixels).astype(ledger.settings.dtype))
+    mx.eval(latent)
+    ledger.settings.progress(f"encoding {Path(path).name}", 1, 1)
+    return latent
+
+
+def _limited(item: ConditioningItem, mask: float | mx.array | None) -> ConditioningItem:
+    return item if mask is None else ConditioningItemAttentionStrengthWrapper(item, mask)
+
+
+def _attention_mask(latent: mx.array, strength: float, mask: mx.array | None) -> float | mx.array | None:
+    """The strength of each of the latent's tokens, one for all, or None for the full one."""
+    if mask is not None:
+        return downsample_mask_to_latent(mask, latent.shape[2:]) * strength
+    return strength if strength < 1.0 else None
+
+
+def downsample_mask_to_latent(mask: mx.array, size: tuple[int, int, int]) -> mx.array:
+    """``(B, 1, F, H, W)`` in pixels → ``(B, f·h·w)``: means over what a latent cell covers, the first frame alone."""
+    B, _, F, H, W = mask.shape
+    f, h, w = size
+    if H % h or W % w or (f > 1 and (F - 1) % (f - 1)) or f > F:
+        raise InputError(f"an attention mask of {F} frames of {H}x{W} does not fit a latent of {f}x{h}x{w}")
+    small = mask.reshape(B, F, h, H // h, w, W // w).mean(axis=(3, 5))
+    first = small[:, :1]
+    if F > 1 and f > 1:
+        rest = small[:, 1:].reshape(B, f - 1, (F - 1) // (f - 1), h, w).mean(axis=2)
+        first = mx.concatenate([first, rest], axis=1)
+    return first.reshape(B, f * h * w)
+
+
+def load_mask_video(path: str | Path, shape: VideoPixelShape, dtype: mx.Dtype = mx.float32) -> mx.array:
+    """A mask ``(1, 1, F, H, W)`` in [0, 1] from a grey video, scaled to ``shape``."""
+    pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames)).astype(dtype)
+    return mx.clip((pixels.mean(axis=1, keepdims=True) + 1) / 2, 0, 1)

@@ -1,0 +1,12 @@
+"""Two stages in which every image is a keyframe that the video passes through, the one at frame 0 too."""
+
+from __future__ import annotations
+
+from . import stages
+from .ti2vid_two_stages import TI2VidTwoStagesPipeline
+
+
+class KeyframeInterpolationPipeline(TI2VidTwoStagesPipeline):
+    """Source: ``ltx_pipelines.keyframe_interpolation``."""
+
+    placing = staticmethod(stages.added_as_keyframe)

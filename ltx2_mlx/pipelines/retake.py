@@ -1,0 +1,131 @@
+"""A time span of an existing video made anew from a prompt; everything outside it stays."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ..audio_vae import encode_audio
+from ..conditioning import TemporalRegionMask
+from ..errors import InputError
+from ..guiders import MultiModalGuiderParams
+from ..lora import LoraPathStrength
+from ..media import decode_audio_from_file, get_videostream_metadata, load_video_conditioning
+from ..noisers import GaussianNoiser
+from ..schedulers import LTX2Scheduler
+from ..tiling import TilingConfig
+from ..types import Audio, VideoPixelShape
+from . import stages
+from .constants import DISTILLED_SIGMA_VALUES
+from .ledger import ModelLedger, Settings
+from .ti2vid_one_stage import guided
+
+
+class RetakePipeline:
+    """Source: ``ltx_pipelines.retake``."""
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        gemma_root: str | Path | None,
+        loras: Sequence[LoraPathStrength] = (),
+        settings: Settings | None = None,
+    ):
+        self.model_ledger = ModelLedger(checkpoint_path, gemma_root, None, tuple(loras), settings or Settings())
+
+    def __call__(
+        self,
+        video_path: str | Path,
+        prompt: str,
+        start_time: float,
+        end_time: float,
+        seed: int,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int = 40,
+        video_guider_params: MultiModalGuiderParams | None = None,
+        audio_guider_params: MultiModalGuiderParams | None = None,
+        regenerate_video: bool = True,
+        regenerate_audio: bool = True,
+        enhance_prompt: bool = False,
+        distilled: bool = False,
+        tiling_config: TilingConfig | None = None,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound, of the source's size, rate and length.
+
+        start_time, end_time: seconds. seed: negative for a random one. regenerate_video, regenerate_audio: False keeps
+        that stream whole. distilled: eight steps without guidance, for a distilled checkpoint. A source without sound
+        gets one, made anew for its whole length.
+        """
+        if not start_time < end_time:
+            raise InputError(f"start_time, {start_time:g} s, is not before end_time, {end_time:g} s")
+        shape = source_shape(video_path)
+        if start_time >= shape.frames / shape.fps or end_time <= 0:
+            raise InputError(f"{video_path} lasts {shape.frames / shape.fps:g} s; nothing lies in the span")
+        ledger = self.model_ledger
+        seed = secrets.randbelow(2**31) if seed < 0 else seed
+        generator = ledger.settings.noise(seed)
+        span = (start_time, end_time, shape.fps)
+        video_mask = TemporalRegionMask(*(span if regenerate_video else (0.0, 0.0, shape.fps)))
+        audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))
+        initial_video = _encoded_video(ledger, video_path, shape)
+        initial_audio = _encoded_audio(ledger, video_path, shape)
+        prompts = [prompt] if distilled else [prompt, negative_prompt]
+        contexts = stages.prompt_contexts(ledger, prompts, enhance_prompt, seed)
+        if distilled:
+            sigmas, asking = np.float32(DISTILLED_SIGMA_VALUES), stages.simple(*contexts)
+        else:
+            sigmas = LTX2Scheduler().execute(num_inference_steps)
+            guidance = (video_guider_params, audio_guider_params)
+            asking = guided(*(params or MultiModalGuiderParams() for params in guidance), *contexts)
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "denoising",
+            shape,
+            GaussianNoiser(generator),
+            sigmas,
+            asking,
+            conditionings=[video_mask],
+            audio_conditionings=[audio_mask] if initial_audio is not None else [],
+            initial_video_latent=initial_video,
+            initial_audio_latent=initial_audio,
+        )
+        return stages.decoded(ledger, video, audio, tiling_config, generator)
+
+
+def source_shape(video_path: str | Path) -> VideoPixelShape:
+    """Size, length and rate of a video that can be made anew. Raises InputError for others, with what to do."""
+    fps, frames, width, height = get_videostream_metadata(video_path)
+    try:
+        stages.assert_resolution(height, width, frames, is_two_stage=False)
+    except InputError as error:
+        raise InputError(f"{video_path}: {error}. Scale or cut it first, with ffmpeg for example") from None
+    return VideoPixelShape(1, frames, height, width, fps)
+
+
+def _encoded_video(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape) -> mx.array:
+    ledger.settings.progress("encoding the video", 0, 1)
+    pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames)
+    latent = ledger.video_encoder()(mx.array(pixels).astype(ledger.settings.dtype))
+    mx.eval(latent)
+    mx.clear_cache()
+    ledger.settings.progress("encoding the video", 1, 1)
+    return latent
+
+
+def _encoded_audio(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape) -> mx.array | None:
+    """``(1, 8, T, 16)`` of the source's sound, cut to the video or filled up with zeros; None without sound."""
+    audio = decode_audio_from_file(path)
+    if audio is None:
+        return None
+    # In bfloat16 the reference rounds the samples before the mel spectrogram, and so do we: its quiet parts are noise.
+    waveform = audio.waveform.astype(ledger.settings.dtype)
+    latent = encode_audio(Audio(waveform, audio.sampling_rate), ledger.audio_encoder())
+    frames = stages.audio_tools(shape).target_shape.frames
+    latent = mx.pad(latent, [(0, 0), (0, 0), (0, max(0, frames - latent.shape[2])), (0, 0)])[:, :, :frames]
+    mx.eval(latent)
+    return latent

@@ -1,0 +1,271 @@
+"""What the recipes share: each function is one stage, and no model outlives the function that loads it.
+
+Source: ``ltx_pipelines.utils.helpers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+
+from ..audio_vae import decode_audio
+from ..conditioning import ConditioningItem, VideoConditionByKeyframeIndex, VideoConditionByLatentIndex
+from ..denoisers import simple_denoising_func
+from ..enhancement import enhance_prompt as enhanced
+from ..errors import InputError
+from ..media import load_image_conditioning
+from ..noisers import GaussianNoiser
+from ..patchifiers import AudioPatchifier, VideoLatentPatchifier
+from ..prompts import encode_prompts, save_contexts
+from ..samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
+from ..text.embeddings import EmbeddingsProcessorOutput
+from ..tiling import TilingConfig
+from ..tools import AudioLatentTools, VideoLatentTools
+from ..transformer import X0Model
+from ..types import (
+    Audio,
+    AudioLatentShape,
+    ImageConditioningInput,
+    LatentState,
+    VideoLatentShape,
+    VideoPixelShape,
+)
+from ..upsampler import upsample_video
+from ..video_vae import VideoEncoder, decode_video, memory_size
+from .constants import VIDEO_LATENT_CHANNELS
+from .ledger import ModelLedger
+
+Frames = Iterator[np.ndarray]
+Asking = Callable[[X0Model], DenoisingFunc]
+
+
+def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bool) -> None:
+    """Raises InputError for a size that the networks cannot make, and says which is nearest."""
+    step = 64 if is_two_stage else 32
+    problems = []
+    if height % step or width % step or min(height, width) < 64:
+        near = [max(64, round(size / step) * step) for size in (height, width)]
+        problems.append(
+            f"{height}x{width} (height x width) is not in multiples of {step} from 64 on; {near[0]}x{near[1]} is"
+        )
+    if num_frames < 1 or num_frames % 8 != 1:
+        problems.append(f"{num_frames} frames are not 8k + 1; {max(0, round((num_frames - 1) / 8)) * 8 + 1} are")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def check_images(images: Sequence[ImageConditioningInput], num_frames: int) -> None:
+    for image in images:
+        if not 0 <= image.frame_idx < num_frames:
+            raise InputError(f"{image.path} is for frame {image.frame_idx}, and the video has 0 to {num_frames - 1}")
+        if not 0.0 <= image.strength <= 1.0:
+            raise InputError(f"{image.path} has strength {image.strength}, expected 0 to 1")
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def prompt_contexts(
+    ledger: ModelLedger, prompts: Sequence[str], enhance_first_prompt: bool = False, enhance_prompt_seed: int = 42
+) -> list[EmbeddingsProcessorOutput]:
+    """A context for each prompt: one given in the settings, or through Gemma, which is loaded only if it is needed."""
+    settings, prompts = ledger.settings, list(prompts)
+    if settings.placeholder:
+        return [EmbeddingsProcessorOutput(mx.zeros((1, 0, 0)), mx.zeros((1, 0, 0)), mx.zeros((1, 0)))] * len(prompts)
+    if enhance_first_prompt:
+        settings.progress("enhancing the prompt", 0, 1)
+        prompts[0] = enhanced(prompts[0], _gemma(ledger), seed=enhance_prompt_seed)
+        settings.progress(f"enhanced prompt: {prompts[0]}", 1, 1)
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in settings.contexts]
+    made = {}
+    if missing:
+        outputs = encode_prompts(
+            missing,
+            ledger.checkpoint_path,
+            _gemma(ledger),
+            settings.dtype,
+            early_layers_only=settings.early_layers_only,
+            progress=lambda done, total: settings.progress("encoding the prompts", done, total),
+        )
+        made = dict(zip(missing, outputs, strict=True))
+        if settings.context_path is not None:
+            kept = {**settings.contexts, **made}
+            save_contexts(settings.context_path, list(kept), list(kept.values()), ledger.checkpoint_path)
+    return [made[prompt] if prompt in made else settings.contexts[prompt] for prompt in prompts]
+
+
+def _gemma(ledger: ModelLedger) -> str:
+    if ledger.gemma_root_path is None:
+        raise InputError("this needs Gemma 3: give gemma_root, or the contexts of all prompts")
+    return ledger.gemma_root_path
+
+
+# ---- images -------------------------------------------------------------------------------------------------------
+
+Placing = Callable[[ImageConditioningInput, mx.array], ConditioningItem]
+
+
+def replacing_the_first_frame(image: ImageConditioningInput, latent: mx.array) -> ConditioningItem:
+    """An image at frame 0 takes the first latent frame's place; any other is added as a keyframe."""
+    if image.frame_idx == 0:
+        return VideoConditionByLatentIndex(latent, image.strength, 0)
+    return added_as_keyframe(image, latent)
+
+
+def added_as_keyframe(image: ImageConditioningInput, latent: mx.array) -> ConditioningItem:
+    return VideoConditionByKeyframeIndex(latent, image.frame_idx, image.strength)
+
+
+def image_conditionings(
+    ledger: ModelLedger,
+    images: Sequence[ImageConditioningInput],
+    shape: VideoPixelShape,
+    placing: Placing = replacing_the_first_frame,
+    video_encoder: VideoEncoder | None = None,
+) -> list[ConditioningItem]:
+    """Each image scaled and cropped to ``shape``, encoded, and put where ``placing`` says."""
+    if not images:
+        return []
+    encoder = video_encoder or ledger.video_encoder()
+    items = []
+    for i, image in enumerate(images):
+        ledger.settings.progress("encoding the images", i, len(images))
+        pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
+        latent = encoder(mx.array(pixels).astype(ledger.settings.dtype))
+        mx.eval(latent)
+        items.append(placing(image, latent))
+    ledger.settings.progress("encoding the images", len(images), len(images))
+    return items
+
+
+# ---- denoising ----------------------------------------------------------------------------------------------------
+
+
+def video_tools(shape: VideoPixelShape) -> VideoLatentTools:
+    target = VideoLatentShape.from_pixel_shape(shape, VIDEO_LATENT_CHANNELS)
+    return VideoLatentTools(VideoLatentPatchifier(patch_size=1), target, shape.fps)
+
+
+def audio_tools(shape: VideoPixelShape) -> AudioLatentTools:
+    return AudioLatentTools(AudioPatchifier(patch_size=1), AudioLatentShape.from_video_pixel_shape(shape))
+
+
+def create_noised_state(
+    tools: VideoLatentTools | AudioLatentTools,
+    conditionings: Sequence[ConditioningItem],
+    noiser: GaussianNoiser,
+    dtype: mx.Dtype,
+    noise_scale: float = 1.0,
+    initial_latent: mx.array | None = None,
+) -> LatentState:
+    """Where denoising starts: the initial latent (or zeros), what it is conditioned on, and noise."""
+    state = tools.create_initial_state(dtype, initial_latent)
+    for item in conditionings:
+        state = item.apply_to(state, tools)
+    return noiser(state, noise_scale)
+
+
+def simple(context: EmbeddingsProcessorOutput) -> Asking:
+    """Denoising without guidance."""
+    return lambda transformer: simple_denoising_func(context.video_encoding, context.audio_encoding, transformer)
+
+
+def denoise_audio_video(
+    ledger: ModelLedger,
+    name: str,
+    output_shape: VideoPixelShape,
+    noiser: GaussianNoiser,
+    sigmas: np.ndarray,
+    asking: Asking,
+    *,
+    conditionings: Sequence[ConditioningItem] = (),
+    audio_conditionings: Sequence[ConditioningItem] = (),
+    loop: DenoisingLoop = euler_denoising_loop,
+    noise_scale: float = 1.0,
+    initial_video_latent: mx.array | None = None,
+    initial_audio_latent: mx.array | None = None,
+    frozen_audio: bool = False,
+    transformer: X0Model | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Latents ``(1, 128, F, H, W)`` and ``(1, 8, T, 16)`` from noise, along ``sigmas``.
+
+    name: of this stage, in the progress. noise_scale: where the schedule starts. frozen_audio: the initial audio is
+    given and stays. transformer: one that is already loaded; otherwise the ledger's, released before this returns.
+    """
+    settings = ledger.settings
+    tools = (video_tools(output_shape), audio_tools(output_shape))
+    video = create_noised_state(tools[0], conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)
+    audio_scale = 0.0 if frozen_audio else noise_scale
+    audio = create_noised_state(
+        tools[1], audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent
+    )
+    if frozen_audio:
+        audio = replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask))
+    if not settings.placeholder:
+        denoise_fn = asking(transformer or ledger.transformer())
+        video, audio = loop(
+            sigmas, video, audio, denoise_fn, progress=lambda done, total: settings.progress(name, done, total)
+        )
+        del denoise_fn
+    latents = tuple(
+        tool.unpatchify(tool.clear_conditioning(state)).latent
+        for tool, state in zip(tools, (video, audio), strict=True)
+    )
+    mx.eval(latents)
+    if transformer is None:
+        mx.clear_cache()
+    return latents
+
+
+def upsampled(ledger: ModelLedger, latent: mx.array, video_encoder: VideoEncoder | None = None) -> mx.array:
+    """``(1, 128, F, H, W)`` at twice the height and width. Of the encoder only the statistics are read."""
+    ledger.settings.progress("upsampling", 0, 1)
+    larger = upsample_video(latent[:1], video_encoder or ledger.video_encoder(), ledger.spatial_upsampler())
+    mx.eval(larger)
+    mx.clear_cache()
+    ledger.settings.progress("upsampling", 1, 1)
+    return larger
+
+
+# ---- to pixels and samples ----------------------------------------------------------------------------------------
+
+
+def decoded(
+    ledger: ModelLedger,
+    video_latent: mx.array,
+    audio_latent: mx.array | None,
+    tiling_config: TilingConfig | None,
+    generator: object,
+) -> tuple[Frames, Audio | None]:
+    """The sound, decoded now, and the frames, decoded as they are asked for: uint8 ``(F, H, W, 3)`` in chunks."""
+    audio = None
+    if audio_latent is not None and ledger.settings.audio:
+        audio = _decoded_audio(ledger, audio_latent)
+        mx.clear_cache()
+    return _decoded_video(ledger, video_latent, tiling_config, generator), audio
+
+
+def _decoded_audio(ledger: ModelLedger, latent: mx.array) -> Audio:
+    ledger.settings.progress("decoding the sound", 0, 1)
+    audio = decode_audio(latent, ledger.audio_decoder(), ledger.vocoder())
+    mx.eval(audio.waveform)
+    ledger.settings.progress("decoding the sound", 1, 1)
+    return audio
+
+
+def _decoded_video(
+    ledger: ModelLedger, latent: mx.array, tiling_config: TilingConfig | None, generator: object
+) -> Frames:
+    settings, total = ledger.settings, VideoLatentShape(*latent.shape).upscale().frames
+    settings.progress("decoding the video", 0, total)
+    budget = memory_size() // 8 if settings.low_memory else None
+    done = 0
+    for chunk in decode_video(latent, ledger.video_decoder(), tiling_config, generator, memory_budget=budget):
+        frames = np.array(chunk)
+        done += len(frames)
+        settings.progress("decoding the video", done, total)
+        yield frames
+    mx.clear_cache()

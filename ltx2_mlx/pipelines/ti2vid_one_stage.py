@@ -1,0 +1,82 @@
+"""One guided stage at the full size, from text or images. For the full model, not a distilled one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..denoisers import multi_modal_guider_factory_denoising_func
+from ..guiders import MultiModalGuiderFactory, MultiModalGuiderParams, create_multimodal_guider_factory
+from ..lora import LoraPathStrength
+from ..noisers import GaussianNoiser
+from ..schedulers import LTX2Scheduler
+from ..text.embeddings import EmbeddingsProcessorOutput
+from ..tiling import TilingConfig
+from ..types import Audio, ImageConditioningInput, VideoPixelShape
+from . import stages
+from .ledger import ModelLedger, Settings
+
+Guidance = MultiModalGuiderParams | MultiModalGuiderFactory
+
+
+def guided(
+    video: Guidance, audio: Guidance, positive: EmbeddingsProcessorOutput, negative: EmbeddingsProcessorOutput
+) -> stages.Asking:
+    """Denoising with guidance of both streams, away from the negative prompt."""
+    factories = (
+        create_multimodal_guider_factory(video, negative.video_encoding),
+        create_multimodal_guider_factory(audio, negative.audio_encoding),
+    )
+    return lambda transformer: multi_modal_guider_factory_denoising_func(
+        *factories, positive.video_encoding, positive.audio_encoding, transformer
+    )
+
+
+class TI2VidOneStagePipeline:
+    """Source: ``ltx_pipelines.ti2vid_one_stage``."""
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        gemma_root: str | Path | None,
+        loras: Sequence[LoraPathStrength] = (),
+        settings: Settings | None = None,
+    ):
+        self.model_ledger = ModelLedger(checkpoint_path, gemma_root, None, tuple(loras), settings or Settings())
+
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        seed: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        num_inference_steps: int,
+        video_guider_params: Guidance,
+        audio_guider_params: Guidance,
+        images: Sequence[ImageConditioningInput] = (),
+        enhance_prompt: bool = False,
+        tiling_config: TilingConfig | None = None,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 32 from 64 on.
+
+        The reference takes no tiling_config here and decodes in one piece; None lets our decoder choose by memory.
+        """
+        stages.assert_resolution(height, width, num_frames, is_two_stage=False)
+        stages.check_images(images, num_frames)
+        ledger = self.model_ledger
+        generator = ledger.settings.noise(seed)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed)
+        shape = VideoPixelShape(1, num_frames, height, width, frame_rate)
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "denoising",
+            shape,
+            GaussianNoiser(generator),
+            LTX2Scheduler().execute(num_inference_steps),
+            guided(video_guider_params, audio_guider_params, positive, negative),
+            conditionings=stages.image_conditionings(ledger, images, shape),
+        )
+        return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -1,0 +1,90 @@
+"""A guided stage at half size with the full model, upsampled, and three steps with the distilled LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..lora import LoraPathStrength
+from ..noisers import GaussianNoiser
+from ..schedulers import LTX2Scheduler
+from ..tiling import TilingConfig
+from ..types import Audio, ImageConditioningInput, VideoPixelShape
+from . import stages
+from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
+from .ledger import ModelLedger, Settings
+from .ti2vid_one_stage import Guidance, guided
+
+
+class TI2VidTwoStagesPipeline:
+    """Source: ``ltx_pipelines.ti2vid_two_stages``. distilled_lora: fused in the second stage only, after the others."""
+
+    placing = staticmethod(stages.replacing_the_first_frame)
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        distilled_lora: Sequence[LoraPathStrength],
+        spatial_upsampler_path: str | Path,
+        gemma_root: str | Path | None,
+        loras: Sequence[LoraPathStrength] = (),
+        settings: Settings | None = None,
+    ):
+        self.stage_1_model_ledger = ModelLedger(
+            checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
+        )
+        self.stage_2_model_ledger = self.stage_1_model_ledger.with_additional_loras(tuple(distilled_lora))
+
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        seed: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        num_inference_steps: int,
+        video_guider_params: Guidance,
+        audio_guider_params: Guidance,
+        images: Sequence[ImageConditioningInput] = (),
+        tiling_config: TilingConfig | None = None,
+        enhance_prompt: bool = False,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64."""
+        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
+        stages.check_images(images, num_frames)
+        ledger = self.stage_1_model_ledger
+        generator = ledger.settings.noise(seed)
+        noiser = GaussianNoiser(generator)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed)
+        whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
+        half = whole._replace(height=height // 2, width=width // 2)
+
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 1",
+            half,
+            noiser,
+            LTX2Scheduler().execute(num_inference_steps),
+            guided(video_guider_params, audio_guider_params, positive, negative),
+            conditionings=stages.image_conditionings(ledger, images, half, self.placing),
+        )
+        ledger = self.stage_2_model_ledger
+        video = stages.upsampled(ledger, video)
+        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 2",
+            whole,
+            noiser,
+            sigmas,
+            stages.simple(positive),
+            conditionings=stages.image_conditionings(ledger, images, whole, self.placing),
+            noise_scale=float(sigmas[0]),
+            initial_video_latent=video,
+            initial_audio_latent=audio,
+        )
+        return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -1,0 +1,116 @@
+"""Two stages with the second-order sampler and the distilled LoRA in both: fewer steps, each of two evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..lora import LoraPathStrength
+from ..noisers import GaussianNoiser
+from ..samplers import DenoisingLoop, res2s_audio_video_denoising_loop
+from ..schedulers import LTX2Scheduler
+from ..tiling import TilingConfig
+from ..types import Audio, ImageConditioningInput, VideoPixelShape
+from . import stages
+from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
+from .ledger import ModelLedger, Settings
+from .ti2vid_one_stage import Guidance, guided
+
+SUBSTEP_SEED = 10000  # the substeps' seed is this much above the steps'
+
+
+class TI2VidTwoStagesHQPipeline:
+    """Source: ``ltx_pipelines.ti2vid_two_stages_hq``."""
+
+    def __init__(
+        self,
+        checkpoint_path: str | Path,
+        distilled_lora: Sequence[LoraPathStrength],
+        distilled_lora_strength_stage_1: float,
+        distilled_lora_strength_stage_2: float,
+        spatial_upsampler_path: str | Path,
+        gemma_root: str | Path | None,
+        loras: Sequence[LoraPathStrength] = (),
+        settings: Settings | None = None,
+    ):
+        if len(distilled_lora) != 1:  # the reference takes the first and drops the others
+            raise InputError(f"{len(distilled_lora)} distilled LoRAs were given, expected one")
+        strengths = (distilled_lora_strength_stage_1, distilled_lora_strength_stage_2)
+        with_distilled = [(*loras, replace(distilled_lora[0], strength=strength)) for strength in strengths]
+        self.stage_1_model_ledger = ModelLedger(
+            checkpoint_path, gemma_root, spatial_upsampler_path, with_distilled[0], settings or Settings()
+        )
+        self.stage_2_model_ledger = self.stage_1_model_ledger.with_loras(with_distilled[1])
+
+    def __call__(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        seed: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        frame_rate: float,
+        num_inference_steps: int,
+        video_guider_params: Guidance,
+        audio_guider_params: Guidance,
+        images: Sequence[ImageConditioningInput] = (),
+        tiling_config: TilingConfig | None = None,
+        enhance_prompt: bool = False,
+        noise_seed: int | None = None,
+    ) -> tuple[stages.Frames, Audio | None]:
+        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64.
+
+        noise_seed: of the sampler's own noise. None takes another one for each seed and stage; the reference takes −1,
+        whatever the seed is.
+        """
+        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
+        stages.check_images(images, num_frames)
+        ledger = self.stage_1_model_ledger
+        generator = ledger.settings.noise(seed)
+        noiser = GaussianNoiser(generator)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed)
+        whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
+        half = whole._replace(height=height // 2, width=width // 2)
+
+        def loop(stage: int) -> DenoisingLoop:
+            first = seed + stage * 2 * SUBSTEP_SEED if noise_seed is None else noise_seed
+            return partial(
+                res2s_audio_video_denoising_loop,
+                step_generator=ledger.settings.noise(first),
+                substep_generator=ledger.settings.noise(first + SUBSTEP_SEED),
+            )
+
+        tokens = stages.video_tools(half).target_shape.token_count()
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 1",
+            half,
+            noiser,
+            LTX2Scheduler().execute(num_inference_steps, tokens=tokens),
+            guided(video_guider_params, audio_guider_params, positive, negative),
+            conditionings=stages.image_conditionings(ledger, images, half),
+            loop=loop(1),
+        )
+        ledger = self.stage_2_model_ledger
+        video = stages.upsampled(ledger, video)
+        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
+        video, audio = stages.denoise_audio_video(
+            ledger,
+            "stage 2",
+            whole,
+            noiser,
+            sigmas,
+            stages.simple(positive),
+            conditionings=stages.image_conditionings(ledger, images, whole),
+            loop=loop(2),
+            noise_scale=float(sigmas[0]),
+            initial_video_latent=video,
+            initial_audio_latent=audio,
+        )
+        return stages.decoded(ledger, video, audio, tiling_config, generator)

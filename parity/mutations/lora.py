@@ -1,0 +1,68 @@
+"""Faults of LoRA fusion."""
+
+from __future__ import annotations
+
+from .planting import Mutation
+
+
+def _fault(
+    id: str, fault: str, old: str, new: str, tap: str, case: str = "bfloat16", file: str = "lora.py"
+) -> Mutation:
+    return Mutation(id, fault, file, old, new, tap, config="any", case=case, stage="lora")
+
+
+_PRODUCT = "_scaled(b, strength) @ a)"
+_FIRST = "transformer_blocks.0.attn1.to_q.weight"
+LORA = (
+    _fault("L01a", "strength applied twice", "* strength).", "* strength * strength).", f"weaker.bfloat16.{_FIRST}"),
+    _fault("L01b", "strength dropped", "* strength).", "* 1.0).", f"weaker.bfloat16.{_FIRST}"),
+    _fault("L01c", "strength on A", _PRODUCT, "b @ _scaled(a, strength))", f"weaker.bfloat16.{_FIRST}"),
+    _fault(
+        "L01d",
+        "strength rounded to bfloat16",
+        "(b.astype(mx.float32) * strength).astype(b.dtype)",
+        "b * strength",
+        f"weaker.bfloat16.{_FIRST}",
+    ),
+    _fault("L02a", "A and B in the wrong order", _PRODUCT, "a @ _scaled(b, strength))", "full.bfloat16"),
+    _fault(
+        "L02b",
+        "the product transposed where it is square",
+        f"[({_PRODUCT}.astype(dtype) for",
+        f"[({_PRODUCT}.astype(dtype).T if len(b) == a.shape[1] else ({_PRODUCT}.astype(dtype) for",
+        f"full.bfloat16.{_FIRST}",
+    ),
+    _fault("L02c", "prefix wrong: nothing matches", 'PREFIX = "', 'PREFIX = "model.', "full.bfloat16"),
+    _fault(
+        "L03a",
+        "only the first LoRA",
+        "for lora in loras if",
+        "for lora in loras[:1] if",
+        f"two.bfloat16.{_FIRST}",
+        "several",
+    ),
+    _fault(
+        "L03b",
+        "the sum rounded after each LoRA",
+        "(delta.astype(mx.float32) for delta in deltas)",
+        "deltas",
+        "three.bfloat16.transformer_blocks.0.attn1",
+        "several",
+    ),
+    _fault(
+        "L03c",
+        "the product not rounded to the file's dtype",
+        _PRODUCT,
+        "_scaled(b, strength).astype(mx.float32) @ a.astype(mx.float32))",
+        f"full.float32.{_FIRST}",
+        "float32",
+    ),
+    _fault(
+        "L03d",
+        "the change rounded to bfloat16 where float32 is asked for",
+        "mx.bfloat16 if dtype == FP8 else dtype",
+        "mx.bfloat16",
+        f"full.float32.{_FIRST}",
+        "float32",
+    ),
+)

@@ -1,0 +1,95 @@
+"""A run that is killed goes on where it was, and reports the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from parity.cells import Cells, key
+from parity.replay import default_device, environment
+from parity.results import EXIT_OK, Results
+from parity.runner import Runner, select
+
+QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
+GLOBS = ("[pt][ar]*", "*y")  # just these two cells
+
+
+def _command(out: Path, *more: str) -> list[str]:
+    arguments = [
+        "run",
+        "--stage",
+        GLOBS[0],
+        "--config",
+        GLOBS[1],
+        "--lane",
+        "A",
+        "--device",
+        default_device(),
+        "--json",
+        str(out),
+    ]
+    return [sys.executable, "-m", "parity", *arguments, *more]
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Without what differs from run to run: time and memory."""
+    document = json.loads(path.read_text())
+    for name in ("seconds", "peak_gb"):
+        del document["summary"][name]
+    return document
+
+
+def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: Path) -> None:
+    chosen = select(*GLOBS)
+    assert [(stage.name, config) for stage, config in chosen] == [QUICK, SLOW]
+    out, cells = tmp_path / "results.json", tmp_path / "cells"
+    process = subprocess.Popen(_command(out), start_new_session=True, stderr=subprocess.DEVNULL)
+    finished = cells / f"{QUICK[0]}.{QUICK[1]}.json"
+    while not finished.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert [file.name for file in cells.glob("*.json")] == [finished.name]
+    assert out.read_text() == ""
+
+    before = finished.stat().st_mtime_ns
+    done = subprocess.run(_command(out, "--resume"), capture_output=True, text=True)
+    assert done.returncode == EXIT_OK, done.stderr
+    assert "1 of 2 cells kept" in done.stderr
+    assert finished.stat().st_mtime_ns == before, "the finished cell was not run again"
+
+    whole = Runner().run(chosen, "A")
+    whole.environment = environment(default_device())
+    whole.write(tmp_path / "whole.json")
+    assert _document(out) == _document(tmp_path / "whole.json")
+
+
+def test_cells_of_other_code_lanes_or_checkpoints_are_not_used(tmp_path: Path, checkpoints: Path) -> None:
+    keys = [key("A", None, {}), key("AB", None, {}), key("A", None, {"mlx": "1"})]
+    keys.append(key("A", checkpoints / "tiny-2.3-video-only.safetensors", {}))
+    assert len(set(keys)) == len(keys)
+    cells = Cells(tmp_path, keys[0])
+    cells.save("toy", "any", (Results(carried=3), 0.5))
+    results, peak = cells.load("toy", "any")
+    assert (results.carried, peak) == (3, 0.5)
+    assert all(Cells(tmp_path, other).load("toy", "any") is None for other in keys[1:])
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(file.read_text()[:-9])
+    assert cells.load("toy", "any") is None
+
+
+def test_the_key_is_made_of_the_code(tmp_path: Path, monkeypatch: object) -> None:
+    for package in ("ltx2_mlx", "parity"):
+        (tmp_path / package).mkdir()
+    (tmp_path / "parity" / "judge.py").write_text("K = 3\n")
+    monkeypatch.setattr("parity.cells.ROOT", tmp_path)
+    before = key("A", None, {})
+    (tmp_path / "parity" / "judge.py").write_text("K = 4\n")
+    assert key("A", None, {}) != before

@@ -1,0 +1,127 @@
+"""LoRA files: what is refused, what is reported. That the sums are right is parity's work."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+import ltx2_mlx
+from ltx2_mlx import LoraPathStrength, WeightsError, lora_metadata
+
+LAYER = "diffusion_model.transformer_blocks.0.attn1.to_q"
+A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+
+
+@pytest.fixture
+def base(checkpoints: Path) -> Path:
+    return checkpoints / "tiny-2.3.safetensors"
+
+
+@pytest.fixture
+def pair(base: Path) -> dict[str, mx.array]:
+    rows, columns = ltx2_mlx.load("transformer", base).transformer_blocks[0].attn1.to_q.weight.shape
+    return {A: mx.ones((3, columns)), B: mx.ones((rows, 3))}
+
+
+def save(folder: Path, tensors: dict[str, mx.array], **metadata: str) -> LoraPathStrength:
+    mx.save_safetensors(str(folder / "lora.safetensors"), tensors, metadata)
+    return LoraPathStrength(folder / "lora.safetensors")
+
+
+def test_every_pair_of_a_lora_is_reported(base: Path, checkpoints: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = ltx2_mlx.load(
+            "transformer", base, loras=[LoraPathStrength(checkpoints / "tiny-2.3-lora.safetensors", 0.5)]
+        )
+    (report,) = model.load_report.loras
+    assert report.pairs == report.matched == 84
+    assert not report.unmatched
+    assert "× 0.5: 84 of 84 pairs fused" in str(model.load_report)
+
+
+def test_pairs_without_a_layer_are_named_in_the_report_and_a_warning(
+    tmp_path: Path, base: Path, pair: dict[str, mx.array]
+) -> None:
+    lost = {key.replace("to_q", "to_x"): value for key, value in pair.items()}
+    with pytest.warns(UserWarning, match=r"1 of 2 pairs fused; no such layers for transformer_blocks.0.attn1.to_x"):
+        model = ltx2_mlx.load("transformer", base, loras=[save(tmp_path, pair | lost)])
+    assert model.load_report.loras[0].unmatched == ("transformer_blocks.0.attn1.to_x",)
+
+
+def test_only_the_layers_of_the_pairs_change_and_the_dtype_does_not(
+    tmp_path: Path, base: Path, pair: dict[str, mx.array]
+) -> None:
+    lora = save(tmp_path, pair)
+    for dtype in (None, mx.bfloat16, mx.float16, mx.float32):
+        plain = dict(tree_flatten(ltx2_mlx.load("transformer", base, dtype).parameters()))
+        fused = dict(tree_flatten(ltx2_mlx.load("transformer", base, dtype, [lora]).parameters()))
+        assert {name: x.dtype for name, x in fused.items()} == {name: x.dtype for name, x in plain.items()}
+        changed = [name for name in plain if not mx.array_equal(plain[name], fused[name])]
+        assert changed == ["transformer_blocks.0.attn1.to_q.weight"]
+
+
+def test_a_strength_of_zero_changes_nothing(base: Path, checkpoints: Path) -> None:
+    lora = LoraPathStrength(checkpoints / "tiny-2.3-lora.safetensors", 0.0)
+    plain, fused = (tree_flatten(ltx2_mlx.load("transformer", base, loras=x).parameters()) for x in ((), (lora,)))
+    assert all(mx.array_equal(a, b) for (_, a), (_, b) in zip(plain, fused, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("message", "edit"),
+    {
+        "another kind of adapter: .*to_q.alpha": lambda p: p | {f"{LAYER}.alpha": mx.array([4.0])},
+        "another kind of adapter: .*dora_scale": lambda p: p | {f"{LAYER}.dora_scale": mx.ones((3, 1))},
+        "another kind of adapter: .*lora_down": lambda p: {f"{LAYER}.lora_down.weight": p[A]},
+        "half a pair, without .*lora_B": lambda p: {A: p[A]},
+        "half a pair, without .*lora_A": lambda p: {B: p[B]},
+        "are no .rank, in. and .out, rank.": lambda p: p | {A: p[A][:2]},
+        "another model": lambda p: p | {A: p[A][:, 1:]},
+        "expected BF16, F16 or F32": lambda p: p | {A: p[A].astype(mx.int32)},
+        "BF16, F16 or F32 for both": lambda p: p | {A: p[A].astype(mx.bfloat16)},
+        "none of 1 pairs": lambda p: {f"model.{key}": x for key, x in p.items()},
+    }.items(),
+)
+def test_what_would_change_the_result_in_silence_is_refused(
+    message: str, edit: object, tmp_path: Path, base: Path, pair: dict[str, mx.array]
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        ltx2_mlx.load("transformer", base, loras=[save(tmp_path, edit(pair))])
+
+
+def test_a_lora_that_meets_no_layer_says_what_it_has_and_what_is_expected(
+    tmp_path: Path, base: Path, pair: dict[str, mx.array]
+) -> None:
+    lora = save(tmp_path, {key.replace("diffusion_model", "unet"): x for key, x in pair.items()})
+    with pytest.raises(WeightsError) as error:
+        ltx2_mlx.load("transformer", base, loras=[lora])
+    assert "unet.transformer_blocks.0.attn1.to_q" in str(error.value)
+    assert "diffusion_model.<layer>.lora_A.weight" in str(error.value)
+    assert "<layer> is one like" in str(error.value)
+
+
+def test_a_lora_is_for_the_transformer(base: Path, tmp_path: Path, pair: dict[str, mx.array]) -> None:
+    with pytest.raises(ltx2_mlx.InputError, match="not video_encoder's"):
+        ltx2_mlx.load("video_encoder", base, loras=[save(tmp_path, pair)])
+
+
+def test_metadata_of_an_ic_lora(checkpoints: Path, tmp_path: Path, pair: dict[str, mx.array]) -> None:
+    assert lora_metadata(checkpoints / "tiny-2.3-ic-lora.safetensors").reference_downscale_factor == 2
+    assert lora_metadata(checkpoints / "tiny-2.3-lora.safetensors").reference_downscale_factor == 1
+    for wrong in ("0", "-2", "1.5", "two", ""):
+        lora = save(tmp_path, pair, reference_downscale_factor=wrong)
+        with pytest.raises(ltx2_mlx.ConfigError, match="reference_downscale_factor is"):
+            lora_metadata(lora.path)
+
+
+def test_both_files_of_a_lora_hold_the_same_values(checkpoints: Path) -> None:
+    narrow, wide = (mx.load(str(checkpoints / f"tiny-2.0-lora{end}.safetensors")) for end in ("", "-f32"))
+    assert narrow.keys() == wide.keys()
+    for key, value in narrow.items():
+        assert (value.dtype, wide[key].dtype) == (mx.bfloat16, mx.float32)
+        assert np.array_equal(np.array(value.astype(mx.float32)), np.array(wide[key]))
