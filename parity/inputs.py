@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421
 
 
 def normal(name: str, *shape: int, scale: float = 1.0) -> np.ndarray:
-    """Standard normal float32 values that depend on ``name`` alone."""
+    """Standard normal float32 values that depend on ``name`` and the seed alone."""
     return (scale * _generator(name).standard_normal(shape)).astype(np.float32)
 
 
@@ -25,5 +28,26 @@ def uniform(name: str, *shape: int) -> np.ndarray:
     return _generator(name).random(shape).astype(np.float32)
 
 
+_seed: ContextVar[int] = ContextVar("seed", default=0)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Cases made while it lasts have other numbers in them, of the same kind; 0 gives the usual ones."""
+    token = _seed.set(seed)
+    try:
+        yield
+    finally:
+        _seed.reset(token)
+
+
+def words(name: str, count: int) -> str:
+    """A prompt of random words."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    rng = _generator(name)
+    return " ".join("".join(letters[i] for i in rng.integers(0, 26, n)) for n in rng.integers(1, 9, count))
+
+
 def _generator(name: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
+    key = f"{_seed.get()}:{name}" if _seed.get() else name
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little"))

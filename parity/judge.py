@@ -80,6 +80,18 @@ def _leaves(calls: list[Call | None], side: str) -> list[str]:
     return [*reference, *extra]
 
 
+def tensors(row: Row, *traces: Trace) -> list[Any]:
+    """What each trace (the reference's first) has for a row: a Tensor, a constant, or None."""
+    for side, name, index in traces[0].events:
+        if index == row.call and row.name.startswith(name):
+            calls = [trace.calls.get((name, index)) for trace in traces]
+            leaves = [(c.inputs if side == "in" else c.outputs) if c else {} for c in calls]
+            for leaf in dict.fromkeys(key for one in leaves for key in one):
+                if _row_name(name, leaf, side) == row.name:
+                    return [one.get(leaf) for one in leaves]
+    return [None for _ in traces]
+
+
 def _row_name(tap: str, leaf: str, side: str) -> str:
     return f"{tap}<{leaf}" if side == "in" else f"{tap}.{leaf}" if leaf else tap
 

@@ -1,6 +1,8 @@
-"""Faults that real ports shipped, one file a component."""
+"""Faults that real ports shipped, one file a component, and their classes."""
 
 from .audio import AUDIO
+from .causes import CAUSES, NOT_APPLICABLE
+from .loading import LOADING
 from .lora import LORA
 from .planting import Mutation, planted
 from .sampling import SAMPLING
@@ -8,6 +10,6 @@ from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *LORA)
+MUTATIONS = (*LOADING, *TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *LORA)
 
-__all__ = ["MUTATIONS", "Mutation", "planted"]
+__all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]

@@ -22,6 +22,8 @@ AUDIO = (
         old="self.non_linearity(self.norm_out(self.mid.run(h)))",
         new="self.non_linearity(self.mid.run(h))",
         tap="norm_out",
+        cause="missing normalisation",
+        known="A02",
     ),
     _decoder(
         "A02b",
@@ -29,6 +31,8 @@ AUDIO = (
         old="self.non_linearity(self.norm_out(h))",
         new="self.non_linearity(h)",
         tap="norm_out",
+        cause="missing normalisation",
+        known="A02",
     ),
     _encoder(
         "A10",
@@ -36,6 +40,8 @@ AUDIO = (
         old="return PixelNorm(eps=1e-6)",
         new="return PixelNorm()",
         tap="down.0.block.0.norm1",
+        cause="eps",
+        known="A10",
     ),
     _encoder(
         "A11",
@@ -44,6 +50,8 @@ AUDIO = (
         new="eps=1e-6)",
         tap="down.1.block.0.norm2",
         config=_GROUP,
+        cause="wrong reduction",
+        known="A11",
     ),
     _encoder(
         "A11b",
@@ -52,6 +60,7 @@ AUDIO = (
         new="pytorch_compatible=True)",
         tap="down.0.block.0.norm1",
         config=_GROUP,
+        cause="eps",
     ),
     _encoder(
         "A14",
@@ -59,6 +68,8 @@ AUDIO = (
         old="CausalityAxis.HEIGHT: ((2, 0), (0, 1))",
         new="CausalityAxis.HEIGHT: ((1, 1), (0, 1))",
         tap="down.0.downsample.conv<x",
+        cause="padding side",
+        known="A14",
     ),
     _decoder(
         "A16",
@@ -66,6 +77,8 @@ AUDIO = (
         old="return x[:, self.first[0] :, self.first[1] :]",
         new="return x[:, : x.shape[1] - self.first[0], self.first[1] :]",
         tap="up.2.upsample",
+        cause="padding side",
+        known="A16",
     ),
     _decoder(
         "A21",
@@ -73,6 +86,7 @@ AUDIO = (
         old="mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)",
         new="mx.repeat(mx.concatenate([x, x], axis=1), 2, axis=2)",
         tap="up.2.upsample.conv<x",
+        cause="axis order",
     ),
     _encoder(
         "A22",
@@ -80,6 +94,7 @@ AUDIO = (
         old="(pad, 0)\n",
         new="(0, pad)\n",
         tap="conv_in.conv<x",
+        cause="padding side",
     ),
     _encoder(
         "A23",
@@ -87,6 +102,8 @@ AUDIO = (
         old="self.per_channel_statistics.normalize(self.patchifier.patchify(means))",
         new="self.patchifier.patchify(means)",
         tap="per_channel_statistics.normalize",
+        cause="missing normalisation",
+        known="A03",
     ),
     _decoder(
         "A24",
@@ -96,6 +113,7 @@ AUDIO = (
         "sample.transpose(0, 2, 3, 1).reshape(sample.shape[0], sample.shape[2], -1))",
         tap="per_channel_statistics.un_normalize<x",
         case="frames-1",
+        cause="axis order",
     ),
     _decoder(
         "A25",
@@ -103,6 +121,7 @@ AUDIO = (
         old="            frames = max(frames - (LATENT_DOWNSAMPLE_FACTOR - 1), 1)\n",
         new="            pass\n",
         tap="_denormalize_latents.1",
+        cause="position/offset",
     ),
     _encoder(
         "A26",
@@ -111,6 +130,7 @@ AUDIO = (
         new="scale=C**-1.0",
         tap="down.1.attn.0.proj_out<x",
         config=_GROUP,
+        cause="wrong constant",
     ),
     # ---- the mel front end
     _processor(
@@ -119,6 +139,8 @@ AUDIO = (
         old="    return triangles * (f32(2) / (points[2:] - points[:-2]))\n",
         new="    return triangles\n",
         tap=_MEL,
+        cause="wrong filter",
+        known="A09",
     ),
     _processor(
         "A09b",
@@ -126,6 +148,8 @@ AUDIO = (
         old="np.arange(n_fft) / n_fft))",
         new="np.arange(n_fft) / (n_fft - 1)))",
         tap=_MEL,
+        cause="wrong filter",
+        known="A09",
     ),
     _processor(
         "A09c",
@@ -133,6 +157,8 @@ AUDIO = (
         old='(half, half)], mode="reflect")',
         new="(half, half)])",
         tap=_MEL,
+        cause="padding mode",
+        known="A09",
     ),
     _processor(
         "A09d",
@@ -140,6 +166,8 @@ AUDIO = (
         old="np.abs(np.fft.rfft(frames * self.window))",
         new="np.abs(np.fft.rfft(frames * self.window)) ** 2",
         tap=_MEL,
+        cause="wrong activation",
+        known="A09",
     ),
     _processor(
         "A27",
@@ -148,12 +176,27 @@ AUDIO = (
         new="LOWPASS_FILTER_WIDTH, ROLLOFF = 6, 1.0",
         tap="resample_audio.8000",
         case="resample",
+        cause="wrong filter",
     ),
     # ---- the vocoder of 2.0
     _hifigan(
-        "A05", "slope 0.1 before the last convolution too", old="_leaky(x, 0.01)", new="_leaky(x, 0.1)", tap="act_post"
+        "A05",
+        "slope 0.1 before the last convolution too",
+        old="_leaky(x, 0.01)",
+        new="_leaky(x, 0.1)",
+        tap="act_post",
+        cause="wrong activation",
+        known="A05",
     ),
-    _hifigan("A05b", "slope 0.01 between the stages", old="LRELU_SLOPE = 0.1", new="LRELU_SLOPE = 0.01", tap="ups.0<x"),
+    _hifigan(
+        "A05b",
+        "slope 0.01 between the stages",
+        old="LRELU_SLOPE = 0.1",
+        new="LRELU_SLOPE = 0.01",
+        tap="ups.0<x",
+        cause="wrong activation",
+        known="A05",
+    ),
     _hifigan(
         "A06",
         "dilation ignored",
@@ -161,6 +204,8 @@ AUDIO = (
         old="dilation=self.dilation)",
         new="dilation=1)[:, : x.shape[1]]",
         tap="resblocks.0.convs1.1",
+        cause="wrong filter",
+        known="A06",
     ),
     _hifigan(
         "A07",
@@ -169,6 +214,8 @@ AUDIO = (
         old="mx.conv_transpose1d(x, self.weight,",
         new="mx.conv_transpose1d(x, self.weight[:, ::-1],",
         tap="ups.0",
+        cause="axis order",
+        known="A07",
     ),
     _hifigan(
         "A07b",
@@ -177,6 +224,7 @@ AUDIO = (
         old="(kernel_size - stride) // 2",
         new="(kernel_size - stride + 1) // 2",
         tap="ups.0",
+        cause="position/offset",
     ),
     _hifigan(
         "A28",
@@ -184,6 +232,7 @@ AUDIO = (
         old="x.astype(mx.float32).transpose(0, 2, 1, 3)",
         new="x.astype(mx.float32).transpose(0, 2, 3, 1)",
         tap="conv_pre<x",
+        cause="axis order",
     ),
     _hifigan(
         "A29",
@@ -191,6 +240,7 @@ AUDIO = (
         old="sum(block(x) for block in blocks) / parallel",
         new="sum(block(x) for block in blocks)",
         tap="ups.1<x",
+        cause="wrong reduction",
     ),
     _hifigan(
         "A30",
@@ -199,6 +249,7 @@ AUDIO = (
         new="x = self.set_dtype(x.dtype) or x.transpose(0, 2, 1, 3)",
         tap="conv_pre",
         dtype="bfloat16",
+        cause="precision",
     ),
     # ---- the vocoder of 2.3 and its bandwidth extension
     _bigvgan(
@@ -208,6 +259,7 @@ AUDIO = (
         new="kaiser = np.sinc((np.arange(12) - 5.5) / 2) * np.kaiser(12, 4.66379)\n"
         "        return self._upsample(x, mx.array((kaiser / kaiser.sum()).astype(np.float32)))",
         tap=f"{_ACT}.upsample",
+        cause="wrong filter",
     ),
     _bigvgan(
         "A31b",
@@ -216,6 +268,7 @@ AUDIO = (
         new="mx.array((lambda k: k / k.sum())(np.sinc((np.arange(12) - 5.5) / 2) * np.kaiser(12, 4.66379))"
         ".astype(np.float32)), self.stride)",
         tap=f"{_ACT}.downsample.lowpass",
+        cause="wrong filter",
     ),
     _bigvgan(
         "A31c",
@@ -226,6 +279,7 @@ AUDIO = (
         "        basis = mx.array(melscale_fbanks(bins, 6000.0, self.mel_basis.shape[0], 12000).T)\n"
         "        log_mel = mx.log(mx.maximum(basis @ magnitude, 1e-5))",
         tap="mel_stft.mel_spectrogram",
+        cause="wrong filter",
     ),
     _bigvgan(
         "A31d",
@@ -237,6 +291,7 @@ AUDIO = (
         "        bases = np.concatenate([np.cos(angles), -np.sin(angles)]) * np.sin(np.pi * n / length) ** 2\n"
         "        self.forward_basis = mx.array(bases[:, None].astype(np.float32))\n",
         tap="mel_stft.stft_fn",
+        cause="wrong filter",
     ),
     _bigvgan(
         "A32",
@@ -244,6 +299,7 @@ AUDIO = (
         old="/ (mx.exp(beta) + 1e-9)",
         new="/ (mx.exp(alpha) + 1e-9)",
         tap=f"{_ACT}.act",
+        cause="wrong input",
     ),
     _bigvgan(
         "A33",
@@ -251,6 +307,7 @@ AUDIO = (
         old='((0, 0), (left, right), (0, 0)), mode="edge")',
         new="((0, 0), (left, right), (0, 0)))",
         tap=f"{_ACT}.upsample",
+        cause="padding mode",
     ),
     _bigvgan(
         "A34",
@@ -258,6 +315,7 @@ AUDIO = (
         old="mx.pad(y, ((0, 0), (self.left_pad, 0)))",
         new="mx.pad(y, ((0, 0), (self.left_pad // 2, self.left_pad - self.left_pad // 2)))",
         tap="mel_stft.stft_fn",
+        cause="padding side",
     ),
     _bigvgan(
         "A35",
@@ -265,6 +323,7 @@ AUDIO = (
         old="zero_crossings, rolloff = 6, 0.99",
         new="zero_crossings, rolloff = 6, 0.95",
         tap="resampler",
+        cause="wrong filter",
     ),
     _bigvgan(
         "A36",
@@ -272,6 +331,7 @@ AUDIO = (
         old="mx.clip(residual + skip, -1, 1)",
         new="mx.clip(skip, -1, 1)",
         tap="VocoderWithBWE",
+        cause="skipped term",
     ),
     _bigvgan(
         "A37",
@@ -279,6 +339,7 @@ AUDIO = (
         old="[..., : samples * self.config.ratio]",
         new="",
         tap="VocoderWithBWE",
+        cause="padding side",
     ),
     _bigvgan(
         "A38",
@@ -286,5 +347,41 @@ AUDIO = (
         old="return mx.tanh(x) if config.use_tanh_at_final else mx.clip(x, -1, 1)",
         new="return mx.clip(x, -1, 1)",
         tap="vocoder",
+        cause="wrong activation",
+    ),
+    _processor(
+        "A09e",
+        "windows of half the length",
+        old="        self.target_sample_rate, self.mel_hop_length, self.n_fft = target_sample_rate, mel_hop_length, n_fft\n",
+        new="        n_fft //= 2\n"
+        "        self.target_sample_rate, self.mel_hop_length, self.n_fft = target_sample_rate, mel_hop_length, n_fft\n",
+        tap=_MEL,
+        cause="wrong filter",
+        known="A09",
+    ),
+    _processor(
+        "A09f",
+        "the logarithm of 1 + x, not of x from 1e-5 on",
+        old="np.log(np.maximum(magnitude @ self.filters.astype(np.float64), SMALLEST))",
+        new="np.log1p(magnitude @ self.filters.astype(np.float64))",
+        tap=_MEL,
+        cause="wrong activation",
+        known="A09",
+    ),
+    _encoder(
+        "A39",
+        "the log-variances taken for the means",
+        old="latent_output[:, : self.config.z_channels]",
+        new="latent_output[:, self.config.z_channels :]",
+        tap="per_channel_statistics.normalize<x",
+        cause="wrong input",
+    ),
+    _decoder(
+        "A40",
+        "the blocks' input not added",
+        old="return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h",
+        new="return h if self.nin_shortcut is None else self.nin_shortcut(x) + h",
+        tap="mid.block_1",
+        cause="skipped term",
     ),
 )

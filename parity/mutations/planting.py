@@ -1,7 +1,7 @@
 """Faults that real ports shipped, planted one at a time in a copy of the product's source.
 
-A mutation is one edit: it must apply exactly once, or the mutant is stale and says so. Ids are those of the fault
-list that the project keeps; the tap is where the fault must be seen first.
+A mutation is one edit: it must apply exactly once, or the mutant is stale and says so. The tap is where the fault must
+be seen first; ``known`` is its id in the list of faults that ports shipped, which the project keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ PACKAGE = "ltx2_mlx"
 
 @dataclass(frozen=True)
 class Mutation:
-    """``old`` becomes ``new`` in ``file``; running ``case`` of ``config`` must fail first at ``tap``."""
+    """``old`` becomes ``new`` in ``file``; running ``case`` of ``config`` must fail first at ``tap``.
+
+    cause: a class of ``causes.CAUSES``. loads: the fault stops the stage's component from loading, and ``tap`` is what
+    the error must name. equivalent: why nothing can tell the mutant from the product; it must then go unnoticed.
+    """
 
     id: str
     fault: str
@@ -32,6 +36,10 @@ class Mutation:
     case: str = "base"
     stage: str = "transformer"
     dtype: str = "float32"
+    cause: str = ""
+    known: str = ""
+    loads: bool = False
+    equivalent: str = ""
 
 
 @contextlib.contextmanager

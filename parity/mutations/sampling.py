@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .planting import Mutation
 
-
-def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, case: str) -> Mutation:
-    return Mutation(id, fault, file, old, new, tap, config="any", case=case, stage="sampling")
-
-
+_fault = partial(Mutation, config="any", stage="sampling")
 _GUIDERS, _SCHEDULES = "guiders.py", "schedulers.py"
 SAMPLING = (
     _fault(
@@ -18,7 +16,9 @@ SAMPLING = (
         "mu = tokens * slope",
         "mu = MAX_SHIFT_ANCHOR * slope",
         "ltx2.2.6",
-        "schedules",
+        case="schedules",
+        cause="wrong constant",
+        known="S03",
     ),
     _fault(
         "S04",
@@ -27,7 +27,9 @@ SAMPLING = (
         "mu = tokens * slope",
         "mu = min(max(tokens, 1024), 4096) * slope",
         "ltx2.2.6",
-        "schedules",
+        case="schedules",
+        cause="wrong constant",
+        known="S04",
     ),
     _fault(
         "S05",
@@ -36,7 +38,9 @@ SAMPLING = (
         "sigmas = _ONE - rest / (rest[-1] / np.float32(1.0 - terminal))",
         "pass",
         "ltx2.2",
-        "schedules",
+        case="schedules",
+        cause="skipped term",
+        known="S05",
     ),
     _fault(
         "S05b",
@@ -45,7 +49,9 @@ SAMPLING = (
         "sigmas = _ONE - rest / (rest[-1] / np.float32(1.0 - terminal))",
         "sigmas = (1.0 - rest.astype(np.float64) / (np.float64(rest[-1]) / (1.0 - terminal))).astype(np.float32)",
         "ltx2.",
-        "schedules",
+        case="schedules",
+        cause="precision",
+        known="S05",
     ),
     _fault(
         "S12",
@@ -54,7 +60,9 @@ SAMPLING = (
         "mx.std(x.astype(mx.float32), ddof=1)",
         "mx.sqrt(mx.mean(mx.square(x.astype(mx.float32))))",
         "multi.default",
-        "guiders",
+        case="guiders",
+        cause="wrong reduction",
+        known="S12",
     ),
     _fault(
         "S12b",
@@ -63,7 +71,9 @@ SAMPLING = (
         "factor = _std(cond) / _std(pred)",
         "factor = _std(cond) / mx.std(pred)",
         "multi.default",
-        "guiders",
+        case="guiders",
+        cause="wrong reduction",
+        known="S12",
     ),
     _fault(
         "S21",
@@ -72,7 +82,9 @@ SAMPLING = (
         "velocity = to_velocity(sample, float(sigma), denoised_sample)",
         "velocity = to_velocity(sample, float(after) or 1e-3, denoised_sample)",
         "euler.0",
-        "euler",
+        case="euler",
+        cause="position/offset",
+        known="S21",
     ),
     _fault(
         "S22b",
@@ -81,25 +93,29 @@ SAMPLING = (
         "(p.modality_scale - 1) * (cond - uncond_modality)",
         "p.modality_scale * (cond - uncond_modality)",
         "multi.default",
-        "guiders",
+        case="guiders",
+        cause="wrong constant",
+        known="S22",
     ),
     _fault(
-        "S23",
+        "S26",
         "a step is skipped where it should be guided",
         _GUIDERS,
         "step % (self.params.skip_step + 1) != 0",
         "step % (self.params.skip_step + 1) == 0",
         "skip.0",
-        "guiders",
+        case="guiders",
+        cause="position/offset",
     ),
     _fault(
-        "S24",
+        "S27",
         "bins of sigma looked up from above",
         _GUIDERS,
         "at_least[-1] if at_least",
         "at_least[0] if at_least",
         "bin.0.6",
-        "guiders",
+        case="guiders",
+        cause="wrong input",
     ),
     _fault(
         "S25",
@@ -108,6 +124,61 @@ SAMPLING = (
         "return parallel * eta + (guidance - parallel)",
         "return parallel + (guidance - parallel) * eta",
         "apg.0",
-        "guiders",
+        case="guiders",
+        cause="swapped",
+    ),
+    _fault(
+        "P02",
+        "the spread of a prediction in its own dtype",
+        _GUIDERS,
+        "mx.std(x.astype(mx.float32), ddof=1)",
+        "mx.sqrt(mx.mean(mx.square(x - mx.mean(x))))",
+        "multi.default",
+        case="guiders",
+        dtype="bfloat16",
+        cause="precision",
+        known="P02",
+    ),
+    _fault(
+        "P03",
+        "the step taken in the latents' dtype",
+        "diffusion_steps.py",
+        "(sample.astype(mx.float32) + velocity.astype(mx.float32) * float(after - sigma)).astype(sample.dtype)",
+        "sample + velocity * float(after - sigma)",
+        "euler.0",
+        case="euler",
+        dtype="bfloat16",
+        cause="precision",
+        known="P03",
+    ),
+    _fault(
+        "S28",
+        "guidance by its scale, not by scale − 1",
+        _GUIDERS,
+        "return (self.scale - 1) * (cond - uncond)\n",
+        "return self.scale * (cond - uncond)\n",
+        "cfg",
+        case="guiders",
+        cause="wrong constant",
+    ),
+    _fault(
+        "S29",
+        "the unconditioned prediction projected on the conditioned one's place",
+        _GUIDERS,
+        "cond - _projected(cond, uncond)",
+        "cond - _projected(uncond, cond)",
+        "cfg_star",
+        case="guiders",
+        cause="swapped",
+    ),
+    _fault(
+        "S30",
+        "velocity towards the noise",
+        "diffusion_steps.py",
+        "((sample.astype(mx.float32) - denoised_sample.astype(mx.float32)) / sigma)",
+        "((denoised_sample.astype(mx.float32) - sample.astype(mx.float32)) / sigma)",
+        "euler.0",
+        case="euler",
+        cause="swapped",
     ),
 )

@@ -20,6 +20,8 @@ TEXT = (
         "enable_padding(direction=padding_side,",
         'enable_padding(direction="right",',
         "plain.1024",
+        cause="padding side",
+        known="T06",
     ),
     _tokens(
         "T07",
@@ -28,6 +30,8 @@ TEXT = (
         "enable_padding(direction=padding_side, pad_id=pad_id,",
         "enable_padding(direction=padding_side, pad_id=2,",
         "plain.1024",
+        cause="wrong constant",
+        known="T07",
     ),
     _tokens(
         "T09",
@@ -36,6 +40,8 @@ TEXT = (
         "pad_token=pad, length=max_length)",
         "pad_token=pad, length=256)",
         "plain.1024",
+        cause="wrong constant",
+        known="T09",
     ),
     _tokens(
         "T10",
@@ -44,6 +50,8 @@ TEXT = (
         "enable_truncation(max_length)",
         'enable_truncation(max_length, direction="left")',
         "long.1024",
+        cause="padding side",
+        known="T10",
     ),
     _tokens(
         "T11",
@@ -52,6 +60,7 @@ TEXT = (
         "[prompt.strip() for prompt in prompts])",
         "[prompt.strip() for prompt in prompts], add_special_tokens=False)",
         "plain.1024",
+        cause="skipped term",
     ),
     _tokens(
         "T12",
@@ -60,6 +69,8 @@ TEXT = (
         "[prompt.strip() for prompt in prompts])",
         "prompts)",
         "blanks.1024",
+        cause="skipped term",
+        known="T12",
     ),
     # ---- Gemma 3
     _gemma(
@@ -71,6 +82,8 @@ TEXT = (
         "        return (self.weight[input_ids].astype(mx.float32) * scale).astype(self.weight.dtype)\n",
         "embed_tokens",
         dtype="bfloat16",
+        cause="precision",
+        known="T02",
     ),
     _gemma(
         "T04",
@@ -79,6 +92,8 @@ TEXT = (
         "self.config.rope(layer_type)",
         'self.config.rope("full_attention")',
         "rotary_emb",
+        cause="wrong constant",
+        known="T04",
     ),
     _gemma(
         "T04b",
@@ -87,6 +102,8 @@ TEXT = (
         'return self.rope_theta, self.rope_scaling["factor"]',
         "return self.rope_theta, 1.0",
         "rotary_emb",
+        cause="wrong constant",
+        known="T04",
     ),
     _gemma(
         "T05",
@@ -96,6 +113,8 @@ TEXT = (
         "scale=self.scaling, mask=mx.where(attention_mask, 0.0, -mx.inf))\n"
         "        attention_mask = mx.ones_like(attention_mask)\n",
         f"{_ATTENTION}.o_proj<x",
+        cause="mask",
+        known="T05",
     ),
     _gemma(
         "T05b",
@@ -104,6 +123,8 @@ TEXT = (
         "        out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, 0)\n",
         "",
         f"{_ATTENTION}.o_proj<x",
+        cause="mask",
+        known="T05",
     ),
     _gemma(
         "T08",
@@ -112,6 +133,8 @@ TEXT = (
         "position_ids = mx.arange(input_ids.shape[1])[None]",
         "position_ids = mx.maximum(mx.cumsum(attention_mask, axis=1) - 1, 0)",
         "rotary_emb<position_ids",
+        cause="position/offset",
+        known="T08",
     ),
     _gemma(
         "T13",
@@ -120,6 +143,8 @@ TEXT = (
         "        return tuple(states)\n",
         "        return tuple(states[-1:] * len(states))\n",
         "Gemma3TextModel.0",
+        cause="wrong input",
+        known="T13",
     ),
     _gemma(
         "T14",
@@ -128,6 +153,8 @@ TEXT = (
         "        states[-1] = self.norm(states[-1])\n",
         "        self.norm(states[-1])\n",
         "Gemma3TextModel.7",
+        cause="missing normalisation",
+        known="T14",
     ),
     _gemma(
         "T14b",
@@ -136,6 +163,8 @@ TEXT = (
         "        return tuple(states)\n",
         "        return tuple(mx.fast.rms_norm(s, 1 + self.norm.weight, 1e-6) for s in states[:-1]) + (states[-1],)\n",
         "Gemma3TextModel.0",
+        cause="missing normalisation",
+        known="T14",
     ),
     _gemma(
         "T15",
@@ -144,6 +173,8 @@ TEXT = (
         "weight = 1.0 + self.weight.astype(mx.float32)",
         "weight = self.weight.astype(mx.float32)",
         "layers.0.input_layernorm",
+        cause="wrong constant",
+        known="T15",
     ),
     _gemma(
         "T16c",
@@ -152,14 +183,17 @@ TEXT = (
         "self.act_fn = GELUTanh()",
         "self.act_fn = nn.GELU()",
         "layers.0.mlp.act_fn",
+        cause="wrong activation",
+        known="T16",
     ),
     _gemma(
-        "T17",
+        "T22",
         "1/√head_dim for query_pre_attn_scalar",
         "config/text.py",
         "return self.query_pre_attn_scalar**-0.5",
         "return self.head_dim**-0.5",
         f"{_ATTENTION}.o_proj<x",
+        cause="wrong constant",
     ),
     _gemma(
         "T18",
@@ -169,6 +203,8 @@ TEXT = (
         "astype(np.float32)) for f in",
         "rotary_emb",
         dtype="bfloat16",
+        cause="precision",
+        known="T18",
     ),
     _gemma(
         "T19",
@@ -177,6 +213,8 @@ TEXT = (
         "scale=self.scaling, mask=attention_mask)",
         "scale=self.scaling, mask=None)",
         f"{_ATTENTION}.o_proj<x",
+        cause="mask",
+        known="T19",
     ),
     _gemma(
         "T19b",
@@ -185,6 +223,8 @@ TEXT = (
         "[None, None] & attention_mask.astype(mx.bool_)[:, None, None]",
         "[None, None] & mx.ones_like(attention_mask).astype(mx.bool_)[:, None, None]",
         "layers.0<attention_mask",
+        cause="mask",
+        known="T19",
     ),
     _gemma(
         "T20",
@@ -193,6 +233,8 @@ TEXT = (
         "seen & (behind < sliding_window)",
         "seen & (behind <= sliding_window)",
         "layers.0<attention_mask",
+        cause="mask",
+        known="T20",
     ),
     _gemma(
         "T20b",
@@ -201,6 +243,8 @@ TEXT = (
         'return {"full_attention": seen, ',
         'return {"full_attention": seen & (behind < sliding_window), ',
         "layers.5<attention_mask",
+        cause="mask",
+        known="T20",
     ),
     _gemma(
         "T21",
@@ -209,6 +253,7 @@ TEXT = (
         'if (i + 1) % pattern else "full_attention"',
         'if (i + 1) % (pattern - 1) else "full_attention"',
         "layers.4<position_embeddings",
+        cause="position/offset",
     ),
     _gemma(
         "N04",
@@ -217,6 +262,7 @@ TEXT = (
         "        self.eps = eps\n",
         "        self.eps = 1e-5\n",
         "layers.0.input_layernorm",
+        cause="eps",
     ),
     # ---- feature extractors
     _text(
@@ -227,6 +273,8 @@ TEXT = (
         "return mx.where(valid, normed, 0).swapaxes(2, 3).reshape(B, T, D * L)",
         "feature_extractor._norm_and_concat_padded_batch",
         config="tiny-2.0",
+        cause="axis order",
+        known="T13",
     ),
     _text(
         "C11",
@@ -236,6 +284,8 @@ TEXT = (
         "return normed.reshape",
         "feature_extractor._norm_and_concat_padded_batch",
         config="tiny-2.0",
+        cause="mask",
+        known="C11",
     ),
     _text(
         "C11b",
@@ -244,6 +294,8 @@ TEXT = (
         "return mx.where(attention_mask.astype(mx.bool_)[:, :, None], normed, mx.zeros_like(normed))",
         "return normed",
         "feature_extractor.norm_and_concat_per_token_rms",
+        cause="mask",
+        known="C11",
     ),
     _text(
         "C03",
@@ -253,6 +305,8 @@ TEXT = (
         "lowest = mx.where(token[:, :, None, None] >= 0, encoded_text, mx.inf)",
         "feature_extractor._norm_and_concat_padded_batch",
         config="tiny-2.0",
+        cause="mask",
+        known="C11",
     ),
     _text(
         "C04",
@@ -262,6 +316,7 @@ TEXT = (
         'if padding_side in ("left", "right"):',
         "feature_extractor._norm_and_concat_padded_batch",
         config="tiny-2.0",
+        cause="padding side",
     ),
     _text(
         "C05",
@@ -270,6 +325,7 @@ TEXT = (
         "return (x.astype(mx.float32) * sqrt(target_dim / source_dim)).astype(x.dtype)",
         "return x",
         "feature_extractor._rescale_norm",
+        cause="skipped term",
     ),
     _text(
         "N05",
@@ -278,6 +334,7 @@ TEXT = (
         "EPS = 1e-6",
         "EPS = 1e-5",
         "feature_extractor.norm_and_concat_per_token_rms",
+        cause="eps",
     ),
     _text(
         "P08",
@@ -287,6 +344,8 @@ TEXT = (
         "square.mean(axis=2, keepdims=True)",
         "feature_extractor.norm_and_concat_per_token_rms",
         dtype="bfloat16",
+        cause="precision",
+        known="P08",
     ),
     # ---- connectors
     _text(
@@ -296,6 +355,8 @@ TEXT = (
         "return mx.where(valid[:, ::-1, None], aligned, tiled)",
         "return mx.where(valid[:, :, None], hidden_states, tiled)",
         "video_connector._replace_padded_with_learnable_registers",
+        cause="position/offset",
+        known="C02",
     ),
     _text(
         "C14",
@@ -305,6 +366,8 @@ TEXT = (
         "aligned = hidden_states[:, ::-1]",
         "video_connector._replace_padded_with_learnable_registers",
         case="tiles",
+        cause="axis order",
+        known="C14",
     ),
     _text(
         "C15",
@@ -313,6 +376,7 @@ TEXT = (
         "return mx.where(valid[:, ::-1, None], aligned, tiled)",
         "return mx.where(valid[:, ::-1, None], aligned, mx.roll(tiled, valid.sum(), axis=1))",
         "video_connector._replace_padded_with_learnable_registers",
+        cause="position/offset",
     ),
     _text(
         "C06",
@@ -321,6 +385,8 @@ TEXT = (
         "    y = 0.5 * y * (1 + mx.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y)))\n",
         "    y = 0.5 * y * (1 + mx.erf(y / math.sqrt(2)))\n",
         "video_connector.transformer_1d_blocks.0.ff.net.0",
+        cause="wrong activation",
+        known="C06",
     ),
     _text(
         "C08",
@@ -332,6 +398,8 @@ TEXT = (
         '    "model.diffusion_model.audio_embeddings_connector.": "video_connector.",\n',
         "video_connector._replace_padded_with_learnable_registers",
         config="tiny-2.0",
+        cause="wrong weights",
+        known="C08",
     ),
     _text(
         "C09",
@@ -340,6 +408,7 @@ TEXT = (
         "max_pos=list(config.max_pos)",
         "max_pos=[20]",
         "video_connector.precompute_freqs_cis<max_pos",
+        cause="wrong constant",
     ),
     _text(
         "C10",
@@ -348,6 +417,7 @@ TEXT = (
         "return rms_norm(hidden_states), attention_mask",
         "return hidden_states, attention_mask",
         "video_connector",
+        cause="missing normalisation",
     ),
     _text(
         "C13",
@@ -356,6 +426,8 @@ TEXT = (
         "aligned, tiled), mx.zeros_like(attention_mask)",
         "aligned, tiled), attention_mask",
         "video_connector._replace_padded_with_learnable_registers",
+        cause="mask",
+        known="C13",
     ),
     _text(
         "R03c",
@@ -364,5 +436,37 @@ TEXT = (
         "generate_freq_grid_np if config.double_precision_rope else",
         "generate_freq_grid_pytorch if config.double_precision_rope else",
         "video_connector.precompute_freqs_cis<freq_grid_generator",
+        cause="precision",
+        known="R03",
+    ),
+    _gemma(
+        "P09",
+        "the norms in the model's dtype, not in float32",
+        "text/gemma3.py",
+        "mx.fast.rms_norm(x.astype(mx.float32), weight, self.eps).astype(x.dtype)",
+        "x * mx.rsqrt((x * x).mean(axis=-1, keepdims=True) + self.eps) * weight.astype(x.dtype)",
+        "layers.0.input_layernorm",
+        dtype="bfloat16",
+        cause="precision",
+        known="P09",
+    ),
+    _text(
+        "C16",
+        "hidden states stacked in reverse",
+        "text/feature_extractor.py",
+        "mx.stack(hidden_states, axis=-1)",
+        "mx.stack(hidden_states[::-1], axis=-1)",
+        "feature_extractor.norm_and_concat_per_token_rms<encoded_text",
+        cause="axis order",
+    ),
+    _text(
+        "C17",
+        "the audio's features from the video's projection",
+        "text/embeddings.py",
+        "self.audio_connector(audio_features, additive_attention_mask)",
+        "self.audio_connector(video_features, additive_attention_mask)",
+        "audio_connector<hidden_states",
+        config="tiny-2.0",
+        cause="wrong input",
     ),
 )

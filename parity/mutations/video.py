@@ -21,6 +21,8 @@ VIDEO = (
         new="        sample = self.per_channel_statistics.un_normalize(sample)\n"
         "        sample = self.per_channel_statistics.un_normalize(sample)\n",
         tap="conv_in<x",
+        cause="missing normalisation",
+        known="V01",
     ),
     _encoder(
         "V04",
@@ -28,6 +30,8 @@ VIDEO = (
         old="    return x.transpose(0, 1, 2, 4, 6, 5, 3)",
         new="    return x.transpose(0, 1, 2, 4, 6, 3, 5)",
         tap="patchify",
+        cause="axis order",
+        known="V04",
     ),
     _decoder(
         "V03b",
@@ -35,6 +39,8 @@ VIDEO = (
         old=".transpose(0, 1, 2, 6, 3, 5, 4)\n",
         new=".transpose(0, 1, 2, 5, 3, 6, 4)\n",
         tap="unpatchify",
+        cause="axis order",
+        known="V03",
     ),
     _decoder(
         "V03c",
@@ -43,6 +49,8 @@ VIDEO = (
         new=".reshape(B, T, H, W, patch_size_hw, patch_size_hw, -1).transpose(0, 1, 2, 5, 3, 4, 6)\n"
         "    x = x.swapaxes(3, 4).swapaxes(3, 4)\n",
         tap="unpatchify",
+        cause="axis order",
+        known="V03",
     ),
     _encoder(
         "V20",
@@ -50,6 +58,7 @@ VIDEO = (
         old="        means = x[..., : self.latent_channels]",
         new="        means = x[..., -self.latent_channels :]",
         tap="per_channel_statistics.normalize<x",
+        cause="wrong input",
     ),
     _encoder(
         "V21",
@@ -58,6 +67,8 @@ VIDEO = (
         old="        return (x - mean) / std\n",
         new="        return x\n",
         tap="per_channel_statistics.normalize",
+        cause="missing normalisation",
+        known="V09",
     ),
     _decoder(
         "V22",
@@ -66,6 +77,7 @@ VIDEO = (
         new="    return mx.round(scaled).astype(mx.uint8)",
         tap="decode_video",
         case="pixels",
+        cause="precision",
     ),
     # ---- convolutions
     _decoder(
@@ -75,6 +87,8 @@ VIDEO = (
         old='self.spatial_padding_mode in (None, "reflect")',
         new='self.spatial_padding_mode == "reflect"',
         tap="conv_in.conv",
+        cause="padding mode",
+        known="V05",
     ),
     _decoder(
         "V05b",
@@ -84,6 +98,8 @@ VIDEO = (
         new='self.spatial_padding_mode in (None, "reflect", "zeros")',
         tap="conv_in.conv",
         config="tiny-2.3",
+        cause="padding mode",
+        known="V05",
     ),
     _decoder(
         "V05c",
@@ -92,6 +108,8 @@ VIDEO = (
         old="mx.arange(amount, 0, -1)",
         new="mx.arange(amount - 1, -1, -1)",
         tap="conv_in.conv",
+        cause="padding mode",
+        known="V05",
     ),
     _decoder(
         "V08",
@@ -100,6 +118,8 @@ VIDEO = (
         old='    from_file: ClassVar = {"weight": (0, 2, 3, 4, 1)}\n',
         new='    from_file: ClassVar = {"weight": (0, 3, 2, 4, 1)}\n',
         tap="conv_in.conv",
+        cause="axis order",
+        known="V08",
     ),
     _decoder(
         "V14",
@@ -107,6 +127,8 @@ VIDEO = (
         old="        self.causal = config.causal_decoder\n",
         new="        self.causal = True\n",
         tap="conv_in<causal",
+        cause="padding side",
+        known="V14",
     ),
     _encoder(
         "V14b",
@@ -115,6 +137,8 @@ VIDEO = (
         old="        after = 0 if causal else before\n",
         new="        before, after = (0, before) if causal else (before, before)\n",
         tap="conv_in.conv<x",
+        cause="padding side",
+        known="V14",
     ),
     _encoder(
         "V14c",
@@ -123,6 +147,8 @@ VIDEO = (
         old="        parts = [x[:, :1]] * before",
         new="        parts = [mx.zeros_like(x[:, :1])] * before",
         tap="conv_in.conv<x",
+        cause="padding mode",
+        known="V14",
     ),
     # ---- blocks
     _encoder(
@@ -133,6 +159,7 @@ VIDEO = (
         tap="down_blocks.2.conv",
         config="tiny-2.0",
         case="clip",
+        cause="padding side",
     ),
     _encoder(
         "V31",
@@ -142,6 +169,7 @@ VIDEO = (
         tap="down_blocks.0",
         config="tiny-2.3",
         case="image",
+        cause="axis order",
     ),
     _decoder(
         "V11",
@@ -149,6 +177,8 @@ VIDEO = (
         old="        if self.residual:\n            skip",
         new="        if False:\n            skip",
         tap="up_blocks.1",
+        cause="skipped term",
+        known="V11",
     ),
     _decoder(
         "V11b",
@@ -156,6 +186,8 @@ VIDEO = (
         old="mx.concatenate([skip] * self.repeats, axis=-1)",
         new="mx.repeat(skip, self.repeats, axis=-1)",
         tap="up_blocks.1",
+        cause="axis order",
+        known="V11",
     ),
     _decoder(
         "V32",
@@ -163,6 +195,7 @@ VIDEO = (
         old="self.stride)[:, first:]\n        if self.residual",
         new="self.stride)\n        out = out[:, : out.shape[1] - first]\n        if self.residual",
         tap="up_blocks.1",
+        cause="padding side",
     ),
     _decoder(
         "V34",
@@ -171,6 +204,7 @@ VIDEO = (
         old="    def __init__(self, eps: float = 1e-8):\n",
         new="    def __init__(self, eps: float = 1e-6):\n",
         tap="up_blocks.0.res_blocks.0.norm1",
+        cause="eps",
     ),
     _noisy(
         "V35",
@@ -178,6 +212,7 @@ VIDEO = (
         old="        return self.conv_shortcut(self.norm3(input_tensor)) + x\n",
         new="        return self.conv_shortcut(input_tensor) + x\n",
         tap="up_blocks.0.res_blocks.0.norm3",
+        cause="missing normalisation",
     ),
     # ---- timestep conditioning: what its absence looks like is a dark video
     _noisy(
@@ -186,6 +221,8 @@ VIDEO = (
         old="            timestep = mx.full((sample.shape[0],), self.decode_timestep, sample.dtype)\n",
         new="            timestep = mx.zeros((sample.shape[0],), sample.dtype)\n",
         tap="up_blocks.0<timestep",
+        cause="wrong input",
+        known="V10",
     ),
     _noisy(
         "V10b",
@@ -193,6 +230,8 @@ VIDEO = (
         old="        return timestep * self.timestep_scale_multiplier.astype(sample.dtype)\n",
         new="        return timestep * 1000\n",
         tap="up_blocks.0<timestep",
+        cause="wrong constant",
+        known="V10",
     ),
     _noisy(
         "V10c",
@@ -200,6 +239,8 @@ VIDEO = (
         old="            sample = noise + (1.0 - self.decode_noise_scale) * sample\n",
         new="            sample = sample + 0 * noise\n",
         tap="per_channel_statistics.un_normalize<x",
+        cause="skipped term",
+        known="V10",
     ),
     _noisy(
         "V10d",
@@ -209,6 +250,8 @@ VIDEO = (
         new="            sample = noise + (1.0 - self.decode_noise_scale) * "
         "self.per_channel_statistics.un_normalize(sample)\n",
         tap="per_channel_statistics.un_normalize",
+        cause="wrong input",
+        known="V10",
     ),
     _noisy(
         "V10e",
@@ -216,6 +259,8 @@ VIDEO = (
         old="            shift1, scale1, shift2, scale2 = _rows(",
         new="            scale1, shift1, scale2, shift2 = _rows(",
         tap="up_blocks.0.res_blocks.0.non_linearity<x",
+        cause="swapped",
+        known="V10",
     ),
     _noisy(
         "V10f",
@@ -223,6 +268,8 @@ VIDEO = (
         old="            x = x * (1 + scale) + shift\n        x = self.conv_out",
         new="        x = self.conv_out",
         tap="conv_act<x",
+        cause="skipped term",
+        known="V10",
     ),
     _noisy(
         "V10g",
@@ -230,6 +277,8 @@ VIDEO = (
         old="        return hidden_states + noise[..., None] * per_channel_scale[:, 0, 0]\n",
         new="        return hidden_states\n",
         tap="up_blocks.2.res_blocks.0._feed_spatial_noise",
+        cause="skipped term",
+        known="V10",
     ),
     # ---- tiles
     _tiles(
@@ -239,6 +288,8 @@ VIDEO = (
         old="total[..., rows, columns] + decoded * mask",
         new="decoded * mask",
         tap="decode_video.tiled_decode",
+        cause="tile blending",
+        known="X01",
     ),
     _tiles(
         "X20",
@@ -247,6 +298,7 @@ VIDEO = (
         new="            starts=starts,\n",
         tap="tiled_decode._prepare_tiles",
         case="tiled",
+        cause="position/offset",
     ),
     _tiles(
         "X21",
@@ -254,6 +306,7 @@ VIDEO = (
         old="left_starts_from_0: bool = False\n",
         new="left_starts_from_0: bool = True\n",
         tap="decode_video.tiled_decode._prepare_tiles",
+        cause="tile blending",
     ),
     _tiles(
         "X22",
@@ -262,6 +315,7 @@ VIDEO = (
         old="        yield total / mx.maximum(weights, 1e-8)\n",
         new="        yield total\n",
         tap="decode_video.tiled_decode",
+        cause="tile blending",
     ),
     _tiles(
         "X23",
@@ -271,6 +325,7 @@ VIDEO = (
         new="    return after\n",
         tap="tiled_decode",
         case="tiled",
+        cause="tile blending",
     ),
     _tiles(
         "X02",
@@ -280,6 +335,8 @@ VIDEO = (
         new="        total = mx.zeros(shape, mx.bfloat16)\n",
         tap="tiled_decode",
         case="tiled",
+        cause="precision",
+        known="X02",
     ),
     _encoder(
         "X24",
@@ -289,6 +346,7 @@ VIDEO = (
         new="    left = 0\n",
         tap="tiled_encode.prepare_tiles_for_encoding",
         case="tiled",
+        cause="tile blending",
     ),
     # ---- latent upsamplers
     _upsampler(
@@ -297,6 +355,8 @@ VIDEO = (
         old="    latent = video_encoder.per_channel_statistics.un_normalize(latent)\n    latent = upsampler",
         new="    latent = upsampler",
         tap="video_encoder.per_channel_statistics.un_normalize",
+        cause="missing normalisation",
+        known="K01",
     ),
     _upsampler(
         "U01",
@@ -305,6 +365,8 @@ VIDEO = (
         old="range(y.ndim - 3, 0, -1)",
         new="range(y.ndim - 3, 1, -1)",
         tap="initial_norm",
+        cause="wrong reduction",
+        known="U01",
     ),
     _upsampler(
         "U02",
@@ -313,6 +375,8 @@ VIDEO = (
         old="    x = x.reshape(B, *sizes, C // prod(factors), *factors).transpose(order)\n",
         new="    x = mx.moveaxis(x.reshape(B, *sizes, *factors, C // prod(factors)), -1, n + 1).transpose(order)\n",
         tap="upsampler.1",
+        cause="axis order",
+        known="U02",
     ),
     _upsampler(
         "U03",
@@ -321,6 +385,8 @@ VIDEO = (
         old="reshape(*x.shape[:-1], self.num_groups, -1)\n",
         new="reshape(*x.shape[:-1], -1, self.num_groups).swapaxes(-1, -2)\n",
         tap="initial_norm",
+        cause="wrong reduction",
+        known="U03",
     ),
     _upsampler(
         "U04",
@@ -328,6 +394,7 @@ VIDEO = (
         old="        return self.activation(self.norm2(self.conv2(y)) + x)\n",
         new="        return self.activation(self.norm2(self.norm2(self.conv2(y)) + x))\n",
         tap="res_blocks.0.activation<x",
+        cause="missing normalisation",
     ),
     _upsampler(
         "U05",
@@ -336,6 +403,7 @@ VIDEO = (
         new="            return shuffle(conv(x))[:, :-1]",
         tap="post_upsample_res_blocks.0<x",
         config="tiny-2.3-upsampler-time",
+        cause="padding side",
     ),
     _upsampler(
         "U07",
@@ -345,6 +413,8 @@ VIDEO = (
         new="        weight = mx.broadcast_to(mx.full(self.kernel.shape, 0.04).reshape(",
         tap="upsampler.blur_down",
         config="tiny-2.3-upsampler-x1.5",
+        cause="wrong filter",
+        known="U07",
     ),
     _upsampler(
         "U08",
@@ -355,5 +425,65 @@ VIDEO = (
         "        weight = mx.broadcast_to((mx.outer(row, row) / 256).reshape(",
         tap="upsampler.blur_down",
         config="tiny-2.3-upsampler-x1.5",
+        cause="wrong filter",
+        known="U07",
+    ),
+    _decoder(
+        "V02",
+        "a constant added to the pixels",
+        old="        return unpatchify(x, patch_size_hw=self.config.patch_size).transpose(0, 4, 1, 2, 3)\n",
+        new="        return unpatchify(x, patch_size_hw=self.config.patch_size).transpose(0, 4, 1, 2, 3) + 0.31\n",
+        tap="VideoDecoder",
+        cause="wrong constant",
+        known="V02",
+    ),
+    _decoder(
+        "V12",
+        "no padding of the sides",
+        file="nn/conv.py",
+        old="stride, (0, side, side), reflect)",
+        new="stride, (0, 0, 0), reflect)",
+        tap="conv_in.conv",
+        cause="padding mode",
+        known="V12",
+    ),
+    _decoder(
+        "V15",
+        "sums of tiles in float32 where the reference has the model's dtype",
+        old="        total = mx.zeros(shape, latent.dtype)\n",
+        new="        total = mx.zeros(shape, mx.float32)\n",
+        tap="tiled_decode",
+        case="tiled",
+        dtype="bfloat16",
+        cause="precision",
+        known="V15",
+    ),
+    _decoder(
+        "P04",
+        "statistics rounded to bfloat16",
+        file="nn/norm.py",
+        old="self[name].astype(x.dtype).reshape(shape)",
+        new="self[name].astype(mx.bfloat16).astype(x.dtype).reshape(shape)",
+        tap="per_channel_statistics.un_normalize",
+        cause="precision",
+        known="P04",
+    ),
+    _encoder(
+        "P07",
+        "tiles taken in the video's dtype, not in that of the weights",
+        old="encoded = self(video[tile.in_coords].astype(dtype))",
+        new="encoded = self(video[tile.in_coords].astype(mx.float16))",
+        tap="VideoEncoder<sample",
+        case="tiled",
+        cause="precision",
+        known="P07",
+    ),
+    _upsampler(
+        "U09",
+        "the first convolution's activation left out",
+        old="        x = self.initial_activation(self.initial_norm(x))\n",
+        new="        x = self.initial_norm(x)\n",
+        tap="initial_activation",
+        cause="wrong activation",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..inputs import GEMMA
+from ..inputs import GEMMA, words
 from ..registry import Case, Obj, Pair, Stage, Step
 
 PROMPTS = {
@@ -33,10 +33,11 @@ PROMPTS = {
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
+    prompts = PROMPTS | {"plain": [*PROMPTS["plain"], words("prompt", 30)]}
     steps = []
     for length in (1024, 16):
         target = Obj("LTXVGemmaTokenizer", {"tokenizer_path": str(GEMMA), "max_length": length})
-        steps += [Step(f"{name}.{length}", target, {"text": text}, "encode") for name, text in PROMPTS.items()]
+        steps += [Step(f"{name}.{length}", target, {"text": text}, "encode") for name, text in prompts.items()]
     return {"prompts": Case(steps=tuple(steps))}
 
 

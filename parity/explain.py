@@ -1,0 +1,169 @@
+"""``parity explain TAP``: what the residual of a tap looks like, and which causes look like that.
+
+Causes are ranked by what planted faults looked like (``causes.json``, written by ``parity selftest --learn``): a naive
+Bayes estimate over the signs of ``signatures``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import judge, signatures
+from .mutations import CAUSES
+from .results import EXIT_OK, EXIT_USAGE, Results, Row
+from .stages import stages
+
+TABLE = Path(__file__).with_name("causes.json")
+RESULTS = Path("reports") / "latest" / "results.json"
+SMOOTHING = 0.3  # mutants that a cause is taken to have had more, half with a sign and half without
+
+
+@dataclass(frozen=True)
+class Example:
+    """A planted fault: its class, and the signs it showed."""
+
+    id: str
+    cause: str
+    signs: frozenset[str]
+
+
+class Seen(Protocol):
+    id: str
+    cause: str
+    signs: tuple[str, ...]
+
+
+def examples() -> list[Example]:
+    """The measured table."""
+    table = json.loads(TABLE.read_text())["mutants"]
+    return [Example(id, row["cause"], frozenset(row["signs"])) for id, row in table.items()]
+
+
+def rank(signs: Iterable[str], table: list[Example]) -> list[tuple[str, float]]:
+    """Causes with their probabilities, the likeliest first."""
+    found = frozenset(signs)
+    vocabulary = frozenset().union(*(e.signs for e in table))
+    total = Counter(e.cause for e in table)
+    score = {}
+    for cause, n in total.items():
+        having = Counter(sign for e in table if e.cause == cause for sign in e.signs)
+        score[cause] = math.log(n)
+        for sign in vocabulary:
+            p = (having[sign] + SMOOTHING * _overall(sign, table)) / (n + SMOOTHING)
+            score[cause] += math.log(p if sign in found else 1 - p)
+    top = max(score.values())
+    weight = {cause: math.exp(s - top) for cause, s in score.items()}
+    return sorted(((c, w / sum(weight.values())) for c, w in weight.items()), key=lambda pair: -pair[1])
+
+
+def _overall(sign: str, table: list[Example]) -> float:
+    return (sum(sign in e.signs for e in table) + 0.5) / (len(table) + 1)
+
+
+def _table_of(findings: Iterable[Seen]) -> list[Example]:
+    return [Example(f.id, f.cause, frozenset(f.signs)) for f in findings if f.signs]
+
+
+def leave_one_out(findings: Iterable[Seen]) -> dict[str, int]:
+    """How often the true cause comes first, and among the first three, told by all other faults."""
+    table = _table_of(findings)
+    first = three = 0
+    for example in table:
+        others = [e for e in table if e is not example]
+        causes = [cause for cause, _ in rank(example.signs, others)] if others else []
+        first += causes[:1] == [example.cause]
+        three += example.cause in causes[:3]
+    return {"of": len(table), "first": first, "three": three}
+
+
+def learn(findings: Iterable[Seen], path: Path = TABLE) -> None:
+    """Write the table."""
+    findings = list(findings)
+    rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in _table_of(findings)]
+    measured = json.dumps(leave_one_out(findings))
+    path.write_text(f'{{"leave_one_out": {measured},\n "mutants": {{\n' + ",\n".join(rows) + "\n }\n}\n")
+
+
+# ---- one tap ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """row: what was looked at, as it is judged now. alike: the planted fault that shares most of the signs."""
+
+    row: Row
+    signs: tuple[str, ...]
+    causes: tuple[tuple[str, float], ...]
+    alike: str
+
+
+def explain(place: dict[str, Any]) -> Explanation:
+    """Run the case of a row of ``results.json`` again, and look at its tensor."""
+    from .runner import Runner
+
+    runner, stage = Runner(), stages()[place["stage"]]
+    case, _, dtype = place["case"].partition("@")
+    pair = runner.load(stage, place["config"], dtype or "float32")
+    recorded = runner.record(pair, stage.cases(pair.config)[case], repeat=False)
+    ours = runner.replay(recorded)
+    where = {key: place[key] for key in ("stage", "config", "case")} | {"lane": "B" if dtype else "A"}
+    rows = judge.judge(Results(), where, stage, recorded.trace, recorded.oracle, ours)
+    row = next((r for r in rows if (r.name, r.call) == (place["name"], place["call"])), None)
+    if row is None or row.verdict == "pass":  # isolated, the fault may be elsewhere: where it starts
+        row = next((r for r in rows if r.verdict != "pass"), row)
+    if row is None or row.verdict == "pass":
+        return Explanation(row or Row(place["name"], **where, call=0, order=0, dtype=""), (), (), "")
+    signs = signatures.signs(row, *judge.tensors(row, recorded.trace, ours), rows)
+    table = examples()
+    nearest = max(table, key=lambda e: len(e.signs & signs) / len(e.signs | signs))
+    return Explanation(row, tuple(sorted(signs)), tuple(rank(signs, table)), nearest.id)
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("explain", help="what the residual of a tap looks like, and what that points to")
+    parser.add_argument("tap", metavar="TAP", help="a tap of the results, by name or glob, or 'first'")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="PATH", help="of parity run")
+    parser.set_defaults(handler=_explain)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    try:
+        rows = json.loads(args.results.read_text())["taps"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"ltx2-parity: {args.results}: no results of parity run ({error})", file=sys.stderr)
+        return EXIT_USAGE
+    named = [row for row in rows if args.tap == "first" or fnmatchcase(row["name"], args.tap)]
+    failed = [row for row in named if row["verdict"] != "pass"]
+    if not named or (args.tap == "first" and not failed):
+        what = f"no tap '{args.tap}'" if not named else "nothing failed"
+        print(f"ltx2-parity: {what} in {args.results}", file=sys.stderr)
+        return EXIT_USAGE
+    from .runner import ensure_fixtures
+
+    ensure_fixtures()
+    show(explain(failed[0] if failed else named[0]))
+    return EXIT_OK
+
+
+def show(explanation: Explanation) -> None:
+    row = explanation.row
+    print(f"{row.place}: {row.verdict} {row.why}")
+    if not explanation.signs:
+        print("it passes, fed what the reference was fed")
+        return
+    if row.metrics:
+        shown = ("rel_l2", "rel_l2_reference", "slope", "offset", "pearson", "std_ratio", "max_abs")
+        print("  " + "  ".join(f"{key} {row.metrics[key]:.4g}" for key in shown))
+    print("looks like: " + "; ".join(explanation.signs))
+    print(f"most like the planted fault {explanation.alike}. Causes that look so, the likeliest first:")
+    for cause, probability in explanation.causes[:3]:
+        print(f"  {probability:4.0%}  {cause}: {CAUSES[cause]}")

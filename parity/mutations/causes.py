@@ -1,0 +1,50 @@
+"""What planted faults have in common: classes of causes, each with the first place to look."""
+
+from __future__ import annotations
+
+CAUSES = {
+    "swapped": "two rows, chunks or operands exchanged: compare the order of shift, scale and gate, of cosine and sine",
+    "axis order": "values in another order: compare the transpose, the reshape and the layout of the file's kernels",
+    "wrong activation": "another pointwise function: tanh or exact GELU, slope of a leaky ReLU, tanh or clamp",
+    "eps": "another eps in a norm: it shows where inputs are small",
+    "missing normalisation": "a norm, or per-channel statistics, left out or applied twice",
+    "wrong reduction": "a mean or norm over other axes or groups; a sum for a mean; a biased or unbiased deviation",
+    "precision": "computed or stored in another dtype, or rounded at another place",
+    "wrong constant": "a multiplier, base, slope or length: read it from the checkpoint's config",
+    "skipped term": "a residual, gate, bias, noise or modulation that is not applied",
+    "mask": "a mask that is ignored, inverted, off by one or of the wrong kind (additive or boolean)",
+    "position/offset": "positions or indices off by one, shifted or counted from another start",
+    "padding side": "padded, cropped or cut at the wrong end",
+    "padding mode": "zeros, the edge or a mirror image around the borders where it should be another of them",
+    "wrong input": "right arithmetic on the wrong tensor: of the other stream, of another step, before for after",
+    "wrong filter": "a kernel, window or basis that is not the checkpoint's or has another width",
+    "tile blending": "tiles cut, weighted or added up in another way",
+    "wrong weights": "tensors of the file in the wrong place, or not read at all",
+    "other network": "a network that is not the one that the config describes",
+}
+
+# Ids of the list of known faults that no mutant plants, and why.
+NOT_APPLICABLE = {
+    "T17": "Gemma 4 alone; LTX-2 and 2.3 read Gemma 3",
+    "C12": "a probe of the platform: one MLX build's attention at one shape",
+    "R13": "the transformer runs whole: no tiles that reference tokens could be spread over",
+    "D12": "ltx-core 1.0.0 has no keyframe position embedding",
+    "D13": "ltx-core 1.0.0 has no keyframe marker mask",
+    "M08": "the transformer runs whole: no mask is cut into tiles",
+    "M11": "a probe of the platform: 16-bit matrix products on one GPU",
+    "S18": "concerns what upstream never did: the audio noise is plain",
+    "S23": "blindness of a metric, not a fault: tensors are compared, never their statistics alone",
+    "A15": "rounding noise, within the gate by design",
+    "A17": "a CUDA reference that does not repeat itself; ours is run on the CPU",
+    "L11": "a matter of time, not of values",
+    "L12": "a reference that does not repeat itself is inconclusive: test_gate",
+    "L13": "a change of the platform; the reference is computed live",
+    "L15": "nothing is cached between passes but rotary tables, keyed by their inputs",
+    "X03": "an estimate of memory, which moves no tensor: tests/test_video.py",
+    "X04": "a probe of the platform: outputs beyond 2³¹ elements",
+    "X05": "a probe of the platform: a convolution that gives zeros",
+    "X06": "a fault of one MLX release on Metal; no strided update is used",
+    "X07": "a limit of the platform: shapes beyond 2³¹ elements",
+    "X08": "a limit of the platform: the length of a command buffer",
+    "X10": "concerns AVFoundation, which is not used",
+}

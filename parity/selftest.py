@@ -1,0 +1,336 @@
+"""``parity selftest``: is each planted fault noticed, and named at the place that it belongs to?
+
+A mutant is *detected* when a tensor of its case does not pass, *localised* when the first one that fails is that of its
+expected tap. A fault that stops a component from loading is detected by any error of the loader, and localised when the
+error names the expected tensor. Clean copies of the product must pass with the inputs of several seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from . import explain, judge, signatures
+from .inputs import seeded
+from .mutations import MUTATIONS, NOT_APPLICABLE, Mutation, planted
+from .results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results, Row
+from .runner import Pair, Recorded, Runner, default_device, ensure_fixtures
+from .stages import stages
+
+REPORT = Path("reports") / "latest" / "selftest.json"
+DETECTED, LOCALISED = 0.98, 0.95  # of the mutants that are not equivalent
+CLEAN_SEEDS = (0, 1, 2)
+Cell = tuple[str, str, str]  # stage, config, dtype
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one mutant. ``lane``: A, B or load, where it is looked for."""
+
+    id: str
+    known: str
+    mutation: str
+    cause: str
+    stage: str
+    config: str
+    case: str
+    lane: str
+    expected_tap: str
+    first_tap: str = ""
+    why: str = ""
+    detected: bool = False
+    localised: bool = False
+    equivalent: str = ""
+    signs: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass
+class Score:
+    """Of a run. false_alarms: places of clean runs that did not pass."""
+
+    findings: list[Finding] = field(default_factory=list)
+    false_alarms: list[str] = field(default_factory=list)
+    clean_tensors: int = 0
+    seconds: float = 0.0
+
+    @property
+    def counted(self) -> list[Finding]:
+        return [f for f in self.findings if not f.equivalent]
+
+    @property
+    def good(self) -> bool:
+        """Equivalent mutants must go unnoticed: one that is seen is none."""
+        seen = [f.id for f in self.findings if f.equivalent and f.detected]
+        n = len(self.counted)
+        detected, localised = (sum(getattr(f, key) for f in self.counted) for key in ("detected", "localised"))
+        return not (self.false_alarms or seen) and detected >= DETECTED * n and localised >= LOCALISED * n
+
+    def document(self, seed: int) -> dict[str, Any]:
+        summary = {
+            "mutants": len(self.counted),
+            "detected": sum(f.detected for f in self.counted),
+            "localised": sum(f.localised for f in self.counted),
+            "equivalent": len(self.findings) - len(self.counted),
+            "false_alarms": len(self.false_alarms),
+            "false_alarm_places": self.false_alarms,
+            "clean_tensors": self.clean_tensors,
+            "clean_seeds": list(CLEAN_SEEDS),
+            "known_faults": len({f.known for f in self.findings if f.known}),
+            "not_applicable": NOT_APPLICABLE,
+            "explained": explain.leave_one_out(self.findings),
+            "passed": self.good,
+            "seed": seed,
+            "seconds": round(self.seconds, 1),
+        }
+        return {"schema": "ltx2-parity-selftest/1", "summary": summary, "matrix": [asdict(f) for f in self.findings]}
+
+
+class Bench:
+    """One cell: its components loaded once, each case recorded once for each seed."""
+
+    def __init__(self, cell: Cell) -> None:
+        stage, config, self.dtype = cell
+        self.config, self.stage = config, stages()[stage]
+        self.runner = Runner()
+        self.pair: Pair = self.runner.load(self.stage, config, self.dtype)
+        self._recorded: dict[tuple[str, int], Recorded] = {}
+
+    def recorded(self, case: str, seed: int) -> Recorded:
+        if (case, seed) not in self._recorded:
+            with seeded(seed):
+                chosen = self.stage.cases(self.pair.config)[case]
+            self._recorded[case, seed] = self.runner.record(self.pair, chosen, repeat=False)
+        return self._recorded[case, seed]
+
+    def rows(self, case: str, mutation: Mutation | None, seed: int = 0) -> tuple[list[Row], tuple[Any, ...]]:
+        """The verdicts on a copy of the product with the fault in it (None: without), and its traces."""
+        recorded = self.recorded(case, seed)
+        with planted(mutation):
+            trace = self.runner.replay(recorded, self.runner.ours(self.pair.paths, self.dtype))
+        where = {"stage": self.stage.name, "config": self.config, "case": case, "lane": lane(self.dtype)}
+        rows = judge.judge(Results(), where, self.stage, recorded.trace, recorded.oracle, trace)
+        return rows, (recorded.trace, trace)
+
+    def plant(self, mutation: Mutation, seed: int = 0) -> Finding:
+        start = time.monotonic()
+        found = (self._load if mutation.loads else self._run)(mutation, seed)
+        return _finding(mutation, seconds=round(time.monotonic() - start, 2), **found)
+
+    def _run(self, mutation: Mutation, seed: int) -> dict[str, Any]:
+        try:
+            rows, traces = self.rows(mutation.case, mutation, seed)
+        except ValueError as error:
+            if "stale" not in str(error):
+                raise
+            return {"why": str(error)}
+        first = next((row for row in rows if row.verdict != "pass"), None)
+        if first is None:
+            return {}
+        values = judge.tensors(first, *traces)
+        return {
+            "detected": True,
+            "localised": first.name.startswith(mutation.tap),
+            "first_tap": first.name,
+            "why": first.why,
+            "signs": tuple(sorted(signatures.signs(first, *values, rows))),
+        }
+
+    def _load(self, mutation: Mutation, seed: int) -> dict[str, Any]:
+        try:
+            with planted(mutation):
+                errors = importlib.import_module("ltx2_mlx.errors")
+                try:
+                    self.runner.ours(self.pair.paths, self.dtype)
+                except errors.CheckpointError as error:
+                    return _refused(str(error), mutation)
+        except ValueError as error:
+            return {"why": str(error)}
+        return {"why": "it loads"}
+
+
+def _refused(message: str, mutation: Mutation) -> dict[str, Any]:
+    problem = message.partition("does not fit its config: ")[2] or message
+    return {
+        "detected": True,
+        "localised": mutation.tap in message,
+        "first_tap": problem.partition(";")[0],
+        "why": f"does not load: {problem.count(';') + 1} problems named",
+    }
+
+
+def _finding(mutation: Mutation, **found: Any) -> Finding:
+    return Finding(
+        mutation.id,
+        mutation.known,
+        mutation.fault,
+        mutation.cause,
+        mutation.stage,
+        mutation.config,
+        mutation.case,
+        "load" if mutation.loads else lane(mutation.dtype),
+        mutation.tap,
+        equivalent=mutation.equivalent,
+        **found,
+    )
+
+
+def lane(dtype: str) -> str:
+    return "A" if dtype == "float32" else "B"
+
+
+# ---- all of them --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """The mutants of one cell and case, and the seeds with which a clean copy is run as well."""
+
+    cell: Cell
+    case: str
+    mutants: tuple[Mutation, ...]
+    seed: int
+    clean: tuple[int, ...]
+    device: str
+
+
+def tasks(chosen: Iterable[Mutation], seed: int = 0, clean: tuple[int, ...] = CLEAN_SEEDS) -> list[Task]:
+    """One for each cell and case, the largest first."""
+    groups: dict[tuple[Cell, str], list[Mutation]] = {}
+    for m in chosen:
+        groups.setdefault(((m.stage, m.config, m.dtype), m.case), []).append(m)
+    made = [Task(cell, case, tuple(group), seed, clean, default_device()) for (cell, case), group in groups.items()]
+    return sorted(made, key=lambda task: -len(task.mutants))
+
+
+def perform(task: Task) -> tuple[list[Finding], list[str], int]:
+    """Findings, places of false alarms, and how many tensors of clean runs were judged."""
+    import mlx.core as mx
+
+    mx.set_default_device(getattr(mx, task.device))
+    bench = Bench(task.cell)
+    findings = [bench.plant(mutation, task.seed) for mutation in task.mutants]
+    alarms, tensors = [], 0
+    if any(not m.loads for m in task.mutants):
+        for seed in task.clean:
+            rows, _ = bench.rows(task.case, None, seed)
+            tensors += len(rows)
+            alarms += [f"seed {seed}: {row.place}: {row.why}" for row in rows if row.verdict != "pass"]
+    return findings, alarms, tensors
+
+
+def run(chosen: list[Mutation], seed: int = 0, progress: Callable[[str], None] = lambda line: None) -> Score:
+    """Plant ``chosen``, one process a core; findings in their order."""
+    start, score, work = time.monotonic(), Score(), tasks(chosen, seed)
+    jobs = min(len(work), os.cpu_count() or 1)
+
+    def collect(outcomes: Iterable[tuple[list[Finding], list[str], int]]) -> None:
+        for done, (findings, alarms, tensors) in enumerate(outcomes, 1):
+            progress(f"{done} of {len(work)} cases done")
+            score.findings += findings
+            score.false_alarms += alarms
+            score.clean_tensors += tensors
+
+    if jobs == 1:
+        collect(map(perform, work))
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            collect(pool.map(perform, work))
+    order = {m.id: i for i, m in enumerate(chosen)}
+    score.findings.sort(key=lambda f: order[f.id])
+    score.seconds = time.monotonic() - start
+    return score
+
+
+def sample(mutants: Iterable[Mutation], n: int) -> list[Mutation]:
+    """``n`` of them, the same ones every time: in turn from each stage, evenly spread within it."""
+    by_stage: dict[str, list[Mutation]] = {}
+    for m in mutants:
+        by_stage.setdefault(m.stage, []).append(m)
+    share, taken = max(1, -(-n // len(by_stage))), []
+    for group in by_stage.values():
+        step = max(1, len(group) // share)
+        taken.append((group[step // 2 :: step] + group)[:share])
+    turns = [m for turn in range(share) for group in taken for m in group[turn : turn + 1]]
+    chosen = {m.id for m in turns[:n]}
+    return [m for group in by_stage.values() for m in group if m.id in chosen]
+
+
+# ---- the command --------------------------------------------------------------------------------------------------
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("selftest", help="plant known faults one at a time: is each one noticed, and where?")
+    parser.add_argument("--sample", type=int, metavar="N", help="N mutants only, spread over the stages")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="mutants by id, or by the id of the known fault")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs that the mutants are run with (default: 0)")
+    parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the matrix goes")
+    parser.add_argument("--learn", action="store_true", help="write what the faults look like, for explain")
+    parser.set_defaults(handler=_selftest)
+
+
+def _selftest(args: argparse.Namespace) -> int:
+    chosen = [m for m in MUTATIONS if any(fnmatch.fnmatchcase(name, args.only) for name in (m.id, m.known))]
+    if not chosen or (args.sample is not None and args.sample < 1):
+        wrong = f"no mutant '{args.only}'" if not chosen else "--sample takes a number from 1 on"
+        print(f"ltx2-parity: {wrong}", file=sys.stderr)
+        return EXIT_USAGE
+    if args.learn and (args.sample or args.only != "*"):
+        print("ltx2-parity: --learn takes all mutants", file=sys.stderr)
+        return EXIT_USAGE
+    if args.sample:
+        chosen = sample(chosen, args.sample)
+    ensure_fixtures()
+    start = time.monotonic()
+    score = run(chosen, args.seed, lambda line: print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr))
+    document = score.document(args.seed)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    if args.learn:
+        explain.learn(score.findings)
+    show(score, document["summary"])
+    print(f"written   {args.json}")
+    return EXIT_OK if score.good else EXIT_DIVERGED
+
+
+def show(score: Score, summary: dict[str, Any]) -> None:
+    """The matrix and the score."""
+    width = max(len(f.mutation) for f in score.findings)
+    print(f"{'id':5} {'known':5} {'mutant':{width}}  lane  first tap (expected tap, where it is another)")
+    for f in score.findings:
+        mark = "·" if f.localised else "≠" if f.detected else "="
+        place = f.first_tap if f.localised else f"{f.first_tap} ({f.expected_tap})" if f.detected else "undetected"
+        if f.equivalent:
+            mark, place = "≡", f"{place}; equivalent: {f.equivalent}"
+        elif not f.detected and f.why:
+            place = f"{place}: {f.why}"
+        print(f"{f.id:5} {f.known:5} {f.mutation:{width}}  {f.lane:4} {mark} {place}")
+    print("\nnot planted:")
+    for known, reason in NOT_APPLICABLE.items():
+        print(f"  {known:5} {reason}")
+    n = summary["mutants"]
+    print(f"\n{n} mutants of {summary['known_faults']} known faults and others; {summary['equivalent']} equivalent")
+    print(f"detected  {summary['detected']} of {n} ({DETECTED:.0%} wanted)")
+    print(f"localised {summary['localised']} of {n} ({LOCALISED:.0%} wanted)")
+    seeds = ", ".join(map(str, CLEAN_SEEDS))
+    print(f"false alarms {summary['false_alarms']} in {summary['clean_tensors']:,} tensors (seeds {seeds})")
+    for place in score.false_alarms[:8]:
+        print(f"  {place}")
+    told = summary["explained"]
+    if told["of"]:
+        print(
+            f"explained: the true cause comes first for {told['first']}, among the first three for {told['three']} of"
+        )
+        print(f"          {told['of']} faults, each told by the others (leave one out)")
+    print(f"{score.seconds:.0f} s: {'passed' if score.good else 'not passed'}")
