@@ -17,7 +17,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .registry import Case, Files, Pipeline, Stage
-from .tapping import Loras, Session, Side, resolve
+from .tapping import Loras, Session, Side
 from .trace import Tensor
 from .watching import Recording, record
 
@@ -124,9 +124,10 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
         return side.materialise(of(files), pipeline, dtype, dtype)
 
     def call() -> tuple[Iterator[Any], Any]:
-        owner, name = resolve(f"ltx2_mlx.pipelines.{pipeline.module}:{pipeline.cls}")
-        made = getattr(owner, name)(**arguments(pipeline.init), dtype=side.dtype(dtype))
-        return made(**arguments(pipeline.call), noise=replay)
+        package = importlib.import_module("ltx2_mlx.pipelines")
+        settings = package.Settings(dtype=side.dtype(dtype), noise=lambda seed: replay)
+        made = getattr(package, pipeline.cls)(**arguments(pipeline.init), settings=settings)
+        return made(**arguments(pipeline.call))
 
     try:
         record(side, pipeline, call, recording)
