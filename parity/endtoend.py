@@ -14,10 +14,9 @@ import numpy as np
 from . import metrics, tolerance
 from .inputs import FIXTURES, GEMMA
 from .ours import run_pipeline
-from .watching import Recording
 from .registry import Files, Pipeline
 from .results import Item, PipelineRow
-from .stages.pipelines import pipelines
+from .stages import pipelines
 from .trace import Tensor
 from .watching import Recording
 
@@ -26,7 +25,7 @@ EXACT = ("*.mask", "*.positions", "*.timesteps.*", "*.attention", "sampling_rate
 
 
 def select(stage: str = "*", config: str = "*") -> list[tuple[Pipeline, str]]:
-    """The pipelines and configs that match two globs; ``pipelines`` alone stands for all of them."""
+    """The cells (pipeline, config) that match two globs; ``pipelines`` stands for all pipelines."""
     return [
         (p, c)
         for p in pipelines().values()
@@ -68,7 +67,7 @@ def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], N
 
 
 def judge(row: PipelineRow, theirs: Recording, ours: Recording, twin: Recording | None = None) -> PipelineRow:
-    """Compare item by item, in the reference's order; the row says how far the results are apart and what came first."""
+    """Compare item by item, in the reference's order: how far the results are apart, and which came apart first."""
     for name, reference in theirs.items.items():
         row.details.append(_compare(name, reference, ours.items.get(name), _limit(name, reference, twin)))
     extra = [name for name in ours.items if name not in theirs.items]
@@ -77,6 +76,8 @@ def judge(row: PipelineRow, theirs: Recording, ours: Recording, twin: Recording 
         row.details.append(Item("run", verdict="invalid", why=ours.error))
     if failed := [item for item in row.details if item.verdict != "pass"]:
         row.first, row.verdict, row.why = failed[0].name, failed[0].verdict, failed[0].why
+        if failed[0].verdict == "missing" and ours.error:
+            row.verdict, row.why = "invalid", ours.error
     row.steps = sum(fnmatchcase(name, "x0.???.video") for name in theirs.items)
     row.seconds, row.seconds_reference = ours.seconds, theirs.seconds
     _measure(row, theirs.items, ours.items, twin.items if twin else {})

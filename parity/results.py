@@ -117,7 +117,9 @@ class PipelineRow:
     def record(self) -> dict[str, Any]:
         """The row for JSON; details as lists of name, error, limit and verdict."""
         row = {k: _round(v) if isinstance(v, float) else v for k, v in vars(self).items() if k != "details"}
-        details = [[i.name, *(v if v is None else _round(v) for v in (i.error, i.limit)), i.verdict] for i in self.details]
+        details = [
+            [i.name, *(v if v is None else _round(v) for v in (i.error, i.limit)), i.verdict] for i in self.details
+        ]
         return row | {"details": details}
 
     @property
@@ -128,10 +130,10 @@ class PipelineRow:
 @dataclass
 class Results:
     rows: list[Row] = field(default_factory=list)
-    pipelines: list[PipelineRow] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
     carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
     unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
+    pipelines: list[PipelineRow] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_gb: float = 0.0
@@ -171,7 +173,7 @@ class Results:
             "verdicts": {verdict: self.count(verdict) for verdict in VERDICTS},
             "coverage": [asdict(c) for c in self.coverage],
             "unseen": self.unseen,
-            "first_divergence": first.record() if first else None,
+            "first_divergence": first.record() | {"place": first.place, "details": None} if first else None,
             "worst": {lane: {"needed_k": _round(row.needed_k), "place": row.place} for lane, row in worst.items()},
             "seconds": round(self.seconds, 1),
             "peak_gb": round(self.peak_gb, 2),

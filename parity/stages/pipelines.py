@@ -269,8 +269,3 @@ PIPELINES = (
         lambda f: _retake(f, distilled=True),
     ),
 )
-
-
-def pipelines() -> dict[str, Pipeline]:
-    """Every pipeline by name."""
-    return {pipeline.name: pipeline for pipeline in PIPELINES}
