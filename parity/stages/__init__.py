@@ -1,6 +1,6 @@
 """The only files that name stages and taps."""
 
-from ..registry import Stage
+from ..registry import Pipeline, Stage
 from .audio_processor import AUDIO_PROCESSOR
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .denoising import DENOISING
@@ -8,6 +8,7 @@ from .embeddings_processor import EMBEDDINGS_PROCESSOR
 from .gemma import GEMMA
 from .lora import LORA, TRANSFORMER_FP8, TRANSFORMER_LORA
 from .patchifiers import PATCHIFIERS
+from .pipelines import PIPELINES
 from .sampling import SAMPLING
 from .tokenizer import TOKENIZER
 from .transformer import TRANSFORMER
@@ -31,3 +32,8 @@ PHASES = {
 def stages() -> dict[str, Stage]:
     """Every stage by name, in data order."""
     return {stage.name: stage for stage in STAGES}
+
+
+def pipelines() -> dict[str, Pipeline]:
+    """Every pipeline by name."""
+    return {pipeline.name: pipeline for pipeline in PIPELINES}
