@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import debug, differences, traces
+from . import bisecting, debug, differences, traces
 from .results import EXIT_USAGE
 from .stages import stages
 
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
     debug.register(commands)
     traces.register(commands)
+    bisecting.register(commands)
     differences.register(commands)
     args = parser.parse_args(argv)
     try:
