@@ -16,7 +16,7 @@ from parity.focus import target_of
 from parity.mutations import MUTATIONS, Mutation, planted
 from parity.recording import Recorded
 from parity.repro import Repro, write_script
-from parity.results import EXIT_OK, EXIT_USAGE
+from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from parity.runner import Runner
 from parity.stages import stages
 
@@ -131,6 +131,11 @@ def test_the_reproduction_sees_the_fault_and_is_green_without_it(bench: Bench, t
 def test_the_command(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bisect", "sampling", "any", "euler", "--out", str(tmp_path)]) == EXIT_OK
     assert "nothing fails" in capsys.readouterr().out
+    with planted(BY_ID["S21"]):
+        assert main(["bisect", "sampling", "any", "euler", "A", "euler.3", "--out", str(tmp_path)]) == EXIT_DIVERGED
+    out = capsys.readouterr().out
+    assert out.startswith("sampling any euler A euler.3: diverged") and "diffusion_steps.py:27" in out
+    assert {file.suffix for file in tmp_path.iterdir()} == {".py", ".npz"}
     for words in (["x", "any"], ["sampling", "x"], ["sampling", "any", "x"], ["sampling", "any", "euler", "B"]):
         assert main(["bisect", *words]) == EXIT_USAGE
         assert len(capsys.readouterr().err.splitlines()) == 1
