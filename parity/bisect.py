@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import isfinite
@@ -22,11 +23,12 @@ import numpy as np
 from .focus import At, Focus, Target, inner_calls, module_at, scope_of, target_of, tensors_of
 from .judge import judge
 from .recording import Recorded
+from .registry import Stage
 from .replay import handed_over, module_taps, run_tapped
 from .results import Results, Row
 from .runner import Runner
 from .slicing import Statement
-from .tapping import PROBE, Session
+from .tapping import PROBE, Session, Side
 from .trace import Tensor, Trace
 
 AGREES = 2e-5  # relative difference of two answers to a change as large as the operand; rounding makes less
@@ -52,6 +54,7 @@ class Finding:
     failed: int
     operands: tuple[Operand, ...] = ()
     constants: tuple[str, ...] = ()
+    owner: Statement | None = None  # the class of the module that the scope is: its constructor may be to blame
     statements: tuple[Statement, ...] = ()
 
     @property
@@ -157,24 +160,47 @@ def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[
     scope = scope_of(target, trace.events)
     if scope is None:
         return base
+    operands, statements = _operands(runner, recorded, ours, scope, target)
+    theirs, own = (
+        _module(side, modules, recorded.pair.stage, scope[0])
+        for side, modules in ((runner.torch, recorded.pair.reference), (runner.mlx, ours))
+    )
+    held = constants(theirs, own) if theirs is not None and own is not None else []
+    owner = None if own is None else _source(type(own))
+    return replace(base, scope=scope, operands=operands, constants=tuple(held), owner=owner, statements=statements)
+
+
+def _operands(
+    runner: Runner, recorded: Recorded, ours: dict[str, Any], scope: At, target: Target
+) -> tuple[tuple[Operand, ...], tuple[Statement, ...]]:
+    """How each operand is used, the most wrongly used first; and the statements of ours that made the target."""
     pair, folder = recorded.pair, Path(importlib.import_module("ltx2_mlx").__file__).parent
-    tensor = isinstance(target.of(trace), Tensor) and pair.dtype == "float32"
-    versions = _versions(recorded, scope, target) if tensor else {}
-    focus = Focus(runner.mlx, scope, {"": trace, **versions}, target, folder=folder)
+    tensor = isinstance(target.of(recorded.trace), Tensor) and pair.dtype == "float32"
+    changed = _versions(recorded, scope, target) if tensor else {}
+    versions = {"": recorded.trace, **changed}
+    focus = Focus(runner.mlx, scope, versions, target, folder=folder)
     answers, oracle = focus.ask(recorded, ours, pair.dtype), {}
-    if versions:
+    if changed:
         with runner.torch.widened():
-            wide = Focus(runner.torch, scope, {"": trace, **versions}, target, oracle=True)
-            oracle = wide.ask(recorded, pair.oracle, "float64")
-    operands = []
-    for name in versions:
+            oracle = Focus(runner.torch, scope, versions, target, oracle=True).ask(recorded, pair.oracle, "float64")
+    found = []
+    for name in changed:
         use = _use([answers.get(""), answers.get(name)], [oracle.get(""), oracle.get(name)])
-        operands += [replace(use, name=name)] if use else []
-    operands.sort(key=lambda operand: -operand.error)
-    modules = [module_at(*side, pair.stage, scope[0]) for side in ((runner.torch, pair.reference), (runner.mlx, ours))]
-    held = constants(*modules) if all(m is not None for m in modules) else []
-    statements = focus.recorder.statements()
-    return replace(base, scope=scope, operands=tuple(operands), constants=tuple(held), statements=tuple(statements))
+        found += [replace(use, name=name)] if use else []
+    found.sort(key=lambda operand: -operand.error)
+    return tuple(found), tuple(focus.recorder.statements())
+
+
+def _module(side: Side, modules: dict[str, Any], stage: Stage, tap: str) -> Any:
+    """The module of a tap, or that a method's tap is of; None for a free function's."""
+    found = module_at(side, modules, stage, tap)
+    return module_at(side, modules, stage, tap.rpartition(".")[0]) if found is None else found
+
+
+def _source(cls: type) -> Statement:
+    """The lines of a class."""
+    lines, first = inspect.getsourcelines(cls)
+    return Statement(inspect.getsourcefile(cls), first, first + len(lines) - 1, cls.__name__)
 
 
 def _known(row: Row, trace: Trace) -> bool:

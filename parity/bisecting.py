@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .bisect import Finding
     from .recording import Recorded
     from .runner import Runner
+    from .slicing import Statement
 
 OUT = Path("reports") / "latest" / "bisect"
 
@@ -39,7 +41,7 @@ def _bisect(args: argparse.Namespace) -> int:
     ensure_fixtures()
     runner = Runner()
     recorded = _record(runner, args)
-    ours, tap = recorded.pair.ours, args.tap.partition("<")[0]
+    ours, tap = recorded.pair.ours, re.match(r"[^<\[]*", args.tap)[0]  # without the argument's and the call's part
     where = {"stage": args.stage, "config": args.config, "case": args.case}
     if args.lane == "C" or recorded.oracle is None:
         found = culprit(runner, recorded, ours, where)
@@ -82,12 +84,20 @@ def describe(finding: Finding) -> str:
     if finding.scope:
         tap, call = finding.scope
         lines.append(f"made in       the own code of {tap}{f' (call {call})' if call else ''}")
+    if finding.owner:
+        lines.append(f"class         {_where(finding.owner)}–{finding.owner.last}  {finding.owner.text}")
     lines += [f"held          {constant}" for constant in finding.constants]
     lines += [f"operand       {o.name}: {o.use} ({o.error:.1e})" for o in finding.operands]
     for s in finding.statements:
         text = s.text if len(s.text) <= 100 else f"{s.text[:99]}…"
-        lines.append(f"statement     ltx2_mlx/{s.file.rpartition('ltx2_mlx/')[2]}:{s.first}  {text}")
+        lines.append(f"statement     {_where(s)}  {text}")
     return "\n".join(lines) + "\n"
+
+
+def _where(statement: Statement) -> str:
+    """``ltx2_mlx/file.py:line``, wherever the package is."""
+    before, package, after = statement.file.rpartition("ltx2_mlx/")
+    return f"{package}{after or before}:{statement.first}"
 
 
 def _write(finding: Finding, recorded: Recorded, story: str, out: Path) -> str:

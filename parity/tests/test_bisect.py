@@ -90,6 +90,7 @@ def test_the_place_of_a_fault_is_named(name: str, bench: Bench) -> None:
 def test_constants_and_parameters_that_differ_are_named(bench: Bench) -> None:
     finding, _ = bench.find(BY_ID["N02"], SMALL)
     assert "eps is 1e-05, the reference's is 1e-06" in finding.constants
+    assert finding.owner.text == "RMSNorm"
     finding, _ = bench.find(BY_ID["D11b"], SMALL)
     assert any("parameter scale_shift_table" in constant for constant in finding.constants)
     assert bench.find(None, SMALL)[0] is None
