@@ -78,7 +78,7 @@ class Plan:
 
 
 def plan(args: argparse.Namespace, download: bool = False) -> Plan:
-    """The plan of what the flags say. Names on Hugging Face become paths in ``args``; download: fetch what is missing."""
+    """The plan of the flags. Names on Hugging Face become paths in ``args``; download: fetch what is not here."""
     result = Plan(args.pipeline)
     _locate(args, result, download)
     checkpoint = _files(args, result)
