@@ -1,6 +1,7 @@
 # Two commands from a clean clone, with nothing but Python (3.11 or newer) and make:
 #   make parity    ours beside the reference, every tensor judged, a report in reports/latest/
 #   make test      all tests
+#   make selftest  known faults planted one at a time: is each one noticed, and where?
 #   make bench     the video VAE's time and memory beside torch's
 PYTHON ?= python3
 VENV := .venv
@@ -16,13 +17,16 @@ BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),,cpu)
 comma := ,
 ARGS ?=
 
-.PHONY: parity test bench lint fixtures readme clean
+.PHONY: parity test selftest bench lint fixtures readme clean
 
 parity: $(VENV)/ready
 	$(RUN) -m parity run $(ARGS)
 
 test: $(VENV)/ready
 	$(RUN) -m pytest $(ARGS)
+
+selftest: $(VENV)/ready
+	$(RUN) -m parity selftest $(ARGS)
 
 bench: $(VENV)/ready
 	$(RUN) -m pytest -n 0 -s benchmarks $(ARGS)

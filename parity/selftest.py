@@ -24,7 +24,6 @@ from typing import Any
 from . import explain, judge, signatures
 from .inputs import seeded
 from .mutations import MUTATIONS, NOT_APPLICABLE, Mutation, planted
-from .registry import Stage
 from .results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results, Row
 from .runner import Pair, Recorded, Runner, default_device, ensure_fixtures
 from .stages import stages
@@ -145,7 +144,7 @@ class Bench:
             "localised": first.name.startswith(mutation.tap),
             "first_tap": first.name,
             "why": first.why,
-            "signs": tuple(sorted(signatures.signs(first, *values, rows))),
+            "signs": tuple(sorted(signatures.signs(first, rows, *values, traces[0]))),
         }
 
     def _load(self, mutation: Mutation, seed: int) -> dict[str, Any]:
@@ -262,7 +261,7 @@ def sample(mutants: Iterable[Mutation], n: int) -> list[Mutation]:
     share, taken = max(1, -(-n // len(by_stage))), []
     for group in by_stage.values():
         step = max(1, len(group) // share)
-        taken.append((group[step // 2 :: step] + group)[:share])
+        taken.append(list(dict.fromkeys(group[step // 2 :: step] + group))[:share])
     turns = [m for turn in range(share) for group in taken for m in group[turn : turn + 1]]
     chosen = {m.id for m in turns[:n]}
     return [m for group in by_stage.values() for m in group if m.id in chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .planting import Mutation
 
 _B0 = "transformer_blocks.0"
+_ROUNDED = "rounds a few times for once, within what half precision may differ; in float32 there is nothing to see"
 TRANSFORMER = (
     # ---- rotary embeddings and positions
     Mutation(
@@ -364,6 +365,15 @@ TRANSFORMER = (
         "norm_out",
         cause="eps",
     ),
+    Mutation(
+        "N06",
+        "eps 1e-5 for 1e-6 before text attention",
+        "transformer.py",
+        "            args.context_mask,\n            self.norm_eps,\n",
+        "            args.context_mask,\n            1e-5,\n",
+        f"{_B0}.apply_cross_attention_adaln<norm_eps",
+        cause="eps",
+    ),
     # ---- dtypes: visible in half precision only
     Mutation(
         "P01",
@@ -389,6 +399,16 @@ TRANSFORMER = (
     ),
     Mutation(
         "P10",
+        "the blocks' norms in bfloat16",
+        "nn/norm.py",
+        "    return mx.fast.rms_norm(x, weight, eps)\n",
+        "    return mx.fast.rms_norm(x.astype(mx.bfloat16), weight, eps).astype(x.dtype)\n",
+        f"{_B0}.rms_norm",
+        cause="precision",
+        known="P10",
+    ),
+    Mutation(
+        "P10b",
         "the blocks' norms in the model's dtype, not in float32",
         "nn/norm.py",
         "    return mx.fast.rms_norm(x, weight, eps)\n",
@@ -397,13 +417,15 @@ TRANSFORMER = (
         dtype="bfloat16",
         cause="precision",
         known="P10",
+        equivalent=_ROUNDED,
     ),
     Mutation(
         "R04",
         "a float64 grid from a library whose powers are float32",
         "nn/rope.py",
         "    grid = np.power(positional_embedding_theta, np.linspace(0.0, 1.0, n, dtype=np.float64))\n",
-        "    grid = np.exp(np.linspace(0.0, math.log(positional_embedding_theta), n).astype(np.float32)).astype(float)\n",
+        "    exponents = mx.array(np.linspace(0.0, math.log(positional_embedding_theta), n), mx.float64)\n"
+        "    grid = np.array(mx.exp(exponents, stream=mx.cpu))\n",
         "precompute_freqs_cis.generate_freqs<indices",
         cause="precision",
         known="R04",
@@ -479,9 +501,9 @@ TRANSFORMER = (
         "D22",
         "the gate of the feed-forward left out",
         "transformer.py",
-        '        return add_gated(x, self[f"{stream}ff"](modulate(rms_norm(x, eps=self.norm_eps), scale, shift)), gate)\n',
-        '        return x + self[f"{stream}ff"](modulate(rms_norm(x, eps=self.norm_eps), scale, shift))\n',
-        "transformer_blocks.1.rms_norm<x",
+        '        return add_gated(x, self[f"{stream}ff"](modulate(',
+        '        gate = mx.ones_like(gate)\n        return add_gated(x, self[f"{stream}ff"](modulate(',
+        f"{_B0}.0.x",
         cause="skipped term",
     ),
     Mutation(
