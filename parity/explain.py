@@ -51,9 +51,9 @@ class Seen(Protocol):
     signs: tuple[str, ...]
 
 
-def examples() -> list[Example]:
+def examples(path: Path = TABLE) -> list[Example]:
     """The measured table."""
-    table = json.loads(TABLE.read_text())["mutants"]
+    table = json.loads(path.read_text())["mutants"]
     return [Example(id, row["cause"], frozenset(row["signs"])) for id, row in table.items()]
 
 
@@ -71,27 +71,26 @@ def rank(signs: Iterable[str], table: list[Example]) -> list[Guess]:
     return sorted(guesses, key=lambda guess: -guess.share)
 
 
-def _table_of(findings: Iterable[Seen]) -> list[Example]:
+def table_of(findings: Iterable[Seen]) -> list[Example]:
     return [Example(f.id, f.cause, frozenset(f.signs)) for f in findings if f.signs]
 
 
-def leave_one_out(findings: Iterable[Seen]) -> dict[str, int]:
+def leave_one_out(table: list[Example]) -> dict[str, int]:
     """How often the true cause comes first, and among the first three, told by all other faults."""
-    table = _table_of(findings)
     first = three = 0
     for example in table:
-        others = [e for e in table if e is not example]
-        causes = [guess.cause for guess in rank(example.signs, others)]
+        causes = [guess.cause for guess in rank(example.signs, [e for e in table if e is not example])]
         first += causes[:1] == [example.cause]
         three += example.cause in causes[:3]
     return {"of": len(table), "first": first, "three": three}
 
 
 def learn(findings: Iterable[Seen], path: Path = TABLE) -> None:
-    """Write the table."""
-    findings = list(findings)
-    rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in _table_of(findings)]
-    measured = json.dumps(leave_one_out(findings))
+    """Keep what these faults look like; what the table has of other faults that are still planted stays."""
+    known = {e.id: e for e in (examples(path) if path.exists() else [])} | {e.id: e for e in table_of(findings)}
+    table = [known[m.id] for m in MUTATIONS if m.id in known]
+    rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in table]
+    measured = json.dumps(leave_one_out(table))
     path.write_text(f'{{"leave_one_out": {measured},\n "mutants": {{\n' + ",\n".join(rows) + "\n }\n}\n")
 
 

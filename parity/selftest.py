@@ -89,7 +89,7 @@ class Score:
             "clean_seeds": list(CLEAN_SEEDS),
             "known_faults": len({f.known for f in self.findings if f.known}),
             "not_applicable": NOT_APPLICABLE,
-            "explained": explain.leave_one_out(self.findings),
+            "explained": explain.leave_one_out(explain.table_of(self.findings)),
             "passed": self.good,
             "seed": seed,
             "seconds": round(self.seconds, 1),
@@ -276,7 +276,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--only", default="*", metavar="GLOB", help="mutants by id, or by the id of the known fault")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs that the mutants are run with (default: 0)")
     parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the matrix goes")
-    parser.add_argument("--learn", action="store_true", help="write what the faults look like, for explain")
+    parser.add_argument("--learn", action="store_true", help="keep what they look like, for explain")
     parser.set_defaults(handler=_selftest)
 
 
@@ -286,16 +286,18 @@ def _selftest(args: argparse.Namespace) -> int:
         wrong = f"no mutant '{args.only}'" if not chosen else "--sample takes a number from 1 on"
         print(f"ltx2-parity: {wrong}", file=sys.stderr)
         return EXIT_USAGE
-    if args.learn and (args.sample or args.only != "*"):
-        print("ltx2-parity: --learn takes all mutants", file=sys.stderr)
-        return EXIT_USAGE
     if args.sample:
         chosen = sample(chosen, args.sample)
+    try:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.open("a").close()
+    except OSError as error:
+        print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
+        return EXIT_USAGE
     ensure_fixtures()
     start = time.monotonic()
     score = run(chosen, args.seed, lambda line: print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr))
     document = score.document(args.seed)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if args.learn:
         explain.learn(score.findings)

@@ -4,11 +4,12 @@ from .audio import AUDIO
 from .causes import CAUSES, NOT_APPLICABLE
 from .loading import LOADING
 from .planting import Mutation, planted
+from .positions import POSITIONS
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*LOADING, *TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
+MUTATIONS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING)
 
 __all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]

@@ -91,7 +91,11 @@ def test_a_fault_of_loading_is_found_where_the_error_says(checkpoints: Path) -> 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--only", "Z*"], "no mutant"), (["--sample", "0"], "--sample"), (["--learn", "--sample", "3"], "all")],
+    [
+        (["--only", "Z*"], "no mutant"),
+        (["--sample", "0"], "--sample"),
+        (["--json", "/proc/x/y.json"], "cannot be written"),
+    ],
 )
 def test_usage_errors_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", *arguments]) == EXIT_USAGE
@@ -207,6 +211,14 @@ def test_the_table_has_every_mutant_and_every_cause() -> None:
     assert {e.cause for e in table.values()} == CAUSES.keys() - {"other network"}, "that one does not load"
     told = json.loads(explain.TABLE.read_text())["leave_one_out"]
     assert told["of"] == len(table) and told["three"] >= 0.7 * told["of"]
+
+
+def test_learning_keeps_what_is_still_planted(tmp_path: Path) -> None:
+    path = tmp_path / "causes.json"
+    explain.learn([finding(id="V11", signs=("old",)), finding(id="gone", signs=("x",))], path)
+    explain.learn([finding(id="T02", signs=("a", "b")), finding(id="V01", detected=False)], path)
+    assert [(e.id, sorted(e.signs)) for e in explain.examples(path)] == [("T02", ["a", "b"]), ("V11", ["old"])]
+    assert json.loads(path.read_text())["leave_one_out"] == {"of": 2, "first": 2, "three": 2}
 
 
 def test_ranking_follows_the_table() -> None:
