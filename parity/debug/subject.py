@@ -90,6 +90,18 @@ class Subject:
             if component not in self.file.components():
                 raise InputError(f"{self.checkpoint} holds no {component}; give a checkpoint or --config that does")
 
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        return self.file.arrays()
+
+    def tensor(self, key: str) -> np.ndarray:
+        """A tensor of the file as float32, in the file's layout."""
+        return self.as_numpy(self._arrays[key])
+
+    @staticmethod
+    def as_numpy(array: Any) -> np.ndarray:
+        return MLX().to_numpy(array).values.astype(np.float32)
+
     def load(self, key: str, component: str, path: Path | None = None) -> Any:
         """A component on one side, loaded once."""
         path = path or (self.gemma if component == "gemma" else self.checkpoint)
@@ -106,7 +118,17 @@ class Subject:
         also: dict[str, Path] | None = None,
         noise: Trace | None = None,
     ) -> Trace:
-        """A free run with every module and every function tap of the stage recorded.
+        return self.run(key, stage, case, also, noise)[0]
+
+    def run(
+        self,
+        key: str,
+        stage: str,
+        case: Case,
+        also: dict[str, Path] | None = None,
+        noise: Trace | None = None,
+    ) -> tuple[Trace, Any]:
+        """A free run with every module and every function tap of the stage recorded, and what it gives.
 
         also: further components and their files. noise: a run whose random numbers are drawn again.
         """
@@ -114,8 +136,8 @@ class Subject:
         modules = {spec.component: self.load(key, spec.component)}
         modules |= {part: self.load(key, part, path) for part, path in (also or {}).items()}
         session = Session(side, noise, only=())
-        side.execute(spec, modules, case, self.dtype, self.dtype, session)
-        return session.trace
+        result = side.execute(spec, modules, case, self.dtype, self.dtype, session)
+        return session.trace, result
 
     def make(self, key: str, value: Any) -> Any:
         """Neutral inputs (``Obj``, ``Data``) as objects of one side."""
