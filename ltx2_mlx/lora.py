@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from .checkpoint import read_checkpoint
 from .errors import ConfigError, WeightsError
-from .quantization import FP8, from_fp8, to_fp8
+from .quantization import FP8, from_fp8, quantize_weight_to_fp8_per_tensor, to_fp8
 
 PREFIX = "diffusion_model."
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -92,10 +92,12 @@ def read_lora(lora: LoraPathStrength) -> Lora:
             raise WeightsError(f"{header.path}: {name}: {'/'.join(sorted(wrong))}, expected BF16, F16 or F32 for both")
     arrays = header.arrays()
     pairs = {name.removeprefix(PREFIX): (arrays[name + A], arrays[name + B]) for name in layers}
+    if len(pairs) != len(layers):
+        raise WeightsError(f"{header.path}: a layer stands there both with and without {PREFIX}")
     return Lora(header.path, float(lora.strength), pairs)
 
 
-def check(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
+def report_on(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
     """What a LoRA does to a network with these parameters (path → shape).
 
     Raises WeightsError when it does nothing, or when a pair's shape is not its layer's.
@@ -135,7 +137,8 @@ def _scaled(b: mx.array, strength: float) -> mx.array:
 def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) -> mx.array:
     """The parameter ``name`` with every LoRA added, in ``dtype``. Lazy: nothing is computed before it is used.
 
-    Of weights in float8 (see ``quantization``) the sum is formed in bfloat16, and is float8 again.
+    weight: of any floating dtype (the reference takes bfloat16 and float8 alone). Where ``dtype`` is float8 it is
+    float8, the sum is formed in bfloat16 and rounded, as the reference does on a CPU (on CUDA it rounds at random).
     """
     delta = prepare_deltas(loras, name, mx.bfloat16 if dtype == FP8 else dtype)
     if delta is None:
@@ -143,6 +146,16 @@ def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) 
     if dtype == FP8:
         return to_fp8(delta + from_fp8(weight, mx.bfloat16))
     return (delta + weight).astype(dtype)
+
+
+def fuse_scaled(
+    loras: tuple[Lora, ...], name: str, weight: mx.array, weight_scale: mx.array
+) -> tuple[mx.array, mx.array]:
+    """The same for a float8 weight with a scale: where a LoRA is added, in float32, bytes and scale are new."""
+    delta = prepare_deltas(loras, name, mx.bfloat16)
+    if delta is None:
+        return weight, weight_scale
+    return quantize_weight_to_fp8_per_tensor(from_fp8(weight, mx.float32) * weight_scale + delta.astype(mx.float32))
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import shards
 from .inputs import FIXTURES
-from .results import Coverage, Results, Row
+from .results import Coverage, Item, PipelineRow, Results, Row
 
 Part = tuple[Results, float]  # of one cell, and the most memory (GB) that its process held
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ class Cells:
         """The file is there whole or not at all."""
         results, peak = part
         content = {"key": self.key, "peak_gb": peak, "carried": results.carried}
-        content |= {"rows": [asdict(r) for r in results.rows], "coverage": [asdict(c) for c in results.coverage]}
+        content |= {name: list(map(asdict, getattr(results, name))) for name in ("rows", "coverage", "pipelines")}
         path = self._path(stage, config)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -48,7 +48,10 @@ class Cells:
             return None
         rows = [Row(**row | {"shape": tuple(row["shape"])}) for row in content["rows"]]
         coverage = [Coverage(**entry) for entry in content["coverage"]]
-        return Results(rows, coverage, content["carried"]), content["peak_gb"]
+        pipelines = [
+            PipelineRow(**row | {"details": [Item(**item) for item in row["details"]]}) for row in content["pipelines"]
+        ]
+        return Results(rows, coverage, content["carried"], pipelines=pipelines), content["peak_gb"]
 
     def _path(self, stage: str, config: str) -> Path:
         return self.folder / f"{stage}.{config}.json"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import debug, explain, selftest, traces
+from . import bisecting, debug, differences, explain, selftest, traces
 from .results import EXIT_USAGE
-from .stages import stages
+from .stages import pipelines, stages
 
 REPORTS = Path("reports") / "latest"
 
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     traces.register(commands)
     explain.register(commands)
     selftest.register(commands)
+    bisecting.register(commands)
+    differences.register(commands)
     args = parser.parse_args(argv)
     try:
         return args.handler(args)
@@ -58,6 +60,7 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
         return EXIT_USAGE
+    from . import endtoend
     from .report import plots, summary, terminal
     from .runner import check_checkpoint, ensure_fixtures, run, select
 
@@ -70,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
         chosen = [(stage, args.checkpoint.stem) for stage in named]
     else:
         ensure_fixtures()
-        chosen = select(args.stage, args.config)
+        chosen = [*select(args.stage, args.config), *endtoend.select(args.stage, args.config)]
     if not chosen:
         print(f"ltx2-parity: no stage '{args.stage}' with config '{args.config}'; see: parity list", file=sys.stderr)
         return EXIT_USAGE
@@ -100,4 +103,7 @@ def _list(args: argparse.Namespace) -> int:
             path = FIXTURES / (config if stage.folder else f"{config}.safetensors")
             cases = stage.cases(read(path).config if stage.component else {})
             print(f"  {config:<24}{', '.join(cases)}")
+    for pipeline in pipelines().values():
+        print(f"{pipeline.name}  ({', '.join(dict.fromkeys(watch.name for watch in pipeline.watches))})")
+        print(f"  {', '.join(pipeline.configs)}")
     return 0

@@ -164,6 +164,7 @@ def in_processes(
             progress(f"{done} of {len(tasks)} cells done")
             results.rows += part.rows
             results.coverage += part.coverage
+            results.pipelines += part.pipelines
             results.carried += part.carried
             results.peak_gb = max(results.peak_gb, peak)
     results.peak_gb *= jobs

@@ -79,6 +79,59 @@ class Coverage:
         return self.leaves == self.leaves_compared and self.parameters == self.parameters_moving and not self.uncovered
 
 
+@dataclass(frozen=True)
+class Item:
+    """One tensor that both pipelines recorded, ``kind.NNN.part``."""
+
+    name: str
+    error: float | None = None
+    limit: float | None = None
+    verdict: str = "pass"
+    why: str = ""
+
+
+@dataclass
+class PipelineRow:
+    """One run of one pipeline on both sides. A number is None where ours did not come that far.
+
+    steps: calls of the transformer. off_by_one: share of bytes; off_by_more: count. video_latent, audio_latent, mel:
+    relative root mean square. waveform: largest error. psnr: in dB; psnr_self: of the reference against its twin.
+    first: the first tensor that is not as it should be; verdict and why are its.
+    """
+
+    pipeline: str
+    config: str
+    dtype: str
+    frames: int | None = None
+    steps: int = 0
+    off_by_one: float | None = None
+    off_by_more: int | None = None
+    video_latent: float | None = None
+    audio_latent: float | None = None
+    mel: float | None = None
+    waveform: float | None = None
+    psnr: float | None = None
+    psnr_self: float | None = None
+    first: str = ""
+    verdict: str = "pass"
+    why: str = ""
+    seconds: float = 0.0
+    seconds_reference: float = 0.0
+    details: list[Item] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The row for JSON; details as lists of name, error, limit and verdict."""
+        row = {k: _round(v) if isinstance(v, float) else v for k, v in vars(self).items() if k != "details"}
+        details = [
+            [i.name, *(v if v is None else _round(v) for v in (i.error, i.limit)), i.verdict] for i in self.details
+        ]
+        return row | {"details": details}
+
+    @property
+    def place(self) -> str:
+        return f"{self.pipeline} {self.config} {self.dtype} {self.first}"
+
+
 @dataclass
 class Results:
     rows: list[Row] = field(default_factory=list)
@@ -86,6 +139,7 @@ class Results:
     carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
     unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
     stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
+    pipelines: list[PipelineRow] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_gb: float = 0.0
@@ -93,7 +147,7 @@ class Results:
     _profiled: int = 0
 
     def count(self, verdict: str) -> int:
-        return sum(row.verdict == verdict for row in self.rows)
+        return sum(row.verdict == verdict for row in (*self.rows, *self.pipelines))
 
     def notable(self, row: Row) -> bool:
         """Whether a new row is to say where its error is: the first failures, and the worst pass of each lane so far
@@ -109,13 +163,13 @@ class Results:
         self._worst[row.lane] = row
         return True
 
-    def failures(self) -> list[Row]:
-        """What is not a pass, in the order in which it was computed."""
-        return [row for row in self.rows if row.verdict != "pass"]
+    def failures(self) -> list[Row | PipelineRow]:
+        """What is not a pass, in the order in which it was computed, pipelines last."""
+        return [row for row in (*self.rows, *self.pipelines) if row.verdict != "pass"]
 
-    def first_divergence(self) -> Row | None:
-        """The first failing tap of the first failing run; isolated lanes before the free-running one."""
-        return min(self.failures(), key=lambda row: row.lane == "C", default=None)
+    def first_divergence(self) -> Row | PipelineRow | None:
+        """The first failing tap of the first failing run; isolated lanes before the free-running one and pipelines."""
+        return min(self.failures(), key=lambda row: getattr(row, "lane", "C") == "C", default=None)
 
     def worst(self, lane: str) -> Row | None:
         rows = [row for row in self.rows if row.lane == lane]
@@ -124,7 +178,9 @@ class Results:
     def exit_code(self) -> int:
         if self.count("invalid") or self.count("diverged"):
             return EXIT_DIVERGED
-        if self.count("missing") or self.unseen or not all(c.whole for c in self.coverage) or not self.rows:
+        if self.count("missing") or self.unseen or not all(c.whole for c in self.coverage):
+            return EXIT_INCOMPLETE
+        if not self.rows and not self.pipelines:
             return EXIT_INCOMPLETE
         return EXIT_INCONCLUSIVE if self.count("inconclusive") else EXIT_OK
 
@@ -134,11 +190,12 @@ class Results:
         return {
             "exit_code": self.exit_code(),
             "taps": len(self.rows),
+            "pipelines": len(self.pipelines),
             "carried": self.carried,
             "verdicts": {verdict: self.count(verdict) for verdict in VERDICTS},
             "coverage": [asdict(c) for c in self.coverage],
             "unseen": self.unseen,
-            "first_divergence": first.record() if first else None,
+            "first_divergence": first.record() | {"place": first.place, "details": None} if first else None,
             "worst": {lane: {"needed_k": _round(row.needed_k), "place": row.place} for lane, row in worst.items()},
             "seconds": round(self.seconds, 1),
             "peak_gb": round(self.peak_gb, 2),
@@ -149,5 +206,9 @@ class Results:
         allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
         head = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
         head |= {"allowed": allowed, "stages": self.stages}
-        rows = ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in self.rows)
-        path.write_text(json.dumps(head, indent=1)[:-2] + ',\n "taps": [\n' + rows + "\n]}\n")
+        taps, pipelines = (
+            ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
+            for rows in (self.rows, self.pipelines)
+        )
+        text = json.dumps(head, indent=1)[:-2]
+        path.write_text(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n')

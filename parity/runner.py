@@ -19,13 +19,14 @@ import numpy as np
 from ltx2_mlx.errors import CheckpointError
 from ltx2_mlx.weights import build
 
+from . import endtoend
 from .cells import Cells, Part
 from .cells import key as cells_key
 from .inputs import FIXTURES
 from .ours import MLX
 from .recording import Inventory, Pair, Recorded, Recording, close_to, read
 from .reference import Torch
-from .registry import Case, Stage
+from .registry import Case, Pipeline, Stage
 from .replay import (
     default_device,
     environment,
@@ -44,7 +45,7 @@ from .replay import (
     use_device,
 )
 from .results import Results
-from .stages import PHASES, stages
+from .stages import PHASES, pipelines, stages
 from .tapping import Session, flatten
 from .trace import Tensor, Trace
 
@@ -157,7 +158,7 @@ def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def run(
-    chosen: list[tuple[Stage, str]],
+    chosen: list[tuple[Stage | Pipeline, str]],
     lanes: str = "ABC",
     checkpoint: Path | None = None,
     device: str | None = None,
@@ -178,15 +179,20 @@ def run(
         progress(f"{sum(part is not None for part in known)} of {len(chosen)} cells kept from the run before")
     tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
     results = in_processes(_run_cell, tasks, device, progress, known)
-    results.stages = manifest(chosen)
-    results.unseen = unseen(results, chosen) if "A" in lanes and checkpoint is None else []
+    parts = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
+    results.stages = manifest(parts)
+    results.unseen = unseen(results, parts) if "A" in lanes and checkpoint is None else []
     return results
 
 
 def _run_cell(task: tuple[str, str, str, Path | None, str, Cells | None]) -> Part:
     name, config, lanes, checkpoint, device, cells = task
     use_device(device)
-    part = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes), peak_gb()
+    if name in pipelines():
+        results = Results(pipelines=endtoend.run(pipelines()[name], config, lanes, show_progress))
+    else:
+        results = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes)
+    part = results, peak_gb()
     if cells:
         cells.save(name, config, part)
     return part

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -169,8 +169,10 @@ def flatten(value: Any, name: str, fw: Side, into: dict[str, Any]) -> dict[str, 
         into[name] = dtype
     elif callable(value):
         into[name] = getattr(value, "__name__", type(value).__name__)
-    else:
+    elif value is None or isinstance(value, (str, int, float, complex, np.generic, PurePath)):
         into[name] = value
+    else:  # an object without arrays or fields
+        into[name] = type(value).__name__
     return into
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,42 @@ def table(document: dict[str, Any], by_config: bool = True) -> str:
     return text if by_config else text.replace("| checkpoint |", "| checkpoints |")
 
 
+def pipelines_table(document: dict[str, Any], by_config: bool = True) -> str:
+    """A row for each pipeline and config, or for each pipeline: the worst of both precisions."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in document["pipelines"]:
+        groups.setdefault((row["pipeline"], row["config"] if by_config else ""), []).append(row)
+    if not groups:
+        return ""
+    lines = [
+        f"| pipeline | {'checkpoint' if by_config else 'checkpoints'} | frames | steps | float32: video latent | "
+        "audio latent | bytes off by 1 | by more | waveform | bfloat16: PSNR | reference itself | verdict |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for (name, config), rows in groups.items():
+        float32 = [row for row in rows if row["dtype"] == "float32"]
+        half = [row for row in rows if row["dtype"] == "bfloat16"]
+        bad = next((row for row in rows if row["verdict"] != "pass"), None)
+        cells = [
+            name.removeprefix("pipelines."),
+            config or f"{len({row['config'] for row in rows})}",
+            _extreme(rows, "frames", "d", min),
+            _extreme(rows, "steps", "d", min),
+            *(_extreme(float32, key, ".1e") for key in ("video_latent", "audio_latent", "off_by_one")),
+            _extreme(float32, "off_by_more", "d"),
+            _extreme(float32, "waveform", ".1e"),
+            *(_extreme(half, key, ".1f", min) for key in ("psnr", "psnr_self")),
+            f"**{bad['verdict']} at {bad['first']}**" if bad else "pass",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _extreme(rows: list[dict[str, Any]], key: str, form: str, of: Callable = max) -> str:
+    values = [row[key] for row in rows if row[key] is not None]
+    return format(of(values), form) if values else "–"
+
+
 def _of(covered: list[dict[str, Any]], part: str, whole: str) -> str:
     return f"{sum(c[part] for c in covered):,} of {sum(c[whole] for c in covered):,}" if covered else "–"
 
@@ -59,8 +96,7 @@ def sentence(document: dict[str, Any]) -> str:
     first = summary["first_divergence"]
     outcome = "Everything passes."
     if first:
-        place = " ".join(first[key] for key in ("stage", "config", "case", "lane", "name"))
-        outcome = f"**First divergence: `{place}`: {first['verdict']} {first['why']}**."
+        outcome = f"**First divergence: `{first['place']}`: {first['verdict']} {first['why']}**."
     elif summary["exit_code"]:
         outcome = "**Incomplete.**"
     worst = summary["worst"].get("A")
@@ -71,13 +107,15 @@ def sentence(document: dict[str, Any]) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in env.items() if name not in ("machine", "device"))
     return (
-        f"{outcome}{ratio} {summary['taps']:,} tensors judged in {summary['seconds']:.0f} s and "
+        f"{outcome}{ratio} {summary['taps']:,} tensors and {summary['pipelines']} runs of pipelines judged in "
+        f"{summary['seconds']:.0f} s and "
         f"{summary['peak_gb']:.1f} GB on {env['machine']}; MLX on the {env['device'].upper()}; {versions}."
     )
 
 
 def markdown(document: dict[str, Any], by_config: bool = True) -> str:
-    return f"{table(document, by_config)}\n\n{sentence(document)}\n"
+    tables = [table(document, by_config), pipelines_table(document, by_config), sentence(document)]
+    return "\n\n".join(text for text in tables if text) + "\n"
 
 
 def insert(readme: Path, text: str) -> None:

@@ -27,7 +27,10 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
     for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
         rows = [row for row in results.rows if (row.stage, row.config) == (stage, config)]
         console.print(_by_layer(f"{stage}, {config}", rows))
-    console.print(_by_lane(results))
+    if results.rows:
+        console.print(_by_lane(results))
+    if results.pipelines:
+        console.print(_by_pipeline(results))
     for c in results.coverage:
         console.print(
             f"coverage  {c.stage} {c.config}: {c.leaves_compared}/{c.leaves} leaf modules compared, "
@@ -98,9 +101,40 @@ def _by_lane(results: Results) -> Table:
     return table
 
 
+def _by_pipeline(results: Results) -> Table:
+    title = "\npipelines, end to end (float32: gate; bfloat16: beside what the reference reaches against itself)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("pipeline", "config", "dtype"):
+        table.add_column(name)
+    columns = ("frames", "steps", "latents", "audio", "bytes off by 1", "more", "PSNR", "itself", "mel", "waveform")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for row in results.pipelines:
+        table.add_row(
+            row.pipeline.removeprefix("pipelines."),
+            row.config,
+            row.dtype,
+            _number(row.frames, "d"),
+            _number(row.steps, "d"),
+            _number(row.video_latent),
+            _number(row.audio_latent),
+            _number(row.off_by_one),
+            _number(row.off_by_more, ",d"),
+            _number(row.psnr, ".1f"),
+            _number(row.psnr_self, ".1f"),
+            _number(row.mel),
+            _number(row.waveform),
+            f"[{_STYLES[row.verdict]}]{row.verdict}" + (f" at {row.first}" if row.first else ""),
+        )
+    return table
+
+
 def _verdict(results: Results) -> str:
     first = results.first_divergence()
     counts = f"{len(results.rows):,} tensors judged, {results.carried:,} more handed on unchanged"
+    if results.pipelines:
+        counts += f", {len(results.pipelines)} runs of pipelines"
     size = f"{results.seconds:.0f} s, {results.peak_gb:.1f} GB"
     if first:
         why = f" ({first.why})" if first.why else ""

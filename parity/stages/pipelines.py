@@ -49,7 +49,6 @@ WATCHES = (
         "x0",
         Pair(f"{_CORE}.model.transformer.model:X0Model.forward", f"{_OURS}.transformer:X0Model.__call__"),
         {
-            "sigma": "video.sigma",
             "in.video": "video.latent",
             "in.audio": "audio.latent",
             "timesteps.video": "video.timesteps",
@@ -76,14 +75,14 @@ WATCHES = (
         {"out": ""},
     ),
     Watch(
-        "latent",
+        "video_latent",
         Pair(f"{_CORE}.tools:VideoLatentTools.unpatchify", f"{_OURS}.tools:VideoLatentTools.unpatchify"),
-        outputs={"video": ".latent"},
+        outputs={"out": ".latent"},
     ),
     Watch(
-        "latent",
+        "audio_latent",
         Pair(f"{_CORE}.tools:AudioLatentTools.unpatchify", f"{_OURS}.tools:AudioLatentTools.unpatchify"),
-        outputs={"audio": ".latent"},
+        outputs={"out": ".latent"},
     ),
     Watch(
         "upsampler",
@@ -192,8 +191,9 @@ def _retake(f: Files, **other: Any) -> dict[str, Any]:
 _SECOND_ORDER = {"stg_scale": 0.0, "stg_blocks": []}
 
 
-def _pipeline(name: str, module: str, cls: str, init: Any, call: Any) -> Pipeline:
-    return Pipeline(f"pipelines.{name}", module, cls, init, call, WATCHES, CLASSES)
+def _pipeline(name: str, module: str, cls: str, init: Any, call: Any, without: str = "") -> Pipeline:
+    watches = tuple(watch for watch in WATCHES if watch.name != without)
+    return Pipeline(f"pipelines.{name}", module, cls, init, call, watches, CLASSES)
 
 
 PIPELINES = (
@@ -252,6 +252,7 @@ PIPELINES = (
         "A2VidPipelineTwoStage",
         _two_stage_files,
         lambda f: _base(f, **_guided(3, guidance(3.0)), audio_path=str(f.audio), audio_max_duration=FRAMES / RATE),
+        without="audio_latent",  # which is given: the reference throws away what it has of it at the end
     ),
     _pipeline(
         "retake",
@@ -268,8 +269,3 @@ PIPELINES = (
         lambda f: _retake(f, distilled=True),
     ),
 )
-
-
-def pipelines() -> dict[str, Pipeline]:
-    """Every pipeline by name."""
-    return {pipeline.name: pipeline for pipeline in PIPELINES}
