@@ -2,8 +2,10 @@
 
 LTX2Error
 ├── CheckpointError      the file cannot be read as an LTX-2 checkpoint
+│   ├── HubError         it is neither on this machine nor to be had from Hugging Face
 │   ├── ConfigError      its metadata describes a network that we do not build
 │   └── WeightsError     its tensors do not fit the network that its metadata describes
+├── MediaError           a picture, clip or sound cannot be read, or was not written as given
 └── InputError           a call's arguments do not fit the model
 """
 
@@ -16,12 +18,20 @@ class CheckpointError(LTX2Error):
     """The file is missing, damaged, or no LTX-2 checkpoint."""
 
 
+class HubError(CheckpointError):
+    """A reference to weights names no path here, and nothing that could be fetched from Hugging Face."""
+
+
 class ConfigError(CheckpointError):
     """The checkpoint's metadata is missing, contradictory, or describes an unsupported network."""
 
 
 class WeightsError(CheckpointError):
     """Tensors are missing, left over, or of the wrong shape."""
+
+
+class MediaError(LTX2Error):
+    """A picture, clip or sound file cannot be read, or does not hold what was written to it."""
 
 
 class InputError(LTX2Error, ValueError):

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from .checkpoint import read_checkpoint
 from .errors import ConfigError, WeightsError
-from .quantization import FP8, from_fp8, to_fp8
+from .quantization import FP8, from_fp8, quantize_weight_to_fp8_per_tensor, to_fp8
 
 PREFIX = "diffusion_model."
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -143,6 +143,16 @@ def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) 
     if dtype == FP8:
         return to_fp8(delta + from_fp8(weight, mx.bfloat16))
     return (delta + weight).astype(dtype)
+
+
+def fuse_scaled(
+    loras: tuple[Lora, ...], name: str, weight: mx.array, weight_scale: mx.array
+) -> tuple[mx.array, mx.array]:
+    """The same for a float8 weight with a scale: where a LoRA is added, in float32, bytes and scale are new."""
+    delta = prepare_deltas(loras, name, mx.bfloat16)
+    if delta is None:
+        return weight, weight_scale
+    return quantize_weight_to_fp8_per_tensor(from_fp8(weight, mx.float32) * weight_scale + delta.astype(mx.float32))
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:

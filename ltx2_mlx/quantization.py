@@ -6,6 +6,8 @@ Source: ``ltx_core.quantization.fp8_cast``. MLX has no float8 dtype: such values
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
@@ -42,27 +44,44 @@ def from_fp8(x: mx.array, dtype: mx.Dtype) -> mx.array:
     return mx.from_fp8(x, dtype)
 
 
-class Fp8Linear(nn.Module):
-    """A linear layer whose weight, and bias where there is one, are float8. It computes in its input's dtype."""
+def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.array]:
+    """``(out, in)`` float32 → bytes with the largest value at ±448, and the scale ``()`` that undoes it."""
+    scale = FP8_MAX * (1 / mx.abs(weight).max())  # two roundings, as torch divides a number by a tensor
+    return to_fp8(weight * scale), 1 / scale
 
-    def __init__(self, input_dims: int, output_dims: int, bias: bool = True):
+
+class Fp8Linear(nn.Module):
+    """A linear layer whose weight, and bias where there is one, are float8. It computes in its input's dtype.
+
+    scaled: the weight is its bytes times ``weight_scale``, as in checkpoints that are released in float8.
+    """
+
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True, scaled: bool = False):
         super().__init__()
         self.weight = mx.zeros((output_dims, input_dims), FP8)
         if bias:
             self.bias = mx.zeros((output_dims,), FP8)
+        if scaled:
+            self.weight_scale = mx.ones(())
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(…, input_dims)`` → ``(…, output_dims)``."""
-        weight = from_fp8(self.weight, x.dtype)
+        if "weight_scale" in self:
+            weight = (from_fp8(self.weight, mx.float32) * self.weight_scale).astype(x.dtype)
+        else:
+            weight = from_fp8(self.weight, x.dtype)
         if "bias" not in self:
             return x @ weight.T
         return mx.addmm(from_fp8(self.bias, x.dtype), x, weight.T)
 
 
-def amend_forward_with_upcast(model: nn.Module) -> None:
-    """Put an ``Fp8Linear`` in the place of each layer that fp8-cast keeps in float8; parameter paths stay."""
+def amend_forward_with_upcast(model: nn.Module, scales: Container[str] = ()) -> None:
+    """Put an ``Fp8Linear`` in the place of each layer that fp8-cast keeps in float8; parameter paths stay.
+
+    scales: paths of the ``weight_scale`` that there are.
+    """
     layers = {
-        path: Fp8Linear(layer.weight.shape[1], layer.weight.shape[0], "bias" in layer)
+        path: Fp8Linear(*reversed(layer.weight.shape), "bias" in layer, f"{path}.weight_scale" in scales)
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and is_downcast(f"{path}.weight")
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,8 +25,8 @@ from .config import (
     read_vocoder_config,
 )
 from .errors import CheckpointError, InputError, WeightsError
-from .lora import LoraPathStrength, LoraReport, check, fuse, read_lora
-from .quantization import FP8, amend_forward_with_upcast, check_policy, is_downcast, to_fp8
+from .lora import Lora, LoraPathStrength, LoraReport, check, fuse, fuse_scaled, read_lora
+from .quantization import FP8, amend_forward_with_upcast, check_policy, from_fp8, is_downcast, to_fp8
 from .text.embeddings import EmbeddingsProcessor
 from .text.gemma3 import Gemma3TextModel
 from .transformer import LTXModel
@@ -34,6 +34,8 @@ from .upsampler import LatentUpsampler
 from .video_vae import VideoDecoder, VideoEncoder
 from .vocoder import build_vocoder
 
+# The dtypes of weights, by safetensors' names.
+FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3")
 # Component → where another part's tensors belong in it.
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},
@@ -129,7 +131,7 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
     module = COMPONENTS[component](checkpoint.config, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
-    for name in _unused(module) & keys.keys():
+    for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
     axes = _file_axes(module)
     expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in tree_flatten(module.parameters())}
@@ -139,10 +141,28 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
         shape = checkpoint.tensors[key].shape
         if name in expected and shape != expected[name]:
             problems.append(f"misshaped {key}: {shape} in the file, {expected[name]} in the network")
+        if checkpoint.tensors[key].dtype not in FLOATS:
+            problems.append(f"{key} is {checkpoint.tensors[key].dtype}, expected {', '.join(FLOATS)}")
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise WeightsError(f"{checkpoint.path}: {component} does not fit its config: {shown}")
     return module, keys
+
+
+def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
+    """Paths of the scales that stand beside float8 weights: of the weight (used, see ``_decoded``), and of the layer's
+    input (for kernels that multiply in float8; not used). Raises WeightsError for one that cannot be applied."""
+    scales = set()
+    for name, key in keys.items():
+        if not name.endswith(".weight") or checkpoint.tensors[key].dtype != "F8_E4M3":
+            continue
+        by_weight, by_input = f"{name}_scale", f"{name.removesuffix('weight')}input_scale"
+        if by_input in keys and by_weight not in keys:
+            raise WeightsError(f"{checkpoint.path}: {keys[by_input]} stands without {key}_scale")
+        if by_weight in keys and prod(shape := checkpoint.tensors[keys[by_weight]].shape) != 1:
+            raise WeightsError(f"{checkpoint.path}: {keys[by_weight]} is {shape}, expected one number for the weight")
+        scales |= {by_weight, by_input}
+    return scales
 
 
 def _key(component: str, name: str) -> str:
@@ -152,6 +172,37 @@ def _key(component: str, name: str) -> str:
     )
     prefix = next(prefixes, "")
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
+
+
+def _read(
+    checkpoint: Checkpoint,
+    keys: dict[str, str],
+    loras: tuple[Lora, ...],
+    dtype: mx.Dtype | None,
+    quantization: str | None,
+) -> Iterator[tuple[str, mx.array]]:
+    """Each parameter as it is to be: decoded, with the LoRAs added, in its dtype. Lazy."""
+    arrays = checkpoint.arrays()
+    for name, key in keys.items():
+        array, scale = arrays[key], _scale(arrays, key)
+        in_fp8 = checkpoint.tensors[key].dtype == "F8_E4M3"
+        if quantization and is_downcast(name) and scale is not None:
+            array, scale = fuse_scaled(loras, name, array, scale)
+            yield f"{name}_scale", scale
+            yield name, array
+        elif quantization and is_downcast(name):
+            yield name, fuse(loras, name, array if in_fp8 else to_fp8(array), FP8)
+        else:
+            if in_fp8:  # exact in bfloat16, but for its scale
+                array = from_fp8(array, mx.bfloat16) if scale is None else from_fp8(array, mx.float32) * scale
+            yield name, fuse(loras, name, array, dtype or (mx.bfloat16 if in_fp8 else array.dtype))
+
+
+def _scale(arrays: dict[str, mx.array], key: str) -> mx.array | None:
+    """The scale of a float8 weight, ``()`` float32. There is an ``input_scale`` as well, for kernels that multiply in
+    float8: it is no part of the weight."""
+    scale = arrays.get(f"{key}_scale")
+    return None if scale is None else scale.astype(mx.float32).reshape(())
 
 
 def load(
@@ -187,16 +238,13 @@ def load(
     if getattr(module, "float32", False):  # a network that computes in nothing else
         dtype = mx.float32
     if quantization:
-        amend_forward_with_upcast(module)
-    arrays, axes = checkpoint.arrays(), _file_axes(module)
-    weights = []
-    for name, key in keys.items():
-        array = arrays[key]
-        if quantization and is_downcast(name):
-            array = fuse(opened, name, to_fp8(array), FP8)
-        else:
-            array = fuse(opened, name, array, dtype or array.dtype)
-        weights.append((name, mx.contiguous(array.transpose(axes[name])) if name in axes else array))
+        scales = {f"{name}_scale" for name, key in keys.items() if f"{key}_scale" in checkpoint.tensors}
+        amend_forward_with_upcast(module, scales)
+    axes = _file_axes(module)
+    weights = [
+        (name, mx.contiguous(array.transpose(axes[name])) if name in axes else array)
+        for name, array in _read(checkpoint, keys, opened, dtype, quantization)
+    ]
     module.load_weights(weights, strict=True)
     module.load_report = LoadReport(
         component=component,

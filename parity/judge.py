@@ -45,6 +45,7 @@ def judge(
             ]
             if _decide(row, *values, tap, stage, side, name, calls[2], calls[0]):
                 rows.append(row)
+                _locate(results, row, *values, ours, name, side)
             else:
                 results.carried += 1
     if outputs_of is None:
@@ -52,9 +53,31 @@ def judge(
             if (name, index) not in reference.calls:
                 row = Row(name, **where, call=index, order=len(results.rows) + len(rows), dtype="")
                 row.verdict, row.why = "invalid", "ours calls this, the reference does not"
+                row.source = _source(ours, name)
                 rows.append(row)
     results.rows += rows
     return rows
+
+
+def _locate(
+    results: Results, row: Row, reference: Any, oracle: Any, ours: Any, trace: Trace, name: str, side: str
+) -> None:
+    """Say where a notable row's error is, and where our source computes a failing one."""
+    if row.verdict != "pass":
+        row.source = _source(trace, name.rpartition(".")[0] if side == "in" else name)
+    both = isinstance(reference, Tensor) and isinstance(ours, Tensor)
+    if both and reference.values.shape == ours.values.shape and results.notable(row):
+        truth = oracle if isinstance(oracle, Tensor) else reference
+        row.profile = metrics.profile(ours.values, reference.values, truth.values)
+
+
+def _source(trace: Trace, tap: str) -> str:
+    """Where our source defines a tap, or what is around it: its parents, then the component itself."""
+    while tap:
+        if place := trace.places.get(tap):
+            return place
+        tap = tap.rpartition(".")[0]
+    return next((place for name, place in reversed(trace.places.items()) if place and name[:1].isupper()), "")
 
 
 _ABSENT = object()
@@ -197,7 +220,8 @@ def _decide_arrays(
     floor = tolerance.Floor(row.dtype, _terms(reference_call) if side == "out" else 1).value
     allowed = tolerance.K_FREE if row.lane == "C" else tolerance.K
     q = row.metrics
-    row.ratio = q["rel_l2"] / max(q["rel_l2_reference"], floor)
+    row.floor = max(q["rel_l2_reference"], floor)
+    row.ratio = q["rel_l2"] / row.floor
     tail = max(
         q["tail"] / max(q["tail_reference"], floor * q["peak"]), q["p999"] / max(q["p999_reference"], floor * q["peak"])
     )

@@ -52,6 +52,49 @@ def _quantile(a: np.ndarray) -> float:
     return float(np.partition(a, k)[k])
 
 
+BINS = 64  # of a profile, along each axis
+
+
+def profile(ours: np.ndarray, reference: np.ndarray, oracle: np.ndarray) -> dict[str, Any]:
+    """Where the errors are: their root mean square in units of the oracle's, in at most ``BINS`` bins an axis.
+
+    axes: for each axis longer than 1, its number, its size, and the error of ours and of the reference by bin.
+    map: ours over the two longest of them (the earlier one down, the later one across), in whole decibels.
+    """
+    m, r, o = (np.asarray(a, dtype=np.float64) for a in (ours, reference, oracle))
+    hidden = np.abs(o) > 1e37  # a mask's lowest values; that they agree is decided elsewhere
+    with np.errstate(all="ignore"):
+        scale = np.mean(np.where(hidden, 0.0, o) ** 2) or 1.0
+        squares = [np.where(hidden, 0.0, a - o) ** 2 / scale for a in (m, r)]
+        long = [axis for axis, size in enumerate(o.shape) if size > 1]
+        axes = []
+        for axis in long:
+            sides = (np.sqrt(_binned(square, [axis])) for square in squares)
+            mine, theirs = ([_three_digits(value) for value in side] for side in sides)
+            axes.append({"axis": axis, "size": o.shape[axis], "ours": mine, "reference": theirs})
+        found: dict[str, Any] = {"axes": axes}
+        if len(long) > 1:
+            pair = sorted(sorted(long, key=lambda axis: -o.shape[axis])[:2])
+            decibels = 10 * np.log10(_binned(squares[0], pair))
+            rows = [[round(value) if np.isfinite(value) else None for value in row] for row in decibels.tolist()]
+            found["map"] = {"axes": pair, "ours": rows}
+    return found
+
+
+def _binned(square: np.ndarray, axes: list[int]) -> np.ndarray:
+    """Mean over all axes but ``axes``, and over the bins of these."""
+    mean = square.mean(axis=tuple(axis for axis in range(square.ndim) if axis not in axes))
+    for axis in range(mean.ndim):
+        edges = np.linspace(0, mean.shape[axis], min(BINS, mean.shape[axis]), endpoint=False).astype(int)
+        width = np.diff([*edges, mean.shape[axis]]).reshape([-1 if i == axis else 1 for i in range(mean.ndim)])
+        mean = np.add.reduceat(mean, edges, axis=axis) / width
+    return mean
+
+
+def _three_digits(value: float) -> float | None:
+    return float(f"{value:.3g}") if np.isfinite(value) else None
+
+
 def fault(array: np.ndarray) -> str | None:
     """NaN or Inf, if any."""
     if array.dtype.kind != "f" or np.isfinite(array).all():

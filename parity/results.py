@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
+from . import metrics, tolerance
 
 SCHEMA = "ltx2-parity/1"
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
@@ -36,11 +36,15 @@ class Row:
     metrics: dict[str, float] = field(default_factory=dict)
     ratio: float = 0.0
     needed_k: float = 0.0
+    floor: float = 0.0  # of the relative error: the larger of torch's own and what rounding explains
+    source: str = ""  # of a failure: where our source computes it, as file:line
+    profile: dict[str, Any] | None = None  # of a notable row: ``metrics.profile``
 
     def record(self) -> dict[str, Any]:
         """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
         row = {k: getattr(self, k) for k in _FIELDS} | {k: self.metrics.get(k) for k in metrics.NAMES}
-        return {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
+        row = {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
+        return row | ({"profile": self.profile} if self.profile else {})
 
     @property
     def place(self) -> str:
@@ -48,7 +52,8 @@ class Row:
         return f"{self.stage} {self.config} {self.case} {self.lane} {self.name}{call}"
 
 
-_FIELDS = tuple(f.name for f in fields(Row) if f.name != "metrics")
+_FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profile"))
+PROFILES = 12  # failures of one cell that say where their error is
 
 
 def _round(value: float) -> float | None:
@@ -117,9 +122,7 @@ class PipelineRow:
     def record(self) -> dict[str, Any]:
         """The row for JSON; details as lists of name, error, limit and verdict."""
         row = {k: _round(v) if isinstance(v, float) else v for k, v in vars(self).items() if k != "details"}
-        details = [
-            [i.name, *(v if v is None else _round(v) for v in (i.error, i.limit)), i.verdict] for i in self.details
-        ]
+        details = [[i.name, i.error and _round(i.error), i.limit and _round(i.limit), i.verdict] for i in self.details]
         return row | {"details": details}
 
     @property
@@ -134,12 +137,29 @@ class Results:
     carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
     unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
     pipelines: list[PipelineRow] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_gb: float = 0.0
+    _worst: dict[str, Row] = field(default_factory=dict)
+    _profiled: int = 0
 
     def count(self, verdict: str) -> int:
         return sum(row.verdict == verdict for row in (*self.rows, *self.pipelines))
+
+    def notable(self, row: Row) -> bool:
+        """Whether a new row is to say where its error is: the first failures, and the worst pass of each lane so far
+        (which then takes over from the one before)."""
+        if row.verdict != "pass":
+            self._profiled += 1
+            return self._profiled <= PROFILES
+        before = self._worst.get(row.lane)
+        if not row.metrics or (before and before.needed_k >= row.needed_k):
+            return False
+        if before:
+            before.profile = None
+        self._worst[row.lane] = row
+        return True
 
     def failures(self) -> list[Row | PipelineRow]:
         """What is not a pass, in the order in which it was computed, pipelines last."""
@@ -181,7 +201,9 @@ class Results:
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
         head = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
+        head |= {"allowed": allowed, "stages": self.stages}
         taps, pipelines = (
             ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
             for rows in (self.rows, self.pipelines)

@@ -45,7 +45,7 @@ from .replay import (
     use_device,
 )
 from .results import Results
-from .stages import pipelines, stages
+from .stages import PHASES, pipelines, stages
 from .tapping import Session, flatten
 from .trace import Tensor, Trace
 
@@ -180,6 +180,7 @@ def run(
     tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
     results = in_processes(_run_cell, tasks, device, progress, known)
     parts = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
+    results.stages = manifest(parts)
     results.unseen = unseen(results, parts) if "A" in lanes and checkpoint is None else []
     return results
 
@@ -195,6 +196,27 @@ def _run_cell(task: tuple[str, str, str, Path | None, str, Cells | None]) -> Par
     if cells:
         cells.save(name, config, part)
     return part
+
+
+def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
+    """Every stage there is, in data order, for the report: which of its configs ran, and what it declares not to
+    compare or to be no fault."""
+    ran = {stage.name: [config for other, config in chosen if other.name == stage.name] for stage, _ in chosen}
+    phases = {name: phase for phase, names in PHASES.items() for name in names}
+    return [
+        {
+            "stage": stage.name,
+            "phase": phases.get(stage.name, ""),
+            "configs": list(stage.configs),
+            "ran": ran.get(stage.name, []),
+            "reference_only": stage.reference_only,
+            "constant": stage.constant,
+            "idle": {config: list(names) for config, names in stage.idle.items()},
+            "defined": list(stage.defined),
+            "injected": [tap.name for tap in stage.functions if tap.injected],
+        }
+        for stage in stages().values()
+    ]
 
 
 def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | None = None) -> list[tuple[Stage, str]]:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,7 @@ class Side(ABC):
             if step.method:
                 function = getattr(function, step.method)
             own = self.materialise(step.on_reference if self.key == "reference" else step.on_ours, stage, lane, model)
+            session.trace.places[step.name] = source_of(function)
             function = functools.partial(function, **own)
             session.call(step.name, function, _KWARGS, (), self.materialise(step.kwargs, stage, lane, model))
 
@@ -168,8 +169,10 @@ def flatten(value: Any, name: str, fw: Side, into: dict[str, Any]) -> dict[str, 
         into[name] = dtype
     elif callable(value):
         into[name] = getattr(value, "__name__", type(value).__name__)
-    else:
+    elif value is None or isinstance(value, (str, int, float, complex, np.generic, PurePath)):
         into[name] = value
+    else:  # an object without arrays or fields
+        into[name] = type(value).__name__
     return into
 
 
@@ -347,6 +350,7 @@ def _tap_module(session: Session, name: str, module: Any) -> Iterator[None]:
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         return session.call(name, lambda *a, **k: original(self, *a, **k), signature, args, kwargs)
 
+    session.trace.places[name] = source_of(original)
     module.__class__ = type(cls.__name__, (cls,), {method: run})
     try:
         yield
@@ -364,12 +368,25 @@ def resolve(place: str) -> tuple[Any, str]:
     return owner, name
 
 
+def source_of(function: Callable) -> str:
+    """Where the product's source defines a function or class, as ``ltx2_mlx/file.py:line``; "" for anybody else's."""
+    function = inspect.unwrap(function)
+    if isinstance(function, type):
+        function = function.__init__
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    parts = Path(code.co_filename).parts if code else ()
+    if "ltx2_mlx" not in parts:
+        return ""
+    start = len(parts) - 1 - parts[::-1].index("ltx2_mlx")
+    return f"{'/'.join(parts[start:])}:{code.co_firstlineno}"
+
+
 @contextlib.contextmanager
 def _tap_function(session: Session, tap: FunctionTap, place: str) -> Iterator[None]:
     owner, name = resolve(place)
     original = getattr(owner, name)
     method = isinstance(owner, type) and next(iter(_signature(original, False).parameters), "") == "self"
-    signature = _signature(original, method)
+    signature, where = _signature(original, method), source_of(original)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         bound, this = original, None
@@ -378,6 +395,7 @@ def _tap_function(session: Session, tap: FunctionTap, place: str) -> Iterator[No
             bound = functools.partial(original, this)
         last = tap.channels_last and session.fw.key == "ours"
         name = session.name_of(tap.name, this)
+        session.trace.places[name] = where
         return session.call(name, bound, signature, tuple(args), kwargs, tap.wide, tap.injected, last)
 
     run.__name__ = getattr(original, "__name__", name)

@@ -2,6 +2,7 @@
 
 from .audio import AUDIO
 from .causes import CAUSES, NOT_APPLICABLE
+from .denoising import DENOISING
 from .loading import LOADING
 from .lora import LORA
 from .planting import Mutation, planted
@@ -10,6 +11,6 @@ from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*LOADING, *TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *LORA)
+MUTATIONS = (*LOADING, *TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA)
 
 __all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]

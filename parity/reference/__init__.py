@@ -1,5 +1,22 @@
 """The torch side: the only place of the package that imports torch, ltx-core and ltx-pipelines."""
 
 from .components import BUILDERS, Tokenizer, Torch, loaded_weights
+from .loops import (
+    euler_denoising_loop,
+    gradient_estimating_euler_denoising_loop,
+    noised,
+    res2s_audio_video_denoising_loop,
+    res2s_step,
+)
 
-__all__ = ["BUILDERS", "Tokenizer", "Torch", "loaded_weights"]
+__all__ = [
+    "BUILDERS",
+    "Tokenizer",
+    "Torch",
+    "euler_denoising_loop",
+    "gradient_estimating_euler_denoising_loop",
+    "loaded_weights",
+    "noised",
+    "res2s_audio_video_denoising_loop",
+    "res2s_step",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ def _step(name: str, config: str, loras: dict[str, float], dtype: DType, quantiz
 # bfloat16 files into both dtypes, and float32 files. With these a sum of products has more digits than float32 unless
 # the strength is a short binary fraction: then no BLAS's order of adding enters.
 LORAS = {
+    "none": {},
     "full": {"bfloat16": 1.0},
     "weaker": {"bfloat16": 0.7},
     "negative": {"bfloat16": -0.3},
@@ -31,8 +33,9 @@ LORAS = {
 }
 
 
-def _case(config: str, names: tuple[str, ...], *dtypes: DType) -> Case:
-    return Case(steps=tuple(_step(n, config, LORAS[n], dtype) for dtype in dtypes for n in names), half=False)
+def _case(config: str, names: tuple[str, ...], *dtypes: DType, quantization: str | None = None) -> Case:
+    steps = (_step(n, config, LORAS[n], dtype, quantization) for dtype in dtypes for n in names)
+    return Case(steps=tuple(steps), half=False)
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
@@ -41,6 +44,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         "bfloat16": _case("tiny-2.3", one, DType.BFLOAT16),
         "float32": _case("tiny-2.3", one, DType.FLOAT32),
         "several": _case("tiny-2.3", ("two", "three"), DType.BFLOAT16, DType.FLOAT32),
+        "fp8-cast": _case("tiny-2.3", ("none", "weaker", "two", "wide"), DType.BFLOAT16, quantization="fp8-cast"),
         "tiny-2.0": _case("tiny-2.0", ("two", "wide"), DType.BFLOAT16, DType.FLOAT32),
     }
 
@@ -48,15 +52,22 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 LORA = Stage(name="lora", component=None, cases=cases, classes=CLASSES, configs=("any",))
 
 
-def _masks(config: dict[str, Any]) -> dict[str, Case]:
+def _masks(half: bool) -> Callable[[dict[str, Any]], dict[str, Case]]:
     """The one case that meets every tap and every parameter."""
-    return {"masks": replace(transformer.cases(config)["masks"], half=False)}
+    return lambda config: {"masks": replace(transformer.cases(config)["masks"], half=half)}
 
 
 TRANSFORMER_LORA = replace(
     transformer.TRANSFORMER,
     name="transformer_lora",
-    cases=_masks,
+    cases=_masks(half=False),
     configs=("tiny-2.3",),
     loras=(("{config}-lora-f32", 0.7), ("{config}-distilled-lora-f32", -0.3)),
+)
+TRANSFORMER_FP8 = replace(
+    transformer.TRANSFORMER,
+    name="transformer_fp8",
+    cases=_masks(half=True),
+    configs=("tiny-2.3",),
+    quantization="fp8-cast",
 )

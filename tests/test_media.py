@@ -1,0 +1,426 @@
+"""Media files: read as the reference reads them, written as it writes them, whole or not at all.
+
+Pictures are position-dependent and asymmetric, left and right are different sounds, and the reference's own functions
+are the measure wherever it has one.
+"""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import parity.reference  # noqa: F401  it knows how to import what follows
+from ltx2_mlx import media
+from ltx2_mlx.errors import InputError, MediaError
+from ltx2_mlx.types import Audio
+
+# isort: split
+from ltx_core.types import Audio as TorchAudio
+from ltx_pipelines.utils import media_io as reference
+
+CPU = torch.device("cpu")
+
+
+def clip(frames: int, height: int = 48, width: int = 80) -> np.ndarray:
+    """``(F, H, W, 3)`` uint8: red runs down, green to the right, and a blue bar moves 3 pixels a frame."""
+    f, y, x = np.ogrid[:frames, :height, :width]
+    red, green = np.broadcast_arrays(40 + 180 * y / height + 0 * f, 20 + 200 * x / width)
+    blue = np.where((x + 0 * y) // 3 == (f + 2) % (width // 3), 230, 30)
+    return np.stack([red, green, blue], axis=-1).astype(np.uint8)
+
+
+def sound(samples: int, rate: int = 24000) -> Audio:
+    """Two chirps of unequal pitch and loudness."""
+    t = np.arange(samples) / rate
+    left, right = 0.6 * np.sin(2 * np.pi * (300 + 200 * t) * t), 0.3 * np.sin(2 * np.pi * (900 - 100 * t) * t + 1)
+    return Audio(mx.array(np.stack([left, right]).astype(np.float32)), rate)
+
+
+def waveform(audio: Audio | TorchAudio) -> np.ndarray:
+    return np.asarray(audio.waveform)
+
+
+def save_image(path: Path, height: int, width: int, mode: str = "RGB", **options: object) -> Path:
+    rng = np.random.default_rng(height)
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([y * 255 // height, x * 255 // width, (x * y) % 251, (x + y) % 256], axis=-1)
+    pixels = (pixels + rng.integers(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).convert("RGB" if mode not in ("RGBA", "LA") else "RGBA").convert(mode).save(path, **options)
+    return path
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((37, 53), (64, 96)),
+        ((53, 37), (64, 96)),
+        ((481, 851), (256, 384)),
+        ((300, 4001), (31, 77)),
+        ((2, 3), (33, 17)),
+        ((1, 1), (5, 9)),
+        ((33, 65), (33, 65)),
+        ((33, 65), (31, 65)),
+        ((7, 1999), (11, 4001)),
+    ],
+)
+def test_resizing_is_torchs(source: tuple[int, int], target: tuple[int, int]) -> None:
+    frames = np.random.default_rng(source[0]).uniform(0, 255, (2, *source, 3)).astype(np.float32)
+    for pixels in (frames, frames[0]):
+        expected = reference.resize_and_center_crop(torch.from_numpy(pixels), *target).numpy()
+        resized = media.resize_and_center_crop(pixels, *target)
+        assert resized.shape == expected.shape and resized.dtype == np.float32
+        np.testing.assert_allclose(resized, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (90, 41)])
+def test_the_longer_side_is_set(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    exact = media.resize_aspect_ratio_preserving(pixels.astype(np.float32), 64)
+    expected = reference.resize_aspect_ratio_preserving(torch.from_numpy(pixels).float(), 64).numpy()
+    np.testing.assert_allclose(exact, expected, rtol=1e-6, atol=1e-6)
+    theirs = reference.resize_aspect_ratio_preserving(torch.from_numpy(pixels), 64).numpy()
+    step = media.resize_aspect_ratio_preserving(pixels, 64).astype(int) - theirs
+    assert abs(step).max() <= 1 and abs(step).mean() < 0.3
+    frames = media.resize_aspect_ratio_preserving(np.stack([pixels, pixels[::-1]]), 64)
+    assert frames.shape == (2, *expected.shape)
+    np.testing.assert_array_equal(frames[0], media.resize_aspect_ratio_preserving(pixels, 64))
+
+
+@pytest.mark.parametrize("crf", [0, 33, 12])
+@pytest.mark.parametrize(
+    ("name", "size", "mode", "options"),
+    [
+        ("a.png", (97, 151), "RGB", {}),
+        ("b.png", (64, 96), "RGBA", {}),
+        ("c.jpg", (120, 81), "RGB", {"exif": {0x0112: 6}}),  # to be turned by 90°, which the reference does not do
+    ],
+)
+def test_image_conditioning_is_the_references(
+    tmp_path: Path, crf: int, name: str, size: tuple[int, int], mode: str, options: dict
+) -> None:
+    if tags := options.get("exif"):
+        exif = Image.Exif()
+        exif.update(tags)
+        options = {"exif": exif}
+    path = save_image(tmp_path / name, *size, mode, **options)
+    expected = reference.load_image_conditioning(str(path), 64, 96, torch.float32, CPU, crf).numpy()
+    loaded = media.load_image_conditioning(path, 64, 96, crf)
+    assert loaded.shape == (1, 3, 1, 64, 96) and loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-6)
+
+
+def test_compression_changes_a_picture_and_crf_0_does_not(tmp_path: Path) -> None:
+    image = media.decode_image(save_image(tmp_path / "a.png", 65, 97))
+    assert media.preprocess(image, 0) is image
+    compressed = media.preprocess(image)
+    assert compressed.shape == (64, 96, 3)
+    error = abs(compressed.astype(int) - image[:64, :96]).mean()
+    assert 1 < error < 40
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "1"])
+def test_other_pictures_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = save_image(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), 20, 31, mode)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = np.array(image.convert("RGB"))
+    np.testing.assert_array_equal(media.decode_image(path), expected)
+
+
+def test_pictures_that_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match=r"mode I;16, expected 8 bits"):
+        media.decode_image(tmp_path / "deep.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(MediaError, match=r"text\.png: not a picture"):
+        media.decode_image(tmp_path / "text.png")
+    whole = save_image(tmp_path / "whole.png", 90, 90).read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MediaError, match=r"half.png: .*truncated"):
+        media.decode_image(tmp_path / "half.png")
+    with pytest.raises(MediaError, match=r"no.png: No such file"):
+        media.decode_image(tmp_path / "no.png")
+    with pytest.raises(InputError, match="2 × 2 and more"):
+        media.preprocess(np.zeros((1, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="CRF 60"):
+        media.preprocess(np.zeros((8, 8, 3), np.uint8), 60)
+    with pytest.raises(InputError, match=r"got \(8, 8\)"):
+        media.resize_and_center_crop(np.zeros((8, 8)), 4, 4)
+    with pytest.raises(InputError, match="cannot be resized"):
+        media.resize_aspect_ratio_preserving(np.zeros((1, 800, 3)), 4)
+
+
+# --- writing and reading back -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "rate", "samples"),
+    [
+        (1, 24, None, None),
+        (1, 23.976, 24000, 1001),
+        (9, 23.976, 48000, 18018),
+        (17, 24.0, 24000, 16560),
+        (7, 29.97, 44100, 9999),
+        (2, 12.34, None, None),
+        (25, 25, 16000, 16000),
+        (4, Fraction(1, 3), 48000, 1),
+    ],
+)
+def test_what_is_written_is_what_was_given(
+    tmp_path: Path, frames: int, fps: float, rate: int | None, samples: int | None
+) -> None:
+    video, audio = clip(frames), sound(samples, rate) if rate else None
+    path = tmp_path / "new" / "clip.mp4"
+    media.encode_video(iter([video[:3], video[3:]] if frames > 3 else [video]), fps, audio, path)
+    assert [file.name for file in path.parent.iterdir()] == ["clip.mp4"]
+    info = media.probe(path)
+    assert info == media.MediaInfo(80, 48, frames, media.frame_rate(fps), rate, 2 if rate else None, samples)
+    decoded = np.concatenate(list(media.decode_video_from_file(path)))
+    difference = abs(decoded[:, None].astype(int) - video).mean(axis=(2, 3, 4))  # each decoded by each given
+    assert np.diag(difference).max() < 9
+    assert (difference.argmin(axis=1) == np.arange(frames)).all()
+    if audio is None:
+        assert media.decode_audio_from_file(path) is None
+    elif samples > 5000:
+        heard = media.decode_audio_from_file(path)
+        assert heard.sampling_rate == rate
+        given, heard = waveform(audio), waveform(heard)[0, :, :samples]
+        correlation = np.corrcoef(given, heard)[:2, 2:]
+        assert np.diag(correlation).min() > 0.95 and abs(correlation[[0, 1], [1, 0]]).max() < 0.1
+        by_lag = [np.corrcoef(given[0, 2:-2], heard[0, 2 + lag : samples - 2 + lag])[0, 1] for lag in range(-2, 3)]
+        assert np.argmax(by_lag) == 2  # not a sample early or late
+
+
+def test_streams_are_the_references(tmp_path: Path) -> None:
+    video, audio = clip(19), sound(18000)
+    expected = TorchAudio(torch.from_numpy(waveform(audio) * 1.9), audio.sampling_rate)  # some of it is clipped
+    reference.encode_video(torch.from_numpy(video), 24, expected, str(tmp_path / "theirs.mp4"), 1)
+    louder = Audio(audio.waveform * 1.9, audio.sampling_rate)
+    media.encode_video([mx.array(video[:8]), mx.array(video[8:])], 24, louder, tmp_path / "ours.mp4")
+    ours, theirs = (
+        np.concatenate(list(media.decode_video_from_file(tmp_path / name))) for name in ("ours.mp4", "theirs.mp4")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (waveform(media.decode_audio_from_file(tmp_path / name)) for name in ("ours.mp4", "theirs.mp4"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("media") / "movie.mp4"
+    media.encode_video([clip(13, 50, 70)], 23.976, sound(13013), path)
+    return path
+
+
+@pytest.mark.parametrize("cap", [1, 6, 13, 40])
+def test_video_is_read_as_the_reference_reads_it(movie: Path, cap: int) -> None:
+    expected = [frame.numpy() for frame in reference.decode_video_from_file(str(movie), cap, CPU)]
+    frames = list(media.decode_video_from_file(movie, cap))
+    assert len(frames) == min(cap, 13)
+    np.testing.assert_array_equal(frames, expected)
+    expected = reference.load_video_conditioning(str(movie), 64, 32, cap, torch.float32, CPU).numpy()
+    loaded = media.load_video_conditioning(movie, 64, 32, cap)
+    assert loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-6)
+
+
+def test_metadata_is_the_references(movie: Path, tmp_path: Path) -> None:
+    metadata = media.get_videostream_metadata(movie)
+    assert metadata == reference.get_videostream_metadata(str(movie)) == (24000 / 1001, 13, 70, 50)
+    uncounted = tmp_path / "uncounted.mkv"  # Matroska states no frame count
+    with media.av.open(str(uncounted), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        for pixels in clip(13):
+            container.mux(stream.encode(media.av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert media.get_videostream_metadata(uncounted).num_frames == 13
+    assert reference.get_videostream_metadata(str(uncounted)) == media.get_videostream_metadata(uncounted)
+
+
+@pytest.mark.parametrize(
+    ("start", "duration"), [(0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.2), (0.3, 9.0), (0.5, 0.01), (8.0, None)]
+)
+@pytest.mark.parametrize("kind", ["mp4", "wav"])
+def test_sound_is_read_as_the_reference_reads_it(
+    movie: Path, tmp_path: Path, kind: str, start: float, duration: float | None
+) -> None:
+    path = movie
+    if kind == "wav":
+        path = tmp_path / "sound.wav"
+        media.save_wav(path, sound(13013))
+    expected = reference.decode_audio_from_file(str(path), CPU, start, duration)
+    audio = media.decode_audio_from_file(path, start, duration)
+    if start == 8.0:
+        assert audio is None and expected is None
+        return
+    assert audio.sampling_rate == expected.sampling_rate == 24000
+    np.testing.assert_array_equal(waveform(audio), waveform(expected))
+    if duration is not None:
+        assert audio.waveform.shape[2] == min(round(duration * 24000), audio.waveform.shape[2])
+
+
+@pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
+def test_every_sample_format_is_read(tmp_path: Path, codec: str) -> None:
+    path, audio = tmp_path / "sound.wav", sound(3000)
+    with media.av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24000, layout="stereo")
+        frame = media.av.AudioFrame.from_ndarray(waveform(audio), format="fltp", layout="stereo")
+        frame.sample_rate = 24000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    heard = media.decode_audio_from_file(path)
+    assert heard.waveform.dtype == mx.float32
+    np.testing.assert_allclose(waveform(heard)[0], waveform(audio), rtol=0, atol=2**-7 if codec == "pcm_u8" else 2**-15)
+    if codec != "pcm_u8":  # which the reference reads with an offset of 1
+        expected = reference.decode_audio_from_file(str(path), CPU)
+        np.testing.assert_array_equal(waveform(heard), waveform(expected))
+
+
+def test_wav_files_hold_the_references_sixteen_bits(tmp_path: Path) -> None:
+    values = np.float32([[0, 0.5, -0.5, 1, -1, 1.7, -3, 1e-5], [0.25, -1e-5, 4e-5, -4e-5, 0.9999, -0.9999, 0, 0.1]])
+    media.save_wav(tmp_path / "a.wav", Audio(mx.array(values[None]), 48000))
+    with wave.open(str(tmp_path / "a.wav")) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (2, 2, 48000)
+        written = np.frombuffer(file.readframes(99), "<i2").reshape(-1, 2).T
+    expected = (torch.from_numpy(values).clip(-1, 1) * 32767.0).to(torch.int16).numpy()
+    np.testing.assert_array_equal(written, expected)
+    media.save_wav(tmp_path / "mono.wav", Audio(mx.array(values[:1]).astype(mx.bfloat16), 48000))
+    assert media.probe(tmp_path / "mono.wav") == media.MediaInfo(sample_rate=48000, channels=2, samples=8)
+    left, right = waveform(media.decode_audio_from_file(tmp_path / "mono.wav"))[0]
+    np.testing.assert_array_equal(left, right)
+
+
+def test_png_frames_are_exact(tmp_path: Path) -> None:
+    video, folder = clip(7), tmp_path / "new" / "frames"
+    assert media.save_png_frames(folder, [clip(12)]) == 12
+    assert media.save_png_frames(folder, [video[:3], mx.array(video[3:])]) == 7
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == [f"frame_{i:05d}.png" for i in range(7)]
+    np.testing.assert_array_equal([media.decode_image(file) for file in files], video)
+
+
+def test_progress_counts_chunks(tmp_path: Path) -> None:
+    reports: list[tuple] = []
+    video = clip(5)
+    media.encode_video([video[:2], video[2:]], 24, None, tmp_path / "a.mp4", 2, lambda *report: reports.append(report))
+    assert reports == [("encoding video", 1, 2), ("encoding video", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (24, "24"),
+        (1.0, "1"),
+        (23.976, "24000/1001"),
+        (23.976023976, "24000/1001"),
+        (29.97, "30000/1001"),
+        (59.94, "60000/1001"),
+        (Fraction(30000, 1001), "30000/1001"),
+        (23.98, "1199/50"),
+        (12.5, "25/2"),
+        (1 / 3, "1/3"),
+    ],
+)
+def test_frame_rates(fps: float, rate: str) -> None:
+    assert media.frame_rate(fps) == Fraction(rate)
+
+
+# --- nothing half done ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("existing", [True, False])
+def test_an_exception_leaves_no_half_file(tmp_path: Path, error: type[BaseException], existing: bool) -> None:
+    def failing() -> Iterator[np.ndarray]:
+        yield clip(40)
+        assert len(list(tmp_path.glob(".clip.*.mp4"))) == 1
+        raise error("stop")
+
+    path = tmp_path / "clip.mp4"
+    if existing:
+        path.write_text("the one before")
+    with pytest.raises(error, match="stop"):
+        media.encode_video(failing(), 24, sound(24000), path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == (["the one before"] if existing else [])
+
+
+def test_a_lost_sample_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = media._write_audio
+    monkeypatch.setattr(media, "_write_audio", lambda file, pcm: write(file, pcm._replace(samples=pcm.samples[:-1])))
+    with pytest.raises(MediaError, match=r"samples=2400\), and holds .*samples=2399\)"):
+        media.encode_video([clip(3)], 24, sound(2400), tmp_path / "clip.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_frame_or_another_rate_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = media._write_mp4
+
+    def lose_a_frame(path: Path, chunks: Iterator[np.ndarray], *rest: object) -> int:
+        return write(path, (chunk[:-1] for chunk in chunks), *rest) + 1
+
+    def truncate_the_rate(path: Path, chunks: Iterator, height: int, width: int, rate: Fraction, pcm: None) -> int:
+        return write(path, chunks, height, width, Fraction(int(rate)), pcm)
+
+    for fault, message in ((lose_a_frame, "frames=3,.*frames=2,"), (truncate_the_rate, r"1001\),.*Fraction\(23, 1\)")):
+        monkeypatch.setattr(media, "_write_mp4", fault)
+        with pytest.raises(MediaError, match=message):
+            media.encode_video([clip(3)], 23.976, None, tmp_path / "clip.mp4")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"video": []}, "the video has no frames"),
+        ({"video": [np.zeros((0, 48, 80, 3), np.uint8)]}, r"a chunk of uint8 \(0, 48, 80, 3\)"),
+        ({"video": [np.zeros((2, 48, 80, 3), np.float32)]}, "a chunk of float32"),
+        ({"video": clip(2)}, r"expected uint8 \(F, H, W, 3\)"),
+        ({"video": [clip(2), clip(2, 64)]}, "all must have one height and width"),
+        ({"video": [clip(2, 47)]}, "80 × 47 pixels; yuv420p takes even sides"),
+        ({"fps": 0}, "0 frames per second"),
+        ({"fps": float("nan")}, "nan frames per second"),
+        ({"output_path": "clip.mkv"}, "ends in .mp4"),
+        ({"audio": Audio(mx.zeros((6, 100)), 24000)}, r"sound of shape \(6, 100\)"),
+        ({"audio": Audio(mx.zeros((2, 2, 100)), 24000)}, r"sound of shape \(2, 2, 100\)"),
+        ({"audio": Audio(mx.zeros((2, 0)), 24000)}, r"sound of shape \(2, 0\)"),
+        ({"audio": Audio(mx.array([[0, float("nan")]]), 24000)}, "NaN"),
+        ({"audio": sound(99, 192000)}, "192000 Hz; AAC takes 7350, 8000, "),
+    ],
+)
+def test_refusals_leave_nothing(tmp_path: Path, change: dict, message: str) -> None:
+    arguments = {"video": [clip(2)], "fps": 24, "audio": None, "output_path": "clip.mp4"} | change
+    arguments["output_path"] = tmp_path / arguments["output_path"]
+    with pytest.raises(InputError, match=message):
+        media.encode_video(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no movie")
+    media.save_wav(tmp_path / "a.wav", sound(100))
+    for read in (media.probe, media.get_videostream_metadata, media.decode_audio_from_file):
+        with pytest.raises(MediaError, match=r"text\.mp4: cannot be read: Invalid data"):
+            read(tmp_path / "text.mp4")
+        with pytest.raises(MediaError, match=r"no\.mp4: cannot be read: No such file"):
+            read(tmp_path / "no.mp4")
+    with pytest.raises(MediaError, match="holds no video"):
+        media.load_video_conditioning(tmp_path / "a.wav", 32, 32, 1)
+    with pytest.raises(InputError, match="frame_cap 0"):
+        media.load_video_conditioning(tmp_path / "a.wav", 32, 32, 0)
+    with pytest.raises(MediaError, match=r"text\.mp4/clip\.mp4: its folder cannot be made"):
+        media.encode_video([clip(1)], 24, None, tmp_path / "text.mp4" / "clip.mp4")
+    for window in ((-1.0, None), (0.0, 0.0)):
+        with pytest.raises(InputError, match="expected a start"):
+            media.decode_audio_from_file(tmp_path / "a.wav", *window)
