@@ -21,7 +21,7 @@ from .config import TransformerConfig, VideoVAEConfig
 from .errors import InputError, LTX2Error
 from .generate import DTYPES, tiling
 from .hub import GEMMA_PATTERNS, resolve
-from .lora import LoraPathStrength, check, lora_metadata, read_lora
+from .lora import LoraPathStrength, lora_metadata, read_lora, report_on
 from .media import decode_image, probe
 from .pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
 from .pipelines.retake import source_shape
@@ -172,7 +172,7 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
     if checkpoint is None:
         return
     keys = checkpoint.components().get("transformer", {})
-    report = check(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
+    report = report_on(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
     found = f"{report.matched} of {report.pairs} pairs fit, strength {report.strength:g}"
     result.files.append(("LoRA", str(lora.path), found))
 
