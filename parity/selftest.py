@@ -141,7 +141,7 @@ class Bench:
         values = judge.tensors(first, *traces)
         return {
             "detected": True,
-            "localised": first.name.startswith(mutation.tap),
+            "localised": _within(first.name, mutation.tap),
             "first_tap": first.name,
             "why": first.why,
             "signs": tuple(sorted(signatures.signs(first, rows, *values, traces[0]))),
@@ -158,6 +158,11 @@ class Bench:
         except ValueError as error:
             return {"why": str(error)}
         return {"why": "it loads"}
+
+
+def _within(name: str, tap: str) -> bool:
+    """Whether a row is the tap, one of its inputs or outputs, or of a tap inside it."""
+    return name == tap or name.startswith((f"{tap}.", f"{tap}<"))
 
 
 def _refused(message: str, mutation: Mutation) -> dict[str, Any]:
