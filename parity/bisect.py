@@ -209,12 +209,13 @@ def _known(row: Row, trace: Trace) -> bool:
 
 
 def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], where: dict[str, str]) -> tuple[str, Row] | None:
-    """Of a free run: the first tap such that, with all taps up to it grafted, the rest passes; and the first failure.
+    """Of a free run: the last tap that something is wrong at or before, so that the rest passes once all up to it are
+    grafted; and the first failure.
 
     None where everything passes.
     """
     stage, pair = recorded.pair.stage, recorded.pair
-    modules = module_taps(stage, recorded.trace)
+    modules, lane = module_taps(stage, recorded.trace), "C" if pair.dtype == "float32" else "B"
     handed = {tap for tap in modules if any(fnmatchcase(tap, p) for p in stage.defined)}
     order = list(dict.fromkeys(tap for side, tap, _ in recorded.trace.events if side == "out" and tap in modules))
 
@@ -226,7 +227,7 @@ def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], where: dic
             runner.torch, pair, pair.oracle, recorded, "float64", Session(runner.torch, recorded.trace, only=only)
         )
         rest = modules - known - handed
-        rows = judge(Results(), where | {"lane": "C"}, stage, recorded.trace, oracle, trace, rest)
+        rows = judge(Results(), where | {"lane": lane}, stage, recorded.trace, oracle, trace, rest)
         return [row for row in rows if row.verdict != "pass"]
 
     failed = failing(0)
