@@ -82,7 +82,7 @@ def test_the_place_of_a_fault_is_named(name: str, bench: Bench) -> None:
     finding, _ = bench.find(mutation, STEPS.get(name, SMALL))
     print(describe(finding))
     assert any(s.covers(mutation.file, line) for s in finding.statements for line in _lines(mutation))
-    assert len(finding.statements) <= 16
+    assert len(finding.statements) <= 12
     if FOUND[name]:
         assert FOUND[name] in [(o.name, o.use) for o in finding.operands[:3]]
 
