@@ -54,7 +54,7 @@ class Finding:
     failed: int
     operands: tuple[Operand, ...] = ()
     constants: tuple[str, ...] = ()
-    owner: Statement | None = None  # the class of the module that the scope is: its constructor may be to blame
+    owner: Statement | None = None  # the class that the scope is a call or a method of: its constructor may be to blame
     statements: tuple[Statement, ...] = ()
 
     @property
@@ -166,7 +166,8 @@ def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[
         for side, modules in ((runner.torch, recorded.pair.reference), (runner.mlx, ours))
     )
     held = constants(theirs, own) if theirs is not None and own is not None else []
-    owner = None if own is None else _source(type(own))
+    cls = _class_of_step(runner, recorded, scope) if own is None else type(own)
+    owner = _source(cls) if isinstance(cls, type) else None
     return replace(base, scope=scope, operands=operands, constants=tuple(held), owner=owner, statements=statements)
 
 
@@ -195,6 +196,12 @@ def _module(side: Side, modules: dict[str, Any], stage: Stage, tap: str) -> Any:
     """The module of a tap, or that a method's tap is of; None for a free function's."""
     found = module_at(side, modules, stage, tap)
     return module_at(side, modules, stage, tap.rpartition(".")[0]) if found is None else found
+
+
+def _class_of_step(runner: Runner, recorded: Recorded, scope: At) -> Any:
+    """What a step's method is called on; None where the scope is no step."""
+    step = next((step for step in recorded.case.steps if step.name == scope[0]), None)
+    return step and runner.mlx.cls(recorded.pair.stage, getattr(step.target, "cls", step.target))
 
 
 def _source(cls: type) -> Statement:
