@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -82,11 +83,12 @@ def _run(args: argparse.Namespace) -> int:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    cells = args.json.parent / "cells"
+    cells = args.json.with_suffix(".cells")
     results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume)
     pictures = plots.by_depth(results, args.json.parent)
     results.seconds = time.monotonic() - start
     results.write(args.json)
+    shutil.rmtree(cells)
     text = args.json.parent / "summary.md"
     text.write_text(summary.markdown(json.loads(args.json.read_text())))
     terminal.show(results, [args.json, text, *pictures])
