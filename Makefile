@@ -2,6 +2,7 @@
 #   make parity    ours beside the reference, every tensor judged, a report in reports/latest/
 #   make test      all tests
 #   make parity-replay    ours against a committed trace of the reference: needs no torch
+#   make selftest  known faults planted one at a time: is each one noticed, and where?
 #   make bench     the video VAE's time and memory beside torch's
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +24,7 @@ TRACED := patchifiers sampling gemma:*:right transformer:tiny-2.0-interleaved:la
 	video_decoder:tiny-2.0-timestep:pixels vocoder:tiny-2.3-audio-group
 REPLAY := .venv-replay
 
-.PHONY: parity parity-replay test bench lint fixtures trace readme clean
+.PHONY: parity parity-replay test selftest bench lint fixtures trace readme clean
 
 parity: $(VENV)/ready
 	$(RUN) -m parity run $(ARGS)
@@ -33,6 +34,9 @@ parity-replay: $(REPLAY)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest $(ARGS)
+
+selftest: $(VENV)/ready
+	$(RUN) -m parity selftest $(ARGS)
 
 bench: $(VENV)/ready
 	$(RUN) -m pytest -n 0 -s benchmarks $(ARGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import LTX2Error
 from .guiders import MultiModalGuiderParams
-from .hub import resolve_checkpoint
+from .hub import resolve
 from .lora import LoraPathStrength
 from .pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
@@ -39,14 +39,16 @@ def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
     first.add_argument("--checkpoint-path", "--distilled-checkpoint-path", dest="checkpoint_path")
     known, _ = first.parse_known_args([arg for arg in argv if arg not in ("-h", "--help")])
     recipe = RECIPES[known.pipeline]
-    parser = recipe_parser(command, known.pipeline, recipe.params or _detected(known.checkpoint_path))
+    parser = recipe_parser(
+        command, known.pipeline, recipe.params or _detected(known.checkpoint_path, command == "generate")
+    )
     return parser.parse_args(argv)
 
 
-def _detected(checkpoint: str | None) -> PipelineParams:
+def _detected(checkpoint: str | None, download: bool) -> PipelineParams:
     """The defaults for a checkpoint; where it cannot be read, the plan says so and the defaults do not matter."""
     try:
-        return detect_params(resolve_checkpoint(checkpoint)) if checkpoint else LTX_2_3_PARAMS
+        return detect_params(resolve(checkpoint, download=download)) if checkpoint else LTX_2_3_PARAMS
     except LTX2Error:
         return LTX_2_3_PARAMS
 

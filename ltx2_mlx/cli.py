@@ -49,7 +49,7 @@ def _generate(command: str, argv: list[str]) -> int:
     from .plan import plan, show
 
     args = parse(command, argv)
-    planned = plan(args)
+    planned = plan(args, download=command == "generate")
     if command == "plan" or planned.problems:
         print(show(planned), file=sys.stdout if command == "plan" else sys.stderr)
         return 2 if planned.problems else 0

@@ -92,10 +92,12 @@ def read_lora(lora: LoraPathStrength) -> Lora:
             raise WeightsError(f"{header.path}: {name}: {'/'.join(sorted(wrong))}, expected BF16, F16 or F32 for both")
     arrays = header.arrays()
     pairs = {name.removeprefix(PREFIX): (arrays[name + A], arrays[name + B]) for name in layers}
+    if len(pairs) != len(layers):
+        raise WeightsError(f"{header.path}: a layer stands there both with and without {PREFIX}")
     return Lora(header.path, float(lora.strength), pairs)
 
 
-def check(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
+def report_on(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
     """What a LoRA does to a network with these parameters (path → shape).
 
     Raises WeightsError when it does nothing, or when a pair's shape is not its layer's.
@@ -135,7 +137,8 @@ def _scaled(b: mx.array, strength: float) -> mx.array:
 def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) -> mx.array:
     """The parameter ``name`` with every LoRA added, in ``dtype``. Lazy: nothing is computed before it is used.
 
-    Of weights in float8 (see ``quantization``) the sum is formed in bfloat16, and is float8 again.
+    weight: of any floating dtype (the reference takes bfloat16 and float8 alone). Where ``dtype`` is float8 it is
+    float8, the sum is formed in bfloat16 and rounded, as the reference does on a CPU (on CUDA it rounds at random).
     """
     delta = prepare_deltas(loras, name, mx.bfloat16 if dtype == FP8 else dtype)
     if delta is None:

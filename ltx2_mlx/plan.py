@@ -9,7 +9,7 @@ import argparse
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, read_checkpoint, read_gemma
 from .config import TransformerConfig, VideoVAEConfig
 from .errors import InputError, LTX2Error
 from .generate import DTYPES, tiling
+from .hub import GEMMA_PATTERNS, resolve
 from .lora import LoraPathStrength, check, lora_metadata, read_lora
 from .media import decode_image, probe
 from .pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
@@ -49,19 +50,25 @@ class Stage:
 
 @dataclass
 class Plan:
-    """files: what is read, with its size. problems: each a line that says what is wrong and what to do."""
+    """files: what is read, with its size. problems: each a line that says what is wrong and what to do.
+
+    missing: what could not be found, and is not looked into any further.
+    """
 
     pipeline: str
     files: list[tuple[str, str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    missing: set[str | Path] = field(default_factory=set)
 
     @contextmanager
-    def checking(self) -> Iterator[None]:
-        """What goes wrong within becomes a problem, and planning goes on."""
+    def checking(self, file: str | Path | None = None) -> Iterator[None]:
+        """What goes wrong within becomes a problem, and planning goes on; ``file`` is then known to be missing."""
         try:
             yield
         except LTX2Error as error:
+            if file is not None:
+                self.missing.add(file)
             if str(error) not in self.problems:
                 self.problems.append(str(error))
 
@@ -70,9 +77,10 @@ class Plan:
         return max((stage.memory for stage in self.stages), default=0)
 
 
-def plan(args: argparse.Namespace) -> Plan:
-    """The plan of what the flags say."""
+def plan(args: argparse.Namespace, download: bool = False) -> Plan:
+    """The plan of the flags. Names on Hugging Face become paths in ``args``; download: fetch what is not here."""
     result = Plan(args.pipeline)
+    _locate(args, result, download)
     checkpoint = _files(args, result)
     shape = _shape(args, result)
     _values(args, result, shape, checkpoint)
@@ -86,26 +94,39 @@ def plan(args: argparse.Namespace) -> Plan:
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
+def _locate(args: argparse.Namespace, result: Plan, download: bool) -> None:
+    for name, patterns in (("checkpoint_path", None), ("spatial_upsampler_path", None), ("gemma_root", GEMMA_PATTERNS)):
+        if getattr(args, name, None) is not None:
+            with result.checking(getattr(args, name)):
+                setattr(args, name, str(resolve(getattr(args, name), patterns, download)))
+    for name in ("lora", "distilled_lora"):
+        for i, lora in enumerate(getattr(args, name, [])):
+            with result.checking(lora.path):
+                getattr(args, name)[i] = replace(lora, path=str(resolve(lora.path, download=download)))
+
+
 def _files(args: argparse.Namespace, result: Plan) -> Checkpoint | None:
     checkpoint = None
-    with result.checking():
-        checkpoint = read_checkpoint(args.checkpoint_path)
-        size = sum(info.nbytes for info in checkpoint.tensors.values())
-        result.files.append(
-            ("checkpoint", str(args.checkpoint_path), f"version {checkpoint.version}, {gigabytes(size)}")
-        )
+    if args.checkpoint_path not in result.missing:
+        with result.checking():
+            checkpoint = read_checkpoint(args.checkpoint_path)
+            size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
+            result.files.append(("checkpoint", str(args.checkpoint_path), f"version {checkpoint.version}, {size}"))
     for part in _parts(args) if checkpoint else ():
         with result.checking():
             build(part, checkpoint)
     if not args.placeholder:
         _text_files(args, result, checkpoint)
-    if upsampler := getattr(args, "spatial_upsampler_path", None):
+    upsampler = getattr(args, "spatial_upsampler_path", None)
+    if upsampler and upsampler not in result.missing:
         with result.checking():
             module, _ = build("upsampler", read_checkpoint(upsampler))
             if (scale := module.config.spatial_scale) != 2:
                 raise InputError(f"{upsampler} scales by {scale:g}; the second stage needs one that scales by 2")
             result.files.append(("upsampler", str(upsampler), _size(upsampler)))
     for lora in [*args.lora, *getattr(args, "distilled_lora", [])]:
+        if lora.path in result.missing:
+            continue
         with result.checking():
             _lora(lora, result, checkpoint)
     _media_files(args, result)
@@ -133,6 +154,8 @@ def _text_files(args: argparse.Namespace, result: Plan, checkpoint: Checkpoint |
             known = load_contexts(args.context, args.checkpoint_path)
             result.files.append(("contexts", str(args.context), f"{len(known)} prompts"))
     if all(prompt in known for prompt in prompts) and not args.enhance_prompt:
+        return
+    if args.gemma_root in result.missing:
         return
     if args.gemma_root is None:
         result.problems.append("--gemma-root is missing: the prompt's context is not in a --context file")
@@ -199,8 +222,7 @@ def _values(
         if args.quantization and args.cross_attn_scale != 1.0:
             raise InputError("--cross-attn-scale changes weights, which --quantization has rounded; use one of them")
     with result.checking():
-        if shape is not None:
-            check_images(getattr(args, "images", ()), shape.frames)
+        check_images(getattr(args, "images", ()), getattr(args, "num_frames", 0))
     with result.checking():
         if args.seed < 0 and args.pipeline != "retake" and args.noise == "numpy":
             raise InputError(f"--seed {args.seed} is below 0")

@@ -25,7 +25,7 @@ from .config import (
     read_vocoder_config,
 )
 from .errors import CheckpointError, InputError, WeightsError
-from .lora import Lora, LoraPathStrength, LoraReport, check, fuse, fuse_scaled, read_lora
+from .lora import Lora, LoraPathStrength, LoraReport, fuse, fuse_scaled, read_lora, report_on
 from .quantization import FP8, amend_forward_with_upcast, check_policy, from_fp8, is_downcast, to_fp8
 from .text.embeddings import EmbeddingsProcessor
 from .text.gemma3 import Gemma3TextModel
@@ -150,7 +150,7 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
 
 
 def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
-    """Paths of the scales that stand beside float8 weights: of the weight (used, see ``_decoded``), and of the layer's
+    """Paths of the scales that stand beside float8 weights: of the weight (used, see ``_read``), and of the layer's
     input (for kernels that multiply in float8; not used). Raises WeightsError for one that cannot be applied."""
     scales = set()
     for name, key in keys.items():
@@ -231,7 +231,7 @@ def load(
     checkpoint = read_gemma(path) if component == "gemma" else read_checkpoint(path)
     module, keys = build(component, checkpoint)
     infos = {name: checkpoint.tensors[key] for name, key in keys.items()}
-    reports = tuple(check(lora, {name: info.shape for name, info in infos.items()}) for lora in opened)
+    reports = tuple(report_on(lora, {name: info.shape for name, info in infos.items()}) for lora in opened)
     for report in reports:
         if report.unmatched:
             warnings.warn(str(report), stacklevel=2)
@@ -253,7 +253,7 @@ def load(
         tensors=len(infos),
         parameters=sum(prod(info.shape) for info in infos.values()),
         file_dtypes=tuple(sorted({info.dtype for info in infos.values()})),
-        dtype="as in the file" if dtype is None else str(dtype).removeprefix("mlx.core."),
+        dtype=str(dtype or "as in the file").removeprefix("mlx.core."),
         quantization=quantization,
         loras=reports,
     )

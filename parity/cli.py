@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import debug, explain, selftest, traces
+from . import bisecting, debug, differences, explain, selftest, traces
 from .results import EXIT_USAGE
 from .stages import pipelines, stages
 
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     traces.register(commands)
     explain.register(commands)
     selftest.register(commands)
+    bisecting.register(commands)
+    differences.register(commands)
     args = parser.parse_args(argv)
     try:
         return args.handler(args)

@@ -145,7 +145,7 @@ def digest_of(leaves: dict[str, Any]) -> str:
 
 def declaration(stage: Stage) -> dict[str, Any]:
     """What of a stage decides which taps there are and what flows into them."""
-    functions = [asdict(tap) | {"exact": None, "configs": None} for tap in stage.functions]
+    functions = [[tap.name, tap.at.reference, tap.wide, tap.injected] for tap in stage.functions]
     rest = {name: getattr(stage, name) for name in ("wrapper", "also", "probes", "defined")}
     return json.loads(json.dumps({"functions": functions, **rest}))
 
@@ -160,8 +160,12 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
         raise TraceError(f"{out}: the manifest's name must end in .json")
     if folder.exists() and not out.exists():
         raise TraceError(f"{folder}: in the way, and no trace's folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    out.unlink(missing_ok=True)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        out.unlink(missing_ok=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise TraceError(f"{folder}: cannot be written ({error.strerror})") from None
     cells, needed = [], {}
     for recording in recordings:
         cells.append(_write_cell(folder, recording, needed))

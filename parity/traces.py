@@ -12,7 +12,7 @@ from pathlib import Path
 from .cells import Part
 from .registry import Stage
 from .results import EXIT_USAGE, Results
-from .tracefile import open_trace, write
+from .tracefile import TraceError, open_trace, write
 
 REPORTS = Path("reports") / "latest"
 
@@ -95,6 +95,9 @@ def _check(args: argparse.Namespace) -> int:
     start = time.monotonic()
     results = check(args.trace, args.checkpoint, args.device)
     results.seconds = time.monotonic() - start
-    results.write(args.json)
+    try:
+        results.write(args.json)
+    except OSError as error:
+        raise TraceError(f"{args.json}: cannot be written ({error.strerror})") from None
     terminal.show(results, [args.json])
     return results.exit_code()

@@ -82,6 +82,9 @@ def test_a_strength_of_zero_changes_nothing(base: Path, checkpoints: Path) -> No
         "half a pair, without .*lora_A": lambda p: {B: p[B]},
         "are no .rank, in. and .out, rank.": lambda p: p | {A: p[A][:2]},
         "another model": lambda p: p | {A: p[A][:, 1:]},
+        "both with and without diffusion_model.": lambda p: (
+            p | {key.removeprefix("diffusion_model."): x for key, x in p.items()}
+        ),
         "expected BF16, F16 or F32": lambda p: p | {A: p[A].astype(mx.int32)},
         "BF16, F16 or F32 for both": lambda p: p | {A: p[A].astype(mx.bfloat16)},
         "none of 1 pairs": lambda p: {f"model.{key}": x for key, x in p.items()},

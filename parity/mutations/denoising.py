@@ -18,7 +18,7 @@ def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: 
 
 DENOISING = (
     _fault(
-        "N01",
+        "N11",
         "noise whatever the mask says",
         "noisers.py",
         "mask = latent_state.denoise_mask * noise_scale",
@@ -28,7 +28,7 @@ DENOISING = (
         "M01",
     ),
     _fault(
-        "N02",
+        "N12",
         "the mask added to by the scale's complement",
         "noisers.py",
         "latent * (1 - mask)",
@@ -67,7 +67,7 @@ DENOISING = (
         "R09",
     ),
     _fault(
-        "R11",
+        "R11k",
         "the first frame's exception for every keyframe",
         _CONDITIONING,
         "causal = latent_tools.causal_fix and self.frame_idx == 0",
@@ -87,7 +87,7 @@ DENOISING = (
         "R16",
     ),
     _fault(
-        "R14",
+        "R14k",
         "frame rate ignored",
         _CONDITIONING,
         "positions[:, 0] /= np.float32(tools.fps)",
@@ -97,7 +97,7 @@ DENOISING = (
         "R14",
     ),
     _fault(
-        "R17",
+        "R17k",
         "a smaller reference video not spread over the target",
         _CONDITIONING,
         "positions[:, 1:] *= np.float32(self.downscale_factor)",
@@ -192,7 +192,7 @@ DENOISING = (
         "wrong reduction",
     ),
     _fault(
-        "S21",
+        "S21k",
         "velocity of the step before dropped",
         _SAMPLERS,
         "total = gamma * (velocity - before) + before",

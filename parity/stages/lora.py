@@ -39,13 +39,14 @@ def _case(config: str, names: tuple[str, ...], *dtypes: DType, quantization: str
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    one = ("full", "weaker", "negative", "wide")
+    both = (DType.BFLOAT16, DType.FLOAT32)
     return {
-        "bfloat16": _case("tiny-2.3", one, DType.BFLOAT16),
-        "float32": _case("tiny-2.3", one, DType.FLOAT32),
-        "several": _case("tiny-2.3", ("two", "three"), DType.BFLOAT16, DType.FLOAT32),
-        "fp8-cast": _case("tiny-2.3", ("none", "weaker", "two", "wide"), DType.BFLOAT16, quantization="fp8-cast"),
-        "tiny-2.0": _case("tiny-2.0", ("two", "wide"), DType.BFLOAT16, DType.FLOAT32),
+        "bfloat16": _case("tiny-2.3", ("full", "weaker"), DType.BFLOAT16),
+        "float32": _case("tiny-2.3", ("full", "weaker"), DType.FLOAT32),
+        "other": _case("tiny-2.3", ("negative", "wide"), *both),
+        "several": _case("tiny-2.3", ("two", "three"), *both),
+        "fp8-cast": _case("tiny-2.3", ("none", "weaker", "two"), DType.BFLOAT16, quantization="fp8-cast"),
+        "tiny-2.0": _case("tiny-2.0", ("two", "wide"), *both),
     }
 
 

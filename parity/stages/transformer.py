@@ -76,7 +76,7 @@ CLASSES = {
 # ---- inputs -------------------------------------------------------------------------------------------------------
 
 
-def _grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> np.ndarray:
+def grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> np.ndarray:
     """``(3, T, 2)`` bounds of a latent's tokens in (seconds, pixels, pixels), from latent frame ``first`` on."""
     f, h, w = np.meshgrid(np.arange(first, first + frames), np.arange(height), np.arange(width), indexing="ij")
     start = np.stack([f, h, w]).reshape(3, -1).astype(np.float32)
@@ -85,7 +85,7 @@ def _grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> n
     return bounds
 
 
-def _seconds(frames: int, first: int = 0) -> np.ndarray:
+def seconds(frames: int, first: int = 0) -> np.ndarray:
     """``(1, T, 2)`` bounds of audio latent frames in seconds."""
     edges = np.maximum(np.arange(first, first + frames + 1, dtype=np.float32) * 4 - 3, 0) * np.float32(0.01)
     return np.stack([edges[:-1], edges[1:]], axis=-1)[None]
@@ -139,13 +139,13 @@ def _skip(*samples: dict[str, list[int] | None]) -> Obj:
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     """Cases for an audio-video or a video-only checkpoint."""
     av = config["transformer"].get("use_audio_video_cross_attention", False)
-    grid, seconds = _grid(3, 3, 5, fps=24.0), _seconds(18)
+    video_grid, audio_grid = grid(3, 3, 5, fps=24.0), seconds(18)
     pair = [0.909375, 0.725], [0.421875, 0.98125]  # sigma of video, of audio
 
-    def video(name: str, positions: np.ndarray = grid, sigma: list[float] = pair[0], **extra: Any) -> Obj:
+    def video(name: str, positions: np.ndarray = video_grid, sigma: list[float] = pair[0], **extra: Any) -> Obj:
         return _modality(config, False, name, sigma, positions, **extra)
 
-    def audio(name: str, positions: np.ndarray = seconds, sigma: list[float] = pair[1], **extra: Any) -> Obj | None:
+    def audio(name: str, positions: np.ndarray = audio_grid, sigma: list[float] = pair[1], **extra: Any) -> Obj | None:
         return _modality(config, True, name, sigma, positions, **extra) if av else None
 
     def case(v: Obj | None, a: Obj | None, perturbations: Obj | None = None, half: bool = False) -> Case:
@@ -158,8 +158,8 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     shared = {"timesteps": Data(np.float32(sigmas)[:, None, None], "none")}
     other = {"timesteps": Data(np.float32(sigmas[::-1])[:, None, None], "none")}
     result["schedule"] = case(
-        video("schedule", _grid(1, 2, 3, fps=24.0), sigmas, **shared),
-        audio("schedule", _seconds(5), sigmas[::-1], **other),
+        video("schedule", grid(1, 2, 3, fps=24.0), sigmas, **shared),
+        audio("schedule", seconds(5), sigmas[::-1], **other),
         half=True,
     )
 
@@ -179,7 +179,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     result["stg"] = case(video("stg"), audio("stg"), _skip(both, one))
 
     # Positions past 10 s and far from the corner, at another frame rate: angles grow to ±15,708.
-    result["late"] = case(video("late", _grid(3, 2, 3, fps=30.0, first=70)), audio("late", _seconds(11, first=470)))
+    result["late"] = case(video("late", grid(3, 2, 3, fps=30.0, first=70)), audio("late", seconds(11, first=470)))
 
     if av:
         # Modality guidance: each way cut for all samples in one block, for one sample in another, in every block.

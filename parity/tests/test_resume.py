@@ -21,20 +21,8 @@ GLOBS = ("[pt][ar]*", "*y")  # just these two cells
 
 
 def _command(out: Path, *more: str) -> list[str]:
-    arguments = [
-        "run",
-        "--stage",
-        GLOBS[0],
-        "--config",
-        GLOBS[1],
-        "--lane",
-        "A",
-        "--device",
-        default_device(),
-        "--json",
-        str(out),
-    ]
-    return [sys.executable, "-m", "parity", *arguments, *more]
+    cells = ["--stage", GLOBS[0], "--config", GLOBS[1], "--lane", "A", "--device", default_device()]
+    return [sys.executable, "-m", "parity", "run", *cells, "--json", str(out), *more]
 
 
 def _document(path: Path) -> dict[str, Any]:

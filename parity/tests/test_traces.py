@@ -184,6 +184,21 @@ def test_the_committed_trace_is_fresh(cell: str, checkpoints: Path) -> None:
             assert np.allclose(a[key], b[key], rtol=1e-4, atol=1e-4, equal_nan=True), key
 
 
+def test_what_cannot_be_recorded_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    for cells, out in (
+        (["nothing"], "a.json"),
+        (["sampling:huge"], "a.json"),
+        (["sampling", "--lane", "D"], "a.json"),
+        (["sampling"], "a.txt"),
+        (["sampling"], "mine.json"),
+        (["sampling"], "/proc/x/y.json"),
+    ):
+        assert main(["record", *cells, "--out", str(tmp_path / out)]) == EXIT_USAGE
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert (tmp_path / "mine").exists()
+
+
 def test_the_committed_trace_is_small() -> None:
     files = [COMMITTED, *(file for file in COMMITTED.with_suffix("").rglob("*") if file.is_file())]
     assert sum(file.stat().st_size for file in files) < 20e6

@@ -1,0 +1,123 @@
+"""What a view hands back, the same for all: tables, charts and one plain sentence; printed and drawn here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+OURS, REFERENCE = "#0072b2", "#777777"
+_OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00")
+_MOST_ROWS = 60  # of a table; the chart has the rest
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """One line a series over ``names``; a series whose name starts with "reference" is drawn beside ours in grey."""
+
+    title: str
+    ylabel: str
+    names: list[str]
+    series: dict[str, list[float]]
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images ``(H, W)`` or ``(H, W, 3)`` in a row, each on its own scale."""
+
+    title: str
+    images: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Finding:
+    sentence: str
+    tables: list[Table] = field(default_factory=list)
+    charts: list[Lines | Pictures] = field(default_factory=list)
+
+
+def number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def show(finding: Finding, console: Console | None = None) -> None:
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    for table in finding.tables:
+        rich = RichTable(box=None, title=escape(table.title), title_justify="left")
+        for i, column in enumerate(table.columns):
+            rich.add_column(escape(column), justify="right" if i else "left", overflow="fold")
+        for row in table.rows[:_MOST_ROWS]:
+            rich.add_row(*(escape(number(cell)) for cell in row))
+        console.print(rich)
+        if len(table.rows) > _MOST_ROWS:
+            console.print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
+        console.print()
+    console.print(f"finding   {escape(finding.sentence)}")
+
+
+def draw(finding: Finding, path: Path) -> Path | None:
+    """The charts, one below the other; None where there are none."""
+    if not finding.charts:
+        return None
+    n = len(finding.charts)
+    figure = plt.figure(figsize=(11, 3.4 * n + 0.6), layout="constrained")
+    parts = figure.subfigures(n, 1, squeeze=False)[:, 0]
+    for part, chart in zip(parts, finding.charts, strict=True):
+        (_draw_lines if isinstance(chart, Lines) else _draw_pictures)(part, chart)
+    figure.suptitle(finding.sentence, fontsize=8, wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _draw_lines(figure: Any, chart: Lines) -> None:
+    axes = figure.subplots()
+    others = iter(_OTHERS * len(chart.series))
+    for name, values in chart.series.items():
+        if name.startswith("reference"):  # below ours and wider, so that both show where they are equal
+            style = {"color": REFERENCE, "lw": 4, "alpha": 0.45, "zorder": 1}
+        else:
+            style = {"color": OURS if name.startswith("ours") else next(others), "marker": ".", "lw": 1}
+        if "prompt B" in name or "second" in name:
+            style["ls"] = "--"
+        axes.plot(values, label=name, **style)
+    step = max(1, len(chart.names) // 40)
+    ticks = range(0, len(chart.names), step)
+    axes.set_xticks(ticks, [chart.names[i].replace("$", r"\$") for i in ticks], rotation=35, ha="right", fontsize=7)
+    if chart.log:
+        axes.set_yscale("log")
+    axes.set_ylabel(chart.ylabel)
+    axes.set_title(chart.title, loc="left", fontsize=9)
+    axes.grid(True, axis="y", lw=0.3)
+    axes.legend(fontsize=7)
+
+
+def _draw_pictures(figure: Any, chart: Pictures) -> None:
+    axes = figure.subplots(1, len(chart.images), squeeze=False)[0]
+    for ax, (name, image) in zip(axes, chart.images.items(), strict=True):
+        ax.imshow(image, cmap="gray" if image.ndim == 2 else None, interpolation="nearest")
+        ax.set_title(name, fontsize=8)
+        ax.set_axis_off()
+    figure.suptitle(chart.title, fontsize=9, x=0.01, ha="left")

@@ -1,0 +1,157 @@
+"""Every tensor in memory against the file: its values, shape and dtype; which are constant, zero or identical; and what
+a LoRA changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import permutations
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ltx2_mlx.checkpoint import read_checkpoint
+from ltx2_mlx.errors import LTX2Error
+from ltx2_mlx.lora import PREFIX, A, B
+from ltx2_mlx.weights import build
+
+from .finding import Finding, Lines, Table
+from .measures import distance, std
+from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a hash of
+    its values, and whether they are the file's in some order of axes."""
+
+    part: str
+    name: str
+    size: int
+    std: float
+    std_in_file: float
+    constant: float | None
+    digest: tuple
+    right: bool
+
+    @property
+    def place(self) -> str:
+        return f"{self.part} {self.name}"
+
+
+def look(subject: Subject, args: argparse.Namespace) -> Finding:
+    parts = [p for p in subject.file.components() if p and "statistics" not in p and fnmatchcase(p, args.component)]
+    loaded: list[Loaded] = []
+    rows = []
+    for part in parts:
+        try:
+            module = subject.load("ours", part)
+        except LTX2Error as error:
+            return Finding(f"{part} does not load: {error}")
+        found = list(_compare(subject, part, module))
+        loaded += found
+        stds = [t.std for t in found]
+        wrong = sum(not t.right for t in found)
+        rows.append((part, len(found), sum(t.size for t in found), wrong, min(stds), max(stds)))
+    columns = ("part", "tensors", "parameters", "not the file's", "smallest std", "largest std")
+    tables = [Table(f"{subject.checkpoint}", columns, rows)]
+    constant = [t for t in loaded if t.size > 1 and t.constant is not None]
+    twins = _identical(loaded)
+    odd = [
+        ("constant", len(constant), constant[0].place if constant else None),
+        ("of them zero", sum(t.constant == 0 for t in constant), None),
+        ("identical to another", len(twins), twins[0] if twins else None),
+    ]
+    tables.append(Table("worth a look", ("", "tensors", "the first"), odd))
+    memory, file = ([max(value, 1e-12) for value in values] for values in ([t.std for t in loaded], [t.std_in_file for t in loaded]))
+    series = {"ours": memory, "reference: the file": file}
+    charts = [Lines("std of every tensor", "std", [t.place for t in loaded], series, True)]
+    said = _sentence(subject, loaded, constant, twins)
+    if args.lora:
+        table, lora = _lora(subject, args.lora)
+        tables.append(table)
+        said = lora if "every" in said else f"{said} {lora}"
+    return Finding(said, [t for t in tables if t.rows], charts)
+
+
+def _sentence(subject: Subject, loaded: list[Loaded], constant: list[Loaded], twins: list[str]) -> str:
+    if wrong := [t for t in loaded if not t.right]:
+        parts = ", ".join(f"{n} of {part}" for part, n in Counter(t.part for t in wrong).items())
+        zero = sum(t.constant == 0 for t in wrong)
+        return (
+            f"{len(wrong)} of {len(loaded)} tensors do not hold the file's values ({parts}; {zero} of them are zero): they were "
+            f"not loaded. The first is {wrong[0].place}."
+        )
+    odd = [f"{len(constant)} constant" if constant else "", f"{len(twins)} identical to another" if twins else ""]
+    said = " and ".join(o for o in odd if o) or "none is constant, none like another"
+    return f"All {len(loaded)} tensors hold the file's values, every one of them; {said}."
+
+
+def _compare(subject: Subject, part: str, module: object) -> Iterator[Loaded]:
+    _, keys = build(part, subject.file)
+    arrays = subject.file.arrays()
+    for name, value in tree_flatten(module.parameters()):
+        memory, file = subject.as_numpy(value), subject.as_numpy(arrays[keys[name]].astype(value.dtype))
+        constant = float(memory.flat[0]) if np.ptp(memory) == 0 else None
+        digest = (memory.shape, hash(memory.tobytes()))
+        yield Loaded(part, name, memory.size, std(memory), std(file), constant, digest, _right(file, memory))
+
+
+def _right(file: np.ndarray, memory: np.ndarray) -> bool:
+    """The same values, with the axes in some order: convolutions are channels-last in memory."""
+    orders = permutations(range(file.ndim))
+    fitting = (order for order in orders if tuple(file.shape[i] for i in order) == memory.shape)
+    return any(np.array_equal(file.transpose(order), memory) for order in fitting)
+
+
+def _identical(loaded: list[Loaded]) -> list[str]:
+    """Tensors that hold the same values as an earlier one (of more than one value, not constant). Encoders and decoders
+    share their statistics, and that is right."""
+    seen: dict[tuple, str] = {}
+    twins = []
+    for t in loaded:
+        if t.constant is not None or "per_channel_statistics" in t.name:
+            continue
+        other = seen.setdefault(t.digest, t.place)
+        if other != t.place:
+            twins.append(f"{t.place} is {other}")
+    return twins
+
+
+def _lora(subject: Subject, path: Path) -> tuple[Table, str]:
+    """A LoRA fused at strength 1, against W + B·A worked out here."""
+    tensors = read_checkpoint(path).arrays()
+    pairs = sorted({key.removesuffix(A).removesuffix(B) for key in tensors})
+    empty = Table("", (), [])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pairs that meet no layer: said below
+            module = subject.sides["ours"].load("transformer", subject.checkpoint, {}, subject.dtype, ((path, 1.0),))
+    except LTX2Error as error:
+        return empty, f"The LoRA does not fit, and would do nothing: {error}"
+    fused, plain = (dict(tree_flatten(m.parameters())) for m in (module, subject.load("ours", "transformer")))
+    rows = []
+    for pair in pairs:
+        name = f"{pair.removeprefix(PREFIX)}.weight"
+        if name in plain:
+            a, b = (subject.as_numpy(tensors[pair + end]) for end in (A, B))
+            before, after = subject.as_numpy(plain[name]), subject.as_numpy(fused[name])
+            rows.append((name, distance(before + b @ a, before), distance(after, before), distance(after, before + b @ a)))
+    mx.clear_cache()
+    table = Table(f"LoRA {path}", ("weight", "change meant", "change found", "off by"), rows)
+    changed = sum(found > 0 for _, _, found, _ in rows)
+    allowed = 1e-2  # both the product and the sum are rounded to the file's bfloat16
+    right = sum(off <= allowed for *_, off in rows)
+    said = f"{len(rows)} of {len(pairs)} pairs of the LoRA match a weight"
+    if not changed:
+        return table, f"{said}, and not one weight is changed: the LoRA does nothing on this load path."
+    if right < len(rows):
+        return table, f"{said}, {changed} weights are changed, but only {right} to W + B·A."
+    return table, f"{said}, and each of the {changed} weights is W + B·A, changed by {max(r[1] for r in rows):.1%} at most."

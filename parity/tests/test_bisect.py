@@ -1,0 +1,142 @@
+"""Bisecting names the place that a planted fault is in, and leaves a reproduction that sees it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parity.bisect import Finding, bisect, culprit, isolated_rows
+from parity.bisecting import describe
+from parity.cli import main
+from parity.focus import target_of
+from parity.mutations import MUTATIONS, Mutation, planted
+from parity.recording import Recorded
+from parity.repro import Repro, write_script
+from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
+from parity.runner import Runner
+from parity.stages import stages
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("transformer", "tiny-2.3-video-only", "schedule")
+STEPS = {"S21": ("sampling", "any", "euler"), "S22b": ("sampling", "any", "guiders")}
+BY_ID = {mutation.id: mutation for mutation in MUTATIONS}
+
+
+class Bench:
+    """Each case recorded once."""
+
+    def __init__(self) -> None:
+        self.runner = Runner()
+        self.recorded: dict[tuple[str, str, str], Recorded] = {}
+
+    def record(self, stage: str, config: str, case: str) -> Recorded:
+        key = (stage, config, case)
+        if key not in self.recorded:
+            pair = self.runner.load(stages()[stage], config, "float32")
+            self.recorded[key] = self.runner.record(pair, pair.stage.cases(pair.config)[case], repeat=False)
+        return self.recorded[key]
+
+    def find(self, mutation: Mutation | None, key: tuple[str, str, str]) -> tuple[Finding | None, Recorded]:
+        recorded = self.record(*key)
+        with planted(mutation):
+            ours = self.runner.ours(recorded.pair.paths, "float32")
+            rows = isolated_rows(self.runner, recorded, ours, key[1], key[2])
+            return bisect(self.runner, recorded, ours, rows), recorded
+
+
+@pytest.fixture(scope="module")
+def bench(checkpoints: Path) -> Bench:
+    return Bench()
+
+
+def _lines(mutation: Mutation) -> range:
+    """The lines of the planted source that differ from the product's."""
+    old = (ROOT / "ltx2_mlx" / mutation.file).read_text()
+    new = old.replace(mutation.old, mutation.new).splitlines()
+    first = next(i for i, (a, b) in enumerate(zip(old.splitlines(), new, strict=False), 1) if a != b)
+    return range(first, first + max(1, mutation.new.count("\n")))
+
+
+# Mutant → what is said of an operand, where the fault is in how one is used.
+FOUND = {
+    "R01": ("input_tensor", "used otherwise"),
+    "D04": None,
+    "D10": ("get_ada_values.0", "used otherwise"),
+    "D11": ("prompt_scale_shift_table", "not used"),
+    "D14": ("velocity", "used otherwise"),
+    "G01": ("to_gate_logits", "used otherwise"),
+    "G02": ("q", "used otherwise"),
+    "T16": ("proj", "used otherwise"),
+    "S21": ("kwargs.sigmas", "used otherwise"),
+    "S22b": ("kwargs.uncond_modality", "used otherwise"),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_place_of_a_fault_is_named(name: str, bench: Bench) -> None:
+    mutation = BY_ID[name]
+    finding, _ = bench.find(mutation, STEPS.get(name, SMALL))
+    print(describe(finding))
+    assert any(s.covers(mutation.file, line) for s in finding.statements for line in _lines(mutation))
+    assert len(finding.statements) <= 16
+    if FOUND[name]:
+        assert FOUND[name] in [(o.name, o.use) for o in finding.operands[:3]]
+
+
+def test_constants_and_parameters_that_differ_are_named(bench: Bench) -> None:
+    finding, _ = bench.find(BY_ID["N02"], SMALL)
+    assert "eps is 1e-05, the reference's is 1e-06" in finding.constants
+    assert finding.owner.text == "RMSNorm"
+    finding, _ = bench.find(BY_ID["D11b"], SMALL)
+    assert any("parameter scale_shift_table" in constant for constant in finding.constants)
+    assert bench.find(None, SMALL)[0] is None
+
+
+def test_a_free_run_is_traced_to_the_tap_after_which_the_rest_passes(bench: Bench) -> None:
+    recorded = bench.record(*SMALL)
+    where = {"stage": SMALL[0], "config": SMALL[1], "case": SMALL[2]}
+    with planted(BY_ID["T16"]):
+        ours = bench.runner.ours(recorded.pair.paths, "float32")
+        tap, row = culprit(bench.runner, recorded, ours, where)
+    assert row.name.startswith("transformer_blocks.0.ff.net.0")
+    assert tap.startswith("transformer_blocks.1")  # the same fault is in the last block
+    assert culprit(bench.runner, recorded, recorded.pair.ours, where) is None
+
+
+def _run(script: Path, *first: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([*first, str(ROOT)])
+    return subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+
+
+def test_the_reproduction_sees_the_fault_and_is_green_without_it(bench: Bench, tmp_path: Path) -> None:
+    mutation = BY_ID["G01"]
+    finding, recorded = bench.find(mutation, SMALL)
+    repro = Repro.of(recorded, finding.row, finding.scope, target_of(finding.row, recorded.trace))
+    script = write_script(repro, finding.row, describe(finding), tmp_path / "out")
+    with planted(mutation):
+        red = _run(script, sys.path[0])
+    assert red.returncode == 1, red.stdout + red.stderr
+    assert "ours now       diverged" in red.stdout and "0.0e+00 from what it gave" in red.stdout
+    (tmp_path / "torch.py").write_text("raise ImportError('not installed')\n")
+    green = _run(script, str(tmp_path))
+    assert green.returncode == 0, green.stdout + green.stderr
+    assert "ours now       pass" in green.stdout and "torch is not installed" in green.stdout
+
+
+def test_the_command(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bisect", "sampling", "any", "euler", "--out", str(tmp_path)]) == EXIT_OK
+    assert "nothing fails" in capsys.readouterr().out
+    with planted(BY_ID["S21"]):
+        assert main(["bisect", "sampling", "any", "euler", "A", "euler.3", "--out", str(tmp_path)]) == EXIT_DIVERGED
+    out = capsys.readouterr().out
+    assert out.startswith("sampling any euler A euler.3: diverged") and "diffusion_steps.py:27" in out
+    assert {file.suffix for file in tmp_path.iterdir()} == {".py", ".npz"}
+    for words in (["x", "any"], ["sampling", "x"], ["sampling", "any", "x"], ["sampling", "any", "euler", "B"]):
+        assert main(["bisect", *words]) == EXIT_USAGE
+        assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,89 @@
+"""Two runs tap by tap: what counts as a regression, and the baseline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from parity.cli import main
+from parity.differences import compare, read_run
+from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Coverage, Results, Row
+
+
+def run(path: Path, **ratios: float | str | None) -> Path:
+    """A results.json with a row for each tap of ``toy any A``: a ratio, a verdict, or nothing; ``x_in`` is ``x<in``."""
+    rows = []
+    for name, value in ratios.items():
+        row = Row(name.replace("_", "<"), "toy", "any", "base", "A", 0, len(rows), "float32")
+        row.verdict, row.needed_k = (value, 99.0) if isinstance(value, str) else ("pass", value)
+        rows += [] if value is None else [row]
+    Results(rows, [Coverage("toy", "any", 1, 1, 1, 1, 1, 1)], environment={"machine": "here"}).write(path)
+    return path
+
+
+BEFORE = {"a": 1.0, "b": 0.1, "c": 1.5, "a_in": 0.4}
+KINDS = {
+    "nothing": ({}, None),
+    "worse": ({"a": 2.4}, "a"),
+    "worse_input": ({"c_in": 1.2}, "c<in"),
+    "failed": ({"b": "diverged"}, "b"),
+    "invalid": ({"c": "invalid"}, "c"),
+    "gone": ({"b": None}, "b"),
+    "failed_new": ({"d": "missing"}, "d"),
+}
+
+
+@pytest.mark.parametrize(("change", "place"), KINDS.values(), ids=list(KINDS))
+def test_a_regression_is_named_and_exits_1(
+    change: dict, place: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = run(tmp_path / "a.json", **BEFORE), run(tmp_path / "b.json", **(BEFORE | change))
+    assert main(["diff", str(a), str(b)]) == (EXIT_DIVERGED if place else EXIT_OK)
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert f"Regression at toy any A {place} (" in last if place else "No regression: 4 as before." in last
+
+
+def test_what_is_no_regression(tmp_path: Path) -> None:
+    a = read_run(run(tmp_path / "a.json", **BEFORE, e="diverged"))
+    b = read_run(run(tmp_path / "b.json", a=1.9, b=0.9, c=0.2, d=1.4, e=0.5, b_in=0.7))
+    found = compare(a, b)
+    assert found.regressions == []
+    assert [key[3] for key in found.better] == ["c"]
+    assert [key[3] for key in found.mended] == ["e"]
+    assert [key[3] for key in found.new] == ["d"]
+    assert [key[3] for key in compare(a, b, floor=0.3).worse] == ["b", "b<in"]
+
+
+def test_cells_that_were_not_run_again_are_counted_and_not_gone(tmp_path: Path) -> None:
+    a = read_run(run(tmp_path / "a.json", **BEFORE))
+    other = {(*key[:1], "other", *key[2:]): tap for key, tap in a.items()}
+    found = compare(a | other, a)
+    assert (found.regressions, found.skipped) == ([], [("toy", "other", "A")])
+    assert compare(a, a | other).regressions == []
+
+
+def test_the_baseline_is_what_was_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good, bad = run(tmp_path / "good.json", **BEFORE), run(tmp_path / "bad.json", **(BEFORE | {"a": 4.0}))
+    assert main(["diff", str(good)]) == EXIT_USAGE
+    assert "parity accept" in capsys.readouterr().err
+    assert main(["accept", str(good)]) == EXIT_OK
+    assert json.loads(Path("reports/baseline.json").read_text())["environment"] == {"machine": "here"}
+    assert main(["diff", str(good)]) == EXIT_OK
+    assert main(["diff", str(bad)]) == EXIT_DIVERGED
+    assert main(["diff", "reports/baseline.json", str(bad)]) == EXIT_DIVERGED
+    failing = run(tmp_path / "failing.json", a="diverged")
+    assert main(["accept", str(failing)]) == EXIT_USAGE
+    assert main(["diff", str(good)]) == EXIT_OK, "the baseline is as it was"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": "x", "taps": []}', "[1]"])
+def test_what_is_no_run_is_refused_by_name(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    assert main(["diff", str(path), str(path)]) == EXIT_USAGE
+    assert f"{path}: neither a results.json" in capsys.readouterr().err
