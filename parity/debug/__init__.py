@@ -48,7 +48,9 @@ VIEWS = {
     ),
     "mask": View("what the attention masks hide, and what becomes of a row that sees nothing"),
     "adaln": View("which rows of the modulation tables are shift and which are scale; the timesteps' multipliers"),
-    "denoise": View("latents, step by step: how soon they are settled, and what the prompt does", flags=(_SIGMAS, _PROMPTS)),
+    "denoise": View(
+        "latents, step by step: how soon they are settled, and what the prompt does", flags=(_SIGMAS, _PROMPTS)
+    ),
     "step": View("one step in full: every number between the latent and the next one", flags=(_SIGMA, _PROMPTS)),
     "blocks": View("std, share of the text and likeness of two prompts, block by block", flags=(_SIGMA, _PROMPTS)),
     "vae": View("dark, washed out, blocky, always the same: what the video decoder does to a latent"),

@@ -57,8 +57,13 @@ def _stages(trace: Trace) -> list[str]:
     """What the networks are made of, in order: the outermost modules."""
     order = [tap for kind, tap, index in trace.events if kind == "out" and not index]
     tops = ("conv_in", "mid", "up", "conv_out", "conv_pre", "ups", "act_post", "conv_post")
-    return [tap for tap in order if tap.removeprefix("vocoder.").removeprefix("bwe_generator.").split(".")[0] in tops
-            and tap.count(".") <= (2 if tap.startswith(("vocoder.", "bwe_")) else 1) and isinstance(_leaf(trace, tap), Tensor)]
+    return [
+        tap
+        for tap in order
+        if tap.removeprefix("vocoder.").removeprefix("bwe_generator.").split(".")[0] in tops
+        and tap.count(".") <= (2 if tap.startswith(("vocoder.", "bwe_")) else 1)
+        and isinstance(_leaf(trace, tap), Tensor)
+    ]
 
 
 def _leaf(trace: Trace, tap: str) -> Tensor | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ltx2_mlx.errors import LTX2Error
 
-from ..registry import Data, Obj
+from ..registry import Obj
 from .finding import Finding, Lines, Table
 from .subject import Subject
 
@@ -34,7 +34,14 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     for key, clock in clocks.items():
         inner = np.diff(clock.audio[1:], axis=1) if len(clock.audio) > 1 else np.array([np.nan])
         rows += [
-            (key, "picture", len(clock.video), float(clock.video[-1, 1]), float(clock.video[0, 1]), float(np.diff(clock.video[-1])[0])),
+            (
+                key,
+                "picture",
+                len(clock.video),
+                float(clock.video[-1, 1]),
+                float(clock.video[0, 1]),
+                float(np.diff(clock.video[-1])[0]),
+            ),
             (key, "sound", len(clock.audio), float(clock.audio[-1, 1]), float(clock.audio[0, 1]), float(inner.mean())),
         ]
     muxed, said = _muxed(args.frames, args.fps)
@@ -45,7 +52,14 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     series = {f"{key}, picture": list(map(float, c.video[:, 0])) for key, c in clocks.items()}
     charts = [Lines("where the video's latent frames start", "s", [str(i) for i in range(n)], series)]
     names = [str(i) for i in range(len(clocks["ours"].audio))]
-    charts.append(Lines("how long the audio's last", "s", names, {k: list(map(float, np.diff(c.audio)[:, 0])) for k, c in clocks.items()}))
+    charts.append(
+        Lines(
+            "how long the audio's last",
+            "s",
+            names,
+            {k: list(map(float, np.diff(c.audio)[:, 0])) for k, c in clocks.items()},
+        )
+    )
     return Finding(_clock_says(clocks["ours"], duration, args.fps) or said or _fine(clocks, duration), tables, charts)
 
 
@@ -85,7 +99,9 @@ def _clock(subject: Subject, key: str, frames: int, fps: float) -> Clock:
     video = subject.at(key, "VideoLatentShape.from_pixel_shape")(pixels)
     audio = subject.at(key, "AudioLatentShape.from_video_pixel_shape")(pixels)
     tools = (
-        subject.at(key, "VideoLatentTools")(subject.make(key, Obj("VideoLatentPatchifier", {"patch_size": 1})), video, fps),
+        subject.at(key, "VideoLatentTools")(
+            subject.make(key, Obj("VideoLatentPatchifier", {"patch_size": 1})), video, fps
+        ),
         subject.at(key, "AudioLatentTools")(subject.make(key, Obj("AudioPatchifier", {"patch_size": 1})), audio),
     )
     dtype = subject.sides[key].dtype("float32")
@@ -98,10 +114,10 @@ def _clock(subject: Subject, key: str, frames: int, fps: float) -> Clock:
 
 def _muxed(frames: int, fps: float) -> tuple[Table | None, str | None]:
     """A small clip with sound, written and read back: each stream must keep its length."""
+    import mlx.core as mx
+
     from ltx2_mlx import media
     from ltx2_mlx.types import Audio
-
-    import mlx.core as mx
 
     duration = frames / fps
     samples = round(duration * _RATE)
@@ -116,5 +132,8 @@ def _muxed(frames: int, fps: float) -> tuple[Table | None, str | None]:
             return None, f"Writing a clip with sound fails: {error}"
         except TypeError as error:
             return None, f"Writing a clip fails with TypeError: {error}"
-    return Table("written and read back", ("", "given", "in the file"), [
-        ("frames", frames, info.frames), ("samples", samples, info.samples)]), None
+    return Table(
+        "written and read back",
+        ("", "given", "in the file"),
+        [("frames", frames, info.frames), ("samples", samples, info.samples)],
+    ), None

@@ -70,7 +70,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         ("identical to another", len(twins), twins[0] if twins else None),
     ]
     tables.append(Table("worth a look", ("", "tensors", "the first"), odd))
-    memory, file = ([max(value, 1e-12) for value in values] for values in ([t.std for t in loaded], [t.std_in_file for t in loaded]))
+    memory, file = (
+        [max(value, 1e-12) for value in values] for values in ([t.std for t in loaded], [t.std_in_file for t in loaded])
+    )
     series = {"ours": memory, "reference: the file": file}
     charts = [Lines("std of every tensor", "std", [t.place for t in loaded], series, True)]
     said = _sentence(subject, loaded, constant, twins)
@@ -143,7 +145,9 @@ def _lora(subject: Subject, path: Path) -> tuple[Table, str]:
         if name in plain:
             a, b = (subject.as_numpy(tensors[pair + end]) for end in (A, B))
             before, after = subject.as_numpy(plain[name]), subject.as_numpy(fused[name])
-            rows.append((name, distance(before + b @ a, before), distance(after, before), distance(after, before + b @ a)))
+            rows.append(
+                (name, distance(before + b @ a, before), distance(after, before), distance(after, before + b @ a))
+            )
     mx.clear_cache()
     table = Table(f"LoRA {path}", ("weight", "change meant", "change found", "off by"), rows)
     changed = sum(found > 0 for _, _, found, _ in rows)
@@ -154,4 +158,7 @@ def _lora(subject: Subject, path: Path) -> tuple[Table, str]:
         return table, f"{said}, and not one weight is changed: the LoRA does nothing on this load path."
     if right < len(rows):
         return table, f"{said}, {changed} weights are changed, but only {right} to W + B·A."
-    return table, f"{said}, and each of the {changed} weights is W + B·A, changed by {max(r[1] for r in rows):.1%} at most."
+    return (
+        table,
+        f"{said}, and each of the {changed} weights is W + B·A, changed by {max(r[1] for r in rows):.1%} at most.",
+    )
