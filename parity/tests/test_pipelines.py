@@ -47,7 +47,7 @@ def test_a_fault_is_named_by_the_first_tensor_that_it_moves(bench: PipelineBench
     assert found.localised, f"{mutation.fault}: first seen at {found.first_tap!r}: {found.why}"
 
 
-# ---- the rules, on made-up recordings ---------------------------------------------------------------------------------
+# ---- the rules, on made-up recordings -----------------------------------------------------------------------------
 
 GENERATOR = np.random.default_rng(5)
 
