@@ -21,12 +21,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from . import explain, judge, signatures
+from . import endtoend, explain, judge, signatures
 from .inputs import seeded
 from .mutations import MUTATIONS, NOT_APPLICABLE, Mutation, planted
-from .results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results, Row
+from .results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, PipelineRow, Results, Row
 from .runner import Pair, Recorded, Runner, default_device, ensure_fixtures
-from .stages import stages
+from .stages import pipelines, stages
 
 REPORT = Path("reports") / "latest" / "selftest.json"
 DETECTED, LOCALISED = 0.98, 0.95  # of the mutants that are not equivalent
@@ -165,6 +165,39 @@ def _within(name: str, tap: str) -> bool:
     return name == tap or name.startswith((f"{tap}.", f"{tap}<"))
 
 
+class PipelineBench:
+    """One pipeline with one config: the reference's run, beside which every copy of the product runs whole."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.name, self.config, self.dtype = cell
+        self.run = endtoend.Run(pipelines()[self.name], self.config, self.dtype)
+        self._clean: list[PipelineRow] = []
+
+    def plant(self, mutation: Mutation, seed: int = 0) -> Finding:
+        start = time.monotonic()
+        with planted(mutation):
+            row = self.run.judged()
+        return _finding(
+            mutation,
+            first_tap=row.first,
+            why=row.why,
+            detected=row.verdict != "pass",
+            localised=_within(row.first, mutation.tap),
+            seconds=round(time.monotonic() - start, 2),
+        )
+
+    def rows(self, case: str, mutation: None, seed: int = 0) -> tuple[list[PipelineRow], tuple[()]]:
+        """Of a clean copy: there is one set of inputs, whatever the seed."""
+        if not self._clean:
+            with planted(None):
+                self._clean.append(self.run.judged())
+        return self._clean, ()
+
+
+def bench(cell: Cell) -> Bench | PipelineBench:
+    return (PipelineBench if cell[0] in pipelines() else Bench)(cell)
+
+
 def _refused(message: str, mutation: Mutation) -> dict[str, Any]:
     problem = message.partition("does not fit its config: ")[2] or message
     return {
@@ -224,12 +257,12 @@ def perform(task: Task) -> tuple[list[Finding], list[str], int]:
     import mlx.core as mx
 
     mx.set_default_device(getattr(mx, task.device))
-    bench = Bench(task.cell)
-    findings = [bench.plant(mutation, task.seed) for mutation in task.mutants]
+    planting = bench(task.cell)
+    findings = [planting.plant(mutation, task.seed) for mutation in task.mutants]
     alarms, tensors = [], 0
     if any(not m.loads for m in task.mutants):
         for seed in task.clean:
-            rows, _ = bench.rows(task.case, None, seed)
+            rows, _ = planting.rows(task.case, None, seed)
             tensors += len(rows)
             alarms += [f"seed {seed}: {row.place}: {row.why}" for row in rows if row.verdict != "pass"]
     return findings, alarms, tensors
