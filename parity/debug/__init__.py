@@ -43,12 +43,17 @@ VIEWS = {
         flags=(
             _flag("texts", nargs=2, metavar="PROMPT"),
             _flag("--padding", choices=("left", "right"), default="left", help="right is not how it was trained"),
+            _flag(
+                "--tokens", type=int, default=1024, metavar="N", help="padded to N, a multiple of 128 (default: 1024)"
+            ),
             _flag("--early-layers-only", action="store_true", help="the input embeddings for every hidden state"),
         ),
     ),
     "mask": View("what the attention masks hide, and what becomes of a row that sees nothing"),
     "adaln": View("which rows of the modulation tables are shift and which are scale; the timesteps' multipliers"),
-    "denoise": View("latents, step by step: how soon they are settled, and what the prompt does", flags=(_SIGMAS, _PROMPTS)),
+    "denoise": View(
+        "latents, step by step: how soon they are settled, and what the prompt does", flags=(_SIGMAS, _PROMPTS)
+    ),
     "step": View("one step in full: every number between the latent and the next one", flags=(_SIGMA, _PROMPTS)),
     "blocks": View("std, share of the text and likeness of two prompts, block by block", flags=(_SIGMA, _PROMPTS)),
     "vae": View("dark, washed out, blocky, always the same: what the video decoder does to a latent"),

@@ -47,7 +47,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     found, multipliers = {}, []
     for key in subject.sides:
         traces = _traces(subject, key)
-        found[key] = [(p, _nearest(shift, p.rows), _nearest(scale, p.rows)) for p, scale, shift in _fitted(subject, traces)]
+        found[key] = [
+            (p, _nearest(shift, p.rows), _nearest(scale, p.rows)) for p, scale, shift in _fitted(subject, traces)
+        ]
         if "transformer" in traces:
             multipliers += [(key, *row) for row in _multipliers(subject, traces["transformer"])]
     rows = []
@@ -56,7 +58,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         read = [_named(row, place) for _, *pair in sides for row in pair]
         rows.append((place.name, *read, float(place.rows[place.scale].mean()), std(place.rows[place.scale])))
     columns = ("place", *(f"{what} {key}" for key in found for what in ("shift", "scale")), "mean of scale", "its std")
-    tables = [Table("the row that is added, and the row that multiplies (a trained scale has a mean near 0)", columns, rows)]
+    tables = [
+        Table("the row that is added, and the row that multiplies (a trained scale has a mean near 0)", columns, rows)
+    ]
     if multipliers:
         tables.append(Table("timesteps", ("side", "embedding", "given", "expected: σ · multiplier"), multipliers))
     mine = [row for row in multipliers if row[0] == "ours"]
@@ -125,7 +129,9 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 def _chart(place: Place, scale: np.ndarray, shift: np.ndarray) -> Lines:
     series = {"ours: fitted scale": scale, "reference: the scale's row": place.rows[place.scale], "fitted shift": shift}
     n = min(len(scale), 64)
-    return Lines(place.name, "value", [str(i) for i in range(n)], {k: list(map(float, v[:n])) for k, v in series.items()})
+    return Lines(
+        place.name, "value", [str(i) for i in range(n)], {k: list(map(float, v[:n])) for k, v in series.items()}
+    )
 
 
 # ---- where modulation happens -------------------------------------------------------------------------------------
@@ -168,7 +174,10 @@ def _decoder_places(subject: Subject, trace: Trace) -> Iterator[Place]:
         table = _parameter(subject, f"{at}.scale_shift_table", "vae.decoder.")
         rows = table + _only(trace.calls[embedder, 0])[0].reshape(table.shape)
         for k in (0, 1):
-            x, norm = trace.calls[f"{at}.non_linearity", k].inputs["x"].values, _only(trace.calls[f"{at}.norm{k + 1}", 0])
+            x, norm = (
+                trace.calls[f"{at}.non_linearity", k].inputs["x"].values,
+                _only(trace.calls[f"{at}.norm{k + 1}", 0]),
+            )
             yield Place(f"{at}.norm{k + 1}", 2 * k, 2 * k + 1, rows, np.moveaxis(x, 1, -1), [np.moveaxis(norm, 1, -1)])
 
 

@@ -57,8 +57,13 @@ def _stages(trace: Trace) -> list[str]:
     """What the networks are made of, in order: the outermost modules."""
     order = [tap for kind, tap, index in trace.events if kind == "out" and not index]
     tops = ("conv_in", "mid", "up", "conv_out", "conv_pre", "ups", "act_post", "conv_post")
-    return [tap for tap in order if tap.removeprefix("vocoder.").removeprefix("bwe_generator.").split(".")[0] in tops
-            and tap.count(".") <= (2 if tap.startswith(("vocoder.", "bwe_")) else 1) and isinstance(_leaf(trace, tap), Tensor)]
+    return [
+        tap
+        for tap in order
+        if tap.removeprefix("vocoder.").removeprefix("bwe_generator.").split(".")[0] in tops
+        and tap.count(".") <= (2 if tap.startswith(("vocoder.", "bwe_")) else 1)
+        and isinstance(_leaf(trace, tap), Tensor)
+    ]
 
 
 def _leaf(trace: Trace, tap: str) -> Tensor | None:
@@ -82,7 +87,7 @@ def _sentence(subject: Subject, traces: dict[str, dict[str, Trace]], wave: np.nd
     vocoder = traces["ours"]["vocoder"]
     narrow = next((tap for tap in _stages(vocoder) if _leaf(vocoder, tap).dtype != "float32"), None)
     if narrow:
-        return f"The vocoder computes in {_leaf(vocoder, narrow).dtype} from {narrow} on, which is audible; it is to compute in float32."
+        return f"The vocoder computes in {_leaf(vocoder, narrow).dtype} from {narrow} on, which is audible: float32 is needed."
     if not np.isfinite(wave).all():
         return "The waveform is not finite; look for the first NaN with: debug nan."
     if subject.compared and subject.dtype == "float32":  # the reference's vocoder has the model's dtype, ours never

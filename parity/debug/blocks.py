@@ -39,7 +39,8 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     blocks = {}
     for key in subject.sides:
         a, b = (
-            subject.trace(key, "transformer", transformer_case(subject.config, args.sigma, contexts[name])) for name in "AB"
+            subject.trace(key, "transformer", transformer_case(subject.config, args.sigma, contexts[name]))
+            for name in "AB"
         )
         blocks[key] = _blocks(a, b)
     n = len(blocks["ours"])
@@ -50,11 +51,15 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     rows = []
     for i in range(n):
         side = [by[i] for by in blocks.values()]
-        rows.append((i, *(std(b.x[0]) for b in side), *(b.share for b in side), *(b.likeness for b in side), *gaps[i : i + 1]))
+        rows.append(
+            (i, *(std(b.x[0]) for b in side), *(b.share for b in side), *(b.likeness for b in side), *gaps[i : i + 1])
+        )
     names = [str(i) for i in range(n)]
     charts = [
         Lines("std of the video stream after the block", "std", names, _series(blocks, lambda b: std(b.x[0])), True),
-        Lines("text cross-attention as a share of the stream", "share", names, _series(blocks, lambda b: b.share), True),
+        Lines(
+            "text cross-attention as a share of the stream", "share", names, _series(blocks, lambda b: b.share), True
+        ),
         Lines("r of two prompts after the block", "r(A, B)", names, _series(blocks, lambda b: b.likeness)),
     ]
     table = Table(f"video at σ {args.sigma:g} ({REPORTED})", tuple(columns), rows)

@@ -46,7 +46,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     steps = {key: run(subject, key, sigmas, contexts)[0] for key in subject.sides}
     gaps = [distance(o.denoised, r.denoised) for o, r in zip(*steps.values(), strict=True)] if subject.compared else []
     columns = ["σ"]
-    columns += [f"{w} {k}" for w in ("std", "std denoised", "r(latent, denoised)", "effect of the prompt") for k in steps]
+    columns += [
+        f"{w} {k}" for w in ("std", "std denoised", "r(latent, denoised)", "effect of the prompt") for k in steps
+    ]
     rows = []
     for i, ours in enumerate(steps["ours"]):
         at = [by[i] for by in steps.values()]

@@ -44,15 +44,28 @@ class Mask:
 
 
 def look(subject: Subject, args: argparse.Namespace) -> Finding:
-    masks = {key: [*_gemma(subject, key), *_connectors(subject, key), *_self_attention(subject, key)] for key in subject.sides}
+    masks = {
+        key: [*_gemma(subject, key), *_connectors(subject, key), *_self_attention(subject, key)]
+        for key in subject.sides
+    }
     rows = []
     for sides in zip(*masks.values(), strict=True):
         m = sides[0]
         seen_pads = int(m.seen[:, m.pads].sum()) if len(m.pads) == m.seen.shape[1] else 0
-        rows.append((m.where, m.kind, *(f"{s.seen.mean():.0%}" for s in sides), seen_pads, int(m.blind.sum()),
-                     *(s.becomes for s in sides)))
+        rows.append(
+            (
+                m.where,
+                m.kind,
+                *(f"{s.seen.mean():.0%}" for s in sides),
+                seen_pads,
+                int(m.blind.sum()),
+                *(s.becomes for s in sides),
+            )
+        )
     columns = ["mask", "kind", *(f"sees {key}" for key in masks), "pads seen", "blind rows"]
-    table = Table("what is seen, and what becomes of rows that see nothing", (*columns, *(f"become {k}" for k in masks)), rows)
+    table = Table(
+        "what is seen, and what becomes of rows that see nothing", (*columns, *(f"become {k}" for k in masks)), rows
+    )
     shown = {m.where: m.seen.astype(float) for m in masks["ours"] if "layer 0" in m.where or "self" in m.where}
     return Finding(_sentence(masks), [table], [Pictures("white: seen; rows are queries", shown)])
 
@@ -73,7 +86,9 @@ def _sentence(masks: dict[str, list[Mask]]) -> str:
             return f"{int(m.blind.sum())} rows of {m.where} see nothing and come out as something other than zero."
     for m, r in zip(ours, masks.get("reference", []), strict=False):
         if not np.array_equal(m.seen, r.seen):
-            return f"{m.where} hides other places than the reference's, {int((m.seen != r.seen).sum())} of {m.seen.size}."
+            return (
+                f"{m.where} hides other places than the reference's, {int((m.seen != r.seen).sum())} of {m.seen.size}."
+            )
     blind = sum(int(m.blind.sum()) for m in ours)
     same = " All masks hide what the reference's hide." if "reference" in masks else ""
     return f"No pad is seen, and the {blind} rows that see nothing (pads) come out as zero.{same}"
@@ -139,7 +154,9 @@ def _self_attention(subject: Subject, key: str) -> list[Mask]:
     trace = subject.trace(key, "transformer", case)
     mask = trace.calls["transformer_blocks.0.attn1", 0].inputs["mask"].values[0, 0]
     output = trace.calls["transformer_blocks.0.attn1", 0].outputs[""].values[0]
-    hidden = Mask("transformer's self-attention, strengths 0–1", "additive", _seen(mask), np.zeros(tokens, bool), output)
+    hidden = Mask(
+        "transformer's self-attention, strengths 0–1", "additive", _seen(mask), np.zeros(tokens, bool), output
+    )
     if not np.array_equal(hidden.seen, strength[0] > 0):
         return [Mask(f"{hidden.where} (not the strengths given)", "additive", hidden.seen, hidden.pads, output)]
     return [hidden]

@@ -6,8 +6,12 @@ import numpy as np
 
 from ..trace import Tensor, Trace
 
-NOISE_RATIO = 0.7  # local-variance ratio above which values read as noise: reported for the 19B model; white noise: 1.13
-STRUCTURE = 0.7  # autocorrelation of latents that show something, at least; real ones 0.9, textured noise 0.02–0.2: same
+NOISE_RATIO = (
+    0.7  # local-variance ratio above which values read as noise: reported for the 19B model; white noise: 1.13
+)
+STRUCTURE = (
+    0.7  # autocorrelation of latents that show something, at least; real ones 0.9, textured noise 0.02–0.2: same
+)
 
 
 def std(x: np.ndarray) -> float:

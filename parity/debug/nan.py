@@ -38,7 +38,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         cells = [cell for s in sides for cell in (s.largest, _said(s.bad))]
         rows.append((sides[0].name, sides[0].tensors, *cells))
     columns = [f"{what} {key}" for key in ways for what in ("largest |value|", "first not finite")]
-    series = {key: [max(s.largest, 1e-9) if np.isfinite(s.largest) else np.nan for s in way] for key, way in ways.items()}
+    series = {
+        key: [max(s.largest, 1e-9) if np.isfinite(s.largest) else np.nan for s in way] for key, way in ways.items()
+    }
     chart = Lines("largest |value| by stage", "|value|", [row[0] for row in rows], series, True)
     return Finding(_sentence(ways), [Table("the way", ("stage", "tensors", *columns), rows)], [chart])
 
@@ -53,8 +55,12 @@ def _sentence(ways: dict[str, list[Stretch]]) -> str:
             place, nans, infinite, size = stretch.bad
             what = f"{nans} NaN" if nans else f"{infinite} infinite"
             other = ways.get("reference")
-            same = "" if other is None else "; the reference has them too" if other[i].bad else "; the reference has none"
-            return f"The first values that are not finite appear in {stretch.name}, at {place} ({what} of {size}){same}."
+            same = (
+                "" if other is None else "; the reference has them too" if other[i].bad else "; the reference has none"
+            )
+            return (
+                f"The first values that are not finite appear in {stretch.name}, at {place} ({what} of {size}){same}."
+            )
     return f"Every value of {sum(s.tensors for s in ways['ours'])} tensors is finite, from the prompt to the end."
 
 
@@ -89,7 +95,11 @@ def _decoded(subject: Subject, key: str, latents: tuple[np.ndarray, np.ndarray] 
     if "video_decoder" in parts:
         channels = subject.config["vae"]["latent_channels"]
         ended = latents and latents[0].shape[-1] == channels
-        cells = latents[0].transpose(0, 2, 1).reshape(1, -1, FRAMES, HEIGHT, WIDTH) if ended else np.ones((1, channels, 2, 2, 3))
+        cells = (
+            latents[0].transpose(0, 2, 1).reshape(1, -1, FRAMES, HEIGHT, WIDTH)
+            if ended
+            else np.ones((1, channels, 2, 2, 3))
+        )
         small = cells[:, :, :2, :2, :3].astype(np.float32)
         yield _stretch("the video decoder", subject.trace(key, "video_decoder", Case({"sample": Data(small)})))
     if "audio_decoder" in parts and "vocoder" in parts:

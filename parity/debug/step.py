@@ -28,8 +28,14 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         Table(
             f"the step from σ {args.sigma:g} to {after:g}",
             ("video", *(f"std {key}" for key in numbers), *(["distance"] if subject.compared else [])),
-            [(n, *(std(v[n]) for v in numbers.values()), *([distance(*(v[n] for v in numbers.values()))] if gaps else []))
-             for n in names],
+            [
+                (
+                    n,
+                    *(std(v[n]) for v in numbers.values()),
+                    *([distance(*(v[n] for v in numbers.values()))] if gaps else []),
+                )
+                for n in names
+            ],
         ),
         Table(
             "every tensor, in the order of computation",
@@ -43,7 +49,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     ]
     if found:
         finite = [min(gap, 1e3) or 1e-9 for _, gap in found]
-        charts.append(Lines("relative distance to the reference", "distance", [p for p, _ in found], {"ours": finite}, True))
+        charts.append(
+            Lines("relative distance to the reference", "distance", [p for p, _ in found], {"ours": finite}, True)
+        )
     return Finding(_sentence(subject, found, numbers["ours"]), tables, charts)
 
 

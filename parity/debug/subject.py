@@ -183,7 +183,7 @@ Contexts = tuple[np.ndarray, np.ndarray]
 
 
 def contexts_of(subject: Subject, prompts: list[str] | None) -> dict[str, Contexts]:
-    """"A" and "B" → contexts for video and audio: of two prompts (by ours), or random where none are given."""
+    """ "A" and "B" → contexts for video and audio: of two prompts (by ours), or random where none are given."""
     if not prompts:
         return {name: tuple(context(subject.config, audio, name) for audio in (False, True)) for name in "AB"}
     product = importlib.import_module("ltx2_mlx")

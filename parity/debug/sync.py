@@ -37,7 +37,14 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     for key, clock in clocks.items():
         inner = np.diff(clock.audio[1:], axis=1) if len(clock.audio) > 1 else np.array([np.nan])
         rows += [
-            (key, "picture", len(clock.video), float(clock.video[-1, 1]), float(clock.video[0, 1]), float(np.diff(clock.video[-1])[0])),
+            (
+                key,
+                "picture",
+                len(clock.video),
+                float(clock.video[-1, 1]),
+                float(clock.video[0, 1]),
+                float(np.diff(clock.video[-1])[0]),
+            ),
             (key, "sound", len(clock.audio), float(clock.audio[-1, 1]), float(clock.audio[0, 1]), float(inner.mean())),
         ]
     muxed, said = _muxed(args.frames, args.fps)
@@ -48,7 +55,14 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     series = {f"{key}, picture": list(map(float, c.video[:, 0])) for key, c in clocks.items()}
     charts = [Lines("where the video's latent frames start", "s", [str(i) for i in range(n)], series)]
     names = [str(i) for i in range(len(clocks["ours"].audio))]
-    charts.append(Lines("how long the audio's last", "s", names, {k: list(map(float, np.diff(c.audio)[:, 0])) for k, c in clocks.items()}))
+    charts.append(
+        Lines(
+            "how long the audio's last",
+            "s",
+            names,
+            {k: list(map(float, np.diff(c.audio)[:, 0])) for k, c in clocks.items()},
+        )
+    )
     return Finding(_clock_says(clocks["ours"], duration, args.fps) or said or _fine(clocks, duration), tables, charts)
 
 
@@ -88,7 +102,9 @@ def _clock(subject: Subject, key: str, frames: int, fps: float) -> Clock:
     video = subject.at(key, "VideoLatentShape.from_pixel_shape")(pixels)
     audio = subject.at(key, "AudioLatentShape.from_video_pixel_shape")(pixels)
     tools = (
-        subject.at(key, "VideoLatentTools")(subject.make(key, Obj("VideoLatentPatchifier", {"patch_size": 1})), video, fps),
+        subject.at(key, "VideoLatentTools")(
+            subject.make(key, Obj("VideoLatentPatchifier", {"patch_size": 1})), video, fps
+        ),
         subject.at(key, "AudioLatentTools")(subject.make(key, Obj("AudioPatchifier", {"patch_size": 1})), audio),
     )
     dtype = subject.sides[key].dtype("float32")

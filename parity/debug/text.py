@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
+from ltx2_mlx.text.tokenizer import MAX_LENGTH, LTXVGemmaTokenizer
 from ltx2_mlx.weights import read_checkpoint, read_gemma
 
 from ..inputs import normal
@@ -65,7 +65,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     subject.require("embeddings_processor")
     prompts = tuple(args.texts)
     files = (subject.checkpoint, subject.gemma, args.padding, args.early_layers_only, subject.dtype)
-    found = differentiate(prompts, *files, sides=subject.sides)
+    found = differentiate(prompts, *files, sides=subject.sides, tokens=args.tokens)
     fault = None if args.early_layers_only else _fault(subject, found, prompts[0])
     return Finding(fault or _sentence(subject, found, args), _tables(found, prompts), _charts(found, prompts))
 
@@ -80,7 +80,9 @@ def _sentence(subject: Subject, found: Differentiation, args: argparse.Namespace
     facts = f"r of the two prompts is {r['hidden state 0']:.3f} at the embedding, {r['video context']:.3f} in the video's context"
     if "video projection" in r:
         rise = r["video projection"] - r["video context"]
-        facts += f", and {'rises' if rise > 0 else 'falls'} to {r['video projection']:.3f} through the caption projection"
+        facts += (
+            f", and {'rises' if rise > 0 else 'falls'} to {r['video projection']:.3f} through the caption projection"
+        )
     early = " (every hidden state is the embedding, as asked)" if args.early_layers_only else ""
     return f"{facts}{same}{early}."
 
@@ -155,13 +157,14 @@ def differentiate(
     dtype: str = "float32",
     without_reference: bool = False,
     sides: dict[str, Side] | None = None,
+    tokens: int = MAX_LENGTH,
 ) -> Differentiation:
     """Run both prompts through the text side of ours and of the reference (or of the given sides), on the same ids."""
-    tokenizer = LTXVGemmaTokenizer(gemma, padding_side=padding_side)
+    tokenizer = LTXVGemmaTokenizer(gemma, tokens, padding_side)
     ids, mask = (np.array(part).astype(np.int64) for part in tokenizer.encode(list(prompts)))
     counts = mask.sum(axis=1)
     n = int(counts.min())
-    starts = 1024 - counts if padding_side == "left" else np.zeros_like(counts)
+    starts = tokens - counts if padding_side == "left" else np.zeros_like(counts)
     sides = sides or both_sides(not without_reference)
     sites = {}
     for key, side in sides.items():
@@ -182,7 +185,7 @@ def differentiate(
 def _places(
     side: Side, checkpoint: Path, gemma: Path, ids: np.ndarray, mask: np.ndarray, padding: str, early: bool, dtype: str
 ) -> Iterator[tuple[str, bool, np.ndarray]]:
-    """One prompt on one side: (name, whether tokens stand where the tokenizer put them, ``(1024, D)``)."""
+    """One prompt on one side: (name, whether tokens stand where the tokenizer put them, ``(tokens, D)``)."""
 
     def load(component: str) -> Any:
         folder = component == "gemma"

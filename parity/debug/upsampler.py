@@ -46,7 +46,11 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     tables = [
         Table("upsample_video, distance to each way to call the network", ("it", *gaps), ways),
         Table("std", ("", *traces), ends),
-        Table(f"range by block ({REPORTED})", ("stage", *(f"range {k}" for k in traces), *(f"std {k}" for k in traces)), rows),
+        Table(
+            f"range by block ({REPORTED})",
+            ("stage", *(f"range {k}" for k in traces), *(f"std {k}" for k in traces)),
+            rows,
+        ),
     ]
     most = {key: [float(np.abs(t.calls[s, 0].outputs[""].values).max()) for s in stages] for key, t in traces.items()}
     said = _sentence(subject, traces, gaps["ours"], most)
@@ -65,7 +69,8 @@ def _variants(subject: Subject, key: str, encoder: Path, latent: np.ndarray, res
     """Name → distance of what the pipeline's function gives to the network called in that way, by the file's statistics."""
     arrays = read_checkpoint(encoder).arrays()
     mean, scale = (
-        subject.as_numpy(arrays[f"vae.per_channel_statistics.{n}-of-means"])[None, :, None, None, None] for n in ("mean", "std")
+        subject.as_numpy(arrays[f"vae.per_channel_statistics.{n}-of-means"])[None, :, None, None, None]
+        for n in ("mean", "std")
     )
     network, found = subject.load(key, "upsampler"), {}
     for name, (before, after) in _VARIANTS.items():
@@ -79,9 +84,13 @@ def _sentence(subject: Subject, traces: dict[str, Trace], gaps: dict[str, float]
     ours = traces["ours"]
     nearest = min(gaps, key=gaps.get)
     if gaps[nearest] > 0.02:
-        return f"upsample_video is none of the ways to call the network (nearest: it {nearest}, {gaps[nearest]:.2g} away)."
+        return (
+            f"upsample_video is none of the ways to call the network (nearest: it {nearest}, {gaps[nearest]:.2g} away)."
+        )
     if nearest != next(iter(_VARIANTS)):
-        return f"upsample_video {nearest}: the second stage starts from latents of the wrong scale, and the video is grey."
+        return (
+            f"upsample_video {nearest}: the second stage starts from latents of the wrong scale, and the video is grey."
+        )
     if said := _per_frame(subject, ours) or _shuffled(ours):
         return said
     if subject.compared:
@@ -98,7 +107,9 @@ def _per_frame(subject: Subject, trace: Trace) -> str | None:
         if tap.endswith(("norm1", "norm2", "initial_norm")):
             weight, bias = (subject.tensor(f"{tap}.{n}")[None, :, None, None, None] for n in ("weight", "bias"))
             x, y = call.inputs["x"].values, (call.outputs[""].values - bias) / weight
-            groups = [v.reshape(v.shape[0], 32, -1, *v.shape[2:]).mean(axis=(2, 4, 5)) for v in (x, y)]  # (B, groups, T)
+            groups = [
+                v.reshape(v.shape[0], 32, -1, *v.shape[2:]).mean(axis=(2, 4, 5)) for v in (x, y)
+            ]  # (B, groups, T)
             if np.abs(groups[1]).max() < 1e-3 < np.ptp(groups[0], axis=-1).max():
                 return f"{tap} normalises every frame alone, not time, height and width together: values explode or flicker."
     return None
@@ -107,7 +118,9 @@ def _per_frame(subject: Subject, trace: Trace) -> str | None:
 def _shuffled(trace: Trace) -> str | None:
     """Channel (c·p + i)·p + j of a cell becomes its pixel (i, j): torch's order, along one axis, two or three."""
     for (tap, _), call in trace.calls.items():
-        leaves = [next(x.values for x in part.values() if isinstance(x, Tensor)) for part in (call.inputs, call.outputs)]
+        leaves = [
+            next(x.values for x in part.values() if isinstance(x, Tensor)) for part in (call.inputs, call.outputs)
+        ]
         x, y = leaves
         factor = x.shape[1] // y.shape[1] if x.ndim == y.ndim and y.shape[1] else 1
         if tap not in ("upsampler.1", "upsampler.pixel_shuffle") or factor < 2:

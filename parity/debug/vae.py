@@ -43,7 +43,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     for stage in stages:
         pairs = [[_output(by[name], stage) for name in ("random A", "random B")] for by in runs.values()]
         rows.append((stage, *(std(a) for a, _ in pairs), *(correlation(a, b) for a, b in pairs)))
-    light = [(name, *(_brightness(by[name]) for by in runs.values()), *_look(runs["ours"][name])) for name in runs["ours"]]
+    light = [
+        (name, *(_brightness(by[name]) for by in runs.values()), *_look(runs["ours"][name])) for name in runs["ours"]
+    ]
     tables = [
         Table(f"decoded ({REPORTED})", ("latent", *(f"brightness {k}" for k in runs), "std", "local variance"), light),
         Table("two random latents by stage", columns, rows),
@@ -62,7 +64,11 @@ def _runs(subject: Subject, key: str, told: bool, noise: Trace | None) -> dict[s
     """Each latent decoded, every one with the same noise where the decoder draws any."""
     channels = subject.config["vae"]["latent_channels"]
     random = {name: normal(f"debug:vae:{name}", 1, channels, *_LATENT) for name in "AB"}
-    latents = {"zero": (np.zeros_like(random["A"]), None), "random A": (random["A"], None), "random B": (random["B"], None)}
+    latents = {
+        "zero": (np.zeros_like(random["A"]), None),
+        "random A": (random["A"], None),
+        "random B": (random["B"], None),
+    }
     if told:
         latents |= {f"random A at timestep {t:g}": (random["A"], t) for t in (0.0, 0.05)}
     runs = {}
@@ -103,15 +109,21 @@ def _unnormalised(subject: Subject, runs: dict[str, Trace]) -> str | None:
     """How often the file's statistics were applied before the first convolution."""
     trace = runs["random A"]
     mean, scale = (
-        subject.tensor(f"vae.per_channel_statistics.{name}-of-means")[None, :, None, None, None] for name in ("mean", "std")
+        subject.tensor(f"vae.per_channel_statistics.{name}-of-means")[None, :, None, None, None]
+        for name in ("mean", "std")
     )
-    given, arrived = trace.calls["VideoDecoder", 0].inputs["sample"].values, trace.calls["conv_in", 0].inputs["x"].values
+    given, arrived = (
+        trace.calls["VideoDecoder", 0].inputs["sample"].values,
+        trace.calls["conv_in", 0].inputs["x"].values,
+    )
     if noise := runs["zero"].calls.get(("randn", 0)):  # every run draws what the first one drew
         given = 0.025 * noise.outputs[""].values + (1 - 0.025) * given
     times = {0: given, 1: given * scale + mean, 2: (given * scale + mean) * scale + mean}
     found = min(times, key=lambda n: distance(arrived, times[n]))
     if distance(arrived, times[found]) > 0.02:
-        return "What reaches the decoder's first convolution is not the latent un-normalised with the file's statistics."
+        return (
+            "What reaches the decoder's first convolution is not the latent un-normalised with the file's statistics."
+        )
     words = {0: "not un-normalised at all: pale and wrong in colour", 2: "un-normalised twice: washed out"}
     return f"Latents are {words[found]} (the statistics are to be applied once)." if found != 1 else None
 
@@ -121,7 +133,9 @@ def _timestep(runs: dict[str, Trace]) -> str | None:
     if distance(zero, told) < 1e-4:
         return "The decoder asks for a timestep and none reaches it: timesteps 0 and 0.05 give the same video, which is dark."
     if distance(none, told) > 1e-3:
-        return f"Without a timestep the decoder does not take 0.05 (brightness {_light(none):.3f} for {_light(told):.3f})."
+        return (
+            f"Without a timestep the decoder does not take 0.05 (brightness {_light(none):.3f} for {_light(told):.3f})."
+        )
     return None
 
 

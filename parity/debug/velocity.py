@@ -65,7 +65,9 @@ def _call(subject: Subject, key: str, network: object, sigma: float, contexts: t
     return subject.numpy(key, network(**subject.make(key, case.kwargs))[0])
 
 
-def _walk(subject: Subject, key: str, denoiser: object, sigmas: list[float], contexts: tuple, fed: str) -> list[np.ndarray]:
+def _walk(
+    subject: Subject, key: str, denoiser: object, sigmas: list[float], contexts: tuple, fed: str
+) -> list[np.ndarray]:
     """The video latent at every σ, when each step is fed what the denoiser hands on, or the velocity."""
     x = latent(subject.config, False)
     stepper, walk = subject.at(key, "EulerDiffusionStep")(), [x]

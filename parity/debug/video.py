@@ -34,21 +34,38 @@ def look(args: argparse.Namespace) -> Finding:
     change = float(np.abs(np.diff(maps, axis=0)).mean() / max(maps.std(), 1e-9)) if len(maps) > 1 else None
     low, high = np.percentile(maps, (1, 99))
     overall = [
-        ("brightness (mean / 255)", float(maps.mean() / 255), f"dark below {DARK:g} (reported: 0.12 dark, 0.32–0.35 right)"),
+        (
+            "brightness (mean / 255)",
+            float(maps.mean() / 255),
+            f"dark below {DARK:g} (reported: 0.12 dark, 0.32–0.35 right)",
+        ),
         ("std", float(maps.std()), f"flat below {FLAT:g} (reported: 8.6 grey, 35–38.6 right)"),
-        ("range, 1st to 99th percentile", f"{low:.0f} … {high:.0f}", "reported: 93 … 230 grey, 60 … 251 right, 101 … 208 noise"),
+        (
+            "range, 1st to 99th percentile",
+            f"{low:.0f} … {high:.0f}",
+            "reported: 93 … 230 grey, 60 … 251 right, 101 … 208 noise",
+        ),
         ("autocorrelation of neighbours", autocorrelation(maps), "near 0: noise; near 1: a picture"),
         ("local-variance ratio", local_variance_ratio(maps), f"noise above {NOISE_RATIO:g} (white noise: 1.13)"),
         ("DC ratio (energy in the mean)", dc_ratio(maps), "reported by another measure: 0.77 noise, 0.48 right"),
         ("change from frame to frame / std", change, f"one still picture below {STILL:g}"),
     ]
-    channels = [(name, float(maps[:, i].mean()), float(maps[:, i].std())) for i, name in enumerate(("red", "green", "blue"))]
+    channels = [
+        (name, float(maps[:, i].mean()), float(maps[:, i].std())) for i, name in enumerate(("red", "green", "blue"))
+    ]
     tables = [
-        Table(f"{args.file}: {len(video)} frames of {video.shape[2]} × {video.shape[1]}", ("", "found", "what to expect"), overall),
+        Table(
+            f"{args.file}: {len(video)} frames of {video.shape[2]} × {video.shape[1]}",
+            ("", "found", "what to expect"),
+            overall,
+        ),
         Table("channels", ("", "mean", "std"), channels),
     ]
     shown = sorted({0, len(video) // 2, len(video) - 1})
-    histogram = {name: np.histogram(maps[:, i], 64, (0, 256))[0].astype(float).tolist() for i, name in enumerate(("red", "green", "blue"))}
+    histogram = {
+        name: np.histogram(maps[:, i], 64, (0, 256))[0].astype(float).tolist()
+        for i, name in enumerate(("red", "green", "blue"))
+    }
     charts = [
         Pictures("frames", {f"frame {i}": video[i] for i in shown}),
         Lines("by frame", "", [str(i) for i in range(len(video))], by_frame),
@@ -64,9 +81,13 @@ def _sentence(maps: np.ndarray, change: float | None) -> str:
         return f"One colour: std {spread:.2g}. Nothing was decoded; see: debug vae, debug nan."
     noisy = ratio > NOISE_RATIO
     faults = [
-        f"noise (local-variance ratio {ratio:.2f}, autocorrelation {likeness:.2f}; see: debug velocity, debug step)" if noisy else "",
+        f"noise (local-variance ratio {ratio:.2f}, autocorrelation {likeness:.2f}; see: debug velocity, debug step)"
+        if noisy
+        else "",
         f"dark (brightness {light:.0%}; see: debug vae)" if light < DARK else "",
-        f"grey, washed out (std {spread:.1f}; see: debug upsampler, debug vae)" if spread < FLAT and light >= DARK else "",
+        f"grey, washed out (std {spread:.1f}; see: debug upsampler, debug vae)"
+        if spread < FLAT and light >= DARK
+        else "",
         "one still picture" if change is not None and change < STILL else "",
     ]
     if found := [fault for fault in faults if fault]:

@@ -70,7 +70,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         ("identical to another", len(twins), twins[0] if twins else None),
     ]
     tables.append(Table("worth a look", ("", "tensors", "the first"), odd))
-    memory, file = ([max(value, 1e-12) for value in values] for values in ([t.std for t in loaded], [t.std_in_file for t in loaded]))
+    memory, file = (
+        [max(value, 1e-12) for value in values] for values in ([t.std for t in loaded], [t.std_in_file for t in loaded])
+    )
     series = {"ours": memory, "reference: the file": file}
     charts = [Lines("std of every tensor", "std", [t.place for t in loaded], series, True)]
     said = _sentence(subject, loaded, constant, twins)
@@ -98,10 +100,21 @@ def _compare(subject: Subject, part: str, module: object) -> Iterator[Loaded]:
     _, keys = build(part, subject.file)
     arrays = subject.file.arrays()
     for name, value in tree_flatten(module.parameters()):
-        memory, file = subject.as_numpy(value), subject.as_numpy(arrays[keys[name]].astype(value.dtype))
+        memory, file = (
+            subject.as_numpy(value),
+            subject.as_numpy(_in_file(subject, arrays, keys[name]).astype(value.dtype)),
+        )
         constant = float(memory.flat[0]) if np.ptp(memory) == 0 else None
         digest = (memory.shape, hash(memory.tobytes()))
         yield Loaded(part, name, memory.size, std(memory), std(file), constant, digest, _right(file, memory))
+
+
+def _in_file(subject: Subject, arrays: dict[str, mx.array], key: str) -> mx.array:
+    """A tensor as the file means it: float8 by its values, scaled where a scale lies beside it."""
+    if subject.file.tensors[key].dtype != "F8_E4M3":
+        return arrays[key]
+    values = mx.from_fp8(arrays[key], mx.float32)
+    return values * arrays[f"{key}_scale"] if f"{key}_scale" in arrays else values
 
 
 def _right(file: np.ndarray, memory: np.ndarray) -> bool:
@@ -143,7 +156,9 @@ def _lora(subject: Subject, path: Path) -> tuple[Table, str]:
         if name in plain:
             a, b = (subject.as_numpy(tensors[pair + end]) for end in (A, B))
             before, after = subject.as_numpy(plain[name]), subject.as_numpy(fused[name])
-            rows.append((name, distance(before + b @ a, before), distance(after, before), distance(after, before + b @ a)))
+            rows.append(
+                (name, distance(before + b @ a, before), distance(after, before), distance(after, before + b @ a))
+            )
     mx.clear_cache()
     table = Table(f"LoRA {path}", ("weight", "change meant", "change found", "off by"), rows)
     changed = sum(found > 0 for _, _, found, _ in rows)
@@ -154,4 +169,7 @@ def _lora(subject: Subject, path: Path) -> tuple[Table, str]:
         return table, f"{said}, and not one weight is changed: the LoRA does nothing on this load path."
     if right < len(rows):
         return table, f"{said}, {changed} weights are changed, but only {right} to W + B·A."
-    return table, f"{said}, and each of the {changed} weights is W + B·A, changed by {max(r[1] for r in rows):.1%} at most."
+    return (
+        table,
+        f"{said}, and each of the {changed} weights is W + B·A, changed by {max(r[1] for r in rows):.1%} at most.",
+    )
