@@ -2,6 +2,8 @@
 #   make parity    ours beside the reference, every tensor judged, a report in reports/latest/
 #   make test      all tests
 #   make parity-replay    ours against a committed trace of the reference: needs no torch
+#   make demo      a short video with sound from the tiny checkpoint, through the code that makes real ones
+#   make selftest  known faults planted one at a time: is each one noticed, and where?
 #   make bench     the video VAE's time and memory beside torch's
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +25,7 @@ TRACED := patchifiers sampling gemma:*:right transformer:tiny-2.0-interleaved:la
 	video_decoder:tiny-2.0-timestep:pixels vocoder:tiny-2.3-audio-group
 REPLAY := .venv-replay
 
-.PHONY: parity parity-replay test bench lint fixtures trace readme clean
+.PHONY: parity parity-replay test demo selftest bench lint fixtures trace readme clean
 
 parity: $(VENV)/ready
 	$(RUN) -m parity run $(ARGS)
@@ -33,6 +35,18 @@ parity-replay: $(REPLAY)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest $(ARGS)
+
+# Random weights: moving noise, and noise to hear.
+TINY := fixtures/checkpoints
+demo: fixtures
+	$(RUN) -m ltx2_mlx generate --pipeline distilled --distilled-checkpoint-path $(TINY)/tiny-2.3.safetensors \
+		--spatial-upsampler-path $(TINY)/tiny-2.3-upsampler-x2.safetensors --gemma-root $(TINY)/tiny-gemma \
+		--prompt "A red fox walks through fresh snow." --image $(TINY)/media/image-0.png 0 0.9 \
+		--lora $(TINY)/tiny-2.3-lora.safetensors 0.7 --height 128 --width 192 --num-frames 25 \
+		--output-path reports/latest/demo.mp4 $(ARGS)
+
+selftest: $(VENV)/ready
+	$(RUN) -m parity selftest $(ARGS)
 
 bench: $(VENV)/ready
 	$(RUN) -m pytest -n 0 -s benchmarks $(ARGS)

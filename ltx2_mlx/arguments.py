@@ -189,7 +189,11 @@ def _add_basic(parser: argparse.ArgumentParser, params: PipelineParams, *, disti
         default=[],
         help="a LoRA and its strength (default: 1); may be given several times",
     )
-    parser.add_argument("--enhance-prompt", action="store_true", help="let Gemma write the prompt out (needs mlx-lm)")
+    parser.add_argument(
+        "--enhance-prompt",
+        action="store_true",
+        help="let Gemma write the prompt out, seeing the first image (needs mlx-lm, with an image mlx-vlm)",
+    )
     _add_quantization(parser)
 
 

@@ -18,10 +18,11 @@ import mlx.core as mx
 from .arguments import RECIPES, guider_params
 from .checkpoint import Checkpoint, read_checkpoint, read_gemma
 from .config import TransformerConfig, VideoVAEConfig
+from .enhancement import library
 from .errors import InputError, LTX2Error
 from .generate import DTYPES, tiling
 from .hub import GEMMA_PATTERNS, resolve
-from .lora import LoraPathStrength, check, lora_metadata, read_lora
+from .lora import LoraPathStrength, lora_metadata, read_lora, report_on
 from .media import decode_image, probe
 from .pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
 from .pipelines.retake import source_shape
@@ -172,7 +173,7 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
     if checkpoint is None:
         return
     keys = checkpoint.components().get("transformer", {})
-    report = check(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
+    report = report_on(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
     found = f"{report.matched} of {report.pairs} pairs fit, strength {report.strength:g}"
     result.files.append(("LoRA", str(lora.path), found))
 
@@ -226,8 +227,9 @@ def _values(
     with result.checking():
         if args.seed < 0 and args.pipeline != "retake" and args.noise == "numpy":
             raise InputError(f"--seed {args.seed} is below 0")
-    if args.enhance_prompt and importlib.util.find_spec("mlx_lm") is None:
-        result.problems.append("--enhance-prompt needs mlx-lm: pip install 'ltx2-mlx[enhance]'")
+    module, command = library(image=bool(getattr(args, "images", ())))
+    if args.enhance_prompt and importlib.util.find_spec(module) is None:
+        result.problems.append(f"--enhance-prompt needs {module.replace('_', '-')}: {command}")
     if args.pipeline == "retake" and not args.start_time < args.end_time:
         result.problems.append(f"--start-time {args.start_time:g} is not before --end-time {args.end_time:g}")
     with result.checking():

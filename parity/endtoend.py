@@ -13,7 +13,7 @@ import numpy as np
 
 from . import metrics, tolerance
 from .inputs import FIXTURES, GEMMA
-from .ours import run_pipeline
+from .ours_pipelines import run_pipeline
 from .registry import Files, Pipeline
 from .results import Item, PipelineRow
 from .stages import pipelines

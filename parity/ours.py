@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,10 +15,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from .registry import Case, Files, Pipeline, Stage
+from .registry import Case, Stage
 from .tapping import Loras, Session, Side
 from .trace import Tensor
-from .watching import Recording, record
 
 
 class MLX(Side):
@@ -94,58 +92,24 @@ def _uncached() -> Iterator[None]:
         yield
 
 
-class Replay:
-    """Draws random numbers as ``ltx2_mlx.nn.noise.Generator`` does, from those that the reference drew.
-
-    One for all the generators of a pipeline. Raises ValueError where ours draws another shape, or once more.
-    """
-
-    def __init__(self, draws: list[np.ndarray]):
-        self.left = list(enumerate(draws))[::-1]
-
-    def _next(self, shape: Sequence[int]) -> np.ndarray:
-        if not self.left:
-            raise ValueError(f"a draw of {tuple(shape)} that the reference does not make")
-        index, values = self.left.pop()
-        if values.shape != tuple(shape):
-            raise ValueError(f"draw {index} has the shape {tuple(shape)}, the reference's has {values.shape}")
-        return values
-
-    def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
-        return mx.array(self._next(shape).astype(np.float32)).astype(dtype)
-
-    def randn64(self, shape: Sequence[int]) -> np.ndarray:
-        return self._next(shape).astype(np.float64)
-
-
-def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Recording:
-    """Our pipeline with the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
-    side, recording, replay, start = MLX(), Recording(), Replay(noise), time.monotonic()
-
-    def arguments(of: Callable[[Files], dict[str, Any]]) -> dict[str, Any]:
-        return side.materialise(of(files), pipeline, dtype, dtype)
-
-    def call() -> tuple[Iterator[Any], Any]:
-        package = importlib.import_module("ltx2_mlx.pipelines")
-        settings = package.Settings(dtype=side.dtype(dtype), noise=lambda seed: replay)
-        made = getattr(package, pipeline.cls)(**arguments(pipeline.init), settings=settings)
-        return made(**arguments(pipeline.call))
-
-    try:
-        record(side, pipeline, call, recording)
-        if replay.left:
-            recording.error = f"{len(replay.left)} of the reference's {len(noise)} draws were not made"
-    except Exception as error:
-        recording.error = f"{type(error).__name__}: {error}"
-    recording.seconds = time.monotonic() - start
-    return recording
-
-
 # ---- loops and noise with what they ask for injected ------------------------------------------------------------
 
 
+class _Recorded:
+    """A generator that hands out recorded numbers."""
+
+    def __init__(self, draws: list[mx.array]):
+        self.draws = iter(draws)
+
+    def randn(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        return next(self.draws).astype(dtype)
+
+    def randn64(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.array(next(self.draws)).astype(np.float64)
+
+
 def noised(noise: mx.array, state: Any, scale: float) -> Any:
-    return _product("noisers").GaussianNoiser(Replay([np.array(noise.astype(mx.float32))]))(state, scale)
+    return _product("noisers").GaussianNoiser(_Recorded([noise]))(state, scale)
 
 
 def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx.array) -> np.ndarray:
@@ -161,9 +125,8 @@ def _looped(name: str) -> Callable[..., Any]:
 
         options = {}
         if noise:  # drawn as (substep video, substep audio, step video, step audio)
-            draws = [np.array(x) for x in noise]
-            halves = [x for i, x in enumerate(draws) if i % 4 < 2], [x for i, x in enumerate(draws) if i % 4 > 1]
-            options = {"substep_generator": Replay(halves[0]), "step_generator": Replay(halves[1])}
+            halves = [x for i, x in enumerate(noise) if i % 4 < 2], [x for i, x in enumerate(noise) if i % 4 > 1]
+            options = {"substep_generator": _Recorded(halves[0]), "step_generator": _Recorded(halves[1])}
         return getattr(_product("samplers"), name)(np.array(sigmas), video, audio, denoise, **options)
 
     return run

@@ -122,9 +122,7 @@ class PipelineRow:
     def record(self) -> dict[str, Any]:
         """The row for JSON; details as lists of name, error, limit and verdict."""
         row = {k: _round(v) if isinstance(v, float) else v for k, v in vars(self).items() if k != "details"}
-        details = [
-            [i.name, *(v if v is None else _round(v) for v in (i.error, i.limit)), i.verdict] for i in self.details
-        ]
+        details = [[i.name, i.error and _round(i.error), i.limit and _round(i.limit), i.verdict] for i in self.details]
         return row | {"details": details}
 
     @property
@@ -138,8 +136,8 @@ class Results:
     coverage: list[Coverage] = field(default_factory=list)
     carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
     unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
-    stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     pipelines: list[PipelineRow] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_gb: float = 0.0

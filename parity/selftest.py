@@ -89,7 +89,7 @@ class Score:
             "clean_seeds": list(CLEAN_SEEDS),
             "known_faults": len({f.known for f in self.findings if f.known}),
             "not_applicable": NOT_APPLICABLE,
-            "explained": explain.leave_one_out(self.findings),
+            "explained": explain.leave_one_out(explain.table_of(self.findings)),
             "passed": self.good,
             "seed": seed,
             "seconds": round(self.seconds, 1),
@@ -118,7 +118,7 @@ class Bench:
         """The verdicts on a copy of the product with the fault in it (None: without), and its traces."""
         recorded = self.recorded(case, seed)
         with planted(mutation):
-            trace = self.runner.replay(recorded, self.runner.ours(self.pair.paths, self.dtype))
+            trace = self.runner.replay(recorded, self.runner.ours(self.pair.paths, self.dtype, **self.pair.options))
         where = {"stage": self.stage.name, "config": self.config, "case": case, "lane": lane(self.dtype)}
         rows = judge.judge(Results(), where, self.stage, recorded.trace, recorded.oracle, trace)
         return rows, (recorded.trace, trace)
@@ -144,7 +144,7 @@ class Bench:
             "localised": first.name.startswith(mutation.tap),
             "first_tap": first.name,
             "why": first.why,
-            "signs": tuple(sorted(signatures.signs(first, *values, rows))),
+            "signs": tuple(sorted(signatures.signs(first, rows, *values, traces[0]))),
         }
 
     def _load(self, mutation: Mutation, seed: int) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class Bench:
             with planted(mutation):
                 errors = importlib.import_module("ltx2_mlx.errors")
                 try:
-                    self.runner.ours(self.pair.paths, self.dtype)
+                    self.runner.ours(self.pair.paths, self.dtype, **self.pair.options)
                 except errors.CheckpointError as error:
                     return _refused(str(error), mutation)
         except ValueError as error:
@@ -261,7 +261,7 @@ def sample(mutants: Iterable[Mutation], n: int) -> list[Mutation]:
     share, taken = max(1, -(-n // len(by_stage))), []
     for group in by_stage.values():
         step = max(1, len(group) // share)
-        taken.append((group[step // 2 :: step] + group)[:share])
+        taken.append(list(dict.fromkeys(group[step // 2 :: step] + group))[:share])
     turns = [m for turn in range(share) for group in taken for m in group[turn : turn + 1]]
     chosen = {m.id for m in turns[:n]}
     return [m for group in by_stage.values() for m in group if m.id in chosen]
@@ -276,7 +276,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--only", default="*", metavar="GLOB", help="mutants by id, or by the id of the known fault")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs that the mutants are run with (default: 0)")
     parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the matrix goes")
-    parser.add_argument("--learn", action="store_true", help="write what the faults look like, for explain")
+    parser.add_argument("--learn", action="store_true", help="keep what they look like, for explain")
     parser.set_defaults(handler=_selftest)
 
 
@@ -286,16 +286,18 @@ def _selftest(args: argparse.Namespace) -> int:
         wrong = f"no mutant '{args.only}'" if not chosen else "--sample takes a number from 1 on"
         print(f"ltx2-parity: {wrong}", file=sys.stderr)
         return EXIT_USAGE
-    if args.learn and (args.sample or args.only != "*"):
-        print("ltx2-parity: --learn takes all mutants", file=sys.stderr)
-        return EXIT_USAGE
     if args.sample:
         chosen = sample(chosen, args.sample)
+    try:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.open("a").close()
+    except OSError as error:
+        print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
+        return EXIT_USAGE
     ensure_fixtures()
     start = time.monotonic()
     score = run(chosen, args.seed, lambda line: print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr))
     document = score.document(args.seed)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if args.learn:
         explain.learn(score.findings)

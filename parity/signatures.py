@@ -13,7 +13,7 @@ import numpy as np
 from . import tolerance
 from .results import Row
 from .tapping import PROBE
-from .trace import Tensor
+from .trace import Tensor, Trace
 
 Signs = frozenset[str]
 
@@ -41,8 +41,8 @@ _PLACES = {
 }
 
 
-def signs(row: Row, reference: Any, ours: Any, rows: list[Row]) -> Signs:
-    """Of one failing row, the two values there, and all rows of its run."""
+def signs(row: Row, rows: list[Row], reference: Any, ours: Any, trace: Trace) -> Signs:
+    """Of one failing row, with all rows of its run, the two values there, and all that the reference recorded."""
     found = {next((place for place, pattern in _PLACES.items() if re.search(pattern, row.name)), "elsewhere")}
     found.add("flows in" if "<" in row.name else "comes out")
     if re.search(rf"\.{PROBE}(\.|$)", row.name):
@@ -55,7 +55,8 @@ def signs(row: Row, reference: Any, ours: Any, rows: list[Row]) -> Signs:
     m, r = ours.values, reference.values
     if m.shape != r.shape:
         return frozenset(found | _shapes(m.shape, r.shape))
-    return frozenset(found | _values(m.astype(np.float64), r.astype(np.float64), reference.dtype))
+    found |= _values(m.astype(np.float64), r.astype(np.float64), reference.dtype)
+    return frozenset(found | _elsewhere(row, m, r, trace))
 
 
 def _spread(row: Row, rows: list[Row]) -> Signs:
@@ -70,6 +71,59 @@ def _spread(row: Row, rows: list[Row]) -> Signs:
     return frozenset(found)
 
 
+def _elsewhere(row: Row, m: np.ndarray, r: np.ndarray, trace: Trace) -> Signs:
+    """Whether the value, or the error, is another tensor that the reference recorded; what it owes to the input."""
+    found = set()
+    if m.size < 3 or m.dtype.kind != "f" or not np.ptp(r):
+        return frozenset()
+    error, before = m.astype(np.float64) - r, True
+    for side, name, index in trace.events:
+        call = trace.calls[name, index]
+        here = row.call == index and row.name.startswith(name)
+        before = before and not (here and (side == "out" or "<" in row.name))
+        for other in (call.inputs if side == "in" else call.outputs).values():
+            if not isinstance(other, Tensor) or other.values.shape != m.shape or not np.ptp(other.values):
+                continue
+            if _same(m, other.values):
+                when = "its own input" if here and side == "in" else "a sibling" if here else "an earlier tensor"
+                found.add(f"is {when}" if here or before else "is a later tensor")
+            elif _same(-error, other.values):
+                found.add("another tensor is lacking")
+            elif _same(error, other.values):
+                found.add("another tensor is added")
+            if here and side == "in" and "<" not in row.name:
+                found |= _by_input(error, r, other.values)
+    return frozenset(found | _curve(error, r))
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Up to float32 rounding; told by a few elements where it is not."""
+    few = slice(None, None, max(1, a.size // 64))
+    atol = 1e-5 * (float(np.abs(b.ravel()[few]).max()) or 1.0)
+    return np.allclose(a.ravel()[few], b.ravel()[few], 1e-4, atol) and np.allclose(a, b, 1e-4, atol)
+
+
+def _by_input(error: np.ndarray, r: np.ndarray, x: np.ndarray) -> Signs:
+    """An error that the input decides: element by element, or by the size of its rows."""
+    found = {"error follows the input"} if _curve(error, x.astype(np.float64)) else set()
+    sizes, errors, values = (np.sqrt(np.mean(a.astype(np.float64) ** 2, axis=-1)).ravel() for a in (x, error, r))
+    if sizes.size > 8 and sizes.min() > 0 and errors.min() > 0 and np.ptp(sizes):
+        rank = [np.argsort(np.argsort(a)) for a in (sizes, errors / np.maximum(values, 1e-30))]
+        slope = np.corrcoef(*rank)[0, 1]
+        if abs(slope) > 0.6:
+            found.add("worse where inputs are small" if slope < 0 else "worse where inputs are large")
+    return frozenset(found)
+
+
+def _curve(error: np.ndarray, by: np.ndarray) -> Signs:
+    """Whether equal values have equal errors, as with another pointwise function."""
+    if error.size < 100 or not np.ptp(error):
+        return frozenset()
+    ordered = error.ravel()[np.argsort(by, axis=None)]
+    smooth = np.abs(np.diff(ordered)).mean() < 0.2 * np.abs(ordered - ordered.mean()).mean()
+    return frozenset({"error follows the value"} if smooth else ())
+
+
 def _constants(row: Row, reference: Any, ours: Any) -> Signs:
     if row.verdict == "missing":
         return frozenset({"not called"})
@@ -77,7 +131,9 @@ def _constants(row: Row, reference: Any, ours: Any) -> Signs:
         return frozenset({"called by ours alone"})
     if "Error" in row.why:
         return frozenset({"raises"})
-    return frozenset({"other argument" if not isinstance(reference, Tensor) else "an array on one side only"})
+    if isinstance(reference, Tensor) or isinstance(ours, Tensor):
+        return frozenset({"an array on one side only"})
+    return frozenset({"other argument", f"of type {type(reference).__name__}"})
 
 
 def _shapes(ours: tuple[int, ...], reference: tuple[int, ...]) -> Signs:
@@ -107,6 +163,8 @@ def _values(m: np.ndarray, r: np.ndarray, dtype: str) -> Signs:
     found |= _size(m, r, error, rms, off) | _order(m, r, 16 * u * rms) | _fits(m, r, error) | _where(error, off)
     if dtype == "float32" and np.array_equal(m, _bfloat16(m)) and not np.array_equal(r, _bfloat16(r)):
         found.add("rounded to bfloat16")
+    if dtype == "float32" and (np.abs(error) <= 2.0**-8 * np.abs(r)).all() and np.abs(error).mean() > 2.0**-12 * rms:
+        found.add("error of a bfloat16 rounding")
     return frozenset(found)
 
 
@@ -132,12 +190,12 @@ def _size(m: np.ndarray, r: np.ndarray, error: np.ndarray, rms: float, off: np.n
         found.add("correlated" if r_value > 0.999 else "half correlated" if r_value > 0.5 else "uncorrelated")
         if r_value < 0.999 and abs(m.std() / r.std() - 1) < 0.01:
             found.add("spread kept")
-    size = np.abs(r[off])
-    if off.sum() > 20 and size.min() > 0:
-        small = size < np.median(size)
-        ratio = np.mean(np.abs(error[off])[small] / size[small]) / np.mean(np.abs(error[off])[~small] / size[~small])
-        if not 0.2 < ratio < 5:
-            found.add("worse where values are small" if ratio > 1 else "worse where values are large")
+    if m.size > 20:
+        large = np.abs(r) > np.median(np.abs(r))
+        if large.any() and not large.all():
+            ratio = np.abs(error)[large].mean() / (np.abs(error)[~large].mean() or 1e-30)
+            if not 0.7 < ratio < 3:
+                found.add("error grows with the values" if ratio > 1 else "error shrinks with the values")
     return frozenset(found)
 
 
@@ -153,6 +211,8 @@ def _order(m: np.ndarray, r: np.ndarray, atol: float) -> Signs:
             found.add("another order along one axis")
         if np.allclose(np.flip(m, axis), r, rtol=0, atol=atol):
             found.add("mirrored")
+        if m.shape[axis] % 2 == 0 and np.allclose(np.roll(m, m.shape[axis] // 2, axis), r, rtol=0, atol=atol):
+            found.add("halves exchanged")
         a, b = np.moveaxis(m, axis, 0), np.moveaxis(r, axis, 0)
         if np.ptp(b) and (
             np.allclose(a[1:], b[:-1], rtol=0, atol=atol) or np.allclose(a[:-1], b[1:], rtol=0, atol=atol)
@@ -165,9 +225,8 @@ def _fits(m: np.ndarray, r: np.ndarray, error: np.ndarray) -> Signs:
     """What a factor or an offset, one for all or one for each slice along an axis, takes away of the error."""
     total, found = float((error * error).sum()), set()
 
-    def explains(axes: tuple[int, ...] | None) -> Signs:
-        kind = "one" if axes is None else "a"
-        where = "" if axes is None else " for each slice"
+    def explains(axes: tuple[int, ...] | None, each: str = "") -> Signs:
+        kind, where = ("a", f" for each {each}") if each else ("one", "")
         over = {"axis": axes, "keepdims": True}
         power = (r * r).sum(**over)
         factor = np.divide((m * r).sum(**over), power, out=np.ones_like(power), where=power > 0)
@@ -182,11 +241,15 @@ def _fits(m: np.ndarray, r: np.ndarray, error: np.ndarray) -> Signs:
 
     if m.size > 4:
         found |= explains(None)
-    if not found and m.ndim > 1:
-        for axis in range(m.ndim):
-            rest = tuple(i for i in range(m.ndim) if i != axis)
-            if m.size // m.shape[axis] > 4:
-                found |= explains(rest)
+    if found or m.ndim < 2:
+        return frozenset(found)
+    for axis in range(m.ndim):
+        rest = tuple(i for i in range(m.ndim) if i != axis)
+        if m.shape[axis] > 1 and m.size // m.shape[axis] > 4:
+            found |= explains(rest, "slice")
+    for axis in {m.ndim - 1, 1}:
+        if m.shape[axis] > 4:
+            found |= explains((axis,), "position")
     return frozenset(found)
 
 

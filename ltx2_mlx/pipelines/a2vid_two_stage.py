@@ -76,7 +76,7 @@ class A2VidPipelineTwoStage:
         half = whole._replace(height=height // 2, width=width // 2)
         duration = num_frames / frame_rate
         audio = read_audio(audio_path, audio_start_time, duration if audio_max_duration is None else audio_max_duration)
-        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, images=images)
         sound = _encoded(ledger, with_silence(audio, duration), whole)
 
         video, _ = stages.denoise_audio_video(

@@ -50,7 +50,7 @@ class DistilledPipeline:
         ledger = self.model_ledger
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
-        (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt)
+        (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, images=images)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
         keep = not (ledger.settings.low_memory or ledger.settings.placeholder)

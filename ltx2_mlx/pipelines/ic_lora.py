@@ -77,7 +77,7 @@ class ICLoraPipeline:
         reference = self._reference_shape(half)
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
-        (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, seed)
+        (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, seed, images)
 
         encoder = ledger.video_encoder()
         conditionings = stages.image_conditionings(ledger, images, half, video_encoder=encoder)

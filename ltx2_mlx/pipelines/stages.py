@@ -69,15 +69,23 @@ def check_images(images: Sequence[ImageConditioningInput], num_frames: int) -> N
 
 
 def prompt_contexts(
-    ledger: ModelLedger, prompts: Sequence[str], enhance_first_prompt: bool = False, enhance_prompt_seed: int = 42
+    ledger: ModelLedger,
+    prompts: Sequence[str],
+    enhance_first_prompt: bool = False,
+    enhance_prompt_seed: int = 42,
+    images: Sequence[ImageConditioningInput] = (),
 ) -> list[EmbeddingsProcessorOutput]:
-    """A context for each prompt: one given in the settings, or through Gemma, which is loaded only if it is needed."""
+    """A context for each prompt: one given in the settings, or through Gemma, which is loaded only if it is needed.
+
+    images: the video's; where there are any, Gemma sees the first given beside the prompt that it enhances.
+    """
     settings, prompts = ledger.settings, list(prompts)
     if settings.placeholder:
         return [EmbeddingsProcessorOutput(mx.zeros((1, 0, 0)), mx.zeros((1, 0, 0)), mx.zeros((1, 0)))] * len(prompts)
     if enhance_first_prompt:
         settings.progress("enhancing the prompt", 0, 1)
-        prompts[0] = enhanced(prompts[0], _gemma(ledger), seed=enhance_prompt_seed)
+        shown = images[0].path if images else None
+        prompts[0] = enhanced(prompts[0], _gemma(ledger), image_path=shown, seed=enhance_prompt_seed)
         settings.progress(f"enhanced prompt: {prompts[0]}", 1, 1)
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in settings.contexts]
     made = {}

@@ -68,7 +68,7 @@ class TI2VidOneStagePipeline:
         stages.check_images(images, num_frames)
         ledger = self.model_ledger
         generator = ledger.settings.noise(seed)
-        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed, images)
         shape = VideoPixelShape(1, num_frames, height, width, frame_rate)
         video, audio = stages.denoise_audio_video(
             ledger,

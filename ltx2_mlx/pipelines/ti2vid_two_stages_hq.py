@@ -74,7 +74,7 @@ class TI2VidTwoStagesHQPipeline:
         ledger = self.stage_1_model_ledger
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
-        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed)
+        positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed, images)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
 

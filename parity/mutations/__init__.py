@@ -6,11 +6,12 @@ from .denoising import DENOISING
 from .loading import LOADING
 from .lora import LORA
 from .planting import Mutation, planted
+from .positions import POSITIONS
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*LOADING, *TEXT, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA)
+MUTATIONS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA)
 
 __all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]

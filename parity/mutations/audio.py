@@ -352,9 +352,8 @@ AUDIO = (
     _processor(
         "A09e",
         "windows of half the length",
-        old="        self.target_sample_rate, self.mel_hop_length, self.n_fft = target_sample_rate, mel_hop_length, n_fft\n",
-        new="        n_fft //= 2\n"
-        "        self.target_sample_rate, self.mel_hop_length, self.n_fft = target_sample_rate, mel_hop_length, n_fft\n",
+        old="        self.target_sample_rate, self.mel_hop_length, self.n_fft = ",
+        new="        n_fft //= 2\n        self.target_sample_rate, self.mel_hop_length, self.n_fft = ",
         tap=_MEL,
         cause="wrong filter",
         known="A09",
@@ -383,5 +382,16 @@ AUDIO = (
         new="return h if self.nin_shortcut is None else self.nin_shortcut(x) + h",
         tap="mid.block_1",
         cause="skipped term",
+    ),
+    Mutation(
+        "A41",
+        "left and right exchanged between the decoder and the vocoder",
+        "audio_vae.py",
+        "vocoder(audio_decoder(latent))",
+        "vocoder(audio_decoder(latent)[:, ::-1])",
+        "Vocoder<x",
+        stage="decode_audio",
+        config="tiny-2.0",
+        cause="axis order",
     ),
 )

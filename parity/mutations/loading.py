@@ -32,9 +32,10 @@ LOADING = (
     _keys(
         "C08b",
         "the connectors' keys taken as they are",
+        file="checkpoint.py",
         old='    "model.diffusion_model.video_embeddings_connector.": "video_connector.",\n',
         new="",
-        tap="left over model.diffusion_model.video_embeddings_connector.",
+        tap="model.diffusion_model.video_embeddings_connector.",
         stage="embeddings_processor",
         known="C08",
     ),
@@ -72,6 +73,7 @@ LOADING = (
     _keys(
         "A18",
         "the vocoder's prefix once too often",
+        file="checkpoint.py",
         old='"vocoder.": "vocoder"',
         new='"vocoder.vocoder.": "vocoder"',
         tap="missing vocoder.vocoder.conv_pre",
@@ -94,7 +96,7 @@ LOADING = (
         "config/transformer.py",
         "return 9 if self.cross_attention_adaln else 6",
         "return 6",
-        "misshaped model.diffusion_model.adaln_single.linear.weight",
+        "misshaped model.diffusion_model.adaln_single.linear",
         known="D11",
     ),
     _network(
@@ -104,7 +106,7 @@ LOADING = (
         'read["encoder_blocks"] = _blocks(section, "encoder_blocks", _ENCODER_BLOCKS)',
         'read["encoder_blocks"] = tuple(VAEBlock(kind, multiplier=2) for kind in ("compress_space_res", '
         '"compress_time_res", "compress_all_res", "compress_all_res"))',
-        "vae.encoder.down_blocks.0.",
+        "missing vae.encoder.down_blocks.",
         stage="video_encoder",
         config="tiny-2.0",
         known="V07",

@@ -8,7 +8,29 @@ from .planting import Mutation
 def _fault(
     id: str, fault: str, old: str, new: str, tap: str, case: str = "bfloat16", file: str = "lora.py"
 ) -> Mutation:
-    return Mutation(id, fault, file, old, new, tap, config="any", case=case, stage="lora")
+    cause, known = _CLASSES[id]
+    return Mutation(id, fault, file, old, new, tap, config="any", case=case, stage="lora", cause=cause, known=known)
+
+
+# Id → the class of its cause, and its id in the list of faults that ports shipped.
+_CLASSES = {
+    "L01a": ("wrong constant", "L06"),
+    "L01e": ("wrong constant", "L06"),
+    "L01c": ("precision", ""),
+    "L01d": ("precision", ""),
+    "L02a": ("swapped", "L05"),
+    "L02b": ("axis order", ""),
+    "L02c": ("wrong weights", "L03"),
+    "L03a": ("skipped term", "L04"),
+    "L03b": ("precision", ""),
+    "L03c": ("precision", ""),
+    "L03d": ("precision", ""),
+    "L09a": ("other network", ""),
+    "L09b": ("other network", ""),
+    "L09c": ("other network", ""),
+    "L09d": ("wrong input", "L09"),
+    "L09e": ("precision", "L09"),
+}
 
 
 _PRODUCT = "_scaled(b, strength) @ a)"
@@ -119,5 +141,6 @@ LORA = (
         "transformer_blocks.0.attn1.to_",
         stage="transformer_fp8",
         case="masks",
+        cause="skipped term",
     ),
 )

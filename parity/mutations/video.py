@@ -460,10 +460,11 @@ VIDEO = (
     ),
     _decoder(
         "P04",
-        "statistics rounded to bfloat16",
+        "un-normalised in bfloat16",
         file="nn/norm.py",
-        old="self[name].astype(x.dtype).reshape(shape)",
-        new="self[name].astype(mx.bfloat16).astype(x.dtype).reshape(shape)",
+        old="        return x * std + mean\n",
+        new="        x, std, mean = (a.astype(mx.bfloat16) for a in (x, std, mean))\n"
+        "        return (x * std + mean).astype(mx.float32)\n",
         tap="per_channel_statistics.un_normalize",
         cause="precision",
         known="P04",

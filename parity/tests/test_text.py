@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import torch
 import ltx2_mlx
 from ltx2_mlx import prompts
 from ltx2_mlx.config import EmbeddingsProcessorConfig, Gemma3TextConfig
-from ltx2_mlx.enhancement import enhance_prompt
 from ltx2_mlx.errors import CheckpointError, ConfigError, InputError, WeightsError
 from ltx2_mlx.prompts import encode_prompts, load_contexts, save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
@@ -234,55 +232,6 @@ def test_defaults_of_the_official_gemma_config() -> None:
     assert Gemma3TextConfig.from_metadata({"text_config": sparse}) == Gemma3TextConfig.from_metadata(
         {"text_config": full}
     )
-
-
-class FakeLM:
-    """mlx-lm as far as it is used: notes what it is given, draws a random number as its sampler would."""
-
-    def __init__(self, answer: str):
-        self.answer, self.given, self.draws = answer, {}, 1
-
-    def load(self, folder: str) -> tuple[object, FakeLM]:
-        self.given["folder"] = folder
-        return object(), self
-
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-        self.given["messages"] = messages
-        return [2, 5]
-
-    def make_sampler(self, temp: float) -> float:
-        return temp
-
-    def generate(self, model: object, tokenizer: object, **options: object) -> str:
-        self.given |= options | {"drawn": [mx.random.uniform().item() for _ in range(self.draws)]}
-        return self.answer
-
-
-def test_prompt_enhancement_asks_gemma_and_leaves_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeLM("  — “A fox’s walk”, slowly.")
-    monkeypatch.setitem(sys.modules, "mlx_lm", fake)
-    monkeypatch.setitem(sys.modules, "mlx_lm.sample_utils", fake)
-    following = set()
-    for draws in (1, 5):
-        fake.draws = draws
-        mx.random.seed(7)
-        assert enhance_prompt(" a fox ", GEMMA, seed=3) == "A fox's walk\", slowly."
-        following.add(mx.random.uniform().item())
-    assert len(following) == 1
-    mx.random.seed(3)
-    assert fake.given["drawn"][0] == mx.random.uniform().item()
-    assert [m["role"] for m in fake.given["messages"]] == ["system", "user"]
-    assert fake.given["messages"][1]["content"] == "a fox"
-    assert (fake.given["prompt"], fake.given["max_tokens"], fake.given["sampler"]) == ([2, 5], 512, 0.7)
-    fake.answer = "... 123"
-    with pytest.raises(InputError, match="made nothing of the prompt"):
-        enhance_prompt("a fox", GEMMA)
-
-
-def test_prompt_enhancement_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlx_lm", None)
-    with pytest.raises(InputError, match=r"pip install 'ltx2-mlx\[enhance\]'"):
-        enhance_prompt("a fox", GEMMA)
 
 
 def test_text_errors_are_clear(checkpoints: Path) -> None:

@@ -1,0 +1,294 @@
+"""From flags to a file, in the code that people run: what is written, what is refused, what is released."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+import parity.reference  # noqa: F401  # it makes torchaudio importable
+
+# isort: split
+from ltx_pipelines.utils import args as reference_args
+from ltx_pipelines.utils import constants as reference_constants
+
+from ltx2_mlx import generate, plan
+from ltx2_mlx.arguments import RECIPES, parse, recipe_parser
+from ltx2_mlx.cli import main
+from ltx2_mlx.media import decode_image, probe
+from ltx2_mlx.nn.noise import Generator
+from ltx2_mlx.pipelines import constants
+from ltx2_mlx.pipelines.ledger import ModelLedger
+
+SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
+
+
+@pytest.fixture
+def files(checkpoints: Path) -> list[str]:
+    """The flags of the files of the distilled pipeline, and a small size."""
+    flags = {
+        "--distilled-checkpoint-path": checkpoints / "tiny-2.0.safetensors",
+        "--gemma-root": checkpoints / "tiny-gemma",
+        "--spatial-upsampler-path": checkpoints / "tiny-2.0-upsampler-x2.safetensors",
+        "--prompt": "a fox in the snow",
+    }
+    return [*(str(x) for pair in flags.items() for x in pair), *SIZE]
+
+
+# ---- flags --------------------------------------------------------------------------------------------------------
+
+# Of the reference: how each pipeline's main() makes its parser, and the flags that main() adds by itself.
+_P23, _PHQ = reference_constants.LTX_2_3_PARAMS, reference_constants.LTX_2_3_HQ_PARAMS
+PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], tuple[str, ...]]] = {
+    "distilled": (lambda: reference_args.default_2_stage_distilled_arg_parser(params=_P23), ()),
+    "ti2vid_one_stage": (lambda: reference_args.default_1_stage_arg_parser(params=_P23), ()),
+    "ti2vid_two_stages": (lambda: reference_args.default_2_stage_arg_parser(params=_P23), ()),
+    "ti2vid_two_stages_hq": (lambda: reference_args.hq_2_stage_arg_parser(params=_PHQ), ()),
+    "keyframe_interpolation": (lambda: reference_args.default_2_stage_arg_parser(params=_P23), ()),
+    "ic_lora": (lambda: reference_args.default_2_stage_distilled_arg_parser(params=_P23), ("ic_lora",)),
+    "a2vid_two_stage": (lambda: reference_args.default_2_stage_arg_parser(), ("a2vid_two_stage",)),
+    "retake": (argparse.ArgumentParser, ("retake",)),
+}
+# Flag → why ours has another default than the reference's parser.
+OTHER_DEFAULTS = {
+    "--negative-prompt": "a text of our own",
+    "--num-inference-steps": "refused where it has no effect",
+    "--lora": "an empty list either way",
+    "--loras": "an empty list either way",
+    "--conditioning-attention-mask": "a list, empty",
+    "--video-conditioning": "a list, empty",
+    "--distilled-lora": "a list, empty",
+}
+
+
+def _added_by_main(module: str) -> set[str]:
+    """The flags in the source of a reference pipeline's main()."""
+    text = Path(importlib.import_module(f"ltx_pipelines.{module}").__file__).read_text()
+    return set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', text))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_flags_are_the_references(name: str) -> None:
+    make, modules = PARSERS[name]
+    theirs = {option: action for action in make()._actions for option in action.option_strings}
+    params = constants.LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else constants.LTX_2_3_PARAMS
+    ours = {o: a for a in recipe_parser("generate", name, params)._actions for o in a.option_strings}
+    expected = set(theirs) | {flag for module in modules for flag in _added_by_main(module)}
+    assert len(expected) > 8 and expected <= set(ours), expected - set(ours)
+    for flag, action in theirs.items():
+        if flag in ("-h", "--help") or flag in OTHER_DEFAULTS or type(ours[flag]).__name__ == "_Refused":
+            continue
+        assert ours[flag].default == action.default, flag
+        assert not ours[flag].required or action.required, flag
+
+
+def test_defaults_follow_the_checkpoints_version(checkpoints: Path) -> None:
+    for version, steps, block in (("2.0", 40, 29), ("2.3", 30, 28)):
+        flags = ["--checkpoint-path", str(checkpoints / f"tiny-{version}.safetensors"), "--prompt", "x"]
+        args = parse("plan", ["--pipeline", "ti2vid_one_stage", *flags, "--output-path", "x.mp4"])
+        assert (args.num_inference_steps, args.video_stg_blocks) == (steps, [block])
+        theirs = reference_constants.detect_params(flags[1])
+        assert (theirs.num_inference_steps, theirs.video_guider_params.stg_blocks) == (steps, [block])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "flags", "reason"),
+    [
+        ("distilled", ["--num-inference-steps", "12"], "its own 8 and 3 steps"),
+        ("a2vid_two_stage", ["--audio-cfg-guidance-scale", "3"], "the sound is given"),
+        ("distilled", ["--image", "a.png", "0"], "takes 3 or 4 values"),
+        ("distilled", ["--lora", "a", "strong"], "could not convert"),
+    ],
+)
+def test_a_flag_without_effect_or_sense_is_refused(
+    pipeline: str, flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        recipe_parser("generate", pipeline).parse_args(flags)
+    assert reason in capsys.readouterr().err
+
+
+# ---- the plan -----------------------------------------------------------------------------------------------------
+
+
+def test_plan_names_every_problem_at_once(
+    files: list[str], checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["--height", "100", "--num-frames", "18", "--image", "none.png", "40", "2", "--output-path", "/none/x.mov"]
+    wrong += ["--spatial-upsampler-path", str(checkpoints / "tiny-2.3-upsampler-x1.5.safetensors")]
+    wrong += ["--lora", str(checkpoints / "tiny-2.3-lora.safetensors"), "--quantization", "fp8-scaled-mm"]
+    assert main(["plan", *files, *wrong]) == 2
+    text = capsys.readouterr().out
+    for part in ("128x128 is", "17 are", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
+        assert part in text, part
+    assert main(["generate", *files, *wrong]) == 2  # nothing is loaded, and the same is said
+    assert "frame 40" in capsys.readouterr().err
+
+
+def test_plan_tells_stages_files_and_memory(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *files, "--output-path", str(tmp_path / "x.mp4")]) == 0
+    text = capsys.readouterr().out
+    for part in ("version 2.0.0", "stage 1", "9 frames of 32x64, 4 + 9 tokens, 8 steps", "3 steps", "peak about"):
+        assert part in text, part
+
+
+def test_plans_weights_are_those_that_load(files: list[str], tmp_path: Path) -> None:
+    for flags in ([], ["--quantization", "fp8-cast"], ["--dtype", "float32"]):
+        args = parse("plan", [*files, "--output-path", str(tmp_path / "x.mp4"), *flags])
+        stage = next(s for s in plan.plan(args).stages if s.name == "stage 1")
+        settings = generate.settings_from(args)
+        model = ModelLedger(args.checkpoint_path, settings=settings).transformer()
+        assert sum(x.nbytes for _, x in tree_flatten(model.parameters())) == stage.weights
+
+
+# ---- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_an_mp4_with_every_frame_and_sample(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "fox.mp4"
+    assert main(["generate", *files, "--output-path", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == str(path)
+    for stage in ("encoding the prompts", "loading the transformer", "stage 1", "stage 2", "decoding the video"):
+        assert stage in err
+    found = probe(path)
+    assert (found.width, found.height, found.frames, found.fps) == (128, 64, 9, 24)
+    assert (found.sample_rate, found.channels) == (24000, 2) and found.samples > 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_frames_as_pictures_sound_alone_and_neither(files: list[str], tmp_path: Path) -> None:
+    context = ["--context", str(tmp_path / "kept.safetensors")]  # Gemma runs once
+    runs = {
+        name: parse("generate", [*files, *context, "--output-path", str(tmp_path / name)]) for name in ("a", "b.wav")
+    }
+    for args in runs.values():
+        generate.generate(args)
+    pictures = sorted((tmp_path / "a").glob("*.png"))
+    assert len(pictures) == 9 and decode_image(pictures[0]).shape == (64, 128, 3)
+    assert (tmp_path / "a" / "sound.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    silent = parse("generate", [*files, *context, "--no-audio", "--output-path", str(tmp_path / "c.mp4")])
+    generate.generate(silent)
+    assert probe(tmp_path / "c.mp4").samples is None
+    assert list((tmp_path).glob("*.png")) == []
+
+
+def test_contexts_are_kept_and_given_back(files: list[str], tmp_path: Path) -> None:
+    kept = ["--context", str(tmp_path / "kept.safetensors"), "--output-path", str(tmp_path / "a.mp4")]
+    first = _frames(parse("generate", [*files, *kept]))
+    without = [x for x in files if x not in ("--gemma-root", files[3])]
+    again = parse("generate", [*without, *kept])
+    assert again.gemma_root is None and plan.plan(again).problems == []
+    np.testing.assert_array_equal(first, _frames(again))
+    other = parse("generate", [*without, *kept, "--prompt", "another one"])
+    assert any("--gemma-root is missing" in problem for problem in plan.plan(other).problems)
+
+
+def _frames(args: argparse.Namespace) -> np.ndarray:
+    """The picture alone: the vocoder is what takes time here."""
+    frames, _ = generate.run(args, replace(generate.settings_from(args), audio=False))
+    return np.concatenate(list(frames))
+
+
+def test_stopping_leaves_nothing(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Stop:
+        def __call__(self, name: str, done: int, total: int | None) -> None:
+            if name == "decoding the video" and done:
+                raise KeyboardInterrupt
+
+        def __enter__(self) -> Stop:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+    cli = importlib.import_module("ltx2_mlx.cli")
+    before, cli._Bars = cli._Bars, Stop
+    try:
+        assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
+    finally:
+        cli._Bars = before
+    assert list(tmp_path.iterdir()) == [] and "nothing was written" in capsys.readouterr().err
+
+
+# ---- what it depends on -------------------------------------------------------------------------------------------
+
+
+def test_a_seed_repeats_and_another_one_differs(files: list[str], tmp_path: Path) -> None:
+    shared = [*files, "--context", str(tmp_path / "kept.safetensors"), "--output-path", "x.mp4", "--seed"]
+    first, again, other = (_frames(parse("generate", [*shared, seed])) for seed in ("3", "3", "4"))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.5
+
+
+def test_noise_is_drawn_on_the_host() -> None:
+    """So that it is the same on every device: these are NumPy's numbers, rounded only in the end."""
+    drawn = Generator(11).randn((2, 3), mx.bfloat16)
+    expected = np.random.default_rng(11).standard_normal((2, 3), dtype=np.float32)
+    np.testing.assert_array_equal(
+        np.array(drawn.astype(mx.float32)), np.array(mx.array(expected).astype(mx.bfloat16).astype(mx.float32))
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--cross-attn-scale", "0.2"],
+        ["--early-layers-only"],
+        ["--placeholder"],
+        ["--quantization", "fp8-cast"],
+        ["--noise", "torch"],
+        ["--dtype", "float32"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_a_flag_has_its_effect(files: list[str], flags: list[str], plain: np.ndarray) -> None:
+    assert (_frames(parse("generate", [*files, "--output-path", "x.mp4", *flags])) != plain).mean() > 0.01
+
+
+@pytest.fixture(scope="module")
+def plain(checkpoints: Path) -> np.ndarray:
+    flags = ["--distilled-checkpoint-path", str(checkpoints / "tiny-2.0.safetensors"), "--prompt", "a fox in the snow"]
+    flags += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--output-path", "x.mp4", *SIZE]
+    flags += ["--spatial-upsampler-path", str(checkpoints / "tiny-2.0-upsampler-x2.safetensors")]
+    return _frames(parse("generate", flags))
+
+
+def test_low_memory_gives_the_same_video(files: list[str], plain: np.ndarray) -> None:
+    np.testing.assert_array_equal(_frames(parse("generate", [*files, "--output-path", "x", "--low-memory"])), plain)
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path) -> None:
+    """When a stage begins, nothing of those before is left but latents and contexts."""
+    args = parse("generate", [*files, "--low-memory", "--output-path", str(tmp_path / "x.mp4")])
+    held: dict[str, int] = {}
+    mx.clear_cache()
+    before = mx.get_active_memory()
+
+    def watch(name: str, done: int, total: int | None) -> None:
+        if done == 0:
+            held.setdefault(name, mx.get_active_memory() - before)
+
+    frames, _ = generate.run(args, generate.settings_from(args, watch))
+    assert sum(len(chunk) for chunk in frames) == 9
+    print(held)
+    weights = {stage.name: stage.weights for stage in plan.plan(args).stages}
+    small = min(weights["prompts"], weights["stage 1"], weights["sound"]) // 2
+    kept = 1024 * (44 + 44) * 2  # the contexts, until both stages have been denoised
+    for name in ("loading the transformer", "upsampling", "decoding the sound", "decoding the video"):
+        assert held[name] < kept + small, (name, held, weights)
+    assert mx.get_active_memory() - before < small
