@@ -79,7 +79,8 @@ def _fine(clocks: dict[str, Clock], duration: float) -> str:
 def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
     end = float(clock.video[-1, 1])
     if not np.isclose(end, duration, rtol=1e-3):
-        return f"The picture's positions end at {end:.3f} s for {duration:.3f} s: they count {fps * duration / end:.4g} frames a second for {fps:g}."
+        counted = f"{fps * duration / end:.4g} frames a second for {fps:g}"
+        return f"The picture's positions end at {end:.3f} s for {duration:.3f} s: they count {counted}."
     frames = round(duration / LATENT_FRAME)
     if len(clock.audio) != frames:
         return (
@@ -89,8 +90,8 @@ def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
     lasts = np.diff(clock.audio)[:, 0]
     if not (np.isclose(lasts[0], 0.01, atol=1e-4) and np.allclose(lasts[1:], LATENT_FRAME, atol=1e-4)):
         return (
-            f"The sound's positions are shifted: its first latent frame lasts {lasts[0]:.2f} s for 0.01 (the causal offset is "
-            f"4i − 3 mel frames), and it ends at {clock.audio[-1, 1]:.2f} s."
+            f"The sound's positions are shifted: its first latent frame lasts {lasts[0]:.2f} s for 0.01 (the causal "
+            f"offset is 4i − 3 mel frames), and it ends at {clock.audio[-1, 1]:.2f} s."
         )
     return None
 

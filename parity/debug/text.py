@@ -26,8 +26,8 @@ from .measures import correlation, distance, tolerance
 from .subject import Subject
 from .subject import sides as both_sides
 
-# Reported for the 19B model: r of two prompts above 0.99 at the contexts when the embedding's scale or the final norm is
-# missing, 0.731 for unlike prompts and 0.80 for "blue" / "red ball" when all is right.
+# Reported for the 19B model: r of two prompts above 0.99 at the contexts when the embedding's scale or the final norm
+# is missing, 0.731 for unlike prompts and 0.80 for "blue" / "red ball" when all is right.
 REPORTED = "reported for 19B: above 0.99 is a fault; 0.731 for unlike prompts, 0.80 where 7 of 8 tokens are equal"
 
 
@@ -77,7 +77,8 @@ def _sentence(subject: Subject, found: Differentiation, args: argparse.Namespace
         return f"The text leaves the reference at {names[wrong[0]]} (relative distance {gaps[wrong[0]]:.2g})."
     r = {site.name: site.correlation for site in found.sites["ours"]}
     same = ", and the reference has the same, so that is the model" if gaps else ""
-    facts = f"r of the two prompts is {r['hidden state 0']:.3f} at the embedding, {r['video context']:.3f} in the video's context"
+    ends = r["hidden state 0"], r["video context"]
+    facts = f"r of the two prompts is {ends[0]:.3f} at the embedding, {ends[1]:.3f} in the video's context"
     if "video projection" in r:
         rise = r["video projection"] - r["video context"]
         facts += (
@@ -87,7 +88,7 @@ def _sentence(subject: Subject, found: Differentiation, args: argparse.Namespace
     return f"{facts}{same}{early}."
 
 
-# ---- what is known to go wrong, told without the reference -----------------------------------------------------------
+# ---- what is known to go wrong, told without the reference ---------------------------------------------------------
 
 
 def _fault(subject: Subject, found: Differentiation, prompt: str) -> str | None:
@@ -105,14 +106,14 @@ def _embedding(subject: Subject, states: list[np.ndarray], prompt: str) -> str |
     likeness = correlation(states[0], rows)
     if likeness < 0.999:
         return (
-            f"Hidden state 0 is not the embedding (r {likeness:.2f}): states are taken after each layer instead of before it, "
-            "and unlike prompts come out alike."
+            f"Hidden state 0 is not the embedding (r {likeness:.2f}): states are taken after each layer instead of "
+            "before it, and unlike prompts come out alike."
         )
     scale, expected = float(np.sum(states[0] * rows) / np.sum(rows * rows)), sqrt(rows.shape[1])
     if abs(scale / expected - 1) > 0.01:
         return (
-            f"The embedding is multiplied by {scale:.3g} where √hidden is {expected:.4g}: its scale is missing, and unlike "
-            "prompts come out alike."
+            f"The embedding is multiplied by {scale:.3g} where √hidden is {expected:.4g}: its scale is missing, and "
+            "unlike prompts come out alike."
         )
     return None
 
@@ -123,7 +124,8 @@ def _states(subject: Subject, states: list[np.ndarray]) -> str | None:
     weight = subject.as_numpy(read_gemma(subject.gemma).arrays()["language_model.model.norm.weight"])
     rms = float(np.sqrt(np.mean(np.square(states[-1] / (1 + weight), dtype=np.float64))))
     if abs(rms - 1) > 0.02:
-        return f"The last hidden state did not go through the final norm (rms {rms:.3g} without the norm's weight, expected 1)."
+        found = f"rms {rms:.3g} without the norm's weight, expected 1"
+        return f"The last hidden state did not go through the final norm ({found})."
     return None
 
 
@@ -141,11 +143,12 @@ def _used(subject: Subject) -> str | None:
     before = features()
     used = sum(distance(features(i), before) > 1e-6 for i in range(count))
     if used < count:
-        return f"The features depend on {used} of {count} hidden states: the video follows the prompt's colours and not its objects."
+        follows = "the video follows the prompt's colours and not its objects"
+        return f"The features depend on {used} of {count} hidden states: {follows}."
     return None
 
 
-# ---- both prompts at every place ---------------------------------------------------------------------------------------
+# ---- both prompts at every place -------------------------------------------------------------------------------------
 
 
 def differentiate(

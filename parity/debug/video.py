@@ -92,7 +92,8 @@ def _sentence(maps: np.ndarray, change: float | None) -> str:
     ]
     if found := [fault for fault in faults if fault]:
         return f"This is {' and '.join(found)}."
-    return f"This has structure (local-variance ratio {ratio:.2f}, autocorrelation {likeness:.2f}), brightness {light:.0%}, std {spread:.0f}."
+    structure = f"local-variance ratio {ratio:.2f}, autocorrelation {likeness:.2f}"
+    return f"This has structure ({structure}), brightness {light:.0%}, std {spread:.0f}."
 
 
 def _frames(path: Path) -> Iterator[np.ndarray]:

@@ -29,8 +29,8 @@ from .subject import Subject
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a hash of
-    its values, and whether they are the file's in some order of axes."""
+    """What is kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a
+    hash of its values, and whether they are the file's in some order of axes."""
 
     part: str
     name: str
@@ -88,8 +88,8 @@ def _sentence(subject: Subject, loaded: list[Loaded], constant: list[Loaded], tw
         parts = ", ".join(f"{n} of {part}" for part, n in Counter(t.part for t in wrong).items())
         zero = sum(t.constant == 0 for t in wrong)
         return (
-            f"{len(wrong)} of {len(loaded)} tensors do not hold the file's values ({parts}; {zero} of them are zero): they were "
-            f"not loaded. The first is {wrong[0].place}."
+            f"{len(wrong)} of {len(loaded)} tensors do not hold the file's values ({parts}; {zero} of them are zero): "
+            f"they were not loaded. The first is {wrong[0].place}."
         )
     odd = [f"{len(constant)} constant" if constant else "", f"{len(twins)} identical to another" if twins else ""]
     said = " and ".join(o for o in odd if o) or "none is constant, none like another"

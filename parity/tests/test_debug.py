@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from parity.cli import main
-from parity.debug import symptoms
-from parity.debug.symptoms import CLIP, SYMPTOMS, Changed, Check, Clip
+from parity.debug import faults
+from parity.debug.faults import CLIP, Changed, Check, Clip
+from parity.debug.symptoms import SYMPTOMS, markdown
 from parity.inputs import FIXTURES, GEMMA
 from parity.mutations import Mutation, planted
 from parity.reference import Torch
@@ -71,7 +72,7 @@ def arguments(check: Check, folder: Path, faulty: bool = False) -> list[str]:
     argv = list(check.argv)
     change = check.fault if faulty and isinstance(check.fault, Changed) else None
     if CLIP in argv:
-        frames = check.fault.frames() if faulty and isinstance(check.fault, Clip) else symptoms.picture()
+        frames = check.fault.frames() if faulty and isinstance(check.fault, Clip) else faults.picture()
         np.save(folder / CLIP, frames)
         argv[argv.index(CLIP)] = str(folder / CLIP)
     for i, word in enumerate(argv):
@@ -79,7 +80,7 @@ def arguments(check: Check, folder: Path, faulty: bool = False) -> list[str]:
             word = str(FIXTURES / f"{word}.safetensors")
             argv[i - 1] = "--checkpoint"
         if change and Path(word).stem == change.file:
-            word = str(symptoms.place(change, FIXTURES / Path(word).name, folder))
+            word = str(faults.place(change, FIXTURES / Path(word).name, folder))
         argv[i] = word
     return argv + (["--gemma", str(GEMMA)] if "--checkpoint" in argv else [])
 
@@ -106,7 +107,7 @@ def test_every_command_names_its_fault(check: Check, tmp_path: Path) -> None:
 
 
 def test_the_table_holds_every_check() -> None:
-    table = symptoms.markdown()
+    table = markdown()
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert len(rows) == len(CHECKS) and all(row.count("|") == 6 for row in rows)
     assert all(check.fault or check.healthy == "so that is the model" for check in CHECKS)
@@ -116,7 +117,7 @@ def test_the_table_holds_every_check() -> None:
 def test_a_command_shows_its_tables_its_sentence_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.save(tmp_path / CLIP, symptoms.picture())
+    np.save(tmp_path / CLIP, faults.picture())
     plot = tmp_path / "video.png"
     assert main(["debug", "video", str(tmp_path / CLIP), "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
