@@ -47,10 +47,20 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Values in [−1, 1] by row and column."""
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
 class Finding:
     sentence: str
     tables: list[Table] = field(default_factory=list)
-    charts: list[Lines | Pictures] = field(default_factory=list)
+    charts: list[Lines | Pictures | Grid] = field(default_factory=list)
 
 
 def number(value: Any) -> str:
@@ -84,7 +94,7 @@ def draw(finding: Finding, path: Path) -> Path | None:
     figure = plt.figure(figsize=(11, 3.4 * n + 0.6), layout="constrained")
     parts = figure.subfigures(n, 1, squeeze=False)[:, 0]
     for part, chart in zip(parts, finding.charts, strict=True):
-        (_draw_lines if isinstance(chart, Lines) else _draw_pictures)(part, chart)
+        {Lines: _draw_lines, Pictures: _draw_pictures, Grid: _draw_grid}[type(chart)](part, chart)
     figure.suptitle(finding.sentence, fontsize=8, wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -121,3 +131,13 @@ def _draw_pictures(figure: Any, chart: Pictures) -> None:
         ax.set_title(name, fontsize=8)
         ax.set_axis_off()
     figure.suptitle(chart.title, fontsize=9, x=0.01, ha="left")
+
+
+def _draw_grid(figure: Any, chart: Grid) -> None:
+    axes = figure.subplots()
+    image = axes.imshow(chart.values, aspect="auto", vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    axes.set_yticks(range(len(chart.rows)), chart.rows, fontsize=6)
+    step = max(1, len(chart.columns) // 40)
+    ticks = range(0, len(chart.columns), step)
+    axes.set_xticks(ticks, [chart.columns[i].replace("$", r"\$") for i in ticks], rotation=60, ha="right", fontsize=7)
+    figure.colorbar(image, ax=axes, label=chart.title)
