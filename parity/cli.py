@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import debug
+from . import debug, report
 from .results import EXIT_USAGE
 from .stages import stages
 
@@ -38,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     run.set_defaults(handler=_run)
     commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
     debug.register(commands)
+    report.register(commands)
     args = parser.parse_args(argv)
     try:
         return args.handler(args)
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
         return EXIT_USAGE
-    from .report import plots, summary, terminal
+    from .report import plots, terminal
     from .runner import check_checkpoint, ensure_fixtures, run, select
 
     lanes = args.lane.replace(",", "").upper()
@@ -79,9 +79,7 @@ def _run(args: argparse.Namespace) -> int:
     pictures = plots.by_depth(results, args.json.parent)
     results.seconds = time.monotonic() - start
     results.write(args.json)
-    text = args.json.parent / "summary.md"
-    text.write_text(summary.markdown(json.loads(args.json.read_text())))
-    terminal.show(results, [args.json, text, *pictures])
+    terminal.show(results, [*report.render(args.json), args.json, *pictures])
     return results.exit_code()
 
 

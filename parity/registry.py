@@ -123,6 +123,7 @@ class Stage:
     exact: taps (globs) of modules whose output must be equal to the last bit.
     reference_only: inputs (globs, ``tap<argument``) that only the reference hands around, with the reason.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
+    layout: what the axes of its tensors are, for captions.
     """
 
     name: str
@@ -141,3 +142,4 @@ class Stage:
     exact: tuple[str, ...] = ()
     reference_only: dict[str, str] = field(default_factory=dict)
     folder: bool = False
+    layout: Literal["sequence", "video", "sound"] = "sequence"
