@@ -209,6 +209,7 @@ def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
             "phase": phases.get(stage.name, ""),
             "configs": list(stage.configs),
             "ran": ran.get(stage.name, []),
+            "layout": stage.layout,
             "reference_only": stage.reference_only,
             "constant": stage.constant,
             "idle": {config: list(names) for config, names in stage.idle.items()},
