@@ -35,10 +35,10 @@ lint: $(VENV)/ready
 fixtures: $(VENV)/ready
 	$(PY) fixtures/make.py
 
-# The table and the picture in the README, from a run on this machine.
+# The table and the picture in the README and the sample report, from a run on this machine.
 readme: parity
 	$(PY) -m parity.report.summary reports/latest/results.json README.md
-	cp reports/latest/transformer-tiny-2.3.png reports/sample/
+	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/
 
 clean:
 	rm -rf $(VENV) fixtures/checkpoints reports/latest
