@@ -19,7 +19,8 @@ def needed(row: Record) -> float:
 
 
 def worst_verdict(verdicts: set[str]) -> str:
-    return next((verdict for verdict in VERDICTS if verdict in verdicts), "not run")
+    """Of what ran; without any verdict it is missing."""
+    return next((verdict for verdict in VERDICTS if verdict in verdicts), "missing")
 
 
 def is_whole(coverage: Record) -> bool:
@@ -91,9 +92,11 @@ class Cell:
     def worst(self, lane: str) -> Record | None:
         return max((row for row in self.rows if row["lane"] == lane), key=needed, default=None)
 
-    def worst_rows(self, count: int) -> list[Record]:
-        """Failures first (in order), then the highest ratios; the same tensor of other cases is left out."""
-        rows = self.failures + sorted((row for row in self.rows if row["verdict"] == "pass"), key=lambda r: -needed(r))
+    def worst_rows(self, count: int, allowed: dict[str, float]) -> list[Record]:
+        """Failures first (in order), then the highest ratios beside what their lane allows; the same tensor of other
+        cases is left out."""
+        passes = [row for row in self.rows if row["verdict"] == "pass"]
+        rows = self.failures + sorted(passes, key=lambda row: -needed(row) / allowed[row["lane"]])
         shown: dict[tuple[str, str], Record] = {}
         for row in rows:
             shown.setdefault((row["name"], row["lane"]), row)

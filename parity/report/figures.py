@@ -116,7 +116,7 @@ def panel(
     scale, xs = Scale.of(values), _positions(len(layers))
     parts = [_grid(scale)]
     parts += [_band(band, scale, xs)] if band else []
-    parts += [_line(one, scale, xs, layers) for one in series]
+    parts += [_line(one, scale, xs) for one in series]
     parts += [_failures(series, scale, xs, layers), _ticks(layers, xs)]
     label = f"{title}. " + ". ".join(_in_words(one, layers) for one in series)
     svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
@@ -131,12 +131,10 @@ def _positions(count: int) -> list[float]:
 
 
 def _grid(scale: Scale) -> Html:
-    lines = []
-    for value, name in scale.ticks():
-        y = scale.y(value)
-        lines.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
-        lines.append(f'<text class="tick" x="{LEFT - 5}" y="{y + 3.5}" text-anchor="end">{name}</text>')
-    return Html("".join(lines))
+    ticks = [(scale.y(value), name) for value, name in scale.ticks()]
+    lines = "".join(f"M{LEFT} {y}H{WIDTH - RIGHT}" for y, _ in ticks)
+    names = "".join(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}">{name}</text>' for y, name in ticks)
+    return Html(f'<path class="grid" d="{lines}"/><g class="tick" text-anchor="end">{names}</g>')
 
 
 def _band(band: list[tuple[float | None, float | None]], scale: Scale, xs: list[float]) -> Html:
@@ -150,15 +148,11 @@ def _band(band: list[tuple[float | None, float | None]], scale: Scale, xs: list[
     return Html(f'<path class="band" d="{boxes}"/><path class="bound" d="{top}"/>')
 
 
-def _line(series: Series, scale: Scale, xs: list[float], layers: list[Layer]) -> Html:
-    points = [(x, value, layer) for x, value, layer in zip(xs, series.values, layers, strict=True) if value is not None]
-    path = "M" + "L".join(f"{x} {scale.y(value)}" for x, value, _ in points)
-    dots = "".join(
-        f'<path class="dot" d="{_dot(series.style, x, scale.y(value))}">'
-        f"<title>{escape(layer.name)}: {number(value)}</title></path>"
-        for x, value, layer in points
-    )
-    return Html(f'<g class="{series.style}"><path class="line" d="{path}"/>{dots}</g>')
+def _line(series: Series, scale: Scale, xs: list[float]) -> Html:
+    points = [(x, scale.y(value)) for x, value in zip(xs, series.values, strict=True) if value is not None]
+    path = "M" + "L".join(f"{x} {y}" for x, y in points)
+    dots = "".join(_dot(series.style, x, y) for x, y in points)
+    return Html(f'<g class="{series.style}"><path class="line" d="{path}"/><path class="dot" d="{dots}"/></g>')
 
 
 def _dot(style: str, x: float, y: float) -> str:
@@ -185,15 +179,14 @@ def _failures(series: list[Series], scale: Scale, xs: list[float], layers: list[
 
 def _ticks(layers: list[Layer], xs: list[float]) -> Html:
     """Names below the axis, slanted, as many as fit; a block's number is its name."""
-    found, last = [], -99.0
+    names, lines, last = [], [], -99.0
     for x, layer in zip(xs, layers, strict=True):
         if x - last >= 13:
             last = x
-            y = HEIGHT - BOTTOM + 9
-            found.append(f'<path class="grid" d="M{x} {TOP}V{HEIGHT - BOTTOM}"/>')
-            place = f'transform="translate({x + 3} {y})rotate(-45)" text-anchor="end"'
-            found.append(f'<text class="tick" {place}>{escape(_short(layer.name))}</text>')
-    return Html("".join(found))
+            lines.append(f"M{x} {TOP}V{HEIGHT - BOTTOM}")
+            place = f"translate({x + 3:.1f} {HEIGHT - BOTTOM + 9})rotate(-45)"
+            names.append(f'<text transform="{place}">{escape(_short(layer.name))}</text>')
+    return Html(f'<path class="grid" d="{"".join(lines)}"/><g class="tick" text-anchor="end">{"".join(names)}</g>')
 
 
 def _short(name: str) -> str:

@@ -9,7 +9,7 @@ from . import annex, causes
 from .digest import Cell, Document, Layer, Record, StageView, lanes, needed, views
 from .figures import curves
 from .heat import located
-from .markup import Html, badge, code, definitions, join, kind, mark, number, table, tag
+from .markup import Html, badge, breaking, code, definitions, join, kind, mark, number, table, tag
 from .style import CSS, JS
 
 LANES = {"A": "isolated, float32: the gate", "B": "bfloat16 and float16", "C": "free-running, float32"}
@@ -83,7 +83,9 @@ def _headline(document: Document, stages: list[StageView]) -> Html:
         where = sum(any(cell.failures for cell in stage.cells) for stage in stages)
         lead = f"{bad:,} of {len(document['taps']):,} tensors do not pass, in {_count(where, 'stage')}; {ran}."
     else:
-        lead = f"{len(document['taps']):,} tensors of ours are as close to the truth as torch's; {ran}."
+        lead = (
+            f"{len(document['taps']):,} tensors of ours are as close to the truth as torch's own error demands; {ran}."
+        )
     return join(tag("h1", mark(verdict), " ", title), tag("p", lead, class_="lead"))
 
 
@@ -215,7 +217,7 @@ def _light(stage: StageView) -> Html:
 
 def _stage_link(stage: StageView, line: str) -> Html:
     verdict = stage.verdict
-    inner = join(mark(verdict), tag("b", stage.name), tag("small", line))
+    inner = join(mark(verdict), tag("b", breaking(stage.name)), tag("small", line))
     return tag("a", inner, href=f"#{stage.anchor}", class_=f"stage {kind(verdict)}")
 
 
@@ -304,7 +306,7 @@ def _cell(cell: Cell, stage: StageView, document: Document) -> Html:
         )
         for row in cell.profiled[:LOCATED]
     ]
-    worst = _worst_table(cell)
+    worst = _worst_table(cell, allowed)
     line = join(tag("b", f"{stage.name}, {cell.config}"), " ", badge(cell.verdict), _note(cell))
     content = tag("div", pictures, worst, *places, _layer_table(cell))
     return tag("details", tag("summary", line), content, id=cell.anchor, open=bool(cell.failures))
@@ -315,7 +317,7 @@ def _note(cell: Cell) -> Html:
     return tag("span", note, class_="soft")
 
 
-def _worst_table(cell: Cell) -> Html:
+def _worst_table(cell: Cell, allowed: dict[str, float]) -> Html:
     head = [
         "tensor",
         "verdict",
@@ -345,7 +347,7 @@ def _worst_table(cell: Cell) -> Html:
             number(row["std_mlx"], ".4g"),
             number(row["std_ref"], ".4g"),
         ]
-        for row in cell.worst_rows(WORST_TENSORS)
+        for row in cell.worst_rows(WORST_TENSORS, allowed)
     ]
     title = "First tensors that do not pass" if cell.failures else "Tensors with the highest ratio"
     return table(f"{title}: {cell.stage}, {cell.config}", head, lines)

@@ -8,6 +8,7 @@ from math import isfinite
 # A verdict is a symbol and a word; its colour only repeats them.
 _MARKS = {"pass": ("✓", "pass"), "diverged": ("✕", "fail"), "invalid": ("✕", "fail"), "missing": ("◌", "warn")}
 _MARKS |= {"incomplete": ("◌", "warn"), "inconclusive": ("?", "warn"), "not run": ("–", "none")}
+_UNKNOWN = ("?", "warn")
 
 
 class Html(str):
@@ -34,21 +35,26 @@ def join(*parts: object) -> Html:
 
 def kind(verdict: str) -> str:
     """The class that colours a verdict; an unknown word is a warning."""
-    return _MARKS.get(verdict, ("?", "warn"))[1]
+    return _MARKS.get(verdict, _UNKNOWN)[1]
 
 
 def mark(verdict: str) -> Html:
-    symbol, name = _MARKS.get(verdict, ("?", "warn"))
+    symbol, name = _MARKS.get(verdict, _UNKNOWN)
     return tag("span", symbol, class_=f"mark {name}", aria_hidden="true")
 
 
 def badge(verdict: str) -> Html:
-    return tag("span", mark(verdict), " ", verdict, class_=f"badge {kind(verdict)}")
+    return tag("span", f"{_MARKS.get(verdict, _UNKNOWN)[0]} {verdict}", class_=f"badge {kind(verdict)}")
 
 
 def code(value: str) -> Html:
     """A dotted name that may break after its dots."""
-    return tag("code", Html(escape(value).replace(".", ".<wbr>").replace("/", "/<wbr>").replace("_", "_<wbr>")))
+    return tag("code", breaking(value))
+
+
+def breaking(value: str) -> Html:
+    """A name that may break after its dots, slashes and underscores."""
+    return Html(escape(value).replace(".", ".<wbr>").replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
 def table(caption: str, head: list[str], rows: list[list[object]], filtered: bool = False) -> Html:

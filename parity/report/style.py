@@ -48,6 +48,7 @@ padding:.75rem 1.1rem .85rem}
 .facts div{min-width:0}
 .facts dt{font-size:.8rem;color:var(--soft)}
 .facts dd{margin:0;font-variant-numeric:tabular-nums}
+.facts.big{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.9rem 1.6rem}
 .facts.big dd{font-size:1.2rem;font-weight:600;line-height:1.35}
 .facts.big dd small{font-size:.8rem;font-weight:400;color:var(--soft);display:block;max-width:26rem;line-height:1.35}
 
@@ -96,8 +97,9 @@ figure{margin:0;min-width:0}
 figcaption{font-size:.82rem;line-height:1.4;display:flex;flex-wrap:wrap;gap:.05rem .9rem;margin-bottom:.2rem}
 figcaption b{font-weight:600;color:var(--ink)}
 .key{display:inline-flex;flex-wrap:wrap;gap:.05rem .9rem;align-items:center}
+.key svg{flex:none}
 .key span{display:inline-flex;gap:.3rem;align-items:center}
-.plot svg{width:100%;height:auto;display:block}
+.plot>svg{width:100%;height:auto;display:block}
 .along{flex:0 1 280px}.along svg{width:280px;max-width:100%;height:auto;display:block}
 .heat img{width:210px;height:210px;image-rendering:pixelated;border:1px solid var(--line);display:block}
 .ramp{display:inline-block;width:70px;height:9px;background:linear-gradient(90deg,#440154,#3b528b,#21918c,#5ec962,#fde725)}
@@ -114,7 +116,8 @@ footer{color:var(--soft);font-size:.86rem;padding-block:2.5rem 3rem}
 .kicker{margin-top:.8rem}h1{font-size:1.5rem}.lead{margin-bottom:.6rem;font-size:1rem}
 .finding{padding:.6rem .8rem}.finding .place{font-size:1.02rem}
 .phases{grid-template-columns:1fr;gap:.9rem}.phases ol{grid-template-columns:1fr 1fr}
-.phases>li:not(:first-child)>h4::before{content:"↓ "}.facts{gap:.5rem 1.5rem}.facts.big dd{font-size:1.05rem}
+.phases>li:not(:first-child)>h4::before{content:"↓ "}.facts{gap:.5rem 1.5rem}
+.facts.big{grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.7rem 1rem}.facts.big dd{font-size:1.05rem}
 td code{min-width:10rem}}
 @media print{:root{color-scheme:light}body{font-size:9.5pt}main,header,footer{max-width:none;padding:0}
 nav,.filter,.skip{display:none}.scroll{overflow:visible}table{font-size:7pt}th{white-space:normal}
