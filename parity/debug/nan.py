@@ -140,7 +140,7 @@ def _stretch(name: str, trace: Trace) -> Stretch:
             count += 1
             x = leaf.values
             finite = np.isfinite(x)
-            if "freqs" not in f"{tap}.{leaf_name}":  # angles of thousands, by right
+            if kind == "out" and "freqs" not in tap:  # angles of thousands, by right
                 largest = max(largest, float(np.abs(x[finite]).max(initial=0.0)))
             if bad is None and not finite.all():
                 place = f"{tap}<{leaf_name}" if kind == "in" else tap

@@ -57,7 +57,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     names = [str(i) for i in range(len(clocks["ours"].audio))]
     charts.append(
         Lines(
-            "how long the audio's last",
+            "how long each of the audio's latent frames lasts",
             "s",
             names,
             {k: list(map(float, np.diff(c.audio)[:, 0])) for k, c in clocks.items()},
