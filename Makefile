@@ -39,6 +39,7 @@ fixtures: $(VENV)/ready
 readme: parity
 	$(PY) -m parity.report.summary reports/latest/results.json README.md
 	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/
+	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 
 clean:
 	rm -rf $(VENV) fixtures/checkpoints reports/latest
