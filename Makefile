@@ -67,6 +67,7 @@ trace: $(VENV)/ready
 readme: parity selftest
 	$(PY) -m parity.readme reports/latest/results.json reports/latest/selftest.json README.md
 	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/
+	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 
 clean:
 	rm -rf $(VENV) $(REPLAY) fixtures/checkpoints reports/latest
