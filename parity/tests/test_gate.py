@@ -14,6 +14,7 @@ from parity.cli import main
 from parity.debug import symptoms
 from parity.judge import judge
 from parity.mutations import Mutation, planted
+from parity.reference import Torch
 from parity.registry import Case, FunctionTap, Pair, Stage
 from parity.report import plots, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
@@ -158,13 +159,13 @@ def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Pa
 def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = runner.Torch.execute
+    execute = Torch.execute
 
     def restless(self: object, *arguments: object) -> object:
         result, session = execute(self, *arguments), arguments[-1]
         return result if session else tuple(x if x is None else x * 1.0000001 for x in result)
 
-    monkeypatch.setattr(runner.Torch, "execute", restless)
+    monkeypatch.setattr(Torch, "execute", restless)
     results = runner.Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
     assert results.count("inconclusive") == len(results.rows)
     assert results.exit_code() == EXIT_INCONCLUSIVE
