@@ -43,6 +43,9 @@ VIEWS = {
         flags=(
             _flag("texts", nargs=2, metavar="PROMPT"),
             _flag("--padding", choices=("left", "right"), default="left", help="right is not how it was trained"),
+            _flag(
+                "--tokens", type=int, default=1024, metavar="N", help="padded to N, a multiple of 128 (default: 1024)"
+            ),
             _flag("--early-layers-only", action="store_true", help="the input embeddings for every hidden state"),
         ),
     ),

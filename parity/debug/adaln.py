@@ -1,7 +1,7 @@
 """The modulation: which row of each table is the shift and which the scale, and what the timesteps are multiplied by.
 
-Nothing is taken from the code. What flows into a layer is fitted, channel by channel, as (1 + scale) · norm + shift, and
-the fitted scale and shift are looked for among the rows that the file's table and the timestep's embedding add up to.
+Nothing is taken from the code. What flows into a layer is fitted, channel by channel, as (1 + scale) · norm + shift,
+and the fitted scale and shift are looked for among the rows that the file's table and the timestep's embedding make.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AV = {"audio_to_video_attn": (1, 0), "video_to_audio_attn": (3, 2)}
 
 @dataclass(frozen=True)
 class Place:
-    """rows ``(n, D)``: table + embedding. layer, norm ``(…, D)``: what flows in, and candidates for what it is made of."""
+    """rows ``(n, D)``: table + embedding. layer, norms ``(…, D)``: what flows in, and what it may be made of."""
 
     name: str
     shift: int
@@ -101,8 +101,11 @@ def _sentence(found: list[tuple], multipliers: list[tuple]) -> str:
     if swapped:
         return f"Shift and scale are swapped in {len(swapped)} of {len(found)} places, the first is {swapped[0]}."
     if lost:
-        return f"{len(lost)} of {len(found)} places are not modulated by the rows that they should be, the first is {lost[0]}."
-    return f"Shift and scale are where they belong in all {len(found)} places, and timesteps are multiplied as the config says."
+        return (
+            f"{len(lost)} of {len(found)} places are not modulated by the rows that are theirs, the first is {lost[0]}."
+        )
+    times = ", and timesteps are multiplied as the config says" if multipliers else ""
+    return f"Shift and scale are where they belong in all {len(found)} places{times}."
 
 
 def _named(row: int | None, place: Place) -> str:

@@ -87,14 +87,16 @@ def _sentence(subject: Subject, traces: dict[str, dict[str, Trace]], wave: np.nd
     vocoder = traces["ours"]["vocoder"]
     narrow = next((tap for tap in _stages(vocoder) if _leaf(vocoder, tap).dtype != "float32"), None)
     if narrow:
-        return f"The vocoder computes in {_leaf(vocoder, narrow).dtype} from {narrow} on, which is audible; it is to compute in float32."
+        dtype = _leaf(vocoder, narrow).dtype
+        return f"The vocoder computes in {dtype} from {narrow} on, which is audible: float32 is needed."
     if not np.isfinite(wave).all():
         return "The waveform is not finite; look for the first NaN with: debug nan."
     if subject.compared and subject.dtype == "float32":  # the reference's vocoder has the model's dtype, ours never
         for part in ("audio_decoder", "vocoder"):
             found = departures(traces["ours"][part], traces["reference"][part])
             if first := first_departure(found, tolerance(subject.dtype)):
-                return f"The {part.replace('_', ' ')} leaves the reference at {first[0]} (relative distance {first[1]:.2g})."
+                at = f"{first[0]} (relative distance {first[1]:.2g})"
+                return f"The {part.replace('_', ' ')} leaves the reference at {at}."
     if _rms(wave) < SILENT:
         return f"The waveform is silent (rms {_rms(wave):.1e})."
     same = "; every stage is as in the reference" if subject.compared and subject.dtype == "float32" else ""

@@ -16,8 +16,8 @@ from .measures import correlation, distance, std, tolerance
 from .subject import Subject, contexts_of, transformer_case
 
 REPORTED = (
-    "reported for 19B, all of it the model: std 1 → 3 (block 0) → 6.6 (23) → 66–425 (47); text cross-attention 169 % of x "
-    "at block 0, 0.5 % at 47; r of two prompts 0.96 → 0.67 (32) → 0.99 (47)"
+    "reported for 19B, all of it the model: std 1 → 3 (block 0) → 6.6 (23) → 66–425 (47); text cross-attention 169 % "
+    "of x at block 0, 0.5 % at 47; r of two prompts 0.96 → 0.67 (32) → 0.99 (47)"
 )
 
 
@@ -87,11 +87,13 @@ def _sentence(subject: Subject, ours: list[Block], gaps: list[float]) -> str:
     if last.likeness > 1 - 1e-6 and all(block.likeness > 1 - 1e-6 for block in ours):
         return "Two prompts give the same stream in every block: the text does not reach it."
     if wrong := [i for i, gap in enumerate(gaps) if not gap <= tolerance(subject.dtype)]:
-        gap = gaps[wrong[0]]
-        return f"The stream leaves the reference in block {wrong[0]} (relative distance {gap:.2g}); look closer with: debug step."
+        at = f"block {wrong[0]} (relative distance {gaps[wrong[0]]:.2g})"
+        return f"The stream leaves the reference in {at}; look closer with: debug step."
+    stds = std(first.x[0]), std(last.x[0])
+    shares, alike = (first.share, last.share), (first.likeness, last.likeness)
     facts = (
-        f"std {std(first.x[0]):.3g} after the first block and {std(last.x[0]):.3g} after the last, text {first.share:.0%} and "
-        f"{last.share:.0%} of the stream, r of two prompts {first.likeness:.3g} and {last.likeness:.3g}"
+        f"std {stds[0]:.3g} after the first block and {stds[1]:.3g} after the last, text {shares[0]:.0%} and {shares[1]:.0%} "
+        f"of the stream, r of two prompts {alike[0]:.3g} and {alike[1]:.3g}"
     )
     if not gaps:
         return f"{facts}; whether that is the model or a fault, only the reference tells."

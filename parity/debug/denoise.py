@@ -1,4 +1,4 @@
-"""A whole denoising, step by step: how alike the latent and its denoised reading are, and what the prompt does to it."""
+"""A whole denoising, step by step: how alike the latent and its denoised reading are, and what the prompt does."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _sentence(subject: Subject, ours: list[Step], gaps: list[float]) -> str:
         return f"The denoised latent leaves the reference at σ {at:g} (relative distance {gaps[wrong[0]]:.2g})."
     first, last = ours[0], ours[-1]
     facts = (
-        f"r(latent, denoised) is {_likeness(first):.3g} at σ {first.sigma:g} and {_likeness(last):.3g} at σ {last.sigma:g}, "
-        f"another prompt moves the denoised latent by {first.effect:.1%} and {last.effect:.1%}"
+        f"r(latent, denoised) is {_likeness(first):.3g} at σ {first.sigma:g} and {_likeness(last):.3g} at "
+        f"σ {last.sigma:g}, another prompt moves the denoised latent by {first.effect:.1%} and {last.effect:.1%}"
     )
     return f"{facts}, as in the reference (within {max(gaps):.0e})." if gaps else f"{facts}."

@@ -47,10 +47,20 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Values in [−1, 1] by row and column."""
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
 class Finding:
     sentence: str
     tables: list[Table] = field(default_factory=list)
-    charts: list[Lines | Pictures] = field(default_factory=list)
+    charts: list[Lines | Pictures | Grid] = field(default_factory=list)
 
 
 def number(value: Any) -> str:
@@ -84,7 +94,7 @@ def draw(finding: Finding, path: Path) -> Path | None:
     figure = plt.figure(figsize=(11, 3.4 * n + 0.6), layout="constrained")
     parts = figure.subfigures(n, 1, squeeze=False)[:, 0]
     for part, chart in zip(parts, finding.charts, strict=True):
-        (_draw_lines if isinstance(chart, Lines) else _draw_pictures)(part, chart)
+        {Lines: _draw_lines, Pictures: _draw_pictures, Grid: _draw_grid}[type(chart)](part, chart)
     figure.suptitle(finding.sentence, fontsize=8, wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -94,24 +104,30 @@ def draw(finding: Finding, path: Path) -> Path | None:
 
 def _draw_lines(figure: Any, chart: Lines) -> None:
     axes = figure.subplots()
-    others = iter(_OTHERS * len(chart.series))
+    others, ours = iter(_OTHERS * len(chart.series)), 0
+    marker = "." if len(chart.names) <= 100 else None
     for name, values in chart.series.items():
         if name.startswith("reference"):  # below ours and wider, so that both show where they are equal
             style = {"color": REFERENCE, "lw": 4, "alpha": 0.45, "zorder": 1}
+        elif name.startswith("ours"):
+            style, ours = {"color": OURS, "lw": 1, "marker": marker, "ls": ("-", "--")[ours % 2]}, ours + 1
         else:
-            style = {"color": OURS if name.startswith("ours") else next(others), "marker": ".", "lw": 1}
-        if "prompt B" in name or "second" in name:
-            style["ls"] = "--"
+            style = {"color": next(others), "lw": 1, "marker": marker}
         axes.plot(values, label=name, **style)
-    step = max(1, len(chart.names) // 40)
-    ticks = range(0, len(chart.names), step)
-    axes.set_xticks(ticks, [chart.names[i].replace("$", r"\$") for i in ticks], rotation=35, ha="right", fontsize=7)
-    if chart.log:
+    ticks = range(0, len(chart.names), max(1, -(-len(chart.names) // 30)))
+    axes.set_xticks(ticks, [_short(chart.names[i]) for i in ticks], rotation=35, ha="right", fontsize=7)
+    positive = [v for values in chart.series.values() for v in values if v > 0]
+    if chart.log and positive and max(positive) > 20 * min(positive):
         axes.set_yscale("log")
     axes.set_ylabel(chart.ylabel)
     axes.set_title(chart.title, loc="left", fontsize=9)
     axes.grid(True, axis="y", lw=0.3)
     axes.legend(fontsize=7)
+
+
+def _short(name: str) -> str:
+    """The end of a long name; a $ is no formula."""
+    return (name if len(name) <= 30 else f"…{name[-29:]}").replace("$", r"\$")
 
 
 def _draw_pictures(figure: Any, chart: Pictures) -> None:
@@ -121,3 +137,12 @@ def _draw_pictures(figure: Any, chart: Pictures) -> None:
         ax.set_title(name, fontsize=8)
         ax.set_axis_off()
     figure.suptitle(chart.title, fontsize=9, x=0.01, ha="left")
+
+
+def _draw_grid(figure: Any, chart: Grid) -> None:
+    axes = figure.subplots()
+    image = axes.imshow(chart.values, aspect="auto", vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+    axes.set_yticks(range(len(chart.rows)), chart.rows, fontsize=6)
+    ticks = range(0, len(chart.columns), max(1, -(-len(chart.columns) // 40)))
+    axes.set_xticks(ticks, [_short(chart.columns[i]) for i in ticks], rotation=60, ha="right", fontsize=7)
+    figure.colorbar(image, ax=axes, label=chart.title)

@@ -20,7 +20,7 @@ HIDDEN = -1e4  # an additive mask that holds less than this hides
 
 @dataclass(frozen=True)
 class Mask:
-    """seen ``(rows, columns)``: true where a query sees a key. output ``(rows, D)``: of the attention that it is for."""
+    """seen ``(rows, columns)``: true where a query sees a key. output ``(rows, D)``: of its attention."""
 
     where: str
     kind: str

@@ -48,7 +48,7 @@ def autocorrelation(x: np.ndarray) -> float:
 
 
 def local_variance_ratio(x: np.ndarray) -> float:
-    """Mean |difference of neighbours| / standard deviation, ``(…, H, W)``: 1.13 for white noise, near 0 for a picture."""
+    """Mean |difference of neighbours| / standard deviation, ``(…, H, W)``: 1.13 of white noise, near 0 of a picture."""
     x = x.astype(np.float64)
     steps = np.concatenate([np.abs(np.diff(x, axis=axis)).ravel() for axis in (-2, -1)])
     return float(steps.mean() / x.std()) if steps.size and x.std() else float("nan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,10 +46,8 @@ def sides(reference: bool = True) -> dict[str, Side]:
     """Ours, and the reference where torch and ltx-core are installed (and wanted)."""
     found: dict[str, Side] = {"ours": MLX()}
     if reference:
-        try:
+        with contextlib.suppress(ImportError):
             found["reference"] = importlib.import_module("parity.reference").Torch()
-        except ImportError:
-            pass
     return found
 
 

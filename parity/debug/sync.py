@@ -7,9 +7,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
+from ltx2_mlx import media
 from ltx2_mlx.errors import LTX2Error
+from ltx2_mlx.types import Audio
 
 from ..registry import Obj
 from .finding import Finding, Lines, Table
@@ -54,7 +57,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     names = [str(i) for i in range(len(clocks["ours"].audio))]
     charts.append(
         Lines(
-            "how long the audio's last",
+            "how long each of the audio's latent frames lasts",
             "s",
             names,
             {k: list(map(float, np.diff(c.audio)[:, 0])) for k, c in clocks.items()},
@@ -76,7 +79,8 @@ def _fine(clocks: dict[str, Clock], duration: float) -> str:
 def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
     end = float(clock.video[-1, 1])
     if not np.isclose(end, duration, rtol=1e-3):
-        return f"The picture's positions end at {end:.3f} s for {duration:.3f} s: they count {fps * duration / end:.4g} frames a second for {fps:g}."
+        counted = f"{fps * duration / end:.4g} frames a second for {fps:g}"
+        return f"The picture's positions end at {end:.3f} s for {duration:.3f} s: they count {counted}."
     frames = round(duration / LATENT_FRAME)
     if len(clock.audio) != frames:
         return (
@@ -86,8 +90,8 @@ def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
     lasts = np.diff(clock.audio)[:, 0]
     if not (np.isclose(lasts[0], 0.01, atol=1e-4) and np.allclose(lasts[1:], LATENT_FRAME, atol=1e-4)):
         return (
-            f"The sound's positions are shifted: its first latent frame lasts {lasts[0]:.2f} s for 0.01 (the causal offset is "
-            f"4i − 3 mel frames), and it ends at {clock.audio[-1, 1]:.2f} s."
+            f"The sound's positions are shifted: its first latent frame lasts {lasts[0]:.2f} s for 0.01 (the causal "
+            f"offset is 4i − 3 mel frames), and it ends at {clock.audio[-1, 1]:.2f} s."
         )
     return None
 
@@ -114,11 +118,6 @@ def _clock(subject: Subject, key: str, frames: int, fps: float) -> Clock:
 
 def _muxed(frames: int, fps: float) -> tuple[Table | None, str | None]:
     """A small clip with sound, written and read back: each stream must keep its length."""
-    import mlx.core as mx
-
-    from ltx2_mlx import media
-    from ltx2_mlx.types import Audio
-
     duration = frames / fps
     samples = round(duration * _RATE)
     pictures = (np.arange(frames * 64 * 64 * 3) % 251).astype(np.uint8).reshape(frames, 64, 64, 3)
@@ -126,14 +125,9 @@ def _muxed(frames: int, fps: float) -> tuple[Table | None, str | None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         try:
-            media.encode_video([pictures], round(fps), Audio(mx.array(np.stack([tone, tone])), _RATE), path)
+            media.encode_video([pictures], fps, Audio(mx.array(np.stack([tone, tone])), _RATE), path)
             info = media.probe(path)
         except LTX2Error as error:
             return None, f"Writing a clip with sound fails: {error}"
-        except TypeError as error:
-            return None, f"Writing a clip fails with TypeError: {error}"
-    return Table(
-        "written and read back",
-        ("", "given", "in the file"),
-        [("frames", frames, info.frames), ("samples", samples, info.samples)],
-    ), None
+    rows = [("frames", frames, info.frames), ("samples", samples, info.samples)]
+    return Table("written and read back", ("", "given", "in the file"), rows), None

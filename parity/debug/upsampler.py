@@ -66,7 +66,7 @@ def _wrapped(subject: Subject, key: str, encoder: Path, latent: np.ndarray) -> t
 
 
 def _variants(subject: Subject, key: str, encoder: Path, latent: np.ndarray, result: np.ndarray) -> dict[str, float]:
-    """Name → distance of what the pipeline's function gives to the network called in that way, by the file's statistics."""
+    """Name → distance of the pipeline's result to the network called in that way, by the file's statistics."""
     arrays = read_checkpoint(encoder).arrays()
     mean, scale = (
         subject.as_numpy(arrays[f"vae.per_channel_statistics.{n}-of-means"])[None, :, None, None, None]
@@ -111,7 +111,7 @@ def _per_frame(subject: Subject, trace: Trace) -> str | None:
                 v.reshape(v.shape[0], 32, -1, *v.shape[2:]).mean(axis=(2, 4, 5)) for v in (x, y)
             ]  # (B, groups, T)
             if np.abs(groups[1]).max() < 1e-3 < np.ptp(groups[0], axis=-1).max():
-                return f"{tap} normalises every frame alone, not time, height and width together: values explode or flicker."
+                return f"{tap} normalises every frame alone, not time, height and width together: values explode."
     return None
 
 

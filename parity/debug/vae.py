@@ -28,8 +28,8 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     told = bool(subject.config["vae"].get("timestep_conditioning"))
     if embedders and not told:
         return Finding(
-            f"The file holds {embedders} tensors of a time embedder and its config says timestep_conditioning false: this "
-            "decoder wants its timestep and gets none, and the video comes out dark."
+            f"The file holds {embedders} tensors of a time embedder and its config says timestep_conditioning false: "
+            "this decoder wants its timestep and gets none, and the video comes out dark."
         )
     try:
         runs: dict[str, dict[str, Trace]] = {}
@@ -98,10 +98,11 @@ def _sentence(subject: Subject, runs: dict[str, dict[str, Trace]], rows: list[tu
         found = [pair for pair in both if not pair[0].endswith("randn")]  # recorded as drawn, then replaced
         if first := first_departure(found, tolerance(subject.dtype)):
             return f"The decoder leaves the reference at {first[0]} (relative distance {first[1]:.2g})."
+    same = "; every stage is as in the reference" if subject.compared else ""
     timestep = ", told its timestep (None is 0.05)" if told else ", and wants no timestep"
     return (
-        f"The decoder un-normalises once, keeps two latents apart (r {rows[-1][1 + len(runs)]:.2f} at the end), puts pixels "
-        f"where they belong and hands on bytes{timestep}{'; every stage is as in the reference' if subject.compared else ''}."
+        f"The decoder un-normalises once, keeps two latents apart (r {rows[-1][1 + len(runs)]:.2f} at the end), puts "
+        f"pixels where they belong and hands on bytes{timestep}{same}."
     )
 
 
@@ -131,7 +132,7 @@ def _unnormalised(subject: Subject, runs: dict[str, Trace]) -> str | None:
 def _timestep(runs: dict[str, Trace]) -> str | None:
     none, zero, told = (_video(runs[f"random A{name}"]) for name in ("", " at timestep 0", " at timestep 0.05"))
     if distance(zero, told) < 1e-4:
-        return "The decoder asks for a timestep and none reaches it: timesteps 0 and 0.05 give the same video, which is dark."
+        return "The decoder asks for a timestep and none reaches it: 0 and 0.05 give the same video, which is dark."
     if distance(none, told) > 1e-3:
         return (
             f"Without a timestep the decoder does not take 0.05 (brightness {_light(none):.3f} for {_light(told):.3f})."
@@ -144,7 +145,8 @@ def _likeness(rows: list[tuple], sides: int) -> str | None:
         alike = row[1 + sides]
         if not alike <= SAME:
             what = "constant" if np.isnan(alike) else f"alike (r {alike:.4f})"
-            return f"Two unlike latents are {what} from {row[0]} on: its weights are not the file's, or its signal is lost."
+            why = "its weights are not the file's, or the signal is lost"
+            return f"Two unlike latents are {what} from {row[0]} on: {why}."
     return None
 
 
@@ -157,7 +159,9 @@ def _blocks(subject: Subject, trace: Trace) -> str | None:
     wanted = x.transpose(0, 1, 4, 5, 3, 6, 2).reshape(B, C // p**2, T, H * p, W * p)
     if distance(video, wanted) < 1e-3:
         return None
-    return f"Pixels are put in the wrong places inside each {p} × {p} patch (unpatchify's axis order): plaid, mosaic, blocks."
+    return (
+        f"Pixels are in the wrong places inside each {p} × {p} patch (unpatchify's axis order): plaid, mosaic, blocks."
+    )
 
 
 def _saved(trace: Trace) -> str | None:
@@ -166,8 +170,8 @@ def _saved(trace: Trace) -> str | None:
     if chunk.dtype != "uint8":
         low, high = chunk.values.min(), chunk.values.max()
         return (
-            f"decode_video hands on {chunk.dtype} from {low:.2f} to {high:.2f} of shape {chunk.values.shape}, expected bytes "
-            "(frames, height, width, 3): an image library says TypeError: Cannot handle this data type."
+            f"decode_video hands on {chunk.dtype} from {low:.2f} to {high:.2f} of shape {chunk.values.shape}, expected "
+            "bytes (frames, height, width, 3): an image library says TypeError: Cannot handle this data type."
         )
     if chunk.values.shape[-1] != 3:
         return f"decode_video hands on frames of shape {chunk.values.shape}, expected (frames, height, width, 3)."

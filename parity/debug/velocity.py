@@ -50,7 +50,8 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
 
 def _sentence(to_x0: float, to_velocity: float) -> str:
     if to_x0 < 1e-2 < to_velocity:
-        return f"The denoiser hands on X0 = latent − σ·velocity, as the Euler step expects (relative distance {to_x0:.1e})."
+        found = f"X0 = latent − σ·velocity (relative distance {to_x0:.1e})"
+        return f"The denoiser hands on {found}, as the Euler step expects."
     if to_velocity < 1e-2:
         return (
             "The denoiser hands on the velocity itself where the Euler step expects X0 = latent − σ·velocity "

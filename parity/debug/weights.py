@@ -29,8 +29,8 @@ from .subject import Subject
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a hash of
-    its values, and whether they are the file's in some order of axes."""
+    """What is kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a
+    hash of its values, and whether they are the file's in some order of axes."""
 
     part: str
     name: str
@@ -88,8 +88,8 @@ def _sentence(subject: Subject, loaded: list[Loaded], constant: list[Loaded], tw
         parts = ", ".join(f"{n} of {part}" for part, n in Counter(t.part for t in wrong).items())
         zero = sum(t.constant == 0 for t in wrong)
         return (
-            f"{len(wrong)} of {len(loaded)} tensors do not hold the file's values ({parts}; {zero} of them are zero): they were "
-            f"not loaded. The first is {wrong[0].place}."
+            f"{len(wrong)} of {len(loaded)} tensors do not hold the file's values ({parts}; {zero} of them are zero): "
+            f"they were not loaded. The first is {wrong[0].place}."
         )
     odd = [f"{len(constant)} constant" if constant else "", f"{len(twins)} identical to another" if twins else ""]
     said = " and ".join(o for o in odd if o) or "none is constant, none like another"
@@ -100,10 +100,21 @@ def _compare(subject: Subject, part: str, module: object) -> Iterator[Loaded]:
     _, keys = build(part, subject.file)
     arrays = subject.file.arrays()
     for name, value in tree_flatten(module.parameters()):
-        memory, file = subject.as_numpy(value), subject.as_numpy(arrays[keys[name]].astype(value.dtype))
+        memory, file = (
+            subject.as_numpy(value),
+            subject.as_numpy(_in_file(subject, arrays, keys[name]).astype(value.dtype)),
+        )
         constant = float(memory.flat[0]) if np.ptp(memory) == 0 else None
         digest = (memory.shape, hash(memory.tobytes()))
         yield Loaded(part, name, memory.size, std(memory), std(file), constant, digest, _right(file, memory))
+
+
+def _in_file(subject: Subject, arrays: dict[str, mx.array], key: str) -> mx.array:
+    """A tensor as the file means it: float8 by its values, scaled where a scale lies beside it."""
+    if subject.file.tensors[key].dtype != "F8_E4M3":
+        return arrays[key]
+    values = mx.from_fp8(arrays[key], mx.float32)
+    return values * arrays[f"{key}_scale"] if f"{key}_scale" in arrays else values
 
 
 def _right(file: np.ndarray, memory: np.ndarray) -> bool:
