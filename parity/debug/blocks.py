@@ -92,8 +92,8 @@ def _sentence(subject: Subject, ours: list[Block], gaps: list[float]) -> str:
     stds = std(first.x[0]), std(last.x[0])
     shares, alike = (first.share, last.share), (first.likeness, last.likeness)
     facts = (
-        f"std {stds[0]:.3g} after the first block and {stds[1]:.3g} after the last, text {shares[0]:.0%} and {shares[1]:.0%} "
-        f"of the stream, r of two prompts {alike[0]:.3g} and {alike[1]:.3g}"
+        f"std {stds[0]:.3g} after the first block and {stds[1]:.3g} after the last, text {shares[0]:.0%} and "
+        f"{shares[1]:.0%} of the stream, r of two prompts {alike[0]:.3g} and {alike[1]:.3g}"
     )
     if not gaps:
         return f"{facts}; whether that is the model or a fault, only the reference tells."
