@@ -115,7 +115,8 @@ def _written_beside(
     model.config.hidden_size = model.config.text_config.hidden_size
     text = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     mx.random.seed(seed)
-    return mlx_vlm.generate(model, processor, text, image=image, max_tokens=max_tokens, temperature=temperature).text
+    options = {"max_tokens": max_tokens, "temperature": temperature, "skip_special_tokens": True}
+    return mlx_vlm.generate(model, processor, text, image=image, **options).text
 
 
 def clean_response(text: str) -> str:

@@ -16,8 +16,16 @@ from .errors import InputError
 
 def projection_coef(to_project: mx.array, project_onto: mx.array) -> mx.array:
     """``(B, 1)``: how much of ``project_onto`` lies in ``to_project``, sample by sample."""
-    a, b = (x.reshape(x.shape[0], -1) for x in (to_project, project_onto))
-    return mx.sum(a * b, axis=1, keepdims=True) / (mx.sum(b * b, axis=1, keepdims=True) + 1e-8)
+    return _dot(to_project, project_onto) / (_dot(project_onto, project_onto) + 1e-8)
+
+
+def _dot(a: mx.array, b: mx.array) -> mx.array:
+    """``(B, 1)`` in the dtype of ``a``, summed in float32 over one axis after the other: a single sum over all of a
+    latent is three times as far off (tap: cfg_star)."""
+    product = (a * b).astype(mx.float32)
+    while product.ndim > 1:
+        product = product.sum(axis=-1)
+    return product[:, None].astype(a.dtype)
 
 
 def _projected(to_project: mx.array, project_onto: mx.array) -> mx.array:

@@ -54,7 +54,7 @@ class Finding:
     failed: int
     operands: tuple[Operand, ...] = ()
     constants: tuple[str, ...] = ()
-    owner: Statement | None = None  # the class of the module that the scope is: its constructor may be to blame
+    owner: Statement | None = None  # the class that the scope is a call or a method of: its constructor may be to blame
     statements: tuple[Statement, ...] = ()
 
     @property
@@ -166,7 +166,8 @@ def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[
         for side, modules in ((runner.torch, recorded.pair.reference), (runner.mlx, ours))
     )
     held = constants(theirs, own) if theirs is not None and own is not None else []
-    owner = None if own is None else _source(type(own))
+    cls = _class_of_step(runner, recorded, scope) if own is None else type(own)
+    owner = _source(cls) if isinstance(cls, type) else None
     return replace(base, scope=scope, operands=operands, constants=tuple(held), owner=owner, statements=statements)
 
 
@@ -197,6 +198,12 @@ def _module(side: Side, modules: dict[str, Any], stage: Stage, tap: str) -> Any:
     return module_at(side, modules, stage, tap.rpartition(".")[0]) if found is None else found
 
 
+def _class_of_step(runner: Runner, recorded: Recorded, scope: At) -> Any:
+    """What a step's method is called on; None where the scope is no step."""
+    step = next((step for step in recorded.case.steps if step.name == scope[0]), None)
+    return step and runner.mlx.cls(recorded.pair.stage, getattr(step.target, "cls", step.target))
+
+
 def _source(cls: type) -> Statement:
     """The lines of a class."""
     lines, first = inspect.getsourcelines(cls)
@@ -209,12 +216,13 @@ def _known(row: Row, trace: Trace) -> bool:
 
 
 def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], where: dict[str, str]) -> tuple[str, Row] | None:
-    """Of a free run: the first tap such that, with all taps up to it grafted, the rest passes; and the first failure.
+    """Of a free run: the last tap that something is wrong at or before, so that the rest passes once all up to it are
+    grafted; and the first failure.
 
     None where everything passes.
     """
     stage, pair = recorded.pair.stage, recorded.pair
-    modules = module_taps(stage, recorded.trace)
+    modules, lane = module_taps(stage, recorded.trace), "C" if pair.dtype == "float32" else "B"
     handed = {tap for tap in modules if any(fnmatchcase(tap, p) for p in stage.defined)}
     order = list(dict.fromkeys(tap for side, tap, _ in recorded.trace.events if side == "out" and tap in modules))
 
@@ -226,7 +234,7 @@ def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], where: dic
             runner.torch, pair, pair.oracle, recorded, "float64", Session(runner.torch, recorded.trace, only=only)
         )
         rest = modules - known - handed
-        rows = judge(Results(), where | {"lane": "C"}, stage, recorded.trace, oracle, trace, rest)
+        rows = judge(Results(), where | {"lane": lane}, stage, recorded.trace, oracle, trace, rest)
         return [row for row in rows if row.verdict != "pass"]
 
     failed = failing(0)

@@ -48,13 +48,13 @@ def _bisect(args: argparse.Namespace) -> int:
         if found is None:
             print("nothing fails when it runs free")
             return EXIT_OK
-        tap, row = found
-        print(f"first red, running free: {row.place}: {row.why}\nwith all taps up to {tap} grafted, the rest passes")
-        if recorded.oracle is None:
-            return EXIT_DIVERGED
+        last, row = found
+        print(f"first red, running free: {row.place}: {row.why}\nwith all taps up to {last} grafted, the rest passes")
+    if recorded.oracle is None:
+        return EXIT_DIVERGED
     finding = bisect(runner, recorded, ours, isolated_rows(runner, recorded, ours, args.config, args.case), tap)
     if finding is None:
-        print(f"nothing fails at {tap or 'any tap'} on the reference's inputs")
+        print(f"nothing fails {f'at {tap} ' if tap else ''}on the reference's inputs")
         return EXIT_DIVERGED if args.lane == "C" else EXIT_OK
     story = describe(finding)
     print(f"{finding.row.place}: {finding.row.verdict}: {finding.row.why}\n{story}", end="")

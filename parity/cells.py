@@ -64,6 +64,7 @@ def key(lanes: str, checkpoint: Path | None, environment: dict[str, str]) -> str
         for file in sorted((ROOT / package).rglob("*.py")):
             if "tests" not in file.parts:
                 digest.update(f"{file.relative_to(ROOT)}={shards.sha256(file)};".encode())
-    digest.update((FIXTURES.parent / "SHA256SUMS").read_bytes())
+    for name in ("SHA256SUMS", "media.py"):
+        digest.update((FIXTURES.parent / name).read_bytes())
     digest.update(shards.sha256(checkpoint).encode() if checkpoint else b"")
     return digest.hexdigest()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import bisecting, debug, differences, explain, selftest, traces
+from . import bisecting, debug, differences, explain, report, selftest, traces
 from .results import EXIT_USAGE
 from .stages import pipelines, stages
 
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     selftest.register(commands)
     bisecting.register(commands)
     differences.register(commands)
+    report.register(commands)
     args = parser.parse_args(argv)
     try:
         return args.handler(args)
@@ -61,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
         return EXIT_USAGE
     from . import endtoend
-    from .report import plots, summary, terminal
+    from .report import plots, terminal
     from .runner import check_checkpoint, ensure_fixtures, run, select
 
     lanes = args.lane.replace(",", "").upper()
@@ -82,14 +83,13 @@ def _run(args: argparse.Namespace) -> int:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    cells = args.json.parent / "cells"
+    cells = args.json.with_suffix(".cells")
     results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume)
     pictures = plots.by_depth(results, args.json.parent)
     results.seconds = time.monotonic() - start
     results.write(args.json)
-    text = args.json.parent / "summary.md"
-    text.write_text(summary.markdown(json.loads(args.json.read_text())))
-    terminal.show(results, [args.json, text, *pictures])
+    shutil.rmtree(cells)
+    terminal.show(results, [*report.render(args.json), args.json, *pictures])
     return results.exit_code()
 
 

@@ -53,17 +53,26 @@ def files(config: str, dtype: str) -> Files:
 
 def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], None]) -> list[PipelineRow]:
     """Both sides in float32 (lane A or C) and in bfloat16 (lane B)."""
-    from .reference import pipelines as reference  # slow to import, and no other stage needs it
-
     rows = []
     for dtype in [d for d, of in (("float32", "AC"), ("bfloat16", "B")) if set(of) & set(lanes)]:
         progress(f"{pipeline.name} {config}: {dtype}")
-        given = files(config, dtype)
-        theirs = reference.run(pipeline, dtype, given)
-        twin = reference.run(pipeline, dtype, given, twin=True) if dtype == "bfloat16" else None
-        ours = run_pipeline(pipeline, dtype, given, theirs.noise)
-        rows.append(judge(PipelineRow(pipeline.name, config, dtype), theirs, ours, twin))
+        rows.append(Run(pipeline, config, dtype).judged())
     return rows
+
+
+class Run:
+    """The reference's run of a pipeline, beside which ours runs as often as it is asked for."""
+
+    def __init__(self, pipeline: Pipeline, config: str, dtype: str):
+        from .reference import pipelines as reference  # slow to import, and no stage needs it
+
+        self.pipeline, self.config, self.dtype, self.files = pipeline, config, dtype, files(config, dtype)
+        self.theirs = reference.run(pipeline, dtype, self.files)
+        self.twin = reference.run(pipeline, dtype, self.files, twin=True) if dtype == "bfloat16" else None
+
+    def judged(self) -> PipelineRow:
+        ours = run_pipeline(self.pipeline, self.dtype, self.files, self.theirs.noise)
+        return judge(PipelineRow(self.pipeline.name, self.config, self.dtype), self.theirs, ours, self.twin)
 
 
 def judge(row: PipelineRow, theirs: Recording, ours: Recording, twin: Recording | None = None) -> PipelineRow:

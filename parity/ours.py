@@ -137,5 +137,33 @@ gradient_estimating_euler_denoising_loop = _looped("gradient_estimating_euler_de
 res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
 
 
+def _network(video: Any, audio: Any, perturbations: Any) -> tuple[mx.array, mx.array]:
+    """In place of a transformer: adds up what it is told. The same stands on the reference's side."""
+    kinds = importlib.import_module("ltx2_mlx.perturbations").PerturbationType
+    cut = sum(
+        0.01 * 2 ** (3 * i + block)
+        for i, kind in enumerate(kinds)
+        for block in range(3)
+        if perturbations is not None and perturbations.any_in_batch(kind, block)
+    )
+    return tuple(
+        m.latent * 0.3 + m.context.mean(axis=1, keepdims=True) + m.timesteps.astype(m.latent.dtype) * 0.1 + cut
+        for m in (video, audio)
+    )
+
+
+def simple(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array) -> list[Any]:
+    denoise = _product("denoisers").simple_denoising_func(v_context, a_context, _network)
+    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)]
+
+
+def guided(
+    sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array, factories: tuple[Any, Any]
+) -> list[Any]:
+    function = _product("denoisers").multi_modal_guider_factory_denoising_func
+    denoise = function(*factories, v_context, a_context, _network)
+    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)]
+
+
 def _product(module: str) -> Any:
     return importlib.import_module(f"ltx2_mlx.{module}")

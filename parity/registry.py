@@ -126,6 +126,7 @@ class Stage:
     folder: what it loads is a Hugging Face folder and no checkpoint file.
     loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
     quantization: how the component is loaded, by the name that both sides know.
+    layout: what the axes of its tensors are, for captions.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Stage:
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None
+    layout: Literal["sequence", "video", "sound"] = "sequence"
 
 
 @dataclass(frozen=True)

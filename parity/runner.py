@@ -25,7 +25,6 @@ from .cells import key as cells_key
 from .inputs import FIXTURES
 from .ours import MLX
 from .recording import Inventory, Pair, Recorded, Recording, close_to, read
-from .reference import Torch
 from .registry import Case, Pipeline, Stage
 from .replay import (
     default_device,
@@ -54,6 +53,8 @@ HALF = ("bfloat16", "float16")
 
 class Runner:
     def __init__(self, checkpoint: Path | None = None, progress: Callable[[str], None] = lambda line: None):
+        from .reference import Torch  # not above: what only imports this module does without torch
+
         self.torch, self.mlx = Torch(), MLX()
         self.checkpoint, self.progress = checkpoint, progress
 
@@ -203,19 +204,21 @@ def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
     compare or to be no fault."""
     ran = {stage.name: [config for other, config in chosen if other.name == stage.name] for stage, _ in chosen}
     phases = {name: phase for phase, names in PHASES.items() for name in names}
+    order = list(phases)
     return [
         {
             "stage": stage.name,
             "phase": phases.get(stage.name, ""),
             "configs": list(stage.configs),
             "ran": ran.get(stage.name, []),
+            "layout": stage.layout,
             "reference_only": stage.reference_only,
             "constant": stage.constant,
             "idle": {config: list(names) for config, names in stage.idle.items()},
             "defined": list(stage.defined),
             "injected": [tap.name for tap in stage.functions if tap.injected],
         }
-        for stage in stages().values()
+        for stage in sorted(stages().values(), key=lambda s: order.index(s.name) if s.name in phases else len(order))
     ]
 
 

@@ -178,13 +178,14 @@ def _arguments(node: _Node, function: str | None, parameters: tuple[str, ...], w
     named = [call for call in calls if function and _last_name(call.func) == function]
     own = [p for p in parameters if p != "self"]
     found: list[ast.expr] = []
-    for call in named or calls:
+    fits = {call: sum(k.arg in own for k in call.keywords) for call in named or calls}
+    for call in (call for call, names in fits.items() if names == max(fits.values())):
         keywords = {k.arg: k.value for k in call.keywords}
         starred = any(isinstance(a, ast.Starred) for a in call.args) or None in keywords
         for name in wanted:
             if name in keywords:
                 found.append(keywords[name])
-            elif starred or name == "self":
+            elif starred:
                 return set(node.loads)
             elif name in own and own.index(name) < len(call.args):
                 found.append(call.args[own.index(name)])

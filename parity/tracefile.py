@@ -158,7 +158,7 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
     folder = out.with_suffix("")
     if out.suffix != ".json":
         raise TraceError(f"{out}: the manifest's name must end in .json")
-    if folder.exists() and not out.exists():
+    if folder.exists() and not _is_trace(out):
         raise TraceError(f"{folder}: in the way, and no trace's folder")
     try:
         shutil.rmtree(folder, ignore_errors=True)
@@ -174,6 +174,13 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
     manifest["sha256"] = _seal(manifest)
     out.write_text(json.dumps(manifest, separators=(",", ":")) + "\n")
     return {f"{c['stage']} {c['config']}": sum(case["bytes"] for case in c["cases"]) for c in cells}
+
+
+def _is_trace(manifest: Path) -> bool:
+    try:
+        return f'"schema":"{SCHEMA}"' in manifest.read_text()[:100]
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _write_cell(folder: Path, recording: Recording, needed: dict[Path, set[str]]) -> dict[str, Any]:

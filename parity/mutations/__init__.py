@@ -5,6 +5,7 @@ from .causes import CAUSES, NOT_APPLICABLE
 from .denoising import DENOISING
 from .loading import LOADING
 from .lora import LORA
+from .pipelines import PIPELINES
 from .planting import Mutation, planted
 from .positions import POSITIONS
 from .sampling import SAMPLING
@@ -12,6 +13,6 @@ from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
 
-MUTATIONS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA)
+MUTATIONS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES)
 
 __all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]

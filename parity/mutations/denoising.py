@@ -5,11 +5,19 @@ from __future__ import annotations
 from .planting import Mutation
 
 _CONDITIONING, _SAMPLERS, _STEPS = "conditioning.py", "samplers.py", "diffusion_steps.py"
+_DENOISERS = "denoisers.py"
 
 
 def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: str, known: str = "") -> Mutation:
     case = {"gaussian": "noise", "post": "masks", "times": "masks", "downs": "masks", "step": "res2s"}
-    case |= {"coeff": "res2s", "euler": "loops", "gradi": "loops", "res2s": "loops"}
+    case |= {
+        "coeff": "res2s",
+        "euler": "loops",
+        "gradi": "loops",
+        "res2s": "loops",
+        "guided": "guidance",
+        "simple": "guidance",
+    }
     where = next((name for start, name in case.items() if tap.startswith(start)), "conditioning")
     return Mutation(
         id, fault, file, old, new, tap, config="any", case=where, stage="denoising", cause=cause, known=known
@@ -111,7 +119,7 @@ DENOISING = (
         _CONDITIONING,
         "to_new = mx.concatenate([mx.broadcast_to(cross_mask[:, None], (B, num_noisy_tokens, M)), others], axis=1)",
         "to_new = mx.broadcast_to(cross_mask[:, None], (B, N, M))",
-        "second.",
+        "second",
         "mask",
         "M07",
     ),
@@ -131,7 +139,7 @@ DENOISING = (
         _CONDITIONING,
         "inside = (end > self.start_time) & (start < self.end_time)",
         "inside = (start >= self.start_time) & (start < self.end_time)",
-        "region.",
+        "region",
         "mask",
     ),
     _fault(
@@ -140,7 +148,7 @@ DENOISING = (
         _SAMPLERS,
         "    return noised * mask + clean * (1 - mask)\n",
         "    return noised\n",
-        "res2s_audio_video",
+        "res2s_audio_video_denoising_loop",
         "mask",
         "S10",
     ),
@@ -169,7 +177,7 @@ DENOISING = (
         _SAMPLERS,
         "bongmath_max_iter if refine else 0",
         "0",
-        "res2s_audio_video",
+        "res2s_audio_video_denoising_loop",
         "skipped term",
         "S09",
     ),
@@ -188,7 +196,7 @@ DENOISING = (
         _SAMPLERS,
         "    return centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)\n",
         "    return 1.1 * noise\n",
-        "res2s_audio_video",
+        "res2s_audio_video_denoising_loop",
         "wrong reduction",
     ),
     _fault(
@@ -197,7 +205,7 @@ DENOISING = (
         _SAMPLERS,
         "total = gamma * (velocity - before) + before",
         "total = velocity",
-        "gradient_estimating",
+        "gradient_estimating_euler_denoising_loop",
         "skipped term",
         "S21",
     ),
@@ -209,5 +217,73 @@ DENOISING = (
         "    first = small[:, :2].mean(axis=1, keepdims=True)\n",
         "downsampled",
         "position/offset",
+    ),
+    _fault(
+        "S13",
+        "the prompt for the negative one",
+        _DENOISERS,
+        "state, context if guider.negative_context is None else guider.negative_context, sigma",
+        "state, context, sigma",
+        "guided.full",
+        "wrong input",
+        "S13",
+    ),
+    _fault(
+        "S15",
+        "guidance by the negative prompt for the picture alone",
+        _DENOISERS,
+        "any(guider.do_unconditional_generation() for guider in guiders)",
+        "guiders[0].do_unconditional_generation() and guiders[1].params.stg_scale == 0",
+        "guided.full",
+        "skipped term",
+        "S15",
+    ),
+    _fault(
+        "S22k",
+        "the streams cut in one direction only",
+        _DENOISERS,
+        "cut = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)",
+        "cut = (PerturbationType.SKIP_A2V_CROSS_ATTN,)",
+        "guided.full",
+        "skipped term",
+        "S22",
+    ),
+    _fault(
+        "S33",
+        "the perturbed pass with the other stream's blocks",
+        _DENOISERS,
+        "Perturbation(kind, guider.params.stg_blocks)",
+        "Perturbation(kind, guiders[0].params.stg_blocks)",
+        "guided.full",
+        "wrong input",
+    ),
+    _fault(
+        "S34",
+        "a skipped step guided anew",
+        _DENOISERS,
+        "last[k] if skipped[k] else guiders[k].calculate(",
+        "guiders[k].calculate(",
+        "guided.skipped",
+        "wrong input",
+    ),
+    _fault(
+        "S14",
+        "the guidance of the first step's sigma at every step",
+        _DENOISERS,
+        "guiders = (video_guider_factory.build_from_sigma(sigma), audio_guider_factory.build_from_sigma(sigma))",
+        "guiders = (video_guider_factory.build_from_sigma(1.0), audio_guider_factory.build_from_sigma(1.0))",
+        "guided.bins",
+        "wrong constant",
+        "S14",
+    ),
+    _fault(
+        "D14k",
+        "every token at the step's noise level",
+        "samplers.py",
+        "return denoise_mask * sigma",
+        "return denoise_mask * 0 + sigma",
+        "timesteps",
+        "mask",
+        "D09",
     ),
 )

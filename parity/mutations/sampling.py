@@ -48,7 +48,7 @@ SAMPLING = (
         _SCHEDULES,
         "sigmas = _ONE - rest / (rest[-1] / np.float32(1.0 - terminal))",
         "sigmas = (1.0 - rest.astype(np.float64) / (np.float64(rest[-1]) / (1.0 - terminal))).astype(np.float32)",
-        "ltx2.",
+        "ltx2",
         case="schedules",
         cause="precision",
         known="S05",

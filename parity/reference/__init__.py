@@ -4,9 +4,11 @@ from .components import BUILDERS, Tokenizer, Torch, loaded_weights
 from .loops import (
     euler_denoising_loop,
     gradient_estimating_euler_denoising_loop,
+    guided,
     noised,
     res2s_audio_video_denoising_loop,
     res2s_step,
+    simple,
 )
 
 __all__ = [
@@ -15,8 +17,10 @@ __all__ = [
     "Torch",
     "euler_denoising_loop",
     "gradient_estimating_euler_denoising_loop",
+    "guided",
     "loaded_weights",
     "noised",
     "res2s_audio_video_denoising_loop",
     "res2s_step",
+    "simple",
 ]

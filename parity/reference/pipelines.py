@@ -4,6 +4,7 @@ Nothing in the packages is changed; while a run lasts, names in them stand for s
 
 - ``torch`` in the pipelines' modules: ``cuda.synchronize`` raises without CUDA, and the pipelines' one dtype, bfloat16,
   is written there as a constant.
+- ``gc`` in their helpers: ten collections of all that torch and transformers hold take longer than a run.
 - Gemma's sizes: the reference has the 12B model's as a constant and never reads the folder's ``config.json``.
 - Gemma's buffers and its image tower's names: the reference was written for transformers 4.
 - ``apply_loras`` in float32: it leaves the weights that no LoRA touches in the dtype of the file.
@@ -83,6 +84,7 @@ def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) ->
 
         for user in (module, helpers):
             replace(user, torch=_torch(dtype))
+        replace(helpers, gc=SimpleNamespace(collect=lambda: None))
         _patch_gemma(replace, files)
         for name in (*CONVOLUTIONS, *(PRODUCTS if twin else ())):
             replace(torch.nn.functional, **{name: _rounded_once(getattr(torch.nn.functional, name))})

@@ -37,6 +37,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
 AUDIO_PROCESSOR = Stage(
     name="audio_processor",
+    layout="sound",
     component=None,
     cases=cases,
     classes=CLASSES

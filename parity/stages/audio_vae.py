@@ -80,6 +80,7 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 AUDIO_ENCODER = Stage(
     name="audio_encoder",
+    layout="sound",
     component="audio_encoder",
     cases=encoder_cases,
     classes=CLASSES,
@@ -100,6 +101,7 @@ AUDIO_ENCODER = Stage(
 
 AUDIO_DECODER = Stage(
     name="audio_decoder",
+    layout="sound",
     component="audio_decoder",
     cases=decoder_cases,
     classes=CLASSES,

@@ -43,7 +43,11 @@ CLASSES = {
     ),
     "noised": Pair("parity.reference:noised", "parity.ours:noised"),
     "res2s_step": Pair("parity.reference:res2s_step", "parity.ours:res2s_step"),
-    **{name: Pair(f"parity.reference:{name}", f"parity.ours:{name}") for name in _LOOPS},
+    **{name: Pair(f"parity.reference:{name}", f"parity.ours:{name}") for name in (*_LOOPS, "guided", "simple")},
+    **{
+        name: Pair(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.guiders:{name}")
+        for name in ("MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict", "MultiModalGuiderFactory.constant")
+    },
 }
 
 # Unequal sizes; the video's latent has 3 frames of 2x4.
@@ -187,6 +191,46 @@ def _loops() -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _context(name: str, channels: int) -> Data:
+    return Data(normal(f"context:{name}", 1, 7, channels))
+
+
+def _guidance() -> tuple[Step, ...]:
+    """Which passes a step makes, with what, and what becomes of them, of a network that adds up what it is told."""
+    full = {"cfg_scale": 3.0, "stg_scale": 1.0, "stg_blocks": [1], "rescale_scale": 0.7, "modality_scale": 3.0}
+    text = {"cfg_scale": 4.0}
+    kinds = {
+        "full": (full, full | {"cfg_scale": 7.0, "stg_blocks": [0, 2]}),
+        "text": (text, {"cfg_scale": 1.0}),
+        "perturbed": ({"stg_scale": 0.5, "stg_blocks": None}, {}),
+        "modality": ({}, {"modality_scale": 2.0}),
+        "none": ({}, {}),
+        "skipped": (full | {"skip_step": 1}, full | {"skip_step": 2}),
+    }
+    shared = {
+        "sigmas": Data(np.float32((1.0, 0.9, 0.7, 0.5, 0.2, 0.0)), "none"),
+        "video": _state("guided:video"),
+        "audio": _state("guided:audio", 18, 5, 1),
+        "v_context": _context("video", _C),
+        "a_context": _context("audio", 5),
+    }
+    negative = (_context("negative video", _C), _context("negative audio", 5))
+    steps = [Step("simple", "simple", shared, exact=False)]
+    for name, params in kinds.items():
+        contexts = (negative[0], None) if name == "text" else negative
+        factories = [
+            Obj("MultiModalGuiderFactory.constant", {"params": Obj("MultiModalGuiderParams", p), "negative_context": c})
+            for p, c in zip(params, contexts, strict=True)
+        ]
+        steps.append(Step(f"guided.{name}", "guided", shared | {"factories": tuple(factories)}, exact=False))
+    bins = {1.0: Obj("MultiModalGuiderParams", full), 0.6: Obj("MultiModalGuiderParams", text)}
+    factories = tuple(
+        Obj("MultiModalGuiderFactory.from_dict", {"sigma_to_params": bins, "negative_context": c}) for c in negative
+    )
+    steps.append(Step("guided.bins", "guided", shared | {"factories": factories}, exact=False))
+    return tuple(steps)
+
+
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     return {
         "conditioning": Case(steps=_items()),
@@ -194,6 +238,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         "noise": Case(steps=_noise()),
         "res2s": Case(steps=_res2s(), half=False),
         "loops": Case(steps=_loops()),
+        "guidance": Case(steps=_guidance()),
     }
 
 

@@ -209,14 +209,14 @@ PIPELINES = (
         "ti2vid_one_stage",
         "TI2VidOneStagePipeline",
         _one_stage_files,
-        lambda f: _base(f, **_guided(4, guidance(3.0), guidance(7.0))),
+        lambda f: _base(f, **_guided(3, guidance(3.0), guidance(7.0))),
     ),
     _pipeline(
         "two_stages",
         "ti2vid_two_stages",
         "TI2VidTwoStagesPipeline",
         _two_stage_files,
-        lambda f: _base(f, **_guided(4, guidance(3.0), guidance(7.0, skip_step=1)), tiling_config=TILES),
+        lambda f: _base(f, **_guided(3, guidance(3.0), guidance(7.0, skip_step=1)), tiling_config=TILES),
     ),
     _pipeline(
         "two_stages_hq",
@@ -226,7 +226,7 @@ PIPELINES = (
         lambda f: _base(
             f,
             **_guided(
-                3,
+                2,
                 guidance(3.0, **_SECOND_ORDER, rescale_scale=0.45),
                 guidance(7.0, **_SECOND_ORDER, rescale_scale=1.0),
             ),
@@ -237,7 +237,7 @@ PIPELINES = (
         "keyframe_interpolation",
         "KeyframeInterpolationPipeline",
         _two_stage_files,
-        lambda f: _base(f, **_guided(3, guidance(3.0), guidance(7.0))),
+        lambda f: _base(f, **_guided(2, guidance(3.0), guidance(7.0))),
     ),
     _pipeline(
         "ic_lora",
@@ -251,7 +251,7 @@ PIPELINES = (
         "a2vid_two_stage",
         "A2VidPipelineTwoStage",
         _two_stage_files,
-        lambda f: _base(f, **_guided(3, guidance(3.0)), audio_path=str(f.audio), audio_max_duration=FRAMES / RATE),
+        lambda f: _base(f, **_guided(2, guidance(3.0)), audio_path=str(f.audio), audio_max_duration=FRAMES / RATE),
         without="audio_latent",  # which is given: the reference throws away what it has of it at the end
     ),
     _pipeline(
@@ -259,7 +259,7 @@ PIPELINES = (
         "retake",
         "RetakePipeline",
         _one_stage_files,
-        lambda f: _retake(f, **_guided(4, guidance(3.0), guidance(7.0))),
+        lambda f: _retake(f, **_guided(3, guidance(3.0), guidance(7.0))),
     ),
     _pipeline(
         "retake_distilled",

@@ -95,6 +95,7 @@ def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 VIDEO_ENCODER = Stage(
     name="video_encoder",
+    layout="video",
     component="video_encoder",
     cases=encoder_cases,
     classes=CLASSES,
@@ -110,6 +111,7 @@ VIDEO_ENCODER = Stage(
 
 VIDEO_DECODER = Stage(
     name="video_decoder",
+    layout="video",
     component="video_decoder",
     cases=decoder_cases,
     classes=CLASSES,
@@ -134,6 +136,7 @@ VIDEO_DECODER = Stage(
 
 UPSAMPLER = Stage(
     name="upsampler",
+    layout="video",
     component="upsampler",
     also={"video_encoder": "tiny-2.0"},
     cases=upsampler_cases,

@@ -23,6 +23,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
 VOCODER = Stage(
     name="vocoder",
+    layout="sound",
     component="vocoder",
     cases=cases,
     classes=CLASSES,
@@ -51,6 +52,7 @@ def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 DECODE_AUDIO = Stage(
     name="decode_audio",
+    layout="sound",
     component="vocoder",
     also={"audio_decoder": ""},
     cases=_decode_cases,

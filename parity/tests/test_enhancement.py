@@ -102,6 +102,7 @@ def test_prompt_enhancement_shows_gemma_the_picture_as_the_reference_does(
     picture = [{"type": "image"}, {"type": "text", "text": "a fox"}]
     assert [m["content"] for m in given["messages"]] == [IMAGE_SYSTEM_PROMPT, picture]
     assert (given["prompt"], given["temperature"], given["hidden_size"]) == ("<turn>", 0.7, 44)
+    assert given["skip_special_tokens"] is True
     wanted = media_io.resize_aspect_ratio_preserving(torch.tensor(media_io.decode_image(str(path))), 896).numpy()
     assert given["image"].size == (896, 537) and np.abs(np.int32(given["image"]) - wanted).max() <= 1
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from parity.cli import main
+from parity.mutations import MUTATIONS, planted
 from parity.ours import MLX
 from parity.recording import Recorded
 from parity.replay import judge_recording
-from parity.results import EXIT_OK, EXIT_USAGE, Results
+from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results
 from parity.runner import Runner
 from parity.stages import stages
 from parity.tapping import flatten
@@ -53,19 +54,26 @@ def test_a_trace_gives_the_rows_of_a_live_run(recorded: Path, checkpoints: Path)
     assert read.carried == live.carried
 
 
-def test_without_torch(recorded: Path, tmp_path: Path) -> None:
-    """In a process, and its children, where the reference cannot be imported."""
+def test_a_planted_fault_is_red_against_a_trace(recorded: Path) -> None:
+    mutation = next(m for m in MUTATIONS if m.id == "G01")
+    results = Results()
+    with planted(mutation):
+        judge_recording(open_trace(recorded).recording(0), results)
+    assert results.first_divergence().name.startswith(mutation.tap)
+    assert results.exit_code() == EXIT_DIVERGED
+
+
+def test_without_torch(tmp_path: Path) -> None:
+    """The committed trace, in a process, and its children, where the reference cannot be imported."""
     for name in ("torch", "ltx_core", "ltx_pipelines", "transformers", "safetensors"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not installed')\n")
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    for trace in (recorded, COMMITTED):
-        out = tmp_path / f"{trace.stem}.json"
-        command = [sys.executable, "-m", "parity", "check", str(trace), "--json", str(out)]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True)
-        assert done.returncode == EXIT_OK, done.stdout.decode()[-2000:] + done.stderr.decode()[-2000:]
-        document = json.loads(out.read_text())
-        assert document["summary"]["exit_code"] == EXIT_OK
-        assert len(document["taps"]) > 100
+    path, out = os.pathsep.join([str(tmp_path), str(ROOT)]), tmp_path / "results.json"
+    command = [sys.executable, "-m", "parity", "check", str(COMMITTED), "--json", str(out)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == EXIT_OK, done.stdout[-2000:] + done.stderr[-2000:]
+    document = json.loads(out.read_text())
+    assert document["summary"]["exit_code"] == EXIT_OK
+    assert len(document["taps"]) > 2000
     assert {c["stage"] for c in document["summary"]["coverage"]} == {"vocoder"}
 
 
@@ -168,7 +176,7 @@ def _arrays(recorded: Recorded) -> dict[tuple[str, int, str, str], np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("cell", ["sampling", "transformer"])
+@pytest.mark.parametrize("cell", ["patchifiers", "transformer"])
 def test_the_committed_trace_is_fresh(cell: str, checkpoints: Path) -> None:
     """Its inputs and the reference's numbers are those of a recording made now, up to another machine's libm."""
     trace = open_trace(COMMITTED)
@@ -186,6 +194,7 @@ def test_the_committed_trace_is_fresh(cell: str, checkpoints: Path) -> None:
 
 def test_what_cannot_be_recorded_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.json").write_text("{}")
     for cells, out in (
         (["nothing"], "a.json"),
         (["sampling:huge"], "a.json"),

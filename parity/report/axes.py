@@ -1,0 +1,17 @@
+"""What the axes of a tensor are called. Traces have the reference's layout: channels before time and space."""
+
+from __future__ import annotations
+
+_SEQUENCE = {1: ("element",), 2: ("row", "channel"), 3: ("sample", "token", "channel")}
+_SEQUENCE |= {4: ("sample", "head", "token", "channel")}
+_NAMES = {
+    "sequence": _SEQUENCE,
+    "video": _SEQUENCE
+    | {4: ("sample", "channel", "height", "width"), 5: ("sample", "channel", "frame", "height", "width")},
+    "sound": _SEQUENCE | {3: ("sample", "channel", "time"), 4: ("sample", "channel", "time", "frequency")},
+}
+
+
+def names(layout: str, rank: int) -> tuple[str, ...]:
+    """A name for each of ``rank`` axes of a tensor in ``layout`` (``Stage.layout``); numbers for an unknown rank."""
+    return _NAMES[layout].get(rank) or tuple(f"axis {i}" for i in range(rank))

@@ -1,0 +1,171 @@
+"""The pipelines' gate can fail, and names the first tensor that is wrong. One pipeline, and a few faults of it; ``make
+parity`` runs all of them, ``make selftest`` plants all of their faults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ltx2_mlx.noisers import TorchNoise
+from parity import endtoend
+from parity.cells import Cells
+from parity.mutations import MUTATIONS
+from parity.ours_pipelines import Replay
+from parity.report import summary, terminal
+from parity.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
+from parity.selftest import PipelineBench
+from parity.stages import pipelines
+from parity.trace import Tensor
+from parity.watching import Recording
+
+FAULTS = [m for m in MUTATIONS if m.id in ("E01", "E05", "E08")]
+CELL = ("pipelines.distilled", "tiny-2.0", "float32")
+
+
+@pytest.fixture(scope="module")
+def bench(checkpoints: Path) -> PipelineBench:
+    return PipelineBench(CELL)
+
+
+def test_a_pipeline_is_the_references(bench: PipelineBench) -> None:
+    (row,), _ = bench.rows("run", None)
+    assert row.verdict == "pass", f"{row.place}: {row.why}"
+    assert (row.frames, row.steps) == (17, 11)
+    assert row.off_by_more == 0 and row.off_by_one < 1e-3 and row.waveform < 1e-4 and row.video_latent < 5e-6
+    kinds = {item.name.split(".")[0] for item in row.details}
+    assert {watch.name for watch in pipelines()[CELL[0]].watches} - kinds == {"audio_encoder", "sde_step"}
+    assert sum(item.name.startswith("video_decoder") for item in row.details) > 2, "one tile"
+
+
+def test_a_seed_alone_repeats_the_references_noise(bench: PipelineBench) -> None:
+    noise = TorchNoise(10)
+    assert len(bench.run.theirs.noise) == 4
+    for drawn in bench.run.theirs.noise:
+        np.testing.assert_allclose(np.array(noise.randn(drawn.shape, mx.float32)), drawn, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("mutation", FAULTS, ids=lambda m: m.id)
+def test_a_fault_is_named_by_the_first_tensor_that_it_moves(bench: PipelineBench, mutation: object) -> None:
+    found = bench.plant(mutation)
+    assert found.localised, f"{mutation.fault}: first seen at {found.first_tap!r}: {found.why}"
+
+
+# ---- the rules, on made-up recordings -----------------------------------------------------------------------------
+
+GENERATOR = np.random.default_rng(5)
+
+
+def recording(**items: np.ndarray) -> Recording:
+    base = {
+        "x0.000.timesteps.video": np.full((1, 5, 1), 0.7, np.float32),
+        "x0.000.video": GENERATOR.standard_normal((1, 5, 7)).astype(np.float32),
+        "video_latent.000.out": GENERATOR.standard_normal((1, 7, 1, 1, 5)).astype(np.float32),
+        "frames": GENERATOR.integers(1, 255, (3, 40, 50, 3)).astype(np.uint8),
+        "waveform": GENERATOR.standard_normal((2, 99)).astype(np.float32),
+    }
+    return Recording({name: Tensor(array, str(array.dtype)) for name, array in (base | items).items()})
+
+
+THEIRS = recording()
+FRAMES = THEIRS.items["frames"].values
+BYTE = np.arange(FRAMES.size).reshape(FRAMES.shape)
+
+
+def judged(ours: Recording, twin: Recording | None = None) -> PipelineRow:
+    return endtoend.judge(PipelineRow("pipelines.toy", "any", "float32"), THEIRS, ours, twin)
+
+
+def changed(name: str, values: np.ndarray | None, dtype: str = "") -> Recording:
+    items = dict(THEIRS.items)
+    del items[name]
+    if values is not None:
+        items[name] = Tensor(values, dtype or str(values.dtype))
+    return Recording(items)
+
+
+def scaled(name: str, by: float) -> np.ndarray:
+    return THEIRS.items[name].values * np.float32(1 + by)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "verdict"),
+    [
+        ("x0.000.video", scaled("x0.000.video", 2e-5), "pass"),
+        ("x0.000.video", scaled("x0.000.video", 1e-4), "diverged"),
+        ("x0.000.video", scaled("x0.000.video", np.nan), "invalid"),
+        ("x0.000.video", scaled("x0.000.video", 0)[:, :4], "invalid"),
+        ("x0.000.video", None, "missing"),
+        ("x0.000.timesteps.video", np.full((1, 1, 1), 0.7, np.float32), "pass"),
+        ("x0.000.timesteps.video", np.full((1, 5, 1), np.nextafter(np.float32(0.7), np.float32(1))), "diverged"),
+        ("waveform", THEIRS.items["waveform"].values + np.float32(5e-5), "pass"),
+        ("waveform", THEIRS.items["waveform"].values + np.float32(2e-4) * (np.arange(99) == 7), "diverged"),
+        ("frames", FRAMES + (BYTE % 1500 == 0).astype(np.uint8), "pass"),
+        ("frames", FRAMES + (BYTE % 500 == 0).astype(np.uint8), "diverged"),
+        ("frames", FRAMES + 2 * (BYTE == 7777).astype(np.uint8), "diverged"),
+    ],
+)
+def test_rules_of_float32(name: str, values: np.ndarray | None, verdict: str) -> None:
+    row = judged(changed(name, values))
+    assert row.verdict == verdict, row.why
+    assert row.first == ("" if verdict == "pass" else name)
+
+
+def test_another_dtype_an_extra_tensor_and_an_error_are_invalid() -> None:
+    half = changed("x0.000.video", scaled("x0.000.video", 0), "bfloat16")
+    assert (judged(half).verdict, judged(half).why) == ("invalid", "dtype bfloat16, the reference has float32")
+    extra = Recording(THEIRS.items | {"x0.001.video": THEIRS.items["x0.000.video"]})
+    assert (judged(extra).verdict, judged(extra).first) == ("invalid", "x0.001.video")
+    failed = replace(changed("frames", None), error="ValueError: no more")
+    assert (judged(failed).first, judged(failed).why) == ("frames", "ValueError: no more")
+    unused = Recording(THEIRS.items, error="2 of the reference's 4 draws were not made")
+    assert (judged(unused).verdict, judged(unused).first) == ("invalid", "run")
+
+
+def test_rules_of_bfloat16_follow_the_references_distance_from_itself() -> None:
+    twin = changed("x0.000.video", scaled("x0.000.video", 0.02))
+    ours = changed("x0.000.video", scaled("x0.000.video", 0.1))
+    assert judged(ours, twin).verdict == "pass"
+    assert judged(ours, THEIRS).verdict == "diverged"
+    noisy = FRAMES.astype(int) + GENERATOR.normal(0, 3.0, FRAMES.shape).round().astype(int)
+    row = judged(changed("frames", noisy.clip(0, 255).astype(np.uint8)), THEIRS)
+    assert row.verdict == "diverged" and 37 < row.psnr < 40 and row.psnr_self == float("inf")
+
+
+def test_noise_is_the_references_draw_by_draw() -> None:
+    replay = Replay([np.ones((1, 2), np.float32), np.full((3,), 2.0)])
+    assert replay.randn((1, 2), mx.bfloat16).dtype == mx.bfloat16
+    with pytest.raises(ValueError, match="draw 1 has the shape"):
+        replay.randn64((4,))
+    with pytest.raises(ValueError, match="does not make"):
+        replay.randn64((3,))
+
+
+def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = judged(THEIRS), judged(changed("frames", FRAMES + 2 * (BYTE == 7).astype(np.uint8)))
+    assert Results(pipelines=[good]).exit_code() == EXIT_OK
+    results = Results(pipelines=[good, bad], environment={"machine": "m", "device": "cpu"})
+    assert results.exit_code() == EXIT_DIVERGED and results.first_divergence() is bad
+    results.write(tmp_path / "results.json")
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["pipelines"][1]["off_by_more"] == 1 and document["pipelines"][0]["psnr"] is None
+    text = summary.markdown(document)
+    assert "**diverged at frames**" in text and "First divergence: `pipelines.toy any float32 frames`" in text
+    terminal.show(results, [])
+    assert "diverged at frames" in " ".join(capsys.readouterr().out.split())
+    cells = Cells(tmp_path / "cells", "key")
+    cells.save("pipelines.toy", "any", (results, 1.0))
+    assert cells.load("pipelines.toy", "any")[0].pipelines == results.pipelines
+
+
+def test_a_name_chooses_pipelines() -> None:
+    assert len(endtoend.select("*", "*")) == len(endtoend.select("pipelines", "tiny-*")) == 18
+    assert [p.name for p, _ in endtoend.select("pipelines.retake*", "tiny-2.3")] == [
+        "pipelines.retake",
+        "pipelines.retake_distilled",
+    ]
+    assert endtoend.select("transformer") == []
