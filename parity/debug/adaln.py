@@ -20,7 +20,7 @@ from .measures import distance, std
 from .subject import Subject, contexts_of, transformer_case
 
 SIGMA = 0.725
-FITS = 1e-2  # a row is the one if it is no farther than this; two unlike rows are about 1.4 apart
+FITS = 0.2  # a row is the one if it is no farther than this (bfloat16 rounds); two unlike rows are about 1.4 apart
 
 
 def look(subject: Subject, args: argparse.Namespace) -> Finding:

@@ -54,12 +54,10 @@ def sides(reference: bool = True) -> dict[str, Side]:
 def prepare_fixtures() -> None:
     """Build the tiny checkpoints where torch is there; without it they must lie there already."""
     try:
-        runner = importlib.import_module("parity.runner")
+        importlib.import_module("parity.runner").ensure_fixtures()
     except ImportError:
         if not FIXTURES.exists():
             raise InputError(f"{FIXTURES}: no tiny checkpoints, and none can be built without torch") from None
-    else:
-        runner.ensure_fixtures()
 
 
 @dataclass
