@@ -83,7 +83,8 @@ def _sentence(subject: Subject, found: Differentiation, args: argparse.Namespace
             f", and {'rises' if rise > 0 else 'falls'} to {r['video projection']:.3f} through the caption projection"
         )
     early = " (every hidden state is the embedding, as asked)" if args.early_layers_only else ""
-    return f"{facts}{same}{early}."
+    right = " (padded on the right, connectors keep no tokens)" if args.padding == "right" else ""
+    return f"{facts}{same}{early}{right}."
 
 
 def _fault(subject: Subject, found: Differentiation, prompt: str) -> str | None:
