@@ -13,6 +13,8 @@ import pytest
 from ltx2_mlx import load, read_checkpoint
 from ltx2_mlx.config import LatentUpsamplerConfig, VideoVAEConfig
 from ltx2_mlx.errors import ConfigError, InputError
+from ltx2_mlx.nn import conv
+from ltx2_mlx.nn.conv import depth_to_space, space_to_depth
 from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
 from ltx2_mlx.video_vae import (
@@ -22,7 +24,9 @@ from ltx2_mlx.video_vae import (
     crop_frames,
     decode_memory,
     decode_video,
+    patchify,
     to_uint8,
+    unpatchify,
 )
 
 
@@ -231,3 +235,15 @@ def test_tiles_are_as_large_as_the_budget_allows(checkpoints: Path) -> None:
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
     with pytest.raises(InputError, match=r"in the smallest tiles, and the budget is 0\.00 GB"):
         choose_tiling(c, shape, 1000, 2)
+
+
+def test_large_rearrangements_in_bands_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a copy is too large for one launch (see ``LARGEST_COPY``)."""
+    x = mx.arange(2 * 4 * 6 * 10 * 8).reshape(2, 4, 6, 10, 8)
+    moves = (lambda: depth_to_space(x, (2, 2, 2)), lambda: space_to_depth(x, (2, 3, 2)), lambda: unpatchify(x, 2))
+    moves += (lambda: patchify(x, 2), lambda: depth_to_space(x[0], (2, 2)))
+    whole = [move() for move in moves]
+    for largest in (1, 700, 2000):
+        monkeypatch.setattr(conv, "LARGEST_COPY", largest)
+        for before, move in zip(whole, moves, strict=True):
+            assert mx.array_equal(before, move()).item()

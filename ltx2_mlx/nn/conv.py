@@ -5,6 +5,7 @@ A leaf that owns a weight says in ``from_file`` how the file's axes are ordered 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import ClassVar
 
@@ -101,8 +102,28 @@ class CausalConv3d(nn.Module):
         return self.conv(mx.concatenate(parts, axis=1))
 
 
+# MLX 0.31.1 on CUDA cannot launch a copy of more than 65535 · 1024 elements whose last axis is short.
+LARGEST_COPY = 2**25
+
+
+def in_pieces(move: Callable[[mx.array], mx.array], x: mx.array, rows: int = 1) -> mx.array:
+    """``move(x)``, one band of axis 2 after the other where the whole is more than one copy may be.
+
+    move: a rearrangement that treats each ``rows`` slices of axis 2 alike and by themselves.
+    """
+    bands = min(x.shape[2] // rows, -(-x.size // LARGEST_COPY))
+    if bands < 2:
+        return move(x)
+    cuts = [rows * (x.shape[2] // rows * i // bands) for i in range(1, bands)]
+    return mx.concatenate([move(band) for band in mx.split(x, cuts, axis=2)], axis=2)
+
+
 def space_to_depth(x: mx.array, factors: Sizes) -> mx.array:
     """``(B, d·p, …, C)`` → ``(B, d, …, C·p…)``: blocks of ``factors`` cells into channels, channel-major."""
+    return in_pieces(lambda band: _space_to_depth(band, factors), x, factors[1])
+
+
+def _space_to_depth(x: mx.array, factors: Sizes) -> mx.array:
     B, *sizes, C = x.shape
     n = len(factors)
     split = [k for size, p in zip(sizes, factors, strict=True) for k in (size // p, p)]
@@ -113,6 +134,10 @@ def space_to_depth(x: mx.array, factors: Sizes) -> mx.array:
 
 def depth_to_space(x: mx.array, factors: Sizes) -> mx.array:
     """``(B, d, …, C·p…)`` → ``(B, d·p, …, C)``: the inverse of :func:`space_to_depth`."""
+    return in_pieces(lambda band: _depth_to_space(band, factors), x)
+
+
+def _depth_to_space(x: mx.array, factors: Sizes) -> mx.array:
     B, *sizes, C = x.shape
     n = len(factors)
     order = [0, *(axis for i in range(n) for axis in (1 + i, n + 2 + i)), n + 1]
