@@ -64,9 +64,10 @@ trace: $(VENV)/ready
 	$(RUN) -m parity record --lane A,C --weights --out $(TRACE) $(foreach cell,$(TRACED),'$(cell)')
 
 # The table and the picture in the README and the sample report, from a run on this machine.
-readme: parity
-	$(PY) -m parity.report.summary reports/latest/results.json README.md
+readme: parity selftest
+	$(PY) -m parity.readme reports/latest/results.json reports/latest/selftest.json README.md
 	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/
+	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 
 clean:
 	rm -rf $(VENV) $(REPLAY) fixtures/checkpoints reports/latest

@@ -62,30 +62,24 @@ def _generate(command: str, argv: list[str]) -> int:
 
 
 class _Bars:
-    """Progress on stderr, a bar for each part of the work, with the seconds that are left."""
+    """Progress on stderr: a bar for each part of the work that is under way, with the seconds that are left."""
 
     def __init__(self) -> None:
-        self.name, self.bar = "", None
+        self.bars: dict[str, tqdm] = {}
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        if name != self.name:
-            self.close()
-            self.name = name
-            self.bar = tqdm(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
-        self.bar.update(done - self.bar.n)
+        if name not in self.bars:
+            self.bars[name] = tqdm(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
+        self.bars[name].update(done - self.bars[name].n)
         if done == total:
-            self.close()
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.name, self.bar = "", None
+            self.bars.pop(name).close()
 
     def __enter__(self) -> _Bars:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        while self.bars:
+            self.bars.popitem()[1].close()
 
 
 def _info(path: Path) -> int:

@@ -13,27 +13,17 @@ from .arguments import guider_params
 from .errors import InputError
 from .media import encode_video, save_png_frames, save_wav
 from .nn.noise import Generator
+from .noisers import TorchNoise
 from .pipelines.ic_lora import load_mask_video
 from .pipelines.ledger import Progress, Settings, quiet
 from .pipelines.retake import source_shape
 from .pipelines.stages import Frames
 from .prompts import load_contexts
 from .tiling import TilingConfig
-from .torch_random import TorchGenerator
 from .types import Audio, VideoPixelShape
 
 DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 Result = tuple[Frames, Audio | None]
-
-
-class TorchNoise(TorchGenerator):
-    """The numbers that torch's generator draws on a CPU, as the pipelines take them."""
-
-    def randn(self, shape, dtype: mx.Dtype) -> mx.array:
-        return mx.array(super().randn(shape, str(dtype).removeprefix("mlx.core."))).astype(dtype)
-
-    def randn64(self, shape):
-        return super().randn(shape, "float64")
 
 
 def generate(args: argparse.Namespace, progress: Progress = quiet) -> Path:

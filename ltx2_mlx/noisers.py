@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import mlx.core as mx
+import numpy as np
+
 from .nn.noise import Generator
+from .torch_random import TorchGenerator
 from .types import LatentState
 
 
@@ -21,3 +26,17 @@ class GaussianNoiser:
         noise = self.generator.randn(latent.shape, latent.dtype)
         mask = latent_state.denoise_mask * noise_scale  # float32, and so is the mix (tap: GaussianNoiser)
         return replace(latent_state, latent=(noise * mask + latent * (1 - mask)).astype(latent.dtype))
+
+
+class TorchNoise:
+    """In place of ``nn.noise.Generator``: the numbers that torch's generator of this seed draws on a CPU. Torch draws
+    bfloat16 in its own way; float16 is rounded from float32 here."""
+
+    def __init__(self, seed: int):
+        self.stream = TorchGenerator(seed)
+
+    def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+        return mx.array(self.stream.randn(shape, "bfloat16" if dtype == mx.bfloat16 else "float32")).astype(dtype)
+
+    def randn64(self, shape: Sequence[int]) -> np.ndarray:
+        return self.stream.randn(shape, "float64")

@@ -25,7 +25,6 @@ from .cells import key as cells_key
 from .inputs import FIXTURES
 from .ours import MLX
 from .recording import Inventory, Pair, Recorded, Recording, close_to, read
-from .reference import Torch
 from .registry import Case, Pipeline, Stage
 from .replay import (
     default_device,
@@ -54,6 +53,8 @@ HALF = ("bfloat16", "float16")
 
 class Runner:
     def __init__(self, checkpoint: Path | None = None, progress: Callable[[str], None] = lambda line: None):
+        from .reference import Torch  # not above: what only imports this module does without torch
+
         self.torch, self.mlx = Torch(), MLX()
         self.checkpoint, self.progress = checkpoint, progress
 

@@ -20,6 +20,8 @@ REPORTED = (
     "of x at block 0, 0.5 % at 47; r of two prompts 0.96 → 0.67 (32) → 0.99 (47)"
 )
 
+NO_EFFECT = 1e-6  # relative distance below which two prompts gave the same stream
+
 
 @dataclass(frozen=True)
 class Block:
@@ -84,7 +86,7 @@ def _blocks(a: Trace, b: Trace) -> list[Block]:
 
 def _sentence(subject: Subject, ours: list[Block], gaps: list[float]) -> str:
     first, last = ours[0], ours[-1]
-    if last.likeness > 1 - 1e-6 and all(block.likeness > 1 - 1e-6 for block in ours):
+    if all(distance(*block.x) < NO_EFFECT for block in ours):
         return "Two prompts give the same stream in every block: the text does not reach it."
     if wrong := [i for i, gap in enumerate(gaps) if not gap <= tolerance(subject.dtype)]:
         at = f"block {wrong[0]} (relative distance {gaps[wrong[0]]:.2g})"
@@ -92,8 +94,8 @@ def _sentence(subject: Subject, ours: list[Block], gaps: list[float]) -> str:
     stds = std(first.x[0]), std(last.x[0])
     shares, alike = (first.share, last.share), (first.likeness, last.likeness)
     facts = (
-        f"std {stds[0]:.3g} after the first block and {stds[1]:.3g} after the last, text {shares[0]:.0%} and {shares[1]:.0%} "
-        f"of the stream, r of two prompts {alike[0]:.3g} and {alike[1]:.3g}"
+        f"std {stds[0]:.3g} after the first block and {stds[1]:.3g} after the last, text {shares[0]:.0%} and "
+        f"{shares[1]:.0%} of the stream, r of two prompts {alike[0]:.5f} and {alike[1]:.5f}"
     )
     if not gaps:
         return f"{facts}; whether that is the model or a fault, only the reference tells."

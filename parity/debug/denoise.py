@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ltx2_mlx.errors import InputError
+
 from ..inputs import DISTILLED_SIGMAS
 from ..registry import Data, Obj
 from .finding import Finding, Lines, Table
@@ -17,7 +19,7 @@ from .subject import FRAMES, HEIGHT, WIDTH, Contexts, Subject, audio_too, contex
 from .velocity import sigmas_of
 
 REPORTED = "reported for 19B: r(latent, denoised) 0.546, 0.687, 0.938, 0.990 at σ 1, 0.70, 0.43, 0.23"
-NO_EFFECT = 1e-4  # a prompt that moves the denoised latent by less does nothing; random tiny networks: some per cent
+NO_EFFECT = 1e-6  # a prompt that moves the denoised latent by less does nothing; random tiny networks: some per cent
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,6 @@ class Step:
 def look(subject: Subject, args: argparse.Namespace) -> Finding:
     subject.require("transformer")
     if not audio_too(subject.config):
-        from ltx2_mlx.errors import InputError
-
         raise InputError(f"{subject.checkpoint} has no audio stream, and the samplers move both")
     sigmas = args.sigmas or [*DISTILLED_SIGMAS, 0.0]
     contexts = contexts_of(subject, args.prompts)

@@ -54,12 +54,10 @@ def sides(reference: bool = True) -> dict[str, Side]:
 def prepare_fixtures() -> None:
     """Build the tiny checkpoints where torch is there; without it they must lie there already."""
     try:
-        runner = importlib.import_module("parity.runner")
+        importlib.import_module("parity.runner").ensure_fixtures()
     except ImportError:
         if not FIXTURES.exists():
             raise InputError(f"{FIXTURES}: no tiny checkpoints, and none can be built without torch") from None
-    else:
-        runner.ensure_fixtures()
 
 
 @dataclass
@@ -170,8 +168,8 @@ def latent(config: dict[str, Any], audio: bool) -> np.ndarray:
 
 
 def context(config: dict[str, Any], audio: bool, name: str) -> np.ndarray:
-    """``(1, 13, D)`` random numbers in place of a prompt's context."""
-    t, stream = config["transformer"], "audio_" if audio else ""
+    """``(1, 13, D)`` random numbers in place of a prompt's context; the video's for a stream that is not there."""
+    t, stream = config["transformer"], "audio_" if audio and audio_too(config) else ""
     width = t[f"{stream}num_attention_heads"] * t[f"{stream}attention_head_dim"]
     if not t.get("caption_proj_before_connector"):
         width = t["caption_channels"]

@@ -10,15 +10,15 @@ from ltx2_mlx.errors import WeightsError
 
 from ..inputs import normal
 from ..registry import Case, Data, Part
-from ..trace import Tensor, Trace
+from ..trace import Trace
 from .finding import Finding, Lines, Pictures, Table
-from .measures import correlation, departures, distance, first_departure, local_variance_ratio, std, tolerance
+from .measures import correlation, departures, first_departure, local_variance_ratio, std, tolerance
 from .subject import Subject
+from .vae_faults import alike, decoded, light_of, misplaced, no_bytes, stage_output, unnormalised, untold
 
 # Reported for the 19B model: brightness (mean of the pixels, 0 to 1) 0.12 when a decoder that wants its timestep gets
 # none, 0.32–0.35 when it is told; pixel std 8.7 for 35 when latents are un-normalised twice.
 REPORTED = "reported for 19B: brightness 0.32–0.35, 0.12 without the timestep; pixel std 35, 8.7 un-normalised twice"
-SAME = 0.99  # r of two decoded random latents above which they are the same video
 _LATENT = (2, 2, 3)  # frames, height, width of the latents that are decoded
 
 
@@ -41,7 +41,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     columns = ("stage", *(f"{what} {key}" for what in ("std", "r(A, B)") for key in runs))
     rows = []
     for stage in stages:
-        pairs = [[_output(by[name], stage) for name in ("random A", "random B")] for by in runs.values()]
+        pairs = [[stage_output(by[name], stage) for name in ("random A", "random B")] for by in runs.values()]
         rows.append((stage, *(std(a) for a, _ in pairs), *(correlation(a, b) for a, b in pairs)))
     light = [
         (name, *(_brightness(by[name]) for by in runs.values()), *_look(runs["ours"][name])) for name in runs["ours"]
@@ -89,8 +89,8 @@ def _bytes(subject: Subject, key: str, case: Case, noise: Trace | None) -> dict:
 
 def _sentence(subject: Subject, runs: dict[str, dict[str, Trace]], rows: list[tuple], told: bool) -> str:
     ours = runs["ours"]
-    checks = (_unnormalised(subject, ours), _timestep(ours) if told else None, _likeness(rows, len(runs)))
-    for said in (*checks, _blocks(subject, ours["random A"]), _saved(ours["random A"])):
+    checks = (unnormalised(subject, ours), untold(ours) if told else None, alike(rows, len(runs)))
+    for said in (*checks, misplaced(subject, ours["random A"]), no_bytes(ours["random A"])):
         if said:
             return said
     if subject.compared:
@@ -99,83 +99,11 @@ def _sentence(subject: Subject, runs: dict[str, dict[str, Trace]], rows: list[tu
         if first := first_departure(found, tolerance(subject.dtype)):
             return f"The decoder leaves the reference at {first[0]} (relative distance {first[1]:.2g})."
     same = "; every stage is as in the reference" if subject.compared else ""
-    timestep = ", told its timestep (None is 0.05)" if told else ", and wants no timestep"
+    conditioned = ", told its timestep (None is 0.05)" if told else ", and wants no timestep"
     return (
         f"The decoder un-normalises once, keeps two latents apart (r {rows[-1][1 + len(runs)]:.2f} at the end), puts "
-        f"pixels where they belong and hands on bytes{timestep}{same}."
+        f"pixels where they belong and hands on bytes{conditioned}{same}."
     )
-
-
-def _unnormalised(subject: Subject, runs: dict[str, Trace]) -> str | None:
-    """How often the file's statistics were applied before the first convolution."""
-    trace = runs["random A"]
-    mean, scale = (
-        subject.tensor(f"vae.per_channel_statistics.{name}-of-means")[None, :, None, None, None]
-        for name in ("mean", "std")
-    )
-    given, arrived = (
-        trace.calls["VideoDecoder", 0].inputs["sample"].values,
-        trace.calls["conv_in", 0].inputs["x"].values,
-    )
-    if noise := runs["zero"].calls.get(("randn", 0)):  # every run draws what the first one drew
-        given = 0.025 * noise.outputs[""].values + (1 - 0.025) * given
-    times = {0: given, 1: given * scale + mean, 2: (given * scale + mean) * scale + mean}
-    found = min(times, key=lambda n: distance(arrived, times[n]))
-    if distance(arrived, times[found]) > 0.02:
-        return (
-            "What reaches the decoder's first convolution is not the latent un-normalised with the file's statistics."
-        )
-    words = {0: "not un-normalised at all: pale and wrong in colour", 2: "un-normalised twice: washed out"}
-    return f"Latents are {words[found]} (the statistics are to be applied once)." if found != 1 else None
-
-
-def _timestep(runs: dict[str, Trace]) -> str | None:
-    none, zero, told = (_video(runs[f"random A{name}"]) for name in ("", " at timestep 0", " at timestep 0.05"))
-    if distance(zero, told) < 1e-4:
-        return "The decoder asks for a timestep and none reaches it: 0 and 0.05 give the same video, which is dark."
-    if distance(none, told) > 1e-3:
-        return (
-            f"Without a timestep the decoder does not take 0.05 (brightness {_light(none):.3f} for {_light(told):.3f})."
-        )
-    return None
-
-
-def _likeness(rows: list[tuple], sides: int) -> str | None:
-    for row in rows:
-        alike = row[1 + sides]
-        if not alike <= SAME:
-            what = "constant" if np.isnan(alike) else f"alike (r {alike:.4f})"
-            why = "its weights are not the file's, or the signal is lost"
-            return f"Two unlike latents are {what} from {row[0]} on: {why}."
-    return None
-
-
-def _blocks(subject: Subject, trace: Trace) -> str | None:
-    """Pixel (4y + q, 4x + r) of channel c is channel (4c + r)·4 + q of what the last convolution gives at (y, x)."""
-    p = subject.config["vae"]["patch_size"]
-    cells, video = _output(trace, "conv_out"), _video(trace)
-    B, C, T, H, W = cells.shape
-    x = cells.reshape(B, C // p**2, p, p, T, H, W)  # channel, column, row
-    wanted = x.transpose(0, 1, 4, 5, 3, 6, 2).reshape(B, C // p**2, T, H * p, W * p)
-    if distance(video, wanted) < 1e-3:
-        return None
-    return (
-        f"Pixels are in the wrong places inside each {p} × {p} patch (unpatchify's axis order): plaid, mosaic, blocks."
-    )
-
-
-def _saved(trace: Trace) -> str | None:
-    call = trace.calls["decode_video", 0]
-    chunk = next(leaf for leaf in call.outputs.values() if isinstance(leaf, Tensor))
-    if chunk.dtype != "uint8":
-        low, high = chunk.values.min(), chunk.values.max()
-        return (
-            f"decode_video hands on {chunk.dtype} from {low:.2f} to {high:.2f} of shape {chunk.values.shape}, expected "
-            "bytes (frames, height, width, 3): an image library says TypeError: Cannot handle this data type."
-        )
-    if chunk.values.shape[-1] != 3:
-        return f"decode_video hands on frames of shape {chunk.values.shape}, expected (frames, height, width, 3)."
-    return None
 
 
 def _stages(trace: Trace) -> list[str]:
@@ -183,25 +111,13 @@ def _stages(trace: Trace) -> list[str]:
     return ["conv_in", *dict.fromkeys(blocks), "conv_norm_out", "conv_out"]
 
 
-def _output(trace: Trace, tap: str) -> np.ndarray:
-    return trace.calls[tap, 0].outputs[""].values
-
-
-def _video(trace: Trace) -> np.ndarray:
-    return trace.calls["VideoDecoder", 0].outputs[""].values
-
-
-def _light(video: np.ndarray) -> float:
-    return float(np.clip((video + 1) / 2, 0, 1).mean())
-
-
 def _brightness(trace: Trace) -> float:
-    return _light(_video(trace))
+    return light_of(decoded(trace))
 
 
 def _look(trace: Trace) -> tuple[float, float]:
-    return std(_video(trace)) * 127.5, local_variance_ratio(_video(trace))
+    return std(decoded(trace)) * 127.5, local_variance_ratio(decoded(trace))
 
 
 def _frame(trace: Trace) -> np.ndarray:
-    return np.clip((_video(trace)[0, :, 0].transpose(1, 2, 0) + 1) / 2, 0, 1)
+    return np.clip((decoded(trace)[0, :, 0].transpose(1, 2, 0) + 1) / 2, 0, 1)

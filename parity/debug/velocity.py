@@ -12,7 +12,7 @@ import numpy as np
 
 from ..inputs import DISTILLED_SIGMAS
 from .finding import Finding, Lines, Table
-from .measures import autocorrelation, distance, std
+from .measures import autocorrelation, correlation, distance, std
 from .subject import FRAMES, HEIGHT, WIDTH, Subject, contexts_of, latent, transformer_case
 
 # Reported for the 19B model: a final latent's std is about 1.27 when X0 is fed, 0.59 when the velocity is.
@@ -43,9 +43,25 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
             [(k, fed, std(w[-1]), autocorrelation(_maps(w[-1]))) for k, by in ends.items() for fed, w in by.items()],
         ),
     ]
+    tables.append(_readings(subject, sigmas, contexts, {k: by["as handed on"] for k, by in ends.items()}))
     series = {f"{k}, fed {fed}": [std(x) for x in walk] for k, by in ends.items() for fed, walk in by.items()}
     chart = Lines("std of the latent along the schedule", "std", [f"{s:g}" for s in sigmas], series)
     return Finding(_sentence(*readings["ours"]), tables, [chart])
+
+
+def _readings(subject: Subject, sigmas: list[float], contexts: tuple, walks: dict[str, list[np.ndarray]]) -> Table:
+    """What the network itself gives, by its likeness to its input where the two readings differ most."""
+    rows = []
+    for i, expected in (
+        (0, "near 1 for a velocity, low for X0"),
+        (len(sigmas) - 2, "low for a velocity, near 1 for X0"),
+    ):
+        found = []
+        for key, walk in walks.items():
+            output = _call(subject, key, subject.load(key, "transformer"), sigmas[i], contexts, walk[i])
+            found.append(correlation(output, walk[i]))
+        rows.append((f"σ {sigmas[i]:g}", *found, expected))
+    return Table("r of the network's output and its input", ("", *walks, "a trained network's"), rows)
 
 
 def _sentence(to_x0: float, to_velocity: float) -> str:

@@ -87,13 +87,15 @@ def holes(document: Document) -> list[Html]:
 
 def not_compared(document: Document, stages: list[StageView]) -> Html:
     carried = document["summary"]["carried"]
+    none = "None: each leaf module is compared, each parameter moves a compared tensor."
+    none = none if document["summary"]["coverage"] else "Not looked for: coverage is measured in lane A."
     parts = [
-        _list("Holes", holes(document), "None: each leaf module is compared, each parameter moves a compared tensor."),
+        _list("Holes", holes(document), none),
         _list("Not part of this run", _absent(document, stages), "Nothing: every stage, config and lane ran."),
         tag("h3", "Declared, with the reason"),
         _declared(stages),
         tag("h3", "Judged and not listed"),
-        tag("p", f"{carried:,} inputs are, bit for bit, what an earlier tap handed on, or arguments that agree."),
+        tag("p", f"{carried:,} inputs are, bit for bit, what an earlier tap handed on, or of the declared kinds."),
     ]
     return tag("section", tag("h2", "What was not compared"), *parts, id="not-compared")
 

@@ -120,9 +120,9 @@ def panel(
     parts += [_failures(series, scale, xs, layers), _ticks(layers, xs)]
     label = f"{title}. " + ". ".join(_in_words(one, layers) for one in series)
     svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
-    key = [_key(one.style, one.name) for one in series]
-    key += [_key("band", "torch's own error, up to the bound")] if band else []
-    return tag("figure", tag("figcaption", tag("b", title), tag("span", *key, class_="key")), svg, class_="plot")
+    keys = [key(one.style, one.name) for one in series]
+    keys += [key("band", "torch's own error, up to the bound")] if band else []
+    return tag("figure", tag("figcaption", tag("b", title), tag("span", *keys, class_="key")), svg, class_="plot")
 
 
 def _positions(count: int) -> list[float]:
@@ -205,7 +205,8 @@ def _in_words(series: Series, layers: list[Layer]) -> str:
     return f"{series.name}: from {number(low[0])} at {low[1]} to {number(high[0])} at {high[1]}"
 
 
-def _key(style: str, name: str) -> Html:
+def key(style: str, name: str) -> Html:
+    """One entry of a legend."""
     if style == "band":
         drawn = '<path class="band" d="M0 3H22V13H0Z"/><path class="bound" d="M0 3H22"/>'
     else:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from .axes import names
 from .digest import Record
+from .figures import key
 from .markup import Html, number, tag
 
 WIDTH, HEIGHT = 280, 104
@@ -63,7 +64,8 @@ def _along(axis: Record, name: str) -> Html:
     """Error of ours and of torch by position along one axis, on a log scale."""
     both = {side: [v or None for v in axis[side]] for side in ("reference", "ours")}
     known = [v for side in both.values() for v in side if v]
-    title = tag("figcaption", tag("b", f"along {name} ({axis['size']})"))
+    legend = tag("span", key("ours", "ours"), key("torch", "torch"), class_="key")
+    title = tag("figcaption", tag("b", f"along {name} ({axis['size']})"), legend)
     if not known:
         return tag("figure", title, tag("p", "no error anywhere", class_="soft"), class_="along")
     low, high = floor(log10(min(known))), ceil(log10(max(known)) + 1e-9)

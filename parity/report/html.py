@@ -83,9 +83,7 @@ def _headline(document: Document, stages: list[StageView]) -> Html:
         where = sum(any(cell.failures for cell in stage.cells) for stage in stages)
         lead = f"{bad:,} of {len(document['taps']):,} tensors do not pass, in {_count(where, 'stage')}; {ran}."
     else:
-        lead = (
-            f"{len(document['taps']):,} tensors of ours are as close to the truth as torch's own error demands; {ran}."
-        )
+        lead = f"{len(document['taps']):,} tensors pass, judged by torch's own error; {ran}."
     return join(tag("h1", mark(verdict), " ", title), tag("p", lead, class_="lead"))
 
 

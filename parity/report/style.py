@@ -100,7 +100,7 @@ figcaption b{font-weight:600;color:var(--ink)}
 .key svg{flex:none}
 .key span{display:inline-flex;gap:.3rem;align-items:center}
 .plot>svg{width:100%;height:auto;display:block}
-.along{flex:0 1 280px}.along svg{width:280px;max-width:100%;height:auto;display:block}
+.along{flex:0 1 280px}.along>svg{width:280px;max-width:100%;height:auto;display:block}
 .heat img{width:210px;height:210px;image-rendering:pixelated;border:1px solid var(--line);display:block}
 .ramp{display:inline-block;width:70px;height:9px;background:linear-gradient(90deg,#440154,#3b528b,#21918c,#5ec962,#fde725)}
 .grid{stroke:var(--line);stroke-width:.7;fill:none}

@@ -1,19 +1,9 @@
-"""The run as Markdown: the step summary of a CI job, and the table in the README.
-
-    python -m parity.report.summary RESULTS.json [README.md]
-
-prints the summary, or puts its table between the README's two ``parity`` markers.
-"""
+"""The run as Markdown: the step summary of a CI job, and the table in the README."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-START, END = "<!-- parity: start -->", "<!-- parity: end -->"
 
 
 def table(document: dict[str, Any], by_config: bool = True) -> str:
@@ -116,18 +106,3 @@ def sentence(document: dict[str, Any]) -> str:
 def markdown(document: dict[str, Any], by_config: bool = True) -> str:
     tables = [table(document, by_config), pipelines_table(document, by_config), sentence(document)]
     return "\n\n".join(text for text in tables if text) + "\n"
-
-
-def insert(readme: Path, text: str) -> None:
-    """Put ``text`` between the markers of ``readme``."""
-    before, _, rest = readme.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{START}\n{text}{END}{after}")
-
-
-if __name__ == "__main__":
-    results = json.loads(Path(sys.argv[1]).read_text())
-    if len(sys.argv) > 2:
-        insert(Path(sys.argv[2]), markdown(results, by_config=False))
-    else:
-        print(markdown(results))

@@ -1,4 +1,9 @@
-"""A headless Chromium, driven over its pipe: what a page says, measures and looks like."""
+"""A headless Chromium, driven over its pipe: what a page says, measures and looks like.
+
+    python -m parity.tests.browser PAGE.html PICTURE.png
+
+takes a picture of the top of a page.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,3 +125,13 @@ def browser(executable: str) -> Iterator[Page]:
         finally:
             process.terminate()
             process.wait(timeout=20)
+
+
+if __name__ == "__main__":
+    source, picture = map(Path, sys.argv[1:])
+    if executable := find():
+        with browser(executable) as tab:
+            tab.open(source, 1280, 800)
+            tab.screenshot(picture)
+    else:
+        print(f"no Chromium or Chrome is installed: {picture} is left as it is")

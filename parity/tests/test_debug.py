@@ -134,6 +134,16 @@ def test_without_the_reference_a_command_says_what_it_can(capsys: pytest.Capture
     assert "where they belong in all" in capsys.readouterr().out
 
 
+def test_a_checkpoint_without_sound_is_looked_at_as_far_as_it_goes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = ["--config", "tiny-2.3-video-only", "--plot", str(tmp_path / "plot.png")]
+    assert main(["debug", "adaln", *where]) == 0
+    assert "where they belong in all 7 places" in capsys.readouterr().out
+    assert main(["debug", "denoise", *where]) == 2
+    assert "has no audio stream" in capsys.readouterr().err
+
+
 def test_wrong_files_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     upsampler = str(FIXTURES / "tiny-2.0-upsampler-x2.safetensors")
     assert main(["debug", "vae", "--checkpoint", upsampler]) == 2

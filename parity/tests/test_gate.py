@@ -9,14 +9,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from parity import runner
+from parity import readme, runner
 from parity.cli import main
+from parity.debug import symptoms
 from parity.judge import judge
 from parity.mutations import Mutation, planted
+from parity.reference import Torch
 from parity.registry import Case, FunctionTap, Pair, Stage
 from parity.report import plots, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
-from parity.stages import stages
+from parity.stages import pipelines, stages
 from parity.tapping import Session
 from parity.trace import Call, Tensor, Trace
 
@@ -157,13 +159,13 @@ def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Pa
 def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = runner.Torch.execute
+    execute = Torch.execute
 
     def restless(self: object, *arguments: object) -> object:
         result, session = execute(self, *arguments), arguments[-1]
         return result if session else tuple(x if x is None else x * 1.0000001 for x in result)
 
-    monkeypatch.setattr(runner.Torch, "execute", restless)
+    monkeypatch.setattr(Torch, "execute", restless)
     results = runner.Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
     assert results.count("inconclusive") == len(results.rows)
     assert results.exit_code() == EXIT_INCONCLUSIVE
@@ -224,22 +226,24 @@ def test_summary_goes_between_the_markers_and_names_a_failure(tmp_path: Path) ->
     results = Results(environment={"machine": "here", "device": "cpu"})
     judge(results, WHERE, STAGE, trace(REFERENCE), trace(ORACLE), trace(REFERENCE * np.float32(1.01)))
     results.write(tmp_path / "results.json")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{summary.START}\nold\n{summary.END}\nafter\n")
+    before = "before\n<!-- parity: start -->\nold\n<!-- parity: end -->\nafter\n"
     document = json.loads((tmp_path / "results.json").read_text())
-    summary.insert(readme, summary.markdown(document, by_config=False))
+    text = readme.insert(before, "parity", summary.markdown(document, by_config=False))
     assert "| toy | any |" in summary.markdown(document)
-    text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "**1 not passed**" in text and "First divergence: `toy any base A layer`: diverged" in text
 
 
 def test_readme_shows_every_cell_and_no_failure() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    shown = readme.partition(summary.START)[2].partition(summary.END)[0]
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = text.partition("<!-- parity: start -->")[2].partition("<!-- parity: end -->")[0]
     for stage in stages().values():
         assert f"| {stage.name} | {len(stage.configs)} |" in shown, "run: make readme"
+    for name in pipelines():
+        assert f"| {name.removeprefix('pipelines.')} |" in shown, "run: make readme"
     assert "not passed" not in shown and "Everything passes." in shown
+    assert symptoms.markdown() in text, "run: make readme"
+    assert " 0 false alarms " in text and text.count("not noticed |") == 0
 
 
 def test_reports_show_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

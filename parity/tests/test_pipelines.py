@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from ltx2_mlx.noisers import TorchNoise
 from parity import endtoend
 from parity.cells import Cells
 from parity.mutations import MUTATIONS
@@ -39,6 +40,13 @@ def test_a_pipeline_is_the_references(bench: PipelineBench) -> None:
     kinds = {item.name.split(".")[0] for item in row.details}
     assert {watch.name for watch in pipelines()[CELL[0]].watches} - kinds == {"audio_encoder", "sde_step"}
     assert sum(item.name.startswith("video_decoder") for item in row.details) > 2, "one tile"
+
+
+def test_a_seed_alone_repeats_the_references_noise(bench: PipelineBench) -> None:
+    noise = TorchNoise(10)
+    assert len(bench.run.theirs.noise) == 4
+    for drawn in bench.run.theirs.noise:
+        np.testing.assert_allclose(np.array(noise.randn(drawn.shape, mx.float32)), drawn, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("mutation", FAULTS, ids=lambda m: m.id)

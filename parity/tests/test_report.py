@@ -369,6 +369,8 @@ def test_nothing_overflows_and_nothing_complains(
     chromium.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert chromium.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert chromium.evaluate("innerWidth") == width
+    swatches = "[...document.querySelectorAll('.key svg')].map((swatch) => swatch.getBoundingClientRect().width)"
+    assert set(chromium.evaluate(swatches)) == {22}
     assert chromium.evaluate(
         "[...document.querySelectorAll('a[href^=\"#\"]')].every((a) => document.getElementById(a.hash.slice(1)))"
     )
