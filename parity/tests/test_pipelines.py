@@ -158,7 +158,7 @@ def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     page = html.page(document)
     assert "frames 1 pixels off by more than 1" in page
     terminal.show(results, [])
-    assert "diverged at frames" in " ".join(capsys.readouterr().out.split())
+    assert "first divergence: pipelines.toy any float32 frames" in " ".join(capsys.readouterr().out.split())
     cells = Cells(tmp_path / "cells", "key")
     cells.save("pipelines.toy", "any", (results, 1.0))
     assert cells.load("pipelines.toy", "any")[0].pipelines == results.pipelines
