@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -183,7 +183,8 @@ class Results:
         return EXIT_INCONCLUSIVE if self.count("inconclusive") else EXIT_OK
 
     def summary(self) -> dict[str, Any]:
-        first = self.first_divergence()
+        tap = next((row for row in (self.first_divergence(),) if isinstance(row, Row)), None)
+        pipeline = next((row for row in self.pipelines if row.verdict != "pass"), None)
         worst = {lane: self.worst(lane) for lane in sorted({row.lane for row in self.rows})}
         return {
             "exit_code": self.exit_code(),
@@ -193,7 +194,8 @@ class Results:
             "verdicts": {verdict: self.count(verdict) for verdict in VERDICTS},
             "coverage": [asdict(c) for c in self.coverage],
             "unseen": self.unseen,
-            "first_divergence": first.record() | {"place": first.place, "details": None} if first else None,
+            "first_divergence": tap.record() | {"place": tap.place} if tap else None,
+            "first_pipeline": replace(pipeline, details=[]).record() | {"place": pipeline.place} if pipeline else None,
             "worst": {lane: {"needed_k": _round(row.needed_k), "place": row.place} for lane, row in worst.items()},
             "seconds": round(self.seconds, 1),
             "peak_gb": round(self.peak_gb, 2),

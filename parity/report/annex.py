@@ -10,9 +10,10 @@ from .markup import Html, badge, code, definitions, join, number, table, tag
 
 def pipelines(document: Document) -> Html | None:
     """The end-to-end table, whatever its columns are."""
-    rows = document.get("pipelines")
-    if not rows:
+    found = document.get("pipelines")
+    if not found:
         return None
+    rows = [{key: value for key, value in row.items() if key != "details"} for row in found]  # a hundred tensors each
     intro = tag("p", "From the prompt to frames and waveform, in one go.", class_="soft")
     return tag("section", tag("h2", "Pipelines, end to end"), intro, _records("Pipelines", rows), id="pipelines")
 
@@ -79,7 +80,8 @@ def holes(document: Document) -> list[Html]:
     for row in document.get("pipelines") or []:
         if row.get("verdict", "pass") != "pass":
             name = " ".join(str(row[key]) for key in ("pipeline", "config", "dtype") if row.get(key))
-            found.append(join(f"pipeline {name}: ", badge(row["verdict"]), f" {row.get('why') or ''}"))
+            why = " ".join(str(row[key]) for key in ("first", "why") if row.get(key))
+            found.append(join(f"pipeline {name}: ", badge(row["verdict"]), f" {why}"))
     return found
 
 

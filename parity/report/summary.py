@@ -83,7 +83,7 @@ def _ratio(rows: list[dict[str, Any]]) -> str:
 def sentence(document: dict[str, Any]) -> str:
     """Outcome, size, time, machine and versions in one paragraph."""
     summary, env = document["summary"], document["environment"]
-    first = summary["first_divergence"]
+    first = summary["first_divergence"] or summary["first_pipeline"]
     outcome = "Everything passes."
     if first:
         outcome = f"**First divergence: `{first['place']}`: {first['verdict']} {first['why']}**."

@@ -104,8 +104,8 @@ def _by_lane(results: Results) -> Table:
 def _by_pipeline(results: Results) -> Table:
     title = "\npipelines, end to end (float32: gate; bfloat16: beside what the reference reaches against itself)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("pipeline", "config", "dtype"):
-        table.add_column(name)
+    for name, width in (("pipeline", 22), ("config", 8), ("dtype", 8)):
+        table.add_column(name, min_width=width)
     columns = ("frames", "steps", "latents", "audio", "bytes off by 1", "more", "PSNR", "itself", "mel", "waveform")
     for name in columns:
         table.add_column(name, justify="right")

@@ -16,7 +16,7 @@ from parity import endtoend
 from parity.cells import Cells
 from parity.mutations import MUTATIONS
 from parity.ours_pipelines import Replay
-from parity.report import summary, terminal
+from parity.report import html, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
 from parity.selftest import PipelineBench
 from parity.stages import pipelines
@@ -155,8 +155,10 @@ def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     assert document["pipelines"][1]["off_by_more"] == 1 and document["pipelines"][0]["psnr"] is None
     text = summary.markdown(document)
     assert "**diverged at frames**" in text and "First divergence: `pipelines.toy any float32 frames`" in text
+    page = html.page(document)
+    assert "frames 1 pixels off by more than 1" in page
     terminal.show(results, [])
-    assert "diverged at frames" in " ".join(capsys.readouterr().out.split())
+    assert "first divergence: pipelines.toy any float32 frames" in " ".join(capsys.readouterr().out.split())
     cells = Cells(tmp_path / "cells", "key")
     cells.save("pipelines.toy", "any", (results, 1.0))
     assert cells.load("pipelines.toy", "any")[0].pipelines == results.pipelines
