@@ -450,8 +450,8 @@ def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, ite
         largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
         # The stretch of time being summed, the one before, and what is handed on.
         sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
-        needed.append((decode_memory(config, largest, itemsize) + sums, prod(largest), tiling))
-    fitting = [entry for entry in needed if entry[0] <= budget and entry[1] * _TIME * _SIDE**2 <= _most_pixels()]
+        needed.append((decode_memory(config, largest, itemsize) + sums, _pixels(largest), tiling))
+    fitting = [entry for entry in needed if entry[0] <= budget and entry[1] <= _most_pixels()]
     if not fitting:
         least = min(entry[0] for entry in needed)
         raise InputError(

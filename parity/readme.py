@@ -28,9 +28,9 @@ def selftest(document: dict[str, Any]) -> str:
     """The score in a sentence, and the matrix folded away."""
     s = document["summary"]
     lines = [
-        f"{s['mutants']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap they "
-        f"belong to, {s['equivalent']} that nothing can notice (each with its reason), {s['false_alarms']} false alarms over "
-        f"clean runs with three seeds, in {s['seconds'] / 60:.0f} minutes.",
+        f"{s['mutants']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
+        f"they belong to, {s['equivalent']} that nothing can notice (each with its reason), {s['false_alarms']} false "
+        f"alarms over clean runs with three seeds, in {s['seconds'] / 60:.0f} minutes.",
         "",
         "<details><summary>Every fault, the lane that caught it, and where</summary>",
         "",

@@ -247,3 +247,12 @@ def test_large_rearrangements_in_bands_are_the_same(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(conv, "LARGEST_COPY", largest)
         for before, move in zip(whole, moves, strict=True):
             assert mx.array_equal(before, move()).item()
+
+
+def test_tiles_are_no_larger_than_a_gpu_can_launch(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
+    config = VideoVAEConfig.from_metadata(read_checkpoint(checkpoints / "tiny-2.0.safetensors").config)
+    latent = (1, 128, 16, 32, 48)
+    assert choose_tiling(config, latent, 10**12) is None
+    monkeypatch.setattr("ltx2_mlx.video_vae._most_pixels", lambda: 28_400_000)
+    tiling = choose_tiling(config, latent, 10**12)
+    assert (tiling.spatial_config.tile_size_in_pixels, tiling.temporal_config.tile_size_in_frames) == (768, 64)
