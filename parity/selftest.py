@@ -305,8 +305,8 @@ def sample(mutants: Iterable[Mutation], n: int) -> list[Mutation]:
     share, taken = max(1, -(-n // len(by_stage))), []
     for group in by_stage.values():
         step = max(1, len(group) // share)
-        taken.append(list(dict.fromkeys(group[step // 2 :: step] + group))[:share])
-    turns = [m for turn in range(share) for group in taken for m in group[turn : turn + 1]]
+        taken.append(list(dict.fromkeys(group[step // 2 :: step] + group)))
+    turns = [m for turn in range(max(map(len, taken))) for group in taken for m in group[turn : turn + 1]]
     chosen = {m.id for m in turns[:n]}
     return [m for group in by_stage.values() for m in group if m.id in chosen]
 

@@ -18,7 +18,7 @@ from parity.registry import Data
 from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Row
 from parity.runner import FIXTURES, read
 from parity.signatures import signs
-from parity.stages import stages
+from parity.stages import pipelines, stages
 from parity.trace import Call, Tensor, Trace
 
 BY_ID = {m.id: m for m in MUTATIONS}
@@ -130,7 +130,8 @@ def arrays(value: object) -> list[object]:
     return arrays(fields) if type(value).__module__ == "parity.registry" else []
 
 
-@pytest.mark.parametrize("name", stages())
+# Of lora the inputs are files, pinned by their hash.
+@pytest.mark.parametrize("name", sorted(stages().keys() - {"lora"}))
 def test_a_seed_changes_the_inputs_of_every_stage(name: str, checkpoints: Path) -> None:
     stage = stages()[name]
     path = FIXTURES / (stage.configs[0] if stage.folder else f"{stage.configs[0]}.safetensors")
@@ -207,7 +208,9 @@ def signs_of(ours: np.ndarray) -> frozenset[str]:
 
 def test_the_table_has_every_mutant_and_every_cause() -> None:
     table = {e.id: e for e in explain.examples()}
-    expected = {m.id: m.cause for m in MUTATIONS if not m.loads and not m.equivalent}
+    # What a pipeline's first wrong tensor looks like says nothing of its cause: it is wired wrongly.
+    tapped = [m for m in MUTATIONS if m.stage not in pipelines()]
+    expected = {m.id: m.cause for m in tapped if not m.loads and not m.equivalent}
     assert {id: e.cause for id, e in table.items()} == expected, "run: python -m parity selftest --learn"
     assert {e.cause for e in table.values()} == CAUSES.keys() - {"other network"}, "that one does not load"
     told = json.loads(explain.TABLE.read_text())["leave_one_out"]
