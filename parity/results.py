@@ -38,6 +38,7 @@ class Row:
     needed_k: float = 0.0
     floor: float = 0.0  # of the relative error: the larger of torch's own and what rounding explains
     source: str = ""  # of a failure: where our source computes it, as file:line
+    further: str = ""  # of a failure: "ours" or "the reference", whichever is further from the float64 oracle
     profile: dict[str, Any] | None = None  # of a notable row: ``metrics.profile``
 
     def record(self) -> dict[str, Any]:

@@ -121,6 +121,9 @@ def _first_divergence(row: Record, stage: StageView) -> Html:
     config = f" --config {row['config']}" if row["config"] in stage.declared["configs"] else ""
     command = f"python -m parity run --stage {row['stage']}{config} --lane {row['lane']}"
     facts = [("Our source", code(row["source"]) if row.get("source") else "not known")]
+    if row.get("further"):
+        errors = f"ours {row['rel_l2']:.1e}, the reference {row['rel_l2_reference']:.1e}"
+        facts.append(("Further from the float64 oracle", f"{row['further']} ({errors})"))
     facts += [("The same tensor fails in", f"{_count(len(same), 'case')}"), ("Run it alone", tag("code", command))]
     return tag(
         "section",

@@ -9,14 +9,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from parity import readme, runner
+from parity import readme, replay, runner
 from parity.cli import main
 from parity.debug import symptoms
 from parity.judge import judge
 from parity.mutations import Mutation, planted
 from parity.reference import Torch
 from parity.registry import Case, FunctionTap, Pair, Stage
-from parity.report import plots, summary, terminal
+from parity.report import plots, render, summary, terminal
 from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
 from parity.stages import pipelines, stages
 from parity.tapping import Session
@@ -95,7 +95,7 @@ def test_a_tap_that_ours_lacks_is_missing_and_one_that_only_ours_has_is_invalid(
 def test_a_constant_reference_is_blind_and_a_wrong_oracle_does_not_widen_the_gate() -> None:
     flat = np.full((5, 7), 0.25, dtype=np.float32)
     assert "constant in the reference" in verdict(trace(flat), flat, flat.astype(np.float64)).why
-    row = verdict(trace(REFERENCE * np.float32(1.1)), oracle=ORACLE * 1.1)
+    row = verdict(trace(REFERENCE * np.float32(1.001)), oracle=ORACLE * 1.1)
     assert row.verdict == "invalid" and "not its oracle" in row.why
 
 
@@ -184,6 +184,27 @@ def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) ->
     assert (first.name, first.verdict) == ("transformer_blocks.0.attn1.attention_function", "invalid")
     assert "ValueError: no such head" in first.why
     assert any(row.verdict == "missing" for row in rows)
+
+
+def test_a_fault_on_the_references_side_is_blamed_on_it(checkpoints: Path, tmp_path: Path) -> None:
+    run, tap = runner.Runner(), "transformer_blocks.1.attn1.to_q"
+    pair = run.load(stages()["transformer"], "tiny-2.3-video-only", "float32")
+    dict(pair.reference["transformer"].named_modules())[tap].weight.data *= 1.01  # the oracle was copied before
+    recorded = run.record(pair, pair.stage.cases(pair.config)["base"], repeat=False)
+    results = Results(environment={"machine": "here"})
+    where = {"stage": "transformer", "config": "tiny-2.3-video-only", "case": "base", "lane": "A"}
+    rows = judge(results, where, pair.stage, recorded.trace, recorded.oracle, run.replay(recorded))
+    failed = [row for row in rows if row.verdict != "pass"]
+    assert {row.name.partition("<")[0] for row in failed} == {tap}
+    assert failed[0].further == "the reference" and "the reference is wrong here" in failed[0].why
+    terminal.show(results, [])
+    results.stages = runner.manifest([(pair.stage, "tiny-2.3-video-only")])
+    results.environment = replay.environment("cpu")
+    results.write(tmp_path / "results.json")
+    html = next(path for path in render(tmp_path / "results.json") if path.suffix == ".html").read_text()
+    assert "Further from the float64 oracle" in html and "the reference is wrong here" in html
+    ours = judge(results, WHERE, STAGE, trace(REFERENCE), trace(ORACLE), trace(REFERENCE * np.float32(1.01)))
+    assert ours[0].further == "ours"
 
 
 def test_a_tap_that_no_case_reaches_is_a_hole(checkpoints: Path) -> None:
