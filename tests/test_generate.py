@@ -23,10 +23,14 @@ from ltx_pipelines.utils import constants as reference_constants
 from ltx2_mlx import generate, plan
 from ltx2_mlx.arguments import RECIPES, parse, recipe_parser
 from ltx2_mlx.cli import main
+from ltx2_mlx.guiders import MultiModalGuiderParams
+from ltx2_mlx.lora import LoraPathStrength
 from ltx2_mlx.media import decode_image, probe
 from ltx2_mlx.nn.noise import Generator
-from ltx2_mlx.pipelines import constants
+from ltx2_mlx.pipelines import Settings, TI2VidTwoStagesHQPipeline, constants
+from ltx2_mlx.pipelines.a2vid_two_stage import with_silence
 from ltx2_mlx.pipelines.ledger import ModelLedger
+from ltx2_mlx.types import Audio
 
 SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
 
@@ -292,3 +296,45 @@ def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path
     for name in ("loading the transformer", "upsampling", "decoding the sound", "decoding the video"):
         assert held[name] < kept + small, (name, held, weights)
     assert mx.get_active_memory() - before < small
+
+
+# ---- where the reference goes wrong -------------------------------------------------------------------------------
+
+
+def test_a_sound_shorter_than_its_video_is_followed_by_silence(caplog: pytest.LogCaptureFixture) -> None:
+    sound = Audio(mx.ones((1, 2, 12000)), 24000)
+    longer = with_silence(sound, 17 / 24)
+    assert longer.waveform.shape == (1, 2, 17000) and "0.21 s shorter" in caplog.text
+    assert mx.all(longer.waveform[..., :12000] == 1).item() and mx.all(longer.waveform[..., 12000:] == 0).item()
+    assert with_silence(sound, 0.4) is sound
+
+
+def test_the_hq_samplers_noise_follows_the_seed(checkpoints: Path) -> None:
+    asked: list[int] = []
+
+    def noise(seed: int) -> Generator:
+        asked.append(seed)
+        return Generator(max(seed, 0))
+
+    files = {
+        name: str(checkpoints / f"tiny-2.0{name}.safetensors") for name in ("", "-distilled-lora", "-upsampler-x2")
+    }
+    pipeline = TI2VidTwoStagesHQPipeline(
+        files[""],
+        [LoraPathStrength(files["-distilled-lora"])],
+        0.25,
+        0.5,
+        files["-upsampler-x2"],
+        None,
+        settings=Settings(noise=noise, placeholder=True, audio=False),
+    )
+    size = {"height": 64, "width": 128, "num_frames": 9, "frame_rate": 24.0, "num_inference_steps": 2}
+    guidance = (MultiModalGuiderParams(), MultiModalGuiderParams())
+    for seed in (3, 4):
+        frames, _ = pipeline("x", "", seed, **size, video_guider_params=guidance[0], audio_guider_params=guidance[1])
+        assert sum(len(chunk) for chunk in frames) == 9
+    first, second = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    assert len(first) == len(set(first)) == 5 and not set(first) & set(second)
+    asked.clear()
+    pipeline("x", "", 3, **size, video_guider_params=guidance[0], audio_guider_params=guidance[1], noise_seed=-1)
+    assert asked == [3, -1, 9999, -1, 9999], "the reference's, whatever the seed is"
