@@ -267,7 +267,7 @@ PIPELINES = (
         "bongmath_max_iter if refine else 0",
         "0",
         "two_stages_hq",
-        "sde_step.",
+        "sde_step",
         "skipped term",
         "S09",
     ),
