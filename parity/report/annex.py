@@ -9,11 +9,16 @@ from .markup import Html, badge, code, definitions, join, number, table, tag
 
 
 def pipelines(document: Document) -> Html | None:
-    """The end-to-end table, whatever its columns are."""
+    """The end-to-end table, whatever its columns are: which run it is and its verdict come first."""
     found = document.get("pipelines")
     if not found:
         return None
-    rows = [{key: value for key, value in row.items() if key != "details"} for row in found]  # a hundred tensors each
+    first = ("pipeline", "config", "dtype", "verdict", "why", "first")
+    rows = []
+    for row in found:
+        named = {key: str(row[key]).removeprefix("pipelines.") for key in first if row.get(key)}
+        # details: a hundred tensors each
+        rows.append(named | {key: value for key, value in row.items() if key not in (*first, "details")})
     intro = tag("p", "From the prompt to frames and waveform, in one go.", class_="soft")
     return tag("section", tag("h2", "Pipelines, end to end"), intro, _records("Pipelines", rows), id="pipelines")
 

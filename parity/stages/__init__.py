@@ -23,7 +23,16 @@ STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8)
 PHASES = {
     "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
     "Image and sound in": ("video_encoder", "audio_processor", "audio_encoder"),
-    "Denoising": ("sampling", "denoising", "patchifiers", "lora", "transformer", "transformer_lora", "upsampler"),
+    "Denoising": (
+        "sampling",
+        "denoising",
+        "patchifiers",
+        "lora",
+        "transformer",
+        "transformer_lora",
+        "transformer_fp8",
+        "upsampler",
+    ),
     "Video out": ("video_decoder",),
     "Sound out": ("audio_decoder", "vocoder", "decode_audio"),
 }
