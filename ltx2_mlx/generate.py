@@ -29,6 +29,10 @@ Result = tuple[Frames, Audio | None]
 def generate(args: argparse.Namespace, progress: Progress = quiet) -> Path:
     """Make what the flags say, and return where it is. Nothing is left behind where it fails or is stopped."""
     output = Path(args.output_path)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output.parent}: cannot be made ({error.strerror}); give another path") from None
     frames, audio = run(args, settings_from(args, progress))
     if output.suffix == ".wav":
         if audio is None:

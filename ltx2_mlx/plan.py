@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -195,9 +196,11 @@ def _output(path: Path, silent: bool) -> None:
         raise InputError(f"{path}: ends in {path.suffix}; use .mp4, .wav, or a folder's name for PNG frames")
     if path.suffix == ".wav" and silent:
         raise InputError(f"{path} is for sound, and --no-audio makes none; leave one of them out")
-    folder = path if path.suffix == "" and path.is_dir() else path.parent
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; make it first")
+    there = next(folder for folder in (path, *path.parents) if folder.exists())  # what is missing below it is made
+    if there == path and path.suffix == "" and not path.is_dir():
+        raise InputError(f"{path}: a file, and PNG frames go into a folder; give another name")
+    if not os.access(there, os.W_OK) or not (there == path or there.is_dir()):
+        raise InputError(f"{path}: {there} cannot be written to; give another path")
 
 
 # ---- values -------------------------------------------------------------------------------------------------------

@@ -158,10 +158,22 @@ def test_plans_weights_are_those_that_load(files: list[str], tmp_path: Path) -> 
 # ---- what is written ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("/etc/hostname/fox.mp4", "cannot be written"),
+        ("/etc/hosts", "a file"),
+    ],
+)
+def test_where_nothing_can_be_written_is_refused(files: list[str], output: str, reason: str) -> None:
+    problems = plan.plan(parse("plan", [*files, "--output-path", output])).problems
+    assert len(problems) == 1 and reason in problems[0]
+
+
 def test_an_mp4_with_every_frame_and_sample(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "fox.mp4"
+    path = tmp_path / "videos" / "fox.mp4"
     assert main(["generate", *files, "--output-path", str(path)]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == str(path)
@@ -170,7 +182,7 @@ def test_an_mp4_with_every_frame_and_sample(
     found = probe(path)
     assert (found.width, found.height, found.frames, found.fps) == (128, 64, 9, 24)
     assert (found.sample_rate, found.channels) == (24000, 2) and found.samples > 0
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_frames_as_pictures_sound_alone_and_neither(files: list[str], tmp_path: Path) -> None:
