@@ -19,7 +19,7 @@ from .judge import judge
 from .ours import MLX
 from .recording import Pair, Recorded, read
 from .registry import Stage
-from .replay import load_ours
+from .replay import load_ours, loading_options
 from .results import Results, Row
 from .stages import stages
 from .tapping import Side
@@ -46,6 +46,10 @@ class Repro:
         return stages()[self.where["stage"]]
 
     @property
+    def options(self) -> dict[str, Any]:
+        return loading_options(self.stage, self.where["config"])
+
+    @property
     def place(self) -> str:
         return f"{' '.join(self.where.values())} {self.name}"
 
@@ -66,7 +70,7 @@ class Repro:
     def judge_ours(self) -> Row:
         """Ours, as it is now."""
         mlx = MLX()
-        ours = self._run(mlx, load_ours(mlx, self.paths, self.dtype))
+        ours = self._run(mlx, load_ours(mlx, self.paths, self.dtype, **self.options))
         reference, oracle = self.expected["reference"], self.expected["oracle"]
         rows = judge(Results(), self.where, self.stage, reference, oracle, ours)
         handed_on = Row(self.name, **self.where, call=self.target.at[1], order=0, dtype="")
@@ -75,7 +79,7 @@ class Repro:
     def differing_parameters(self) -> list[str]:
         """The scope's own parameters that are not as the reference has them."""
         mlx = MLX()
-        module = module_at(mlx, load_ours(mlx, self.paths, self.dtype), self.stage, self.scope[0])
+        module = module_at(mlx, load_ours(mlx, self.paths, self.dtype, **self.options), self.stage, self.scope[0])
         own = tensors_of(module) if module is not None else {}
         return [n for n, values in self.parameters.items() if n not in own or not np.array_equal(own[n], values)]
 
@@ -84,7 +88,10 @@ class Repro:
         from .reference import Torch
 
         torch = Torch()
-        modules = {part: torch.load(part, path, read(path).config, self.dtype) for part, path in self.paths.items()}
+        modules = {
+            part: torch.load(part, path, read(path).config, self.dtype, **self.options)
+            for part, path in self.paths.items()
+        }
         now, then = (self.target.of(trace) for trace in (self._run(torch, modules), self.expected["reference"]))
         if not (isinstance(now, Tensor) and isinstance(then, Tensor)):
             return 0.0 if now == then else float("inf")
