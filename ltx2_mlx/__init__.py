@@ -1,5 +1,10 @@
 """LTX-2 in MLX: video with sound from a prompt. ``load`` reads a component of an official checkpoint."""
 
+import os
+
+# On CUDA MLX 0.31.1 keeps 128 plans of convolutions and stops with an error when a second video's tiles need more.
+os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
+
 from .errors import CheckpointError, ConfigError, InputError, LTX2Error, WeightsError
 from .lora import LoraPathStrength, LoraReport, lora_metadata
 from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
