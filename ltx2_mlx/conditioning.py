@@ -14,7 +14,7 @@ import numpy as np
 from .errors import InputError
 from .patchifiers import get_pixel_coords
 from .tools import AudioLatentTools, VideoLatentTools
-from .types import VIDEO_SCALE_FACTORS, LatentState, VideoLatentShape
+from .types import LatentState, VideoLatentShape
 
 
 class ConditioningItem(Protocol):
@@ -188,7 +188,7 @@ class TemporalRegionMask:
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState:
         seconds = latent_tools.patchifier.get_patch_grid_bounds(latent_tools.target_shape)
         if isinstance(latent_tools, VideoLatentTools):
-            frames = get_pixel_coords(seconds, VIDEO_SCALE_FACTORS, latent_tools.causal_fix)
+            frames = get_pixel_coords(seconds, latent_tools.scale_factors, latent_tools.causal_fix)
             seconds = frames.astype(mx.float32) / self.fps
         start, end = seconds[:, 0, :, 0], seconds[:, 0, :, 1]
         inside = (end > self.start_time) & (start < self.end_time)

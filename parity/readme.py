@@ -29,7 +29,7 @@ def selftest(document: dict[str, Any]) -> str:
     s = document["summary"]
     lines = [
         f"{s['mutants']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
-        f"they belong to, {s['equivalent']} that nothing can notice (each with its reason), {s['false_alarms']} false "
+        f"they belong to, {s['equivalent']} that go unnoticed (each with its reason), {s['false_alarms']} false "
         f"alarms over clean runs with three seeds, in {s['seconds'] / 60:.0f} minutes.",
         "",
         "<details><summary>Every fault, the lane that caught it, and where</summary>",
