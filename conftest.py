@@ -24,7 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def checkpoints() -> Path:
     """The folder of the tiny checkpoints, checked against their pinned hashes."""
-    from parity.runner import FIXTURES, ensure_fixtures
+    from parity.declare.inputs import FIXTURES
+    from parity.sides.fixtures import ensure_fixtures
 
     ensure_fixtures()
     return FIXTURES

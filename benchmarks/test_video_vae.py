@@ -27,7 +27,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.torch import save_file
 
 import ltx2_mlx
-from parity.reference import BUILDERS, Torch
+from parity.sides.torch import BUILDERS, Torch
 
 VAE = {
     "dims": 3,

@@ -5,14 +5,14 @@ import os
 # On CUDA MLX 0.31.1 keeps 128 plans of convolutions and stops with an error when a second video's tiles need more.
 os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
 
+from .diffusion.perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from .errors import CheckpointError, ConfigError, InputError, LTX2Error, WeightsError
-from .lora import LoraPathStrength, LoraReport, lora_metadata
-from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
-from .prompts import encode_prompts, load_contexts, save_contexts
+from .loading.load import Checkpoint, LoadReport, load, read_checkpoint
+from .loading.lora import LoraPathStrength, LoraReport, lora_metadata
+from .pipelines.prompts import encode_prompts, load_contexts, save_contexts
 from .text.embeddings import EmbeddingsProcessorOutput
 from .transformer import LTXModel, X0Model
 from .types import Modality
-from .weights import Checkpoint, LoadReport, load, read_checkpoint
 
 __version__ = "0.1.0"
 

@@ -14,11 +14,11 @@ import mlx.nn as nn
 
 from .audio_processor import AudioProcessor
 from .config import AudioVAEConfig, CausalityAxis, NormType
+from .diffusion.patchifiers import AudioPatchifier
 from .errors import InputError
 from .nn.activation import SiLU
 from .nn.conv import Conv2d
 from .nn.norm import PixelNorm
-from .patchifiers import AudioPatchifier
 from .types import Audio, AudioLatentShape
 from .vocoder import Vocoder, VocoderWithBWE
 

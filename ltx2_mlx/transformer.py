@@ -15,13 +15,13 @@ import mlx.nn as nn
 import numpy as np
 
 from .config import TransformerConfig
+from .diffusion.perturbations import BatchedPerturbationConfig, PerturbationType
 from .errors import InputError
 from .nn.attention import Attention, FeedForward
 from .nn.embedding import AdaLayerNormSingle, PixArtAlphaTextProjection
 from .nn.fused import fused
 from .nn.norm import rms_norm
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
-from .perturbations import BatchedPerturbationConfig, PerturbationType
 from .types import Modality
 
 Tables = tuple[mx.array, mx.array]

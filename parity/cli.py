@@ -1,109 +1,32 @@
-"""``ltx2-parity``: run the comparison, list what it holds. Exit codes: 0 pass, 1 diverged or invalid, 2 usage,
-3 incomplete, 4 inconclusive."""
+"""``ltx2-parity``: the parser of all verbs. Exit codes: 0 pass, 1 diverged or invalid, 2 usage, 3 incomplete,
+4 inconclusive."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import time
-from fnmatch import fnmatchcase
-from pathlib import Path
 
 from ltx2_mlx.errors import LTX2Error
 
-from . import bisecting, debug, differences, explain, report, selftest, traces
-from .results import EXIT_USAGE
-from .stages import pipelines, stages
+from .commands import accept, bisect, check, debug, diff, explain, record, report, run, selftest, tables
+from .commands import list as list_command
+from .judge.results import EXIT_USAGE
 
-REPORTS = Path("reports") / "latest"
+VERBS = (run, list_command, check, record, report, diff, accept, explain, bisect, selftest, debug, tables)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
+    commands = made.add_subparsers(dest="command", required=True)
+    for verb in VERBS:
+        verb.register(commands)
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="run both, judge every tensor, write a report")
-    run.add_argument("--stage", default="*", metavar="GLOB", help="which stages (default: all)")
-    run.add_argument("--config", default="*", metavar="NAME", help="which configs, as a glob (default: all)")
-    run.add_argument(
-        "--lane", default="A,B,C", help="A: isolated float32, the gate; B: half precision; C: free-running"
-    )
-    run.add_argument(
-        "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
-    )
-    run.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
-    )
-    run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
-    run.add_argument("--resume", action="store_true", help="go on with a run that was killed: keep its finished cells")
-    run.set_defaults(handler=_run)
-    commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
-    debug.register(commands)
-    traces.register(commands)
-    explain.register(commands)
-    selftest.register(commands)
-    bisecting.register(commands)
-    differences.register(commands)
-    report.register(commands)
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return args.handler(args)
     except LTX2Error as error:
         print(f"ltx2-parity: {error}", file=sys.stderr)
         return EXIT_USAGE
-
-
-def _run(args: argparse.Namespace) -> int:
-    start = time.monotonic()
-    try:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.open("a").close()
-    except OSError as error:
-        print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
-        return EXIT_USAGE
-    from . import endtoend
-    from .report import plots, terminal
-    from .runner import check_checkpoint, ensure_fixtures, run, select
-
-    lanes = args.lane.replace(",", "").upper()
-    if not lanes or set(lanes) - set("ABC"):
-        print(f"ltx2-parity: no lane '{args.lane}'; there are A, B and C, as in --lane A,C", file=sys.stderr)
-        return EXIT_USAGE
-    if args.checkpoint:
-        named = [stage for stage in check_checkpoint(args.checkpoint) if fnmatchcase(stage.name, args.stage)]
-        chosen = [(stage, args.checkpoint.stem) for stage in named]
-    else:
-        ensure_fixtures()
-        chosen = [*select(args.stage, args.config), *endtoend.select(args.stage, args.config)]
-    if not chosen:
-        print(f"ltx2-parity: no stage '{args.stage}' with config '{args.config}'; see: parity list", file=sys.stderr)
-        return EXIT_USAGE
-
-    def progress(line: str) -> None:
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
-
-    cells = args.json.with_suffix(".cells")
-    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume)
-    pictures = plots.by_depth(results, args.json.parent)
-    results.seconds = time.monotonic() - start
-    results.write(args.json)
-    shutil.rmtree(cells)
-    terminal.show(results, [*report.render(args.json), args.json, *pictures])
-    return results.exit_code()
-
-
-def _list(args: argparse.Namespace) -> int:
-    from .runner import FIXTURES, ensure_fixtures, read
-
-    ensure_fixtures()
-    for stage in stages().values():
-        print(f"{stage.name}  ({len(stage.functions)} function taps; every leaf module)")
-        for config in stage.configs:
-            path = FIXTURES / (config if stage.folder else f"{config}.safetensors")
-            cases = stage.cases(read(path).config if stage.component else {})
-            print(f"  {config:<24}{', '.join(cases)}")
-    for pipeline in pipelines().values():
-        print(f"{pipeline.name}  ({', '.join(dict.fromkeys(watch.name for watch in pipeline.watches))})")
-        print(f"  {', '.join(pipeline.configs)}")
-    return 0

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-import parity.reference  # noqa: F401  # it makes torchaudio importable
+import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
 
 # isort: split
 from ltx_pipelines.utils import args as reference_args
 from ltx_pipelines.utils import constants as reference_constants
 
-from ltx2_mlx import generate, plan
-from ltx2_mlx.arguments import RECIPES, parse, recipe_parser
-from ltx2_mlx.cli import main
-from ltx2_mlx.guiders import MultiModalGuiderParams
-from ltx2_mlx.lora import LoraPathStrength
-from ltx2_mlx.media import decode_image, probe
+from ltx2_mlx.cli import generate, plan
+from ltx2_mlx.cli.flags import RECIPES, parse, recipe_parser
+from ltx2_mlx.cli.main import main
+from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
+from ltx2_mlx.loading.lora import LoraPathStrength
+from ltx2_mlx.media.images import decode_image
+from ltx2_mlx.media.reading import probe
 from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.pipelines import Settings, TI2VidTwoStagesHQPipeline, constants
 from ltx2_mlx.pipelines.a2vid_two_stage import with_silence
@@ -229,7 +230,7 @@ def test_stopping_leaves_nothing(files: list[str], tmp_path: Path, capsys: pytes
 
         def __exit__(self, *error: object) -> None: ...
 
-    cli = importlib.import_module("ltx2_mlx.cli")
+    cli = importlib.import_module("ltx2_mlx.cli.main")
     before, cli._Bars = cli._Bars, Stop
     try:
         assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ltx2_mlx.errors import CheckpointError, HubError
-from ltx2_mlx.hub import GEMMA_PATTERNS, resolve
+from ltx2_mlx.loading.hub import GEMMA_PATTERNS, resolve
 
 COMMIT = "a" * 40
 REPOSITORIES = {
@@ -26,7 +26,7 @@ REPOSITORIES = {
 SCRIPT = """
 import json, sys
 from ltx2_mlx.errors import HubError
-from ltx2_mlx.hub import resolve
+from ltx2_mlx.loading.hub import resolve
 for reference, patterns in json.loads(sys.argv[1]):
     try:
         print(resolve(reference, patterns))

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import parity.reference  # noqa: F401  it knows how to import what follows
+import parity.sides.torch  # noqa: F401  it knows how to import what follows
 from ltx2_mlx import media
 from ltx2_mlx.errors import InputError, MediaError
+from ltx2_mlx.media import writing
 from ltx2_mlx.types import Audio
 
 # isort: split
@@ -239,11 +241,11 @@ def test_metadata_is_the_references(movie: Path, tmp_path: Path) -> None:
     metadata = media.get_videostream_metadata(movie)
     assert metadata == reference.get_videostream_metadata(str(movie)) == (24000 / 1001, 13, 70, 50)
     uncounted = tmp_path / "uncounted.mkv"  # Matroska states no frame count
-    with media.av.open(str(uncounted), "w") as container:
+    with av.open(str(uncounted), "w") as container:
         stream = container.add_stream("libx264", rate=24)
         stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
         for pixels in clip(13):
-            container.mux(stream.encode(media.av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     assert media.get_videostream_metadata(uncounted).num_frames == 13
     assert reference.get_videostream_metadata(str(uncounted)) == media.get_videostream_metadata(uncounted)
@@ -274,9 +276,9 @@ def test_sound_is_read_as_the_reference_reads_it(
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
 def test_every_sample_format_is_read(tmp_path: Path, codec: str) -> None:
     path, audio = tmp_path / "sound.wav", sound(3000)
-    with media.av.open(str(path), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=24000, layout="stereo")
-        frame = media.av.AudioFrame.from_ndarray(waveform(audio), format="fltp", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(waveform(audio), format="fltp", layout="stereo")
         frame.sample_rate = 24000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -357,15 +359,15 @@ def test_an_exception_leaves_no_half_file(tmp_path: Path, error: type[BaseExcept
 
 
 def test_a_lost_sample_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = media._write_audio
-    monkeypatch.setattr(media, "_write_audio", lambda file, pcm: write(file, pcm._replace(samples=pcm.samples[:-1])))
+    write = writing._write_audio
+    monkeypatch.setattr(writing, "_write_audio", lambda file, pcm: write(file, pcm._replace(samples=pcm.samples[:-1])))
     with pytest.raises(MediaError, match=r"samples=2400\), and holds .*samples=2399\)"):
         media.encode_video([clip(3)], 24, sound(2400), tmp_path / "clip.mp4")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_lost_frame_or_another_rate_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = media._write_mp4
+    write = writing._write_mp4
 
     def lose_a_frame(path: Path, chunks: Iterator[np.ndarray], *rest: object) -> int:
         return write(path, (chunk[:-1] for chunk in chunks), *rest) + 1
@@ -374,7 +376,7 @@ def test_a_lost_frame_or_another_rate_is_an_error(tmp_path: Path, monkeypatch: p
         return write(path, chunks, height, width, Fraction(int(rate)), pcm)
 
     for fault, message in ((lose_a_frame, "frames=3,.*frames=2,"), (truncate_the_rate, r"1001\),.*Fraction\(23, 1\)")):
-        monkeypatch.setattr(media, "_write_mp4", fault)
+        monkeypatch.setattr(writing, "_write_mp4", fault)
         with pytest.raises(MediaError, match=message):
             media.encode_video([clip(3)], 23.976, None, tmp_path / "clip.mp4")
         assert not list(tmp_path.iterdir())

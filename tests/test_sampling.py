@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from ltx2_mlx import InputError
-from ltx2_mlx.diffusion_steps import to_velocity
-from ltx2_mlx.guiders import CFGStarRescalingGuider, LtxAPGGuider, MultiModalGuiderFactory, MultiModalGuiderParams
-from ltx2_mlx.schedulers import DISTILLED_SIGMA_VALUES, BetaScheduler, LinearQuadraticScheduler, LTX2Scheduler
+from ltx2_mlx.diffusion.diffusion_steps import to_velocity
+from ltx2_mlx.diffusion.guiders import (
+    CFGStarRescalingGuider,
+    LtxAPGGuider,
+    MultiModalGuiderFactory,
+    MultiModalGuiderParams,
+)
+from ltx2_mlx.diffusion.schedulers import DISTILLED_SIGMA_VALUES, BetaScheduler, LinearQuadraticScheduler, LTX2Scheduler
 
 
 def test_the_distilled_list_is_a_linear_quadratic_schedule() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from ltx2_mlx.diffusion.torch_random import TorchGenerator
 from ltx2_mlx.errors import InputError
-from ltx2_mlx.torch_random import TorchGenerator
 
 SIZES = [*range(41), 1000, 128 * 999]
 DTYPES = ["float32", "bfloat16", "float64"]

@@ -4,14 +4,7 @@ Nothing is taken from a default that the released files contradict. A key that w
 change the network; the keys that are known to change nothing are listed beside those that are read.
 """
 
-from .audio import (
-    AudioVAEConfig,
-    CausalityAxis,
-    NormType,
-    VocoderConfig,
-    VocoderWithBWEConfig,
-    read_vocoder_config,
-)
+from .audio import AudioVAEConfig, CausalityAxis, NormType, VocoderConfig, VocoderWithBWEConfig, read_vocoder_config
 from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
 from .transformer import TransformerConfig
 from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig

@@ -10,13 +10,13 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio_vae import encode_audio
-from ..denoisers import multi_modal_guider_denoising_func
+from ..diffusion.denoisers import multi_modal_guider_denoising_func
+from ..diffusion.guiders import MultiModalGuider, MultiModalGuiderParams
+from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
-from ..guiders import MultiModalGuider, MultiModalGuiderParams
-from ..lora import LoraPathStrength
-from ..media import decode_audio_from_file
-from ..noisers import GaussianNoiser
-from ..schedulers import LTX2Scheduler
+from ..loading.lora import LoraPathStrength
+from ..media.reading import decode_audio_from_file
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..lora import LoraPathStrength
-from ..noisers import GaussianNoiser
+from ..diffusion.noisers import GaussianNoiser
+from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages

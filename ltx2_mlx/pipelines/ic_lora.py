@@ -8,15 +8,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..conditioning import (
+from ..diffusion.conditioning import (
     ConditioningItem,
     ConditioningItemAttentionStrengthWrapper,
     VideoConditionByReferenceLatent,
 )
+from ..diffusion.noisers import GaussianNoiser
 from ..errors import InputError
-from ..lora import LoraPathStrength, lora_metadata
-from ..media import load_video_conditioning
-from ..noisers import GaussianNoiser
+from ..loading.lora import LoraPathStrength, lora_metadata
+from ..media.reading import load_video_conditioning
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from ..video_vae import VideoEncoder, crop_frames

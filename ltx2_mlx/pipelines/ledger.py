@@ -13,11 +13,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import InputError
-from ..lora import LoraPathStrength
+from ..loading.load import load
+from ..loading.lora import LoraPathStrength
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..transformer import X0Model
-from ..weights import load
 
 Progress = Callable[[str, int, int | None], None]
 

@@ -10,13 +10,13 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio_vae import encode_audio
-from ..conditioning import TemporalRegionMask
+from ..diffusion.conditioning import TemporalRegionMask
+from ..diffusion.guiders import MultiModalGuiderParams
+from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
-from ..guiders import MultiModalGuiderParams
-from ..lora import LoraPathStrength
-from ..media import decode_audio_from_file, get_videostream_metadata, load_video_conditioning
-from ..noisers import GaussianNoiser
-from ..schedulers import LTX2Scheduler
+from ..loading.lora import LoraPathStrength
+from ..media.reading import decode_audio_from_file, get_videostream_metadata, load_video_conditioning
 from ..tiling import TilingConfig
 from ..types import Audio, VideoPixelShape
 from . import stages

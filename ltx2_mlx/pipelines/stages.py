@@ -12,31 +12,24 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio_vae import decode_audio
-from ..conditioning import ConditioningItem, VideoConditionByKeyframeIndex, VideoConditionByLatentIndex
-from ..denoisers import simple_denoising_func
-from ..enhancement import enhance_prompt as enhanced
+from ..diffusion.conditioning import ConditioningItem, VideoConditionByKeyframeIndex, VideoConditionByLatentIndex
+from ..diffusion.denoisers import simple_denoising_func
+from ..diffusion.latent_state import AudioLatentTools, VideoLatentTools
+from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.patchifiers import AudioPatchifier, VideoLatentPatchifier
+from ..diffusion.samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
 from ..errors import InputError
-from ..media import load_image_conditioning
-from ..noisers import GaussianNoiser
-from ..patchifiers import AudioPatchifier, VideoLatentPatchifier
-from ..prompts import encode_prompts, save_contexts
-from ..samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
+from ..media.images import load_image_conditioning
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
-from ..tools import AudioLatentTools, VideoLatentTools
 from ..transformer import X0Model
-from ..types import (
-    Audio,
-    AudioLatentShape,
-    ImageConditioningInput,
-    LatentState,
-    VideoLatentShape,
-    VideoPixelShape,
-)
+from ..types import Audio, AudioLatentShape, ImageConditioningInput, LatentState, VideoLatentShape, VideoPixelShape
 from ..upsampler import upsample_video
 from ..video_vae import VideoEncoder, decode_video, memory_size
 from .constants import VIDEO_LATENT_CHANNELS
+from .enhancement import enhance_prompt as enhanced
 from .ledger import ModelLedger
+from .prompts import encode_prompts, save_contexts
 
 Frames = Iterator[np.ndarray]
 Asking = Callable[[X0Model], DenoisingFunc]

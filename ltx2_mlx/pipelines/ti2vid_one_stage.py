@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..denoisers import multi_modal_guider_factory_denoising_func
-from ..guiders import MultiModalGuiderFactory, MultiModalGuiderParams, create_multimodal_guider_factory
-from ..lora import LoraPathStrength
-from ..noisers import GaussianNoiser
-from ..schedulers import LTX2Scheduler
+from ..diffusion.denoisers import multi_modal_guider_factory_denoising_func
+from ..diffusion.guiders import MultiModalGuiderFactory, MultiModalGuiderParams, create_multimodal_guider_factory
+from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.schedulers import LTX2Scheduler
+from ..loading.lora import LoraPathStrength
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..lora import LoraPathStrength
-from ..noisers import GaussianNoiser
-from ..schedulers import LTX2Scheduler
+from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.schedulers import LTX2Scheduler
+from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages

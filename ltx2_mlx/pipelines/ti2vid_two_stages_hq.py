@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.samplers import DenoisingLoop, res2s_audio_video_denoising_loop
+from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
-from ..lora import LoraPathStrength
-from ..noisers import GaussianNoiser
-from ..samplers import DenoisingLoop, res2s_audio_video_denoising_loop
-from ..schedulers import LTX2Scheduler
+from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages

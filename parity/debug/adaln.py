@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..inputs import normal
-from ..registry import Case, Data
-from ..trace import Trace
+from ..declare.inputs import normal
+from ..declare.model import Case, Data
+from ..tap.trace import Trace
 from .adaln_places import Place, decoder_places, transformer_places
 from .finding import Finding, Lines, Table
 from .measures import distance, std

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..trace import Call, Tensor, Trace
+from ..tap.trace import Call, Tensor, Trace
 from .subject import Subject, audio_too
 
 # Row of the shift and row of the scale, by layer. In the audio-video tables the scale comes first.

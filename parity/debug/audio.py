@@ -6,9 +6,9 @@ import argparse
 
 import numpy as np
 
-from ..inputs import normal
-from ..registry import Case, Data
-from ..trace import Tensor, Trace
+from ..declare.inputs import normal
+from ..declare.model import Case, Data
+from ..tap.trace import Tensor, Trace
 from .finding import Finding, Lines, Table
 from .measures import departures, first_departure, std, tolerance
 from .subject import Subject

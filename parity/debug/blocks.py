@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..trace import Trace
+from ..tap.trace import Trace
 from .finding import Finding, Lines, Table
 from .measures import correlation, distance, std, tolerance
 from .subject import Subject, contexts_of, transformer_case

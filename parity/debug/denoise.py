@@ -11,8 +11,8 @@ import numpy as np
 
 from ltx2_mlx.errors import InputError
 
-from ..inputs import DISTILLED_SIGMAS
-from ..registry import Data, Obj
+from ..declare.inputs import DISTILLED_SIGMAS
+from ..declare.model import Data, Obj
 from .finding import Finding, Lines, Table
 from .measures import autocorrelation, correlation, distance, std, tolerance
 from .subject import FRAMES, HEIGHT, WIDTH, Contexts, Subject, audio_too, contexts_of, latent, positions

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..mutations import MUTATIONS, Mutation
+from ..faults.catalogue import MUTATIONS, Mutation
 
 CLIP = "clip.npy"  # the video that a command about finished videos is given
 _BY_ID = {mutation.id: mutation for mutation in MUTATIONS}

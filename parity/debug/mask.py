@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..inputs import uniform
-from ..registry import Case, Data
-from ..stages.embeddings_processor import hidden_states
-from ..trace import Tensor, Trace
+from ..declare.inputs import uniform
+from ..declare.model import Case, Data
+from ..declare.stages.embeddings_processor import hidden_states
+from ..tap.trace import Tensor, Trace
 from .finding import Finding, Pictures, Table
 from .subject import FRAMES, HEIGHT, WIDTH, Subject, contexts_of, transformer_case
 

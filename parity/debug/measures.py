@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..trace import Tensor, Trace
+from ..tap.trace import Tensor, Trace
 
 NOISE_RATIO = (
     0.7  # local-variance ratio above which values read as noise: reported for the 19B model; white noise: 1.13

@@ -10,9 +10,9 @@ import numpy as np
 
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
-from ..inputs import DISTILLED_SIGMAS
-from ..registry import Case, Data
-from ..trace import Tensor, Trace
+from ..declare.inputs import DISTILLED_SIGMAS
+from ..declare.model import Case, Data
+from ..tap.trace import Tensor, Trace
 from .finding import Finding, Lines, Table
 from .subject import AUDIO, FRAMES, HEIGHT, WIDTH, Subject, audio_too, context, latent, transformer_case
 from .velocity import sigmas_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..trace import Tensor, Trace
+from ..tap.trace import Tensor, Trace
 from .finding import Finding, Lines, Table
 from .measures import departures, distance, first_departure, std, tolerance
 from .subject import Subject, contexts_of, transformer_case

@@ -12,30 +12,33 @@ from typing import Any
 
 import numpy as np
 
-from ltx2_mlx.checkpoint import Checkpoint, read_checkpoint, read_gemma
 from ltx2_mlx.errors import InputError
+from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
 
-from ..inputs import FIXTURES, GEMMA, normal
-from ..ours import MLX
-from ..registry import Case, Data, Obj, Pair
-from ..stages import stages
-from ..stages.patchifiers import CLASSES as PATCHIFIERS
-from ..stages.sampling import CLASSES as SAMPLING
-from ..stages.transformer import CLASSES as TRANSFORMER
-from ..stages.transformer import grid, seconds
-from ..tapping import Session, Side, resolve
-from ..trace import Trace
+from ..declare.inputs import FIXTURES, GEMMA, normal
+from ..declare.model import Case, Data, Obj, Pair
+from ..declare.stages import stages
+from ..declare.stages.patchifiers import CLASSES as PATCHIFIERS
+from ..declare.stages.sampling import CLASSES as SAMPLING
+from ..declare.stages.transformer import CLASSES as TRANSFORMER
+from ..declare.stages.transformer import grid, seconds
+from ..sides.mlx import MLX
+from ..tap.execute import execute
+from ..tap.session import Session
+from ..tap.side import Side, resolve
+from ..tap.trace import Trace
 
 _OWN = {
     "LatentState": Pair("ltx_core.types:LatentState", "ltx2_mlx.types:LatentState"),
     "EulerDiffusionStep": Pair(
-        "ltx_core.components.diffusion_steps:EulerDiffusionStep", "ltx2_mlx.diffusion_steps:EulerDiffusionStep"
+        "ltx_core.components.diffusion_steps:EulerDiffusionStep",
+        "ltx2_mlx.diffusion.diffusion_steps:EulerDiffusionStep",
     ),
     "euler_denoising_loop": Pair(
-        "ltx_pipelines.utils.samplers:euler_denoising_loop", "ltx2_mlx.samplers:euler_denoising_loop"
+        "ltx_pipelines.utils.samplers:euler_denoising_loop", "ltx2_mlx.diffusion.samplers:euler_denoising_loop"
     ),
     "simple_denoising_func": Pair(
-        "ltx_pipelines.utils.helpers:simple_denoising_func", "ltx2_mlx.denoisers:simple_denoising_func"
+        "ltx_pipelines.utils.helpers:simple_denoising_func", "ltx2_mlx.diffusion.denoisers:simple_denoising_func"
     ),
 }
 CLASSES = SimpleNamespace(classes={**SAMPLING, **PATCHIFIERS, **TRANSFORMER, **_OWN})
@@ -47,14 +50,14 @@ def sides(reference: bool = True) -> dict[str, Side]:
     found: dict[str, Side] = {"ours": MLX()}
     if reference:
         with contextlib.suppress(ImportError):
-            found["reference"] = importlib.import_module("parity.reference").Torch()
+            found["reference"] = importlib.import_module("parity.sides.torch").Torch()
     return found
 
 
 def prepare_fixtures() -> None:
     """Build the tiny checkpoints where torch is there; without it they must lie there already."""
     try:
-        importlib.import_module("parity.runner").ensure_fixtures()
+        importlib.import_module("parity.sides.fixtures").ensure_fixtures()
     except ImportError:
         if not FIXTURES.exists():
             raise InputError(f"{FIXTURES}: no tiny checkpoints, and none can be built without torch") from None
@@ -133,7 +136,7 @@ class Subject:
         modules = {spec.component: self.load(key, spec.component)}
         modules |= {part: self.load(key, part, path) for part, path in (also or {}).items()}
         session = Session(side, noise, only=())
-        result = side.execute(spec, modules, case, self.dtype, self.dtype, session)
+        result = execute(side, spec, modules, case, self.dtype, self.dtype, session)
         return session.trace, result
 
     def make(self, key: str, value: Any) -> Any:

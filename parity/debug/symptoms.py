@@ -80,7 +80,7 @@ SYMPTOMS = (
                 "from conv_in on",
                 edit(
                     "the first convolution is left out",
-                    "weights.py",
+                    "loading/load.py",
                     "    module.load_weights(weights, strict=True)\n",
                     "    module.load_weights([p for p in weights if not p[0].startswith('conv_in')], strict=False)\n",
                 ),
@@ -92,7 +92,7 @@ SYMPTOMS = (
                 "not loaded",
                 edit(
                     "the blocks' weights are left out, by tensor",
-                    "weights.py",
+                    "loading/load.py",
                     "    module.load_weights(weights, strict=True)\n",
                     "    module.load_weights([p for p in weights if not p[0].startswith('up_blocks')], strict=False)\n",
                 ),
@@ -378,7 +378,7 @@ SYMPTOMS = (
                 "the LoRA does nothing",
                 edit(
                     "fused nowhere",
-                    "weights.py",
+                    "loading/load.py",
                     "yield name, fuse(loras, name, array, dtype or",
                     "yield name, fuse((), name, array, dtype or",
                 ),

@@ -14,7 +14,7 @@ from ltx2_mlx import media
 from ltx2_mlx.errors import LTX2Error
 from ltx2_mlx.types import Audio
 
-from ..registry import Obj
+from ..declare.model import Obj
 from .finding import Finding, Lines, Table
 from .subject import Subject
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ltx2_mlx.loading.load import read_checkpoint, read_gemma
 from ltx2_mlx.text.tokenizer import MAX_LENGTH, LTXVGemmaTokenizer
-from ltx2_mlx.weights import read_checkpoint, read_gemma
 
-from ..tapping import Side
+from ..tap.side import Side
 from .finding import Finding, Grid, Lines, Table
 from .measures import correlation, distance, tolerance
 from .subject import Subject

@@ -7,10 +7,10 @@ from math import sqrt
 import mlx.core as mx
 import numpy as np
 
-from ltx2_mlx.checkpoint import read_gemma
+from ltx2_mlx.loading.checkpoint import read_gemma
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
-from ..inputs import normal
+from ..declare.inputs import normal
 from .measures import correlation, distance
 from .subject import Subject
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ltx2_mlx.checkpoint import read_checkpoint
+from ltx2_mlx.loading.checkpoint import read_checkpoint
 
-from ..inputs import FIXTURES, normal
-from ..registry import Case, Data, Part
-from ..trace import Tensor, Trace
+from ..declare.inputs import FIXTURES, normal
+from ..declare.model import Case, Data, Part
+from ..tap.trace import Tensor, Trace
 from .finding import Finding, Lines, Table
 from .measures import departures, distance, first_departure, std, tolerance
 from .subject import Subject

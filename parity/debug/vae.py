@@ -8,9 +8,9 @@ import numpy as np
 
 from ltx2_mlx.errors import WeightsError
 
-from ..inputs import normal
-from ..registry import Case, Data, Part
-from ..trace import Trace
+from ..declare.inputs import normal
+from ..declare.model import Case, Data, Part
+from ..tap.trace import Trace
 from .finding import Finding, Lines, Pictures, Table
 from .measures import correlation, departures, first_departure, local_variance_ratio, std, tolerance
 from .subject import Subject

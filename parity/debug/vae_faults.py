@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..trace import Tensor, Trace
+from ..tap.trace import Tensor, Trace
 from .measures import distance
 from .subject import Subject
 

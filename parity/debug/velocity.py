@@ -10,7 +10,7 @@ import argparse
 
 import numpy as np
 
-from ..inputs import DISTILLED_SIGMAS
+from ..declare.inputs import DISTILLED_SIGMAS
 from .finding import Finding, Lines, Table
 from .measures import autocorrelation, correlation, distance, std
 from .subject import FRAMES, HEIGHT, WIDTH, Subject, contexts_of, latent, transformer_case

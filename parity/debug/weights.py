@@ -17,10 +17,10 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ltx2_mlx.checkpoint import read_checkpoint
 from ltx2_mlx.errors import LTX2Error
-from ltx2_mlx.lora import PREFIX, A, B
-from ltx2_mlx.weights import build
+from ltx2_mlx.loading.checkpoint import read_checkpoint
+from ltx2_mlx.loading.load import build
+from ltx2_mlx.loading.lora import PREFIX, A, B
 
 from .finding import Finding, Lines, Table
 from .measures import distance, std

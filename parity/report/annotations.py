@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..results import VERDICTS
+from ..judge.results import VERDICTS
 from .digest import Document, Record, needed
 
 MOST = 10  # GitHub shows no more for one step

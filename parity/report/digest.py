@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..results import VERDICTS
+from ..judge.results import VERDICTS
 from .terminal import layer
 
 Document = dict[str, Any]

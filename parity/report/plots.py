@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ..results import Results, Row
+from ..judge.results import Results, Row
 from .terminal import layer
 
 OURS, FREE, TORCH, REFERENCE, FAIL = "#0072b2", "#d55e00", "#777777", "#bbbbbb", "#cc0000"

@@ -13,10 +13,11 @@ from ltx2_mlx.audio_processor import AudioProcessor
 from ltx2_mlx.audio_vae import decode_audio, encode_audio
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.types import Audio
-from parity.registry import Case, Data
-from parity.runner import Runner
-from parity.stages import stages
-from parity.stages.audio_vae import waveform
+from parity.declare.model import Case, Data
+from parity.declare.stages import stages
+from parity.declare.stages.audio_vae import waveform
+from parity.run.live import Runner
+from parity.tap.execute import execute
 
 
 def snr(signal: np.ndarray, other: np.ndarray) -> float:
@@ -35,9 +36,9 @@ def test_waveforms_are_the_references_whatever_the_models_dtype(dtype: str, conf
     ((name, data),) = stage.cases(pair.config)["base"].kwargs.items()
     rounded = np.array(mx.array(data.values).astype(getattr(mx, dtype)).astype(mx.float32))
     case = Case({name: Data(rounded)})
-    reference = runner.torch.execute(stage, pair.reference, case, dtype, dtype, None).float().numpy()
-    exact = runner.torch.execute(stage, pair.oracle, case, dtype, "float64", None).numpy()
-    result = runner.mlx.execute(stage, pair.ours, case, dtype, dtype, None)
+    reference = execute(runner.torch, stage, pair.reference, case, dtype, dtype, None).float().numpy()
+    exact = execute(runner.torch, stage, pair.oracle, case, dtype, "float64", None).numpy()
+    result = execute(runner.mlx, stage, pair.ours, case, dtype, dtype, None)
     assert result.dtype == mx.float32
     ours = np.array(result)
     assert snr(exact, ours) >= 90

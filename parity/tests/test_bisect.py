@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from parity.bisect import Finding, bisect, culprit, isolated_rows
-from parity.bisecting import describe
 from parity.cli import main
-from parity.focus import target_of
-from parity.mutations import MUTATIONS, Mutation, planted
-from parity.recording import Recorded
-from parity.repro import Repro, write_script
-from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
-from parity.runner import Runner
-from parity.stages import stages
+from parity.commands.bisect import describe
+from parity.declare.stages import stages
+from parity.faults.catalogue import MUTATIONS, Mutation, planted
+from parity.investigate.bisect import Finding, bisect, culprit, isolated_rows
+from parity.investigate.repro import Repro, write_script
+from parity.investigate.scope import target_of
+from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
+from parity.run.live import Runner
+from parity.run.recorded import Recorded
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("transformer", "tiny-2.3-video-only", "schedule")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from parity.runner import Runner, select
+from parity.run.cells import select
+from parity.run.live import Runner
 
 CELLS = select()
 

@@ -19,10 +19,10 @@ from parity.cli import main
 from parity.debug import faults
 from parity.debug.faults import CLIP, Changed, Check, Clip
 from parity.debug.symptoms import SYMPTOMS, markdown
-from parity.inputs import FIXTURES, GEMMA
-from parity.mutations import Mutation, planted
-from parity.reference import Torch
-from parity.runner import ensure_fixtures
+from parity.declare.inputs import FIXTURES, GEMMA
+from parity.faults.catalogue import Mutation, planted
+from parity.sides.fixtures import ensure_fixtures
+from parity.sides.torch import Torch
 
 CHECKS = [check for symptom in SYMPTOMS for check in symptom.checks]
 
@@ -36,7 +36,7 @@ class Once(Torch):
 
 @functools.cache
 def _loaded(component: str, path: Path, dtype: str) -> Any:
-    from parity.recording import read
+    from parity.sides.loading import read
 
     return Torch().load(component, path, read(path).config, dtype)
 
@@ -47,7 +47,7 @@ def reloaded() -> Iterator[Any]:
     names = [name for name in sys.modules if name.startswith("parity.debug")]
     kept = {name: sys.modules.pop(name) for name in names}
     try:
-        yield importlib.import_module("parity.debug")
+        yield importlib.import_module("parity.debug.views")
     finally:
         for name in [name for name in sys.modules if name.startswith("parity.debug")]:
             del sys.modules[name]
@@ -60,8 +60,8 @@ def sentence(argv: list[str], fault: Mutation | None = None) -> str:
         planted(fault) if fault else contextlib.nullcontext(),
         reloaded() if fault else contextlib.nullcontext() as debug,
     ):
-        debug = debug or importlib.import_module("parity.debug")
-        ours = importlib.import_module("parity.ours").MLX()
+        debug = debug or importlib.import_module("parity.debug.views")
+        ours = importlib.import_module("parity.sides.mlx").MLX()
         parser = argparse.ArgumentParser()
         debug.register(parser.add_subparsers())
         return debug.look(parser.parse_args(["debug", *argv]), {"ours": ours, "reference": Once()}).sentence

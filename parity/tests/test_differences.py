@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from parity.cli import main
-from parity.differences import compare, read_run
-from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Coverage, Results, Row
+from parity.judge.baseline import compare, read_run
+from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Coverage, Results, Row
 
 
 def run(path: Path, **ratios: float | str | None) -> Path:

@@ -16,16 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx2_mlx import plan as planning
-from ltx2_mlx.arguments import RECIPES, parse
-from ltx2_mlx.enhancement import IMAGE_SYSTEM_PROMPT, SYSTEM_PROMPT, enhance_prompt
+from ltx2_mlx.cli import plan as planning
+from ltx2_mlx.cli.flags import RECIPES, parse
 from ltx2_mlx.errors import InputError
-from ltx2_mlx.lora import LoraPathStrength
+from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.pipelines import stages
+from ltx2_mlx.pipelines.enhancement import IMAGE_SYSTEM_PROMPT, SYSTEM_PROMPT, enhance_prompt
 from ltx2_mlx.pipelines.ledger import ModelLedger, Settings
 from ltx2_mlx.types import Audio, ImageConditioningInput
-from parity import reference  # noqa: F401  what of torch ltx_pipelines can do without
-from parity.inputs import GEMMA
+from parity.declare.inputs import GEMMA
+from parity.sides import torch as reference  # noqa: F401  what of torch ltx_pipelines can do without
 
 IMAGES = [ImageConditioningInput("b.png", 8, 1.0), ImageConditioningInput("a.png", 0, 1.0)]
 

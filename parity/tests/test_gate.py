@@ -9,18 +9,23 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from parity import readme, replay, runner
 from parity.cli import main
+from parity.commands import tables as readme
 from parity.debug import symptoms
-from parity.judge import judge
-from parity.mutations import Mutation, planted
-from parity.reference import Torch
-from parity.registry import Case, FunctionTap, Pair, Stage
-from parity.report import plots, render, summary, terminal
-from parity.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
-from parity.stages import pipelines, stages
-from parity.tapping import Session
-from parity.trace import Call, Tensor, Trace
+from parity.declare.model import Case, FunctionTap, Pair, Stage
+from parity.declare.stages import pipelines, stages
+from parity.faults.catalogue import Mutation, planted
+from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
+from parity.judge.rules import judge
+from parity.report import plots, summary, terminal
+from parity.report.render import render
+from parity.run.cells import manifest
+from parity.run.coverage import unseen
+from parity.run.environment import environment
+from parity.run.live import Runner
+from parity.tap.execute import execute
+from parity.tap.session import Session
+from parity.tap.trace import Call, Tensor, Trace
 
 STAGE = Stage(
     "toy",
@@ -146,11 +151,11 @@ def test_exit_codes() -> None:
 
 @pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
 def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Path) -> None:
-    r, stage = runner.Runner(), stages()["transformer"]
+    r, stage = Runner(), stages()["transformer"]
     pair = r.load(stage, config, "float32")
     for case in stage.cases(pair.config).values():
-        plain = r.mlx.execute(stage, pair.ours, case, "float32", "float32", None)
-        tapped = r.mlx.execute(stage, pair.ours, case, "float32", "float32", Session(r.mlx))
+        plain = execute(r.mlx, stage, pair.ours, case, "float32", "float32", None)
+        tapped = execute(r.mlx, stage, pair.ours, case, "float32", "float32", Session(r.mlx))
         for a, b in zip(plain, tapped, strict=True):
             assert (a is None and b is None) or mx.allclose(a, b, rtol=1e-5, atol=1e-6)
     assert type(pair.ours["transformer"]).__mro__[1].__name__ != "LTXModel", "the classes are back in place"
@@ -159,20 +164,18 @@ def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Pa
 def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute = Torch.execute
-
-    def restless(self: object, *arguments: object) -> object:
-        result, session = execute(self, *arguments), arguments[-1]
+    def restless(*arguments: object) -> object:
+        result, session = execute(*arguments), arguments[-1]
         return result if session else tuple(x if x is None else x * 1.0000001 for x in result)
 
-    monkeypatch.setattr(Torch, "execute", restless)
-    results = runner.Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
+    monkeypatch.setattr("parity.run.live.execute", restless)
+    results = Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
     assert results.count("inconclusive") == len(results.rows)
     assert results.exit_code() == EXIT_INCONCLUSIVE
 
 
 def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) -> None:
-    r, stage = runner.Runner(), stages()["transformer"]
+    r, stage = Runner(), stages()["transformer"]
     pair = r.load(stage, "tiny-2.3-video-only", "float32")
     recorded = r.record(pair, stage.cases(pair.config)["base"])
     old = "    q, k, v = (x.reshape(B, -1, heads, inner // heads).swapaxes(1, 2) for x in (q, k, v))\n"
@@ -187,7 +190,7 @@ def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) ->
 
 
 def test_a_fault_on_the_references_side_is_blamed_on_it(checkpoints: Path, tmp_path: Path) -> None:
-    run, tap = runner.Runner(), "transformer_blocks.1.attn1.to_q"
+    run, tap = Runner(), "transformer_blocks.1.attn1.to_q"
     pair = run.load(stages()["transformer"], "tiny-2.3-video-only", "float32")
     dict(pair.reference["transformer"].named_modules())[tap].weight.data *= 1.01  # the oracle was copied before
     recorded = run.record(pair, pair.stage.cases(pair.config)["base"], repeat=False)
@@ -198,8 +201,8 @@ def test_a_fault_on_the_references_side_is_blamed_on_it(checkpoints: Path, tmp_p
     assert {row.name.partition("<")[0] for row in failed} == {tap}
     assert failed[0].further == "the reference" and "the reference is wrong here" in failed[0].why
     terminal.show(results, [])
-    results.stages = runner.manifest([(pair.stage, "tiny-2.3-video-only")])
-    results.environment = replay.environment("cpu")
+    results.stages = manifest([(pair.stage, "tiny-2.3-video-only")])
+    results.environment = environment("cpu")
     results.write(tmp_path / "results.json")
     html = next(path for path in render(tmp_path / "results.json") if path.suffix == ".html").read_text()
     assert "Further from the float64 oracle" in html and "the reference is wrong here" in html
@@ -209,10 +212,10 @@ def test_a_fault_on_the_references_side_is_blamed_on_it(checkpoints: Path, tmp_p
 
 def test_a_tap_that_no_case_reaches_is_a_hole(checkpoints: Path) -> None:
     stage = stages()["transformer"]
-    results = runner.Runner().run([(stage, "tiny-2.3-video-only")], "A")
-    assert runner.unseen(results, [(stage, "tiny-2.3-video-only")]) == []
+    results = Runner().run([(stage, "tiny-2.3-video-only")], "A")
+    assert unseen(results, [(stage, "tiny-2.3-video-only")]) == []
     results.rows = [row for row in results.rows if "apply_rotary_emb" not in row.name]
-    assert runner.unseen(results, [(stage, "tiny-2.3-video-only")]) == ["transformer apply_rotary_emb"]
+    assert unseen(results, [(stage, "tiny-2.3-video-only")]) == ["transformer apply_rotary_emb"]
 
 
 def test_command_line_writes_a_report_and_names_a_fault(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import ltx2_mlx
-from parity.mutations import CAUSES, MUTATIONS, NOT_APPLICABLE, Mutation, planted
-from parity.selftest import Bench, Cell, sample
+from parity.faults.catalogue import CAUSES, MUTATIONS, NOT_APPLICABLE, Mutation, planted
+from parity.faults.selftest import Bench, Cell, sample
 
 SOURCE = Path(ltx2_mlx.__file__).parent
 PARTS = [m for m in MUTATIONS if not m.stage.startswith("pipelines.")]  # whole pipelines: see test_pipelines.py

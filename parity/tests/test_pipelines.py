@@ -11,17 +11,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ltx2_mlx.noisers import TorchNoise
-from parity import endtoend
-from parity.cells import Cells
-from parity.mutations import MUTATIONS
-from parity.ours_pipelines import Replay
+from ltx2_mlx.diffusion.noisers import TorchNoise
+from parity.declare.stages import pipelines
+from parity.faults.catalogue import MUTATIONS
+from parity.faults.selftest import PipelineBench
+from parity.judge.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
 from parity.report import html, summary, terminal
-from parity.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
-from parity.selftest import PipelineBench
-from parity.stages import pipelines
-from parity.trace import Tensor
-from parity.watching import Recording
+from parity.run import pipelines as pipeline_runs
+from parity.run.resume import Cells
+from parity.sides.mlx_pipelines import Replay
+from parity.tap.trace import Tensor
+from parity.tap.watch import Recording
 
 FAULTS = [m for m in MUTATIONS if m.id in ("E01", "E05", "E08")]
 CELL = ("pipelines.distilled", "tiny-2.0", "float32")
@@ -77,7 +77,7 @@ BYTE = np.arange(FRAMES.size).reshape(FRAMES.shape)
 
 
 def judged(ours: Recording, twin: Recording | None = None) -> PipelineRow:
-    return endtoend.judge(PipelineRow("pipelines.toy", "any", "float32"), THEIRS, ours, twin)
+    return pipeline_runs.judge(PipelineRow("pipelines.toy", "any", "float32"), THEIRS, ours, twin)
 
 
 def changed(name: str, values: np.ndarray | None, dtype: str = "") -> Recording:
@@ -165,9 +165,9 @@ def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_name_chooses_pipelines() -> None:
-    assert len(endtoend.select("*", "*")) == len(endtoend.select("pipelines", "tiny-*")) == 18
-    assert [p.name for p, _ in endtoend.select("pipelines.retake*", "tiny-2.3")] == [
+    assert len(pipeline_runs.select("*", "*")) == len(pipeline_runs.select("pipelines", "tiny-*")) == 18
+    assert [p.name for p, _ in pipeline_runs.select("pipelines.retake*", "tiny-2.3")] == [
         "pipelines.retake",
         "pipelines.retake_distilled",
     ]
-    assert endtoend.select("transformer") == []
+    assert pipeline_runs.select("transformer") == []

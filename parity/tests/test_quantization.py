@@ -20,9 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ltx2_mlx
-from ltx2_mlx.quantization import from_fp8, is_downcast, to_fp8
-from parity import ours, reference
-from parity.mutations import Mutation, planted
+from ltx2_mlx.loading.quantization import from_fp8, is_downcast, to_fp8
+from parity.faults.catalogue import Mutation, planted
+from parity.sides import mlx as ours
+from parity.sides import torch as reference
 
 PREFIX = "model.diffusion_model."
 FP8 = torch.float8_e4m3fn
@@ -195,7 +196,7 @@ SCALED_FAULTS = (
     Mutation(
         "L10a",
         "the weight's scale ignored",
-        "weights.py",
+        "loading/load.py",
         "from_fp8(array, mx.float32) * scale",
         "from_fp8(array, mx.float32)",
         "transformer_blocks.1.attn1.to_q.weight",
@@ -203,7 +204,7 @@ SCALED_FAULTS = (
     Mutation(
         "L10b",
         "the input's scale applied to the weight",
-        "weights.py",
+        "loading/load.py",
         'arrays.get(f"{key}_scale")',
         'arrays.get(key.removesuffix("weight") + "input_scale")',
         "transformer_blocks.1.attn1.to_q.weight",
@@ -211,7 +212,7 @@ SCALED_FAULTS = (
     Mutation(
         "L10c",
         "divided by the scale",
-        "weights.py",
+        "loading/load.py",
         "from_fp8(array, mx.float32) * scale",
         "from_fp8(array, mx.float32) / scale",
         "transformer_blocks.1.attn1.to_q.weight",

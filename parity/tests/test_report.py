@@ -14,18 +14,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from parity import metrics
 from parity.cli import main
-from parity.judge import judge
-from parity.registry import Case, Stage
-from parity.report import LATEST, causes, html, junit, render, summary
+from parity.commands.report import LATEST
+from parity.declare.model import Case, Stage
+from parity.declare.stages import PHASES, stages
+from parity.judge import metrics
+from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
+from parity.judge.rules import judge
+from parity.report import causes, html, junit, summary
 from parity.report.annotations import MOST, lines, show
-from parity.results import EXIT_USAGE, PROFILES, Coverage, Results
-from parity.runner import manifest
-from parity.stages import PHASES, stages
-from parity.tapping import source_of
+from parity.report.render import render
+from parity.run.cells import manifest
+from parity.tap.patch import source_of
+from parity.tap.trace import Call, Tensor, Trace
 from parity.tests.browser import Page, browser, find
-from parity.trace import Call, Tensor, Trace
 
 RNG = np.random.default_rng(3)
 TAPS = ("patchify_proj", *(f"transformer_blocks.{i}.{part}" for i in range(3) for part in ("attn1", "ff")), "proj_out")

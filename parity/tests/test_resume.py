@@ -11,10 +11,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from parity.cells import Cells, key
-from parity.replay import default_device
-from parity.results import EXIT_OK, Results
-from parity.runner import Runner, select
+from parity.judge.results import EXIT_OK, Results
+from parity.run.cells import select
+from parity.run.environment import default_device
+from parity.run.live import Runner
+from parity.run.resume import Cells, key
 
 QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
 GLOBS = ("[pt][ar]*", "*y")  # just these two cells
@@ -71,7 +72,7 @@ def test_the_key_is_made_of_the_code(tmp_path: Path, monkeypatch: object) -> Non
     for package in ("ltx2_mlx", "parity"):
         (tmp_path / package).mkdir()
     (tmp_path / "parity" / "judge.py").write_text("K = 3\n")
-    monkeypatch.setattr("parity.cells.ROOT", tmp_path)
+    monkeypatch.setattr("parity.run.resume.ROOT", tmp_path)
     before = key("A", None, {})
     (tmp_path / "parity" / "judge.py").write_text("K = 4\n")
     assert key("A", None, {}) != before

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity import explain, selftest
 from parity.cli import main
-from parity.inputs import seeded
-from parity.mutations import CAUSES, MUTATIONS, planted
-from parity.registry import Data
-from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Row
-from parity.runner import FIXTURES, read
-from parity.signatures import signs
-from parity.stages import pipelines, stages
-from parity.trace import Call, Tensor, Trace
+from parity.commands import selftest as commands
+from parity.declare.inputs import FIXTURES, seeded
+from parity.declare.model import Data
+from parity.declare.stages import pipelines, stages
+from parity.faults import likely_causes as explain
+from parity.faults import selftest
+from parity.faults.catalogue import CAUSES, MUTATIONS, planted
+from parity.investigate.signs import signs
+from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Row
+from parity.sides.loading import read
+from parity.tap.trace import Call, Tensor, Trace
 
 BY_ID = {m.id: m for m in MUTATIONS}
 
@@ -33,7 +35,7 @@ def test_command_prints_and_writes_the_matrix(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = ("S12", "S26", "S27", "S28")
-    monkeypatch.setattr(selftest, "MUTATIONS", [BY_ID[id] for id in chosen])
+    monkeypatch.setattr(commands, "MUTATIONS", [BY_ID[id] for id in chosen])
     code, document, out = run(capsys, tmp_path / "s.json", "--seed", "5", "--sample", "4")
     assert code == EXIT_OK
     summary = document["summary"]
@@ -52,7 +54,7 @@ def test_a_fault_that_cannot_be_seen_costs_the_score(
     nothing = replace(BY_ID["S28"], id="X00", new=BY_ID["S28"].old + "        # as it was\n")
     elsewhere = replace(BY_ID["S28"], id="X01", tap="cf")  # the start of a name is not the name
     stale = replace(BY_ID["S28"], id="X02", old="no such text")
-    monkeypatch.setattr(selftest, "MUTATIONS", [BY_ID["S28"], nothing, elsewhere, stale])
+    monkeypatch.setattr(commands, "MUTATIONS", [BY_ID["S28"], nothing, elsewhere, stale])
     code, document, out = run(capsys, tmp_path / "s.json")
     assert code == EXIT_DIVERGED and not document["summary"]["passed"]
     assert [(row["detected"], row["localised"]) for row in document["matrix"]] == [
@@ -127,7 +129,7 @@ def arrays(value: object) -> list[object]:
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in arrays(item)]
     fields = getattr(value, "__dict__", {})
-    return arrays(fields) if type(value).__module__ == "parity.registry" else []
+    return arrays(fields) if type(value).__module__ == "parity.declare.model" else []
 
 
 # Of lora the inputs are files, pinned by their hash.

@@ -14,18 +14,18 @@ import pytest
 import torch
 
 import ltx2_mlx
-from ltx2_mlx import prompts
 from ltx2_mlx.config import EmbeddingsProcessorConfig, Gemma3TextConfig
 from ltx2_mlx.errors import CheckpointError, ConfigError, InputError, WeightsError
-from ltx2_mlx.prompts import encode_prompts, load_contexts, save_contexts
+from ltx2_mlx.loading.load import read_gemma
+from ltx2_mlx.pipelines import prompts
+from ltx2_mlx.pipelines.prompts import encode_prompts, load_contexts, save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.text.gemma3 import _inverse_frequencies
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer as OurTokenizer
-from ltx2_mlx.weights import read_gemma
 from parity.cli import main
 from parity.debug.text import differentiate
-from parity.inputs import GEMMA, normal
-from parity.reference import Torch
+from parity.declare.inputs import GEMMA, normal
+from parity.sides.torch import Torch
 
 PROMPTS = ["A red fox walks through fresh snow.", "", "Two sailors argue quietly on the pier: 🦊"]
 

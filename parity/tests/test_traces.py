@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from parity.cli import main
-from parity.mutations import MUTATIONS, planted
-from parity.ours import MLX
-from parity.recording import Recorded
-from parity.replay import judge_recording
-from parity.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results
-from parity.runner import Runner
-from parity.stages import stages
-from parity.tapping import flatten
-from parity.trace import Tensor
-from parity.tracefile import TraceError, digest_of, open_trace
+from parity.declare.stages import stages
+from parity.faults.catalogue import MUTATIONS, planted
+from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results
+from parity.run.live import Runner
+from parity.run.recorded import Recorded
+from parity.run.replay import judge_recording
+from parity.run.tracefile import TraceError, digest_of, open_trace
+from parity.sides.mlx import MLX
+from parity.tap.nest import flatten
+from parity.tap.trace import Tensor
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "fixtures" / "traces" / "tiny.json"

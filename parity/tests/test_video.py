@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity.runner import Runner
-from parity.stages import stages
+from parity.declare.stages import stages
+from parity.run.live import Runner
+from parity.tap.execute import execute
 
 UPSAMPLERS = stages()["upsampler"].configs
 CALLS = [
@@ -26,7 +27,7 @@ def test_free_running_results_agree_to_1e_5(name: str, config: str, case: str, c
     chosen = stage.cases(pair.config)[case]
     results = []
     for side, modules in ((runner.torch, pair.reference), (runner.mlx, pair.ours)):
-        result = side.execute(stage, modules, chosen, "float32", "float32", None)
+        result = execute(side, stage, modules, chosen, "float32", "float32", None)
         chunks = result if isinstance(result, list) else [result]
         results.append(np.concatenate([side.to_numpy(chunk).values for chunk in chunks], axis=2).astype(np.float64))
     theirs, ours = results

@@ -1,0 +1,141 @@
+"""How a step asks the transformer: once, or once for each kind of guidance. Source: ``ltx_pipelines.utils.helpers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
+from ..types import LatentState, Modality
+from .guiders import MultiModalGuider, MultiModalGuiderFactory
+from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
+from .samplers import DenoisingFunc, Latents, timesteps_from_mask
+
+# Video and audio as the transformer takes them, and perturbations → the denoised latents of both.
+Denoiser = Callable[[Modality | None, Modality | None, BatchedPerturbationConfig | None], Latents]
+
+
+def modality_from_latent_state(state: LatentState, context: mx.array, sigma: float, enabled: bool = True) -> Modality:
+    """``state`` as the transformer takes it, at noise level ``sigma``. Tokens that share one timestep share its
+    embedding, ``(B, 1, 1)``: a timestep for each would cost gigabytes at full size, for the same numbers."""
+    mask = state.denoise_mask
+    if mx.all(mask == mask[:, :1]).item():
+        mask = mask[:, :1]
+    return Modality(
+        latent=state.latent,
+        sigma=mx.full((state.latent.shape[0],), sigma, mx.float32),
+        timesteps=timesteps_from_mask(mask, sigma),
+        positions=state.positions,
+        context=context,
+        enabled=enabled,
+        attention_mask=state.attention_mask,
+    )
+
+
+def simple_denoising_func(video_context: mx.array, audio_context: mx.array, transformer: Denoiser) -> DenoisingFunc:
+    """One pass without guidance, for distilled models. Contexts: ``(B, S, C)``."""
+
+    def denoise(video: LatentState, audio: LatentState, sigmas: np.ndarray, step_index: int) -> Latents:
+        sigma = float(sigmas[step_index])
+        return transformer(
+            modality_from_latent_state(video, video_context, sigma),
+            modality_from_latent_state(audio, audio_context, sigma),
+            None,
+        )
+
+    return denoise
+
+
+def multi_modal_guider_denoising_func(
+    video_guider: MultiModalGuider,
+    audio_guider: MultiModalGuider,
+    v_context: mx.array,
+    a_context: mx.array,
+    transformer: Denoiser,
+) -> DenoisingFunc:
+    """Up to four passes a step, each with both streams: with the prompt, with the negative one, with some
+    self-attention left out, and with the streams cut from each other."""
+    return multi_modal_guider_factory_denoising_func(
+        MultiModalGuiderFactory.constant(video_guider.params, video_guider.negative_context),
+        MultiModalGuiderFactory.constant(audio_guider.params, audio_guider.negative_context),
+        v_context,
+        a_context,
+        transformer,
+    )
+
+
+def multi_modal_guider_factory_denoising_func(
+    video_guider_factory: MultiModalGuiderFactory,
+    audio_guider_factory: MultiModalGuiderFactory,
+    v_context: mx.array,
+    a_context: mx.array,
+    transformer: Denoiser,
+) -> DenoisingFunc:
+    """The same, with the guidance of each step by its sigma. One function for one denoising: it remembers what the last
+    step gave for the steps that a guider skips."""
+    last: Latents | tuple[None, None] = (None, None)
+
+    def denoise(video: LatentState, audio: LatentState, sigmas: np.ndarray, step_index: int) -> Latents:
+        nonlocal last
+        sigma = float(sigmas[step_index])
+        guiders = (video_guider_factory.build_from_sigma(sigma), audio_guider_factory.build_from_sigma(sigma))
+        skipped = tuple(guider.should_skip_step(step_index) for guider in guiders)
+        if not all(skipped):
+            states, contexts = (video, audio), (v_context, a_context)
+            streams = tuple(
+                modality_from_latent_state(state, context, sigma, enabled=not skip)
+                for state, context, skip in zip(states, contexts, skipped, strict=True)
+            )
+            negative = tuple(
+                modality_from_latent_state(
+                    state, context if guider.negative_context is None else guider.negative_context, sigma
+                )
+                for state, context, guider in zip(states, contexts, guiders, strict=True)
+            )
+            passes = _passes(transformer, guiders, streams, negative)
+            last = tuple(
+                last[k] if skipped[k] else guiders[k].calculate(*(result[k] for result in passes)) for k in range(2)
+            )
+        return last
+
+    return denoise
+
+
+_NOT_RUN = (0.0, 0.0)
+
+
+def _passes(
+    transformer: Denoiser,
+    guiders: tuple[MultiModalGuider, MultiModalGuider],
+    streams: tuple[Modality, Modality],
+    negative: tuple[Modality, Modality],
+) -> tuple[Latents, ...]:
+    """The four predictions of both streams; 0 for one that no guider asks for. Each is computed before the next, so
+    that one pass at a time is in memory."""
+
+    def run(video: Modality, audio: Modality, *skips: Perturbation) -> Latents:
+        perturbations = BatchedPerturbationConfig([PerturbationConfig(list(skips))] * video.latent.shape[0])
+        result = transformer(video, audio, perturbations if skips else None)
+        mx.eval(result)
+        return result
+
+    conditioned = run(*streams)
+    unconditioned = perturbed = isolated = _NOT_RUN
+    if any(guider.do_unconditional_generation() for guider in guiders):
+        if any(guider.do_unconditional_generation() and guider.negative_context is None for guider in guiders):
+            raise InputError("guidance away from a negative prompt needs the negative prompt's context")
+        unconditioned = run(*negative)
+    kinds = (PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_AUDIO_SELF_ATTN)
+    skips = [
+        Perturbation(kind, guider.params.stg_blocks)
+        for kind, guider in zip(kinds, guiders, strict=True)
+        if guider.do_perturbed_generation()
+    ]
+    if skips:
+        perturbed = run(*streams, *skips)
+    if any(guider.do_isolated_modality_generation() for guider in guiders):
+        cut = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)
+        isolated = run(*streams, *(Perturbation(kind, None) for kind in cut))
+    return conditioned, unconditioned, perturbed, isolated

@@ -1,0 +1,58 @@
+"""One step of a sampler, in latents ``(B, T, C)``. Source: ``ltx_core.components.diffusion_steps``."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
+
+
+def to_velocity(sample: mx.array, sigma: float, denoised_sample: mx.array) -> mx.array:
+    """(sample − denoised) / sigma in float32, rounded to the dtype of ``sample``. Source: ``ltx_core.utils``."""
+    if sigma == 0:
+        raise InputError("there is no velocity at sigma 0")
+    return ((sample.astype(mx.float32) - denoised_sample.astype(mx.float32)) / sigma).astype(sample.dtype)
+
+
+class EulerDiffusionStep:
+    """First order: along the velocity from one sigma to the next."""
+
+    def step(self, sample: mx.array, denoised_sample: mx.array, sigmas: np.ndarray, step_index: int) -> mx.array:
+        """``(B, T, C)`` noisy and denoised latents → noisy latents at ``sigmas[step_index + 1]``, in the same dtype.
+
+        The velocity is rounded to that dtype before the float32 step, as in the reference.
+        """
+        sigma, after = np.float32(sigmas[step_index]), np.float32(sigmas[step_index + 1])
+        velocity = to_velocity(sample, float(sigma), denoised_sample)
+        return (sample.astype(mx.float32) + velocity.astype(mx.float32) * float(after - sigma)).astype(sample.dtype)
+
+
+class Res2sDiffusionStep:
+    """A step with fresh noise that keeps the variance, for the second-order sampler. NumPy: it computes in float64."""
+
+    @staticmethod
+    def get_sde_coeff(sigma_next: np.floating, sigma_up: np.floating) -> tuple[np.floating, np.floating, np.floating]:
+        """(alpha_ratio, sigma_down, sigma_up): how much of the step is signal, what noise it goes down to, and how much
+        is added. Works in the precision of its arguments."""
+        number = type(sigma_next)
+        sigma_up = min(sigma_up, sigma_next * number(0.9999))
+        residual = np.sqrt(max(sigma_next**2 - sigma_up**2, number(0)))
+        alpha_ratio = number(1) - sigma_next + residual
+        return alpha_ratio, residual / alpha_ratio, sigma_up
+
+    def step(
+        self, sample: np.ndarray, denoised_sample: np.ndarray, sigmas: np.ndarray, step_index: int, noise: np.ndarray
+    ) -> np.ndarray:
+        """float64 latents at ``sigmas[step_index]`` and where the step would lead without noise → with it.
+
+        The coefficients have the precision of ``sigmas``: float32 for a whole step, float64 for a half one.
+        """
+        sigma, sigma_next = sigmas[step_index], sigmas[step_index + 1]
+        half = type(sigma_next)(0.5)
+        alpha_ratio, sigma_down, sigma_up = self.get_sde_coeff(sigma_next, sigma_up=sigma_next * half)
+        if sigma_up == 0 or sigma_next == 0:
+            return denoised_sample
+        eps = (sample - denoised_sample) / (sigma - sigma_next)
+        clean = sample - sigma * eps
+        return alpha_ratio * (clean + sigma_down * eps) + sigma_up * noise

@@ -1,0 +1,79 @@
+"""Latent states: from a latent's shape to tokens with positions, and back. Mirrors ``ltx_core.tools``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
+from ..types import VIDEO_SCALE_FACTORS, AudioLatentShape, LatentState, SpatioTemporalScaleFactors, VideoLatentShape
+from .patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
+
+
+class _LatentTools:
+    patchifier: VideoLatentPatchifier | AudioPatchifier
+    target_shape: VideoLatentShape | AudioLatentShape
+
+    def _positions(self, dtype: mx.Dtype) -> mx.array:
+        raise NotImplementedError
+
+    def create_initial_state(self, dtype: mx.Dtype, initial_latent: mx.array | None = None) -> LatentState:
+        """All tokens to be denoised, starting from ``initial_latent`` or from zeros."""
+        shape = tuple(self.target_shape)
+        latent = mx.zeros(shape, dtype) if initial_latent is None else initial_latent
+        if latent.shape != shape:
+            raise InputError(f"the initial latent is {latent.shape}, expected {shape}")
+        mask = mx.ones(tuple(self.target_shape.mask_shape()), mx.float32)
+        tokens = self.patchifier.patchify(latent)
+        return LatentState(tokens, self.patchifier.patchify(mask), self._positions(dtype), tokens)
+
+    def unpatchify(self, state: LatentState) -> LatentState:
+        """Tokens back to ``target_shape``; conditioning tokens must have been cleared."""
+        unpatchify, shape = self.patchifier.unpatchify, self.target_shape
+        return replace(
+            state,
+            latent=unpatchify(state.latent, output_shape=shape),
+            clean_latent=unpatchify(state.clean_latent, output_shape=shape),
+            denoise_mask=unpatchify(state.denoise_mask, output_shape=shape.mask_shape()),
+        )
+
+    def clear_conditioning(self, state: LatentState) -> LatentState:
+        """Drop the tokens that conditioning appended, and what it did to the masks."""
+        n = self.patchifier.get_token_count(self.target_shape)
+        return LatentState(
+            latent=state.latent[:, :n],
+            denoise_mask=mx.ones_like(state.denoise_mask)[:, :n],
+            positions=state.positions[:, :, :n],
+            clean_latent=state.clean_latent[:, :n],
+        )
+
+
+@dataclass(frozen=True)
+class VideoLatentTools(_LatentTools):
+    """``fps`` in frames per second places the tokens in time."""
+
+    patchifier: VideoLatentPatchifier
+    target_shape: VideoLatentShape
+    fps: float
+    scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS
+    causal_fix: bool = True
+
+    def _positions(self, dtype: mx.Dtype) -> mx.array:
+        """``(B, 3, T, 2)`` in (seconds, pixels, pixels), rounded to the model's dtype: in bfloat16, 1/24 s becomes
+        0.041748 s. The reference does so for video and not for audio."""
+        bounds = self.patchifier.get_patch_grid_bounds(self.target_shape)
+        coords = np.array(get_pixel_coords(bounds, self.scale_factors, self.causal_fix)).astype(np.float32)
+        coords[:, 0] = coords[:, 0] / np.float32(self.fps)
+        return mx.array(coords).astype(dtype)
+
+
+@dataclass(frozen=True)
+class AudioLatentTools(_LatentTools):
+    patchifier: AudioPatchifier
+    target_shape: AudioLatentShape
+
+    def _positions(self, dtype: mx.Dtype) -> mx.array:
+        """``(B, 1, T, 2)`` seconds, float32 in every run."""
+        return self.patchifier.get_patch_grid_bounds(self.target_shape)

@@ -1,0 +1,212 @@
+"""Denoising loops: both streams together from the first sigma to the last. Source: ``ltx_pipelines.utils.samplers``.
+
+A denoising function takes (video state, audio state, sigmas, step index) and returns both denoised latents. Sigmas are
+float32 NumPy arrays that fall. ``progress(done, total)`` is told of every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import exp, factorial, log
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
+from ..nn.noise import Generator
+from ..types import LatentState
+from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep, to_velocity
+
+States = tuple[LatentState, LatentState]
+Latents = tuple[mx.array, mx.array]
+DenoisingFunc = Callable[[LatentState, LatentState, np.ndarray, int], Latents]
+DenoisingLoop = Callable[[np.ndarray, LatentState, LatentState, DenoisingFunc], States]
+Progress = Callable[[int, int], None]
+
+LAST_SIGMA = 0.0011  # in place of 0, which has no logarithm
+
+
+def quiet(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def post_process_latent(denoised: mx.array, denoise_mask: mx.array, clean: mx.array) -> mx.array:
+    """Kept tokens as they were: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in their dtype."""
+    return (denoised * denoise_mask + clean.astype(mx.float32) * (1 - denoise_mask)).astype(denoised.dtype)
+
+
+def timesteps_from_mask(denoise_mask: mx.array, sigma: float) -> mx.array:
+    """``(B, T, 1)`` noise level of each token, float32."""
+    return denoise_mask * sigma
+
+
+def _denoise(denoise_fn: DenoisingFunc, video: LatentState, audio: LatentState, sigmas: np.ndarray, i: int) -> Latents:
+    """The denoised latents of both streams, with what is to be kept put back."""
+    denoised_video, denoised_audio = denoise_fn(video, audio, sigmas, i)
+    return (
+        post_process_latent(denoised_video, video.denoise_mask, video.clean_latent),
+        post_process_latent(denoised_audio, audio.denoise_mask, audio.clean_latent),
+    )
+
+
+def euler_denoising_loop(
+    sigmas: np.ndarray,
+    video_state: LatentState,
+    audio_state: LatentState,
+    denoise_fn: DenoisingFunc,
+    *,
+    stepper: EulerDiffusionStep | None = None,
+    progress: Progress = quiet,
+) -> States:
+    """First order."""
+    stepper, total = stepper or EulerDiffusionStep(), len(sigmas) - 1
+    for i in range(total):
+        progress(i, total)
+        video, audio = _denoise(denoise_fn, video_state, audio_state, sigmas, i)
+        video_state = replace(video_state, latent=stepper.step(video_state.latent, video, sigmas, i))
+        audio_state = replace(audio_state, latent=stepper.step(audio_state.latent, audio, sigmas, i))
+        mx.eval(video_state.latent, audio_state.latent)
+    progress(total, total)
+    return video_state, audio_state
+
+
+def gradient_estimating_euler_denoising_loop(
+    sigmas: np.ndarray,
+    video_state: LatentState,
+    audio_state: LatentState,
+    denoise_fn: DenoisingFunc,
+    *,
+    ge_gamma: float = 2.0,
+    stepper: EulerDiffusionStep | None = None,
+    progress: Progress = quiet,
+) -> States:
+    """First order, along a velocity that is carried on by its change since the last step (OpenReview o2ND9v0CeK)."""
+    stepper, total = stepper or EulerDiffusionStep(), len(sigmas) - 1
+    before: list[mx.array | None] = [None, None]
+    for i in range(total):
+        progress(i, total)
+        states = [video_state, audio_state]
+        denoised = list(_denoise(denoise_fn, *states, sigmas, i))
+        if sigmas[i + 1] == 0:
+            states = [replace(state, latent=x0) for state, x0 in zip(states, denoised, strict=True)]
+        else:
+            for k, state in enumerate(states):
+                velocity = to_velocity(state.latent, float(sigmas[i]), denoised[k])
+                if before[k] is not None:
+                    denoised[k] = _carried_on(state.latent, velocity, before[k], ge_gamma, float(sigmas[i]))
+                before[k] = velocity
+                states[k] = replace(state, latent=stepper.step(state.latent, denoised[k], sigmas, i))
+        video_state, audio_state = states
+        mx.eval(video_state.latent, audio_state.latent)
+        if sigmas[i + 1] == 0:
+            break
+    progress(total, total)
+    return video_state, audio_state
+
+
+def _carried_on(sample: mx.array, velocity: mx.array, before: mx.array, gamma: float, sigma: float) -> mx.array:
+    total = gamma * (velocity - before) + before
+    return (sample.astype(mx.float32) - total.astype(mx.float32) * sigma).astype(sample.dtype)
+
+
+def phi(j: int, neg_h: float) -> float:
+    """φⱼ(z) = (eᶻ − Σₖ₍ₖ₌₀..ⱼ₋₁₎ zᵏ/k!) / zʲ, which solves a linear ODE exactly; 1/j! at 0."""
+    if abs(neg_h) < 1e-10:
+        return 1.0 / factorial(j)
+    return (exp(neg_h) - sum(neg_h**k / factorial(k) for k in range(j))) / neg_h**j
+
+
+def get_res2s_coefficients(h: float, c2: float = 0.5) -> tuple[float, float, float]:
+    """(a21, b1, b2) of the exponential Runge-Kutta method with its middle at ``c2``, for a step ``h`` in log σ."""
+    b2 = phi(2, -h) / c2
+    return c2 * phi(1, -h * c2), phi(1, -h) - b2, b2
+
+
+def res2s_audio_video_denoising_loop(
+    sigmas: np.ndarray,
+    video_state: LatentState,
+    audio_state: LatentState,
+    denoise_fn: DenoisingFunc,
+    *,
+    step_generator: Generator,
+    substep_generator: Generator,
+    bongmath_max_iter: int = 100,
+    stepper: Res2sDiffusionStep | None = None,
+    progress: Progress = quiet,
+) -> States:
+    """Second order with fresh noise at each half step and step, in float64 on the host as the reference's.
+
+    The generators draw that noise: substep (video, audio), then step (video, audio). bongmath_max_iter: how often the
+    start of a short step is refined; 0 leaves it as it is.
+    """
+    stepper, total = stepper or Res2sDiffusionStep(), len(sigmas) - 1
+    if sigmas[-1] == 0:
+        sigmas = np.float32([*sigmas[:-1], LAST_SIGMA, 0.0])
+    for i in range(total):
+        progress(i, total)
+        states = [video_state, audio_state]
+        sigma, sigma_next = np.float64(sigmas[i]), np.float64(sigmas[i + 1])
+        h = -log(sigma_next / sigma)
+        a21, b1, b2 = get_res2s_coefficients(h)
+        half = np.float64([sigma, np.sqrt(sigma * sigma_next)])
+        first = [_float64(x) for x in _denoise(denoise_fn, *states, sigmas, i)]
+        anchors, middles, refine = [], [], h < 0.5 and sigma > 0.03
+        for state, x0 in zip(states, first, strict=True):
+            anchor = _float64(state.latent)
+            middle = anchor + h * a21 * (x0 - anchor)
+            middle = _with_noise(stepper, state, anchor, middle, half, 0, substep_generator)
+            anchors.append(_refined(anchor, middle, x0, h * a21, bongmath_max_iter if refine else 0))
+            middles.append(replace(state, latent=mx.array(middle).astype(state.latent.dtype)))
+        second = [_float64(x) for x in _denoise(denoise_fn, *middles, np.float32(half[1:]), 0)]
+        for k, state in enumerate(states):
+            anchor = anchors[k]
+            after = anchor + h * (b1 * (first[k] - anchor) + b2 * (second[k] - anchor))
+            after = _with_noise(stepper, state, anchor, after, sigmas, i, step_generator)
+            states[k] = replace(state, latent=mx.array(after).astype(state.latent.dtype))
+        video_state, audio_state = states
+        mx.eval(video_state.latent, audio_state.latent)
+    if sigmas[-1] == 0:
+        video, audio = _denoise(denoise_fn, video_state, audio_state, sigmas, total)
+        video_state, audio_state = replace(video_state, latent=video), replace(audio_state, latent=audio)
+        mx.eval(video, audio)
+    progress(total, total)
+    return video_state, audio_state
+
+
+def _float64(x: mx.array) -> np.ndarray:
+    return np.array(x.astype(mx.float32)).astype(np.float64)
+
+
+def _refined(anchor: np.ndarray, middle: np.ndarray, x0: np.ndarray, step: float, max_iter: int) -> np.ndarray:
+    """The start from which a first-order half step leads to ``middle``: iterated, until nothing changes."""
+    for _ in range(max_iter):
+        before, anchor = anchor, middle - step * (x0 - anchor)
+        if np.array_equal(before, anchor):
+            break
+    return anchor
+
+
+def _with_noise(
+    stepper: Res2sDiffusionStep,
+    state: LatentState,
+    sample: np.ndarray,
+    denoised: np.ndarray,
+    sigmas: np.ndarray,
+    index: int,
+    generator: Generator,
+) -> np.ndarray:
+    """The step with fresh noise, in float64; what is to be kept stays."""
+    mask, clean = np.array(state.denoise_mask), np.array(state.clean_latent.astype(mx.float32))
+    noised = stepper.step(sample, denoised, sigmas, index, noise=_get_new_noise(sample.shape, generator))
+    return noised * mask + clean * (1 - mask)
+
+
+def _get_new_noise(shape: tuple[int, ...], generator: Generator) -> np.ndarray:
+    """float64 ``(B, T, C)``: mean 0 and standard deviation 1 (n − 1) over all, then again for each sample."""
+    if len(shape) != 3:
+        raise InputError(f"noise is drawn for latents (B, T, C), not {shape}")
+    noise = generator.randn64(shape)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    centred = noise - noise.mean(axis=(-2, -1), keepdims=True)
+    return centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)

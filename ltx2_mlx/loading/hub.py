@@ -1,0 +1,92 @@
+"""Weights by path, or by their name on Hugging Face through its cache (``HF_HOME`` says where that is)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import HubError
+
+GEMMA_PATTERNS = ("*.safetensors", "*.json", "tokenizer*")
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
+_FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
+
+
+def resolve(reference: str | Path, patterns: Sequence[str] | None = None, download: bool = True) -> Path:
+    """The file or folder on this machine that ``reference`` names, downloaded if need be and if ``download`` allows it.
+
+    A path that exists is taken as it is. Otherwise ``owner/name/file.safetensors`` is a file of a repository; where
+    ``patterns`` are given (GEMMA_PATTERNS for Gemma) ``owner/name`` is a folder of those of its top-level files that
+    match one. Without patterns a repository is not fetched: LTX-2's holds hundreds of gigabytes. Raises HubError.
+    """
+    path = Path(reference).expanduser()
+    if path.exists():
+        return path
+    name = str(reference)
+    if patterns is None:
+        if match := _FILE.fullmatch(name):
+            return _fetch_file(*match.groups(), download)
+        hint = f"; for a file of that repository add its name: {name}/FILE.safetensors"
+        hint = hint if _REPOSITORY.fullmatch(name) else ", and not of the form owner/name/file.safetensors"
+    else:
+        if _REPOSITORY.fullmatch(name):
+            return _fetch_folder(name, patterns, download)
+        hint = ", and not a repository's name of the form owner/name"
+    raise HubError(f"{name}: no such file or folder{hint}")
+
+
+def _fetch_file(repository: str, file: str, download: bool) -> Path:
+    with _explained(repository, file, download):
+        from huggingface_hub import hf_hub_download  # a slow import, for what is not on this machine alone
+
+        return Path(hf_hub_download(repository, file, local_files_only=not download))
+
+
+def _fetch_folder(repository: str, patterns: Sequence[str], download: bool) -> Path:
+    with _explained(repository, "a whole copy of it", download):
+        from huggingface_hub import snapshot_download
+
+        options = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"], "local_files_only": not download}
+        folder = Path(snapshot_download(repository, **options))
+    if not any(match for pattern in patterns for match in folder.glob(pattern)):
+        raise HubError(f"{repository}: the repository has no file like {', '.join(patterns)}")
+    return folder
+
+
+@contextmanager
+def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
+    """huggingface_hub's errors as ours: what was looked for, why it is not here, and what to do."""
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise HubError(
+            f"{repository}: the repository is gated. Accept its terms at {page}, then log in with "
+            "`hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise HubError(
+            f"{repository}: no such path here, and no such repository at {constants.ENDPOINT}, or a private one: "
+            "log in to those with `hf auth login`"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        if not download:
+            raise HubError(
+                f"{repository}: {what} is not in the cache, {constants.HF_HUB_CACHE}; generate downloads it"
+            ) from None
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+        raise HubError(
+            f"{repository}: {what} is not in the cache, {constants.HF_HUB_CACHE}, and {offline}. Connect and try "
+            "again, or give a path"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise HubError(f"{repository}: the repository has no file {what}; see {page}/tree/main") from error
+    except errors.HFValidationError as error:
+        raise HubError(f"{repository}: no such path here, and not a repository's name: {error}") from error
+    except Exception as error:  # what the network and its library's versions raise
+        raise HubError(f"{repository}: {what} could not be fetched: {error}") from error

@@ -1,0 +1,88 @@
+"""Weights kept in float8 (e4m3) and cast up at each call: half the memory of bfloat16.
+
+Source: ``ltx_core.quantization.fp8_cast``. MLX has no float8 dtype: such values are kept as their bytes, so that
+``uint8`` means float8 in everything that holds weights here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from ..errors import InputError
+
+FP8 = mx.uint8
+FP8_MAX = 448.0
+# Within a block: these layers' weights and biases. Norms, gates and tables keep their precision.
+DOWNCAST = (".to_q", ".to_k", ".to_v", ".to_out.0", "ff.net.0.proj", "ff.net.2")
+
+
+def check_policy(quantization: str | None) -> None:
+    """Raises InputError for anything but None and ``fp8-cast``."""
+    if quantization == "fp8-scaled-mm":
+        raise InputError("quantization fp8-scaled-mm needs TensorRT-LLM, which is CUDA's alone: use fp8-cast")
+    if quantization not in (None, "fp8-cast"):
+        raise InputError(f"quantization is {quantization!r}, expected fp8-cast or None")
+
+
+def is_downcast(name: str) -> bool:
+    """Whether fp8-cast keeps this parameter of the transformer in float8."""
+    layer, _, leaf = name.rpartition(".")
+    return name.startswith("transformer_blocks.") and layer.endswith(DOWNCAST) and leaf in ("weight", "bias")
+
+
+def to_fp8(x: mx.array) -> mx.array:
+    """Bytes of the nearest e4m3 values, ties to even; beyond ±448 the largest, NaN stays NaN. Any shape."""
+    return mx.where(mx.isnan(x), mx.array(0x7F, mx.uint8), mx.to_fp8(x))
+
+
+def from_fp8(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Bytes of e4m3 → their values, exact in every floating dtype. Any shape."""
+    return mx.from_fp8(x, dtype)
+
+
+def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.array]:
+    """``(out, in)`` float32 → bytes with the largest value at ±448, and the scale ``()`` that undoes it."""
+    scale = FP8_MAX * (1 / mx.abs(weight).max())  # two roundings, as torch divides a number by a tensor
+    return to_fp8(weight * scale), 1 / scale
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer whose weight, and bias where there is one, are float8. It computes in its input's dtype.
+
+    scaled: the weight is its bytes times ``weight_scale``, as in checkpoints that are released in float8.
+    """
+
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True, scaled: bool = False):
+        super().__init__()
+        self.weight = mx.zeros((output_dims, input_dims), FP8)
+        if bias:
+            self.bias = mx.zeros((output_dims,), FP8)
+        if scaled:
+            self.weight_scale = mx.ones(())
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """``(…, input_dims)`` → ``(…, output_dims)``."""
+        if "weight_scale" in self:
+            weight = (from_fp8(self.weight, mx.float32) * self.weight_scale).astype(x.dtype)
+        else:
+            weight = from_fp8(self.weight, x.dtype)
+        if "bias" not in self:
+            return x @ weight.T
+        return mx.addmm(from_fp8(self.bias, x.dtype), x, weight.T)
+
+
+def amend_forward_with_upcast(model: nn.Module, scales: Container[str] = ()) -> None:
+    """Put an ``Fp8Linear`` in the place of each layer that fp8-cast keeps in float8; parameter paths stay.
+
+    scales: paths of the ``weight_scale`` that there are.
+    """
+    layers = {
+        path: Fp8Linear(*reversed(layer.weight.shape), "bias" in layer, f"{path}.weight_scale" in scales)
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and is_downcast(f"{path}.weight")
+    }
+    model.update_modules(tree_unflatten(list(layers.items())))

@@ -1,0 +1,180 @@
+"""Videos, frames and audio to files, whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import wave
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError, MediaError
+from ..types import Audio
+from .reading import MediaInfo, _ffmpeg, probe
+
+Progress = Callable[[str, int, int | None], None]
+"""Called as ``progress(name, done, total)`` after each unit of work; total is None where it is not known."""
+
+
+def encode_video(
+    video: Iterable[np.ndarray],
+    fps: float | Fraction,
+    audio: Audio | None,
+    output_path: str | Path,
+    video_chunks_number: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write an MP4 of ``video``, chunks of ``(F, H, W, 3)`` uint8 with even sides, and of ``audio``.
+
+    The rate may be fractional (see :func:`frame_rate`; the reference truncates it). What was written is decoded and
+    counted; a frame, a sample or a rate that is not as given is a MediaError. Under ``output_path`` there is either the
+    whole file or what was there before, whatever interrupts this. ``video_chunks_number`` is the total that
+    ``progress`` is told.
+    """
+    path, rate = Path(output_path), frame_rate(fps)
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"{path}: what is written is an MP4; give a name that ends in .mp4")
+    pcm = None if audio is None else _pcm(audio)
+    if pcm and pcm.rate not in (rates := av.Codec("aac", "w").audio_rates):
+        raise InputError(f"sound at {pcm.rate} Hz; AAC takes {', '.join(map(str, sorted(rates)))}")
+    chunks = _checked(video)
+    first = next(chunks)
+    height, width = first.shape[1:3]
+    if height % 2 or width % 2:
+        raise InputError(f"frames of {width} × {height} pixels; yuv420p takes even sides")
+    with _whole_file(path) as part, _ffmpeg(path, "written"):
+        reported = _reported(chain([first], chunks), video_chunks_number, progress)
+        frames = _write_mp4(part, reported, height, width, rate, pcm)
+        sound = (pcm.rate, 2, len(pcm.samples)) if pcm else (None, None, None)
+        expected = MediaInfo(width, height, frames, rate, *sound)
+        if (found := probe(part)) != expected:
+            raise MediaError(f"{path}: was to hold {expected}, and holds {found}; it was not kept")
+
+
+def frame_rate(fps: float | Fraction) -> Fraction:
+    """Frames per second as containers state them: 23.976 and its kind are n·1000/1001, 12.5 is 25/2."""
+    if not 0.001 <= fps < math.inf:
+        raise InputError(f"{fps} frames per second, expected 0.001 or more")
+    ntsc = Fraction(round(fps * 1001 / 1000) * 1000, 1001)
+    return ntsc if abs(ntsc / Fraction(fps) - 1) < 2e-6 else Fraction(fps).limit_denominator(1001)
+
+
+def save_png_frames(folder: str | Path, video: Iterable[np.ndarray]) -> int:
+    """Write each frame of ``video`` as ``frame_00000.png`` and so on, and return how many.
+
+    Frames of that name which a longer clip left in the folder are removed.
+    """
+    folder, count = Path(folder), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for frame in chain.from_iterable(_checked(video)):
+        Image.fromarray(frame).save(folder / f"frame_{count:05d}.png")
+        count += 1
+    for old in folder.glob("frame_*.png"):
+        if (number := re.fullmatch(r"frame_(\d{5,})\.png", old.name)) and int(number[1]) >= count:
+            old.unlink()
+    return count
+
+
+def save_wav(path: str | Path, audio: Audio) -> None:
+    """Write 16-bit stereo PCM."""
+    pcm = _pcm(audio)
+    with _whole_file(Path(path)) as part, wave.open(str(part), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(pcm.rate)
+        file.writeframes(pcm.samples.astype("<i2").tobytes())
+
+
+class _Pcm(NamedTuple):
+    samples: np.ndarray  # (N, 2) int16
+    rate: int
+
+
+def _pcm(audio: Audio) -> _Pcm:
+    """Clipped to [−1, 1], ×32767, truncated, as the reference does. One channel goes to both sides."""
+    waveform = np.array(mx.array(audio.waveform).astype(mx.float32))
+    if waveform.ndim == 3 and len(waveform) == 1:
+        waveform = waveform[0]
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.size:
+        raise InputError(f"sound of shape {waveform.shape}, expected (channels, samples) with one or two channels")
+    if not np.isfinite(waveform).all():
+        raise InputError("the sound holds NaN or infinite values")
+    values = (np.clip(waveform, -1, 1) * np.float32(32767)).astype(np.int16)
+    return _Pcm(np.ascontiguousarray(np.broadcast_to(values, (2, values.shape[1])).T), audio.sampling_rate)
+
+
+def _checked(video: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Chunks as NumPy arrays, each a ``(F, H, W, 3)`` uint8 of the first one's size, and at least one frame."""
+    shape = None
+    for chunk in map(np.asarray, video):
+        shape = shape or chunk.shape
+        if chunk.ndim != 4 or chunk.shape[3] != 3 or chunk.dtype != np.uint8 or not chunk.size:
+            raise InputError(f"a chunk of {chunk.dtype} {chunk.shape}, expected uint8 (F, H, W, 3)")
+        if chunk.shape[1:] != shape[1:]:
+            raise InputError(f"a chunk of {chunk.shape} after one of {shape}: all must have one height and width")
+        yield chunk
+    if shape is None:
+        raise InputError("the video has no frames")
+
+
+def _reported(chunks: Iterator[np.ndarray], total: int | None, progress: Progress | None) -> Iterator[np.ndarray]:
+    """``chunks``, and a report when each has been used."""
+    for done, chunk in enumerate(chunks, start=1):
+        yield chunk
+        if progress is not None:
+            progress("encoding video", done, total)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to. It becomes ``path`` at the end, or goes if there is an exception."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError(f"{path}: its folder cannot be made: {error.strerror}") from error
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_mp4(
+    path: Path, chunks: Iterator[np.ndarray], height: int, width: int, rate: Fraction, pcm: _Pcm | None
+) -> int:
+    """Encode and multiplex; returns the number of frames."""
+    # The movie's clock is in milliseconds by default, and the sound's length would be rounded to it.
+    options = {"movie_timescale": str(pcm.rate)} if pcm else {}
+    frames = 0
+    with av.open(str(path), "w", format="mp4", options=options) as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        if pcm:
+            _write_audio(container, pcm)
+        for pixels in chain.from_iterable(chunks):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = frames, 1 / rate
+            container.mux(stream.encode(frame))
+            frames += 1
+        container.mux(stream.encode())
+    return frames
+
+
+def _write_audio(container: av.container.OutputContainer, pcm: _Pcm) -> None:
+    """All of the sound, before the pictures: the container sorts packets by time, and these are the smaller ones."""
+    stream = container.add_stream("aac", rate=pcm.rate, layout="stereo")
+    frame = av.AudioFrame.from_ndarray(pcm.samples.reshape(1, -1), format="s16", layout="stereo")
+    frame.sample_rate, frame.pts, frame.time_base = pcm.rate, 0, Fraction(1, pcm.rate)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())

@@ -1,0 +1,1 @@
+"""One module for each verb of ``ltx2-parity``: its arguments and what it prints."""

@@ -1,0 +1,29 @@
+"""``parity list``: what there is to run."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..declare.stages import pipelines, stages
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from ..declare.inputs import FIXTURES
+    from ..sides.fixtures import ensure_fixtures
+    from ..sides.loading import read
+
+    ensure_fixtures()
+    for stage in stages().values():
+        print(f"{stage.name}  ({len(stage.functions)} function taps; every leaf module)")
+        for config in stage.configs:
+            path = FIXTURES / (config if stage.folder else f"{config}.safetensors")
+            cases = stage.cases(read(path).config if stage.component else {})
+            print(f"  {config:<24}{', '.join(cases)}")
+    for pipeline in pipelines().values():
+        print(f"{pipeline.name}  ({', '.join(dict.fromkeys(watch.name for watch in pipeline.watches))})")
+        print(f"  {', '.join(pipeline.configs)}")
+    return 0

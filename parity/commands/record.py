@@ -1,0 +1,56 @@
+"""``parity record``: write what the reference does to a portable trace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..declare.model import Stage
+from ..judge.results import EXIT_USAGE
+from ..run.tracefile import write
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    record = commands.add_parser("record", help="run the reference and write a portable trace of it")
+    record.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="the manifest; a folder beside it")
+    record.add_argument("cells", nargs="*", default=["*"], metavar="STAGE[:CONFIG[:CASE]]", help="globs (default: all)")
+    record.add_argument("--lane", default="A,B,C", help="as of parity run")
+    record.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead of the tiny ones")
+    record.add_argument("--weights", action="store_true", help="put the weights that are needed into the trace")
+    record.set_defaults(handler=_record)
+
+
+def _record(args: argparse.Namespace) -> int:
+    from ..run.environment import environment
+    from ..run.live import Runner
+    from ..run.pool import show_progress
+
+    lanes = args.lane.replace(",", "").upper()
+    chosen = {glob: _select(glob, args.checkpoint) for glob in args.cells}
+    wrong = [glob for glob, cells in chosen.items() if not cells]
+    if wrong or not lanes or set(lanes) - set("ABC"):
+        print(f"ltx2-parity: nothing to record: {wrong[0] if wrong else args.lane}; see: parity list", file=sys.stderr)
+        return EXIT_USAGE
+    runner = Runner(args.checkpoint, show_progress)
+    cells = (runner.recording(*cell[:2], lanes, cell[2]) for found in chosen.values() for cell in found)
+    sizes = write(args.out, cells, environment("cpu"), args.weights)
+    for cell, size in sizes.items():
+        print(f"{cell:<44}{size / 1e6:8.2f} MB")
+    folder = args.out.with_suffix("")
+    total = args.out.stat().st_size + sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"written   {args.out}, {folder}: {total / 1e6:.1f} MB")
+    return 0
+
+
+def _select(glob: str, checkpoint: Path | None) -> list[tuple[Stage, str, str]]:
+    """(stage, config, glob of cases) of ``STAGE[:CONFIG[:CASE]]``; a checkpoint of one's own is a config."""
+    from ..run.cells import check_checkpoint, select
+    from ..sides.fixtures import ensure_fixtures
+
+    stage, config, case = (*glob.split(":"), "*", "*")[:3]
+    if checkpoint is None:
+        ensure_fixtures()
+        return [(*cell, case) for cell in select(stage, config)]
+    return [(s, checkpoint.stem, case) for s in check_checkpoint(checkpoint) if fnmatchcase(s.name, stage)]

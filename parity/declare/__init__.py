@@ -1,0 +1,1 @@
+"""What is compared: stages, their taps and their cases."""

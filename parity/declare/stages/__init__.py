@@ -1,0 +1,48 @@
+"""The only files that name stages and taps."""
+
+from ..model import Pipeline, Stage
+from .audio_processor import AUDIO_PROCESSOR
+from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
+from .denoising import DENOISING
+from .embeddings_processor import EMBEDDINGS_PROCESSOR
+from .gemma import GEMMA
+from .lora import LORA, TRANSFORMER_FP8, TRANSFORMER_LORA
+from .patchifiers import PATCHIFIERS
+from .pipelines import PIPELINES
+from .sampling import SAMPLING
+from .tokenizer import TOKENIZER
+from .transformer import TRANSFORMER
+from .video import UPSAMPLER, VIDEO_DECODER, VIDEO_ENCODER
+from .vocoder import DECODE_AUDIO, VOCODER
+
+STAGES = (TOKENIZER, GEMMA, EMBEDDINGS_PROCESSOR, PATCHIFIERS, TRANSFORMER, VIDEO_ENCODER, VIDEO_DECODER, UPSAMPLER)
+STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING)
+STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8)
+
+# The way of the data, from a prompt to a video with sound: the columns of the report's map.
+PHASES = {
+    "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
+    "Image and sound in": ("video_encoder", "audio_processor", "audio_encoder"),
+    "Denoising": (
+        "sampling",
+        "denoising",
+        "patchifiers",
+        "lora",
+        "transformer",
+        "transformer_lora",
+        "transformer_fp8",
+        "upsampler",
+    ),
+    "Video out": ("video_decoder",),
+    "Sound out": ("audio_decoder", "vocoder", "decode_audio"),
+}
+
+
+def stages() -> dict[str, Stage]:
+    """Every stage by name, in data order."""
+    return {stage.name: stage for stage in STAGES}
+
+
+def pipelines() -> dict[str, Pipeline]:
+    """Every pipeline by name."""
+    return {pipeline.name: pipeline for pipeline in PIPELINES}

@@ -1,0 +1,46 @@
+"""Waveforms to log-mel spectrograms: against the same steps in float64, with the reference's float32 filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..model import Case, Data, Obj, Pair, Stage, Step
+from .audio_vae import CLASSES, waveform
+
+_RATES = (8000, 11025, 16000, 22050, 24000, 44100, 48000)
+_PROCESSOR = Obj("AudioProcessor", {"target_sample_rate": 16000, "mel_bins": 64, "mel_hop_length": 160, "n_fft": 1024})
+_OTHER = Obj("AudioProcessor", {"target_sample_rate": 12000, "mel_bins": 20, "mel_hop_length": 90, "n_fft": 400})
+
+
+def _audio(name: str, channels: int, samples: int, rate: int) -> Obj:
+    fields = {"waveform": Data(waveform(name, channels, samples, rate), "none"), "sampling_rate": rate}
+    return Obj("Audio", fields)
+
+
+def cases(config: dict[str, Any]) -> dict[str, Case]:
+    def step(name: str, target: Obj, audio: Obj, method: str) -> Step:
+        return Step(name, target, {"audio": audio}, method, exact=False)
+
+    resample = [
+        step(f"resample_audio.{rate}", _PROCESSOR, _audio(f"{rate}", 2, rate // 9 + 5, rate), "resample_audio")
+        for rate in _RATES
+    ]
+    mel = [
+        step("waveform_to_mel.16000", _PROCESSOR, _audio("mel", 2, 4001, 16000), "waveform_to_mel"),
+        step("waveform_to_mel.44100", _PROCESSOR, _audio("mel 44100", 2, 9001, 44100), "waveform_to_mel"),
+        step("waveform_to_mel.mono", _PROCESSOR, _audio("mono", 1, 3001, 16000), "waveform_to_mel"),
+        step("waveform_to_mel.shortest", _PROCESSOR, _audio("short", 2, 513, 16000), "waveform_to_mel"),
+        step("waveform_to_mel.other", _OTHER, _audio("other", 2, 3001, 24000), "waveform_to_mel"),
+    ]
+    return {"resample": Case(steps=tuple(resample)), "mel": Case(steps=tuple(mel))}
+
+
+AUDIO_PROCESSOR = Stage(
+    name="audio_processor",
+    layout="sound",
+    component=None,
+    cases=cases,
+    classes=CLASSES
+    | {"AudioProcessor": Pair("ltx_core.model.audio_vae:AudioProcessor", "ltx2_mlx.audio_processor:AudioProcessor")},
+    configs=("any",),
+)

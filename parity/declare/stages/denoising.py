@@ -1,0 +1,249 @@
+"""What happens around the transformer: noise, conditioning, masks, and whole denoising loops with injected predictions.
+
+The loops ask a function that returns 0.2 · latent + a recorded target, so that every step depends on the one before and
+nothing on a network; the pipelines show them with one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..inputs import DISTILLED_SIGMAS, normal, uniform
+from ..model import Case, Data, Obj, Pair, Stage, Step
+
+_ITEMS = ("VideoConditionByLatentIndex", "VideoConditionByKeyframeIndex", "VideoConditionByReferenceLatent")
+_ITEMS += ("ConditioningItemAttentionStrengthWrapper",)
+_LOOPS = ("euler_denoising_loop", "gradient_estimating_euler_denoising_loop", "res2s_audio_video_denoising_loop")
+CLASSES = {
+    **{name: Pair(f"ltx_core.conditioning:{name}", f"ltx2_mlx.diffusion.conditioning:{name}") for name in _ITEMS},
+    "TemporalRegionMask": Pair(
+        "ltx_pipelines.retake:TemporalRegionMask", "ltx2_mlx.diffusion.conditioning:TemporalRegionMask"
+    ),
+    "downsampled": Pair(
+        "ltx_pipelines.ic_lora:ICLoraPipeline._downsample_mask_to_latent",
+        "ltx2_mlx.pipelines.ic_lora:downsample_mask_to_latent",
+    ),
+    "LatentState": Pair("ltx_core.types:LatentState", "ltx2_mlx.types:LatentState"),
+    "VideoLatentShape": Pair("ltx_core.types:VideoLatentShape", "ltx2_mlx.types:VideoLatentShape"),
+    "AudioLatentShape": Pair("ltx_core.types:AudioLatentShape", "ltx2_mlx.types:AudioLatentShape"),
+    "VideoLatentTools": Pair("ltx_core.tools:VideoLatentTools", "ltx2_mlx.diffusion.latent_state:VideoLatentTools"),
+    "AudioLatentTools": Pair("ltx_core.tools:AudioLatentTools", "ltx2_mlx.diffusion.latent_state:AudioLatentTools"),
+    "VideoLatentPatchifier": Pair(
+        "ltx_core.components.patchifiers:VideoLatentPatchifier", "ltx2_mlx.diffusion.patchifiers:VideoLatentPatchifier"
+    ),
+    "AudioPatchifier": Pair(
+        "ltx_core.components.patchifiers:AudioPatchifier", "ltx2_mlx.diffusion.patchifiers:AudioPatchifier"
+    ),
+    "post_process_latent": Pair(
+        "ltx_pipelines.utils.helpers:post_process_latent", "ltx2_mlx.diffusion.samplers:post_process_latent"
+    ),
+    "timesteps_from_mask": Pair(
+        "ltx_pipelines.utils.helpers:timesteps_from_mask", "ltx2_mlx.diffusion.samplers:timesteps_from_mask"
+    ),
+    "get_res2s_coefficients": Pair(
+        "ltx_pipelines.utils.res2s:get_res2s_coefficients", "ltx2_mlx.diffusion.samplers:get_res2s_coefficients"
+    ),
+    "noised": Pair("parity.sides.torch:noised", "parity.sides.mlx:noised"),
+    "res2s_step": Pair("parity.sides.torch:res2s_step", "parity.sides.mlx:res2s_step"),
+    **{name: Pair(f"parity.sides.torch:{name}", f"parity.sides.mlx:{name}") for name in (*_LOOPS, "guided", "simple")},
+    **{
+        name: Pair(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}")
+        for name in ("MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict", "MultiModalGuiderFactory.constant")
+    },
+}
+
+# Unequal sizes; the video's latent has 3 frames of 2x4.
+_B, _C, _F, _H, _W = 1, 6, 3, 2, 4
+_T = _F * _H * _W
+
+
+def _video_tools(fps: float = 24.0) -> Obj:
+    names = ("batch", "channels", "frames", "height", "width")
+    shape = Obj("VideoLatentShape", dict(zip(names, (_B, _C, _F, _H, _W), strict=True)))
+    patchifier = Obj("VideoLatentPatchifier", {"patch_size": 1})
+    return Obj("VideoLatentTools", {"patchifier": patchifier, "target_shape": shape, "fps": fps})
+
+
+def _audio_tools() -> Obj:
+    shape = Obj("AudioLatentShape", dict(zip(("batch", "channels", "frames", "mel_bins"), (1, 3, 18, 2), strict=True)))
+    return Obj("AudioLatentTools", {"patchifier": Obj("AudioPatchifier", {"patch_size": 1}), "target_shape": shape})
+
+
+def _state(name: str, tokens: int = _T, channels: int = _C, axes: int = 3, attention: bool = False) -> Obj:
+    """A state in which every token has another mask, position and clean value."""
+    mask = uniform(f"{name}:mask", 1, tokens, 1)
+    mask[:, ::3], mask[:, 1::3] = 0.0, 1.0  # kept, denoised, and in between
+    fields = {
+        "latent": Data(normal(f"{name}:latent", 1, tokens, channels)),
+        "denoise_mask": Data(mask, "none"),
+        "positions": Data(uniform(f"{name}:positions", 1, axes, tokens, 2)),
+        "clean_latent": Data(normal(f"{name}:clean", 1, tokens, channels)),
+    }
+    if attention:
+        fields["attention_mask"] = Data(uniform(f"{name}:attention", 1, tokens, tokens))
+    return Obj("LatentState", fields)
+
+
+def _latent(name: str, frames: int, height: int = _H, width: int = _W) -> Data:
+    return Data(normal(name, _B, _C, frames, height, width))
+
+
+def _items() -> tuple[Step, ...]:
+    """Each kind of conditioning: equal positions, masks and tokens."""
+    image, clip = _latent("image", 1), _latent("clip", 2)
+    reference = _latent("reference", 3, 1, 2)
+    items = {
+        "replace.0": Obj("VideoConditionByLatentIndex", {"latent": image, "strength": 0.8, "latent_idx": 0}),
+        "replace.1": Obj("VideoConditionByLatentIndex", {"latent": clip, "strength": 1.0, "latent_idx": 1}),
+        "keyframe.0": Obj("VideoConditionByKeyframeIndex", {"keyframes": image, "frame_idx": 0, "strength": 0.8}),
+        "keyframe.8": Obj("VideoConditionByKeyframeIndex", {"keyframes": image, "frame_idx": 8, "strength": 0.7}),
+        "keyframe.13": Obj("VideoConditionByKeyframeIndex", {"keyframes": clip, "frame_idx": 13, "strength": 1.0}),
+        "reference.1": Obj("VideoConditionByReferenceLatent", {"latent": clip, "strength": 0.9}),
+        "reference.2": Obj("VideoConditionByReferenceLatent", {"latent": reference, "downscale_factor": 2}),
+    }
+    for name, mask in (("scalar", 0.6), ("each", Data(uniform("strengths", 16))), ("batch", Data(uniform("s", 1, 16)))):
+        fields = {"conditioning": items["keyframe.13"], "attention_mask": mask}
+        items[f"strength.{name}"] = Obj("ConditioningItemAttentionStrengthWrapper", fields)
+    steps = []
+    for name, item in items.items():
+        for masked in (False, True):
+            for fps in (24.0, 29.97):
+                kwargs = {"latent_state": _state(name, attention=masked), "latent_tools": _video_tools(fps)}
+                steps.append(Step(f"{name}.{'masked' if masked else 'open'}.{fps:g}", item, kwargs, "apply_to"))
+    # A second one behind a first: the two do not see each other.
+    grown = {"latent_state": _state("grown", tokens=_T + 8, attention=True), "latent_tools": _video_tools()}
+    steps += [Step(f"second.{name}", items[name], grown, "apply_to") for name in ("keyframe.8", "strength.scalar")]
+    for start, end in ((0.2, 0.5), (0.0, 0.04), (0.0, 0.0), (0.3, 9.0)):
+        region = Obj("TemporalRegionMask", {"start_time": start, "end_time": end, "fps": 25.0})
+        video = {"latent_state": _state("region"), "latent_tools": _video_tools(25.0)}
+        audio = {"latent_state": _state("audio", 18, 6, 1), "latent_tools": _audio_tools()}
+        steps.append(Step(f"region.video.{start:g}-{end:g}", region, video, "apply_to"))
+        steps.append(Step(f"region.audio.{start:g}-{end:g}", region, audio, "apply_to"))
+    return tuple(steps)
+
+
+def _masks() -> tuple[Step, ...]:
+    steps = [
+        Step(
+            f"post_process.{name}",
+            "post_process_latent",
+            {key: _state(name).fields[key] for key in ("denoise_mask",)}
+            | {"denoised": Data(normal(name, 1, _T, _C)), "clean": _state(name).fields["clean_latent"]},
+            exact=False,
+        )
+        for name in ("first", "second")
+    ]
+    for sigma in (*DISTILLED_SIGMAS, 0.1):
+        mask = _state(f"timesteps:{sigma}").fields["denoise_mask"]
+        steps.append(Step(f"timesteps.{sigma:g}", "timesteps_from_mask", {"denoise_mask": mask, "sigma": sigma}))
+    mask = Data(uniform("pixels", 1, 1, 17, 4, 6), "none")
+    shape = Obj("VideoLatentShape", {"batch": 1, "channels": _C, "frames": 3, "height": 2, "width": 3})
+    steps.append(
+        Step(
+            "downsampled",
+            "downsampled",
+            {"mask": mask},
+            on_reference={"target_latent_shape": shape},
+            on_ours={"size": (3, 2, 3)},
+            exact=False,
+        )
+    )
+    return tuple(steps)
+
+
+def _noise() -> tuple[Step, ...]:
+    steps = []
+    for scale in (1.0, 0.909375, 0.0):
+        kwargs = {"noise": Data(normal(f"noise:{scale}", 1, _T, _C)), "state": _state(f"noised:{scale}")}
+        steps.append(Step(f"gaussian.{scale:g}", "noised", kwargs | {"scale": scale}, exact=False))
+    return tuple(steps)
+
+
+def _res2s() -> tuple[Step, ...]:
+    """Coefficients to the last bit; steps with float32 sigmas (a whole step) and float64 ones (half a step)."""
+    steps = [Step(f"coefficients.{h:g}", "get_res2s_coefficients", {"h": h}) for h in (1e-3, 0.2, 0.49, 0.6, 3.0)]
+    for h in steps:
+        h.on_reference["phi_cache"] = {}
+    latents = {"sample": normal("res2s:x", 1, _T, _C), "denoised": normal("res2s:x0", 1, _T, _C)}
+    latents["noise"] = normal("res2s:noise", 1, _T, _C)
+    latents = {name: Data(x.astype(np.float64), "none") for name, x in latents.items()}
+    for dtype in (np.float32, np.float64):
+        for i, pair in enumerate(((1.0, 0.9), (0.7, 0.42), (0.42, 0.0011), (0.3, 0.0))):
+            sigmas = Data(np.array(pair, dtype=dtype), "none")
+            steps.append(Step(f"step.{dtype.__name__}.{i}", "res2s_step", latents | {"sigmas": sigmas}, exact=False))
+    return tuple(steps)
+
+
+def _loops() -> tuple[Step, ...]:
+    steps = []
+    schedules = {"distilled": (*DISTILLED_SIGMAS, 0.0), "short": (1.0, 0.8, 0.6, 0.5, 0.4, 0.0)}
+    for name in _LOOPS:
+        for schedule, sigmas in schedules.items():
+            kwargs = {
+                "sigmas": Data(np.float32(sigmas), "none"),
+                "video": _state(f"{name}:video"),
+                "audio": _state(f"{name}:audio", 18, 5, 1),
+                "targets": (Data(normal("loop:video", 1, _T, _C)), Data(normal("loop:audio", 1, 18, 5))),
+                "noise": [
+                    Data(normal(f"{name}:{schedule}:{i}", 1, *((_T, _C) if i % 2 == 0 else (18, 5))), "none")
+                    for i in range(4 * len(sigmas) if name.startswith("res2s") else 0)
+                ],
+            }
+            steps.append(Step(f"{name}.{schedule}", name, kwargs, exact=False))
+    return tuple(steps)
+
+
+def _context(name: str, channels: int) -> Data:
+    return Data(normal(f"context:{name}", 1, 7, channels))
+
+
+def _guidance() -> tuple[Step, ...]:
+    """Which passes a step makes, with what, and what becomes of them, of a network that adds up what it is told."""
+    full = {"cfg_scale": 3.0, "stg_scale": 1.0, "stg_blocks": [1], "rescale_scale": 0.7, "modality_scale": 3.0}
+    text = {"cfg_scale": 4.0}
+    kinds = {
+        "full": (full, full | {"cfg_scale": 7.0, "stg_blocks": [0, 2]}),
+        "text": (text, {"cfg_scale": 1.0}),
+        "perturbed": ({"stg_scale": 0.5, "stg_blocks": None}, {}),
+        "modality": ({}, {"modality_scale": 2.0}),
+        "none": ({}, {}),
+        "skipped": (full | {"skip_step": 1}, full | {"skip_step": 2}),
+    }
+    shared = {
+        "sigmas": Data(np.float32((1.0, 0.9, 0.7, 0.5, 0.2, 0.0)), "none"),
+        "video": _state("guided:video"),
+        "audio": _state("guided:audio", 18, 5, 1),
+        "v_context": _context("video", _C),
+        "a_context": _context("audio", 5),
+    }
+    negative = (_context("negative video", _C), _context("negative audio", 5))
+    steps = [Step("simple", "simple", shared, exact=False)]
+    for name, params in kinds.items():
+        contexts = (negative[0], None) if name == "text" else negative
+        factories = [
+            Obj("MultiModalGuiderFactory.constant", {"params": Obj("MultiModalGuiderParams", p), "negative_context": c})
+            for p, c in zip(params, contexts, strict=True)
+        ]
+        steps.append(Step(f"guided.{name}", "guided", shared | {"factories": tuple(factories)}, exact=False))
+    bins = {1.0: Obj("MultiModalGuiderParams", full), 0.6: Obj("MultiModalGuiderParams", text)}
+    factories = tuple(
+        Obj("MultiModalGuiderFactory.from_dict", {"sigma_to_params": bins, "negative_context": c}) for c in negative
+    )
+    steps.append(Step("guided.bins", "guided", shared | {"factories": factories}, exact=False))
+    return tuple(steps)
+
+
+def cases(config: dict[str, Any]) -> dict[str, Case]:
+    return {
+        "conditioning": Case(steps=_items()),
+        "masks": Case(steps=_masks(), half=False),
+        "noise": Case(steps=_noise()),
+        "res2s": Case(steps=_res2s(), half=False),
+        "loops": Case(steps=_loops()),
+        "guidance": Case(steps=_guidance()),
+    }
+
+
+DENOISING = Stage(name="denoising", component=None, cases=cases, classes=CLASSES, configs=("any",))

@@ -1,0 +1,55 @@
+"""Gemma 3 as ltx-core runs it: every leaf module of every layer, and every hidden state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..inputs import uniform
+from ..model import Case, Data, FunctionTap, Pair, Stage
+
+_REF, _OURS = "transformers.models.gemma3.modeling_gemma3", "ltx2_mlx.text.gemma3"
+
+
+def _prompts(name: str, vocabulary: int, tokens: int, lengths: tuple[int, ...], side: str) -> dict[str, Data]:
+    """Random ids, pads (0) on one side, BOS (2) before the text."""
+    ids = (3 + uniform(name, len(lengths), tokens) * (vocabulary - 3)).astype(np.int64)
+    token, length = np.arange(tokens)[None], np.array(lengths)[:, None]
+    first = tokens - length if side == "left" else np.zeros_like(length)
+    mask = (token >= first) & (token < first + length)
+    ids = np.where(token == first, 2, np.where(mask, ids, 0))
+    return {"input_ids": Data(ids, "none"), "attention_mask": Data(mask.astype(np.int64), "none")}
+
+
+def cases(config: dict[str, Any]) -> dict[str, Case]:
+    """Batches of unequal lengths, one of them whole: transformers drops the mask of a batch without pads."""
+    vocabulary = config["text_config"]["vocab_size"]
+
+    def case(name: str, tokens: int, lengths: tuple[int, ...], side: str = "left", half: bool = False) -> Case:
+        return Case(_prompts(name, vocabulary, tokens, lengths, side), half=half)
+
+    return {
+        "base": case("base", 17, (17, 11, 2), half=True),  # the window is 5
+        "right": case("right", 13, (13, 6, 1), "right"),
+        "pads": case("pads", 300, (9,)),  # far from position 0
+    }
+
+
+GEMMA = Stage(
+    name="gemma",
+    component="gemma",
+    cases=cases,
+    classes={},
+    configs=("tiny-gemma",),
+    functions=(
+        FunctionTap("apply_rotary_pos_emb", Pair(f"{_REF}:apply_rotary_pos_emb", f"{_OURS}:apply_rotary_pos_emb")),
+    ),
+    probes=("*norm",),
+    exact=("embed_tokens",),
+    reference_only={
+        "layers.*<position_ids": "the layers do not use them; the tables are made of them",
+        "layers.*<kwargs.position_ids": "the same",
+    },
+    folder=True,
+)

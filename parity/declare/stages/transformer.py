@@ -1,0 +1,211 @@
+"""The diffusion transformer: every leaf module, and what happens between modules as function taps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..inputs import DISTILLED_SIGMAS, normal, uniform
+from ..model import Case, Data, FunctionTap, Member, Obj, Pair, Stage
+
+_REF = "ltx_core.model.transformer"
+_OURS = "ltx2_mlx.transformer"
+
+
+def _rope(name: str, **flags: Any) -> FunctionTap:
+    return FunctionTap(name, Pair(f"{_REF}.rope:{name}", f"ltx2_mlx.nn.rope:{name}"), **flags)
+
+
+def _prepare(name: str, ours: str, cls: str = "TransformerArgsPreprocessor", **flags: Any) -> FunctionTap:
+    return FunctionTap(name, Pair(f"{_REF}.transformer_args:{cls}.{name}", f"{_OURS}:{ours}"), **flags)
+
+
+def _block(name: str) -> FunctionTap:
+    cls = f"BasicAVTransformerBlock.{name}"
+    return FunctionTap(name, Pair(f"{_REF}.transformer:{cls}", f"{_OURS}:{cls}"))
+
+
+AV = ("tiny-2.0", "tiny-2.0-interleaved", "tiny-2.3")
+SPLIT = ("tiny-2.0", "tiny-2.3", "tiny-2.3-video-only")
+MULTI = "MultiModalTransformerArgsPreprocessor"
+
+FUNCTIONS = (
+    # inputs of the blocks
+    _prepare("_prepare_timestep", "LTXModel._prepare_timestep"),
+    _prepare("_prepare_cross_attention_timestep", "LTXModel._prepare_cross_attention_timestep", MULTI, configs=AV),
+    _prepare("_prepare_context", "LTXModel._prepare_context"),
+    _prepare("_prepare_attention_mask", "prepare_attention_mask"),
+    _prepare("_prepare_self_attention_mask", "prepare_self_attention_mask"),
+    # positions to rotary tables: angles are float32 by the reference's definition, and equal
+    FunctionTap(
+        "precompute_freqs_cis", Pair(f"{_REF}.transformer_args:precompute_freqs_cis", f"{_OURS}:precompute_freqs_cis")
+    ),
+    _rope("generate_freqs", exact=True),
+    _rope("split_freqs_cis", wide=True, configs=SPLIT),
+    _rope("interleaved_freqs_cis", wide=True, configs=("tiny-2.0-interleaved",)),
+    # inside a block
+    FunctionTap("rms_norm", Pair(f"{_REF}.transformer:rms_norm", f"{_OURS}:rms_norm")),
+    _block("get_ada_values"),
+    FunctionTap("get_av_ca_ada_values", _block("get_av_ca_ada_values").at, configs=AV),
+    FunctionTap(
+        "apply_cross_attention_adaln",
+        Pair(f"{_REF}.transformer:apply_cross_attention_adaln", f"{_OURS}:apply_cross_attention_adaln"),
+        configs=("tiny-2.3", "tiny-2.3-video-only"),
+    ),
+    FunctionTap(
+        "apply_rotary_emb", Pair(f"{_REF}.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb")
+    ),
+    FunctionTap(
+        "attention_function",
+        Pair(f"{_REF}.attention:AttentionFunction.__call__", "ltx2_mlx.nn.attention:attention_function"),
+    ),
+    # output
+    FunctionTap("_process_output", Pair(f"{_REF}.model:LTXModel._process_output", f"{_OURS}:LTXModel._process_output")),
+    FunctionTap("to_denoised", Pair(f"{_REF}.model:to_denoised", f"{_OURS}:to_denoised")),
+)
+
+_PERTURBATIONS = ("BatchedPerturbationConfig", "PerturbationConfig", "Perturbation", "PerturbationType")
+CLASSES = {
+    "X0Model": Pair(f"{_REF}:X0Model", f"{_OURS}:X0Model"),
+    "Modality": Pair(f"{_REF}:Modality", "ltx2_mlx.types:Modality"),
+    **{
+        n: Pair(f"ltx_core.guidance.perturbations:{n}", f"ltx2_mlx.diffusion.perturbations:{n}") for n in _PERTURBATIONS
+    },
+}
+
+
+# ---- inputs -------------------------------------------------------------------------------------------------------
+
+
+def grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> np.ndarray:
+    """``(3, T, 2)`` bounds of a latent's tokens in (seconds, pixels, pixels), from latent frame ``first`` on."""
+    f, h, w = np.meshgrid(np.arange(first, first + frames), np.arange(height), np.arange(width), indexing="ij")
+    start = np.stack([f, h, w]).reshape(3, -1).astype(np.float32)
+    bounds = np.stack([start, start + 1], axis=-1) * np.float32([[[8]], [[32]], [[32]]])
+    bounds[0] = np.maximum(bounds[0] - 7, 0) / np.float32(fps)
+    return bounds
+
+
+def seconds(frames: int, first: int = 0) -> np.ndarray:
+    """``(1, T, 2)`` bounds of audio latent frames in seconds."""
+    edges = np.maximum(np.arange(first, first + frames + 1, dtype=np.float32) * 4 - 3, 0) * np.float32(0.01)
+    return np.stack([edges[:-1], edges[1:]], axis=-1)[None]
+
+
+def _modality(
+    config: dict[str, Any], audio: bool, name: str, sigma: list[float], positions: np.ndarray, **extra: Any
+) -> Obj:
+    """One stream: random latents and text, timesteps that vary from token to token unless given."""
+    t = config["transformer"]
+    stream = "audio_" if audio else ""
+    batch, tokens = len(sigma), positions.shape[-2]
+    width = t[f"{stream}num_attention_heads"] * t[f"{stream}attention_head_dim"]
+    text = width if t.get("caption_proj_before_connector") else t["caption_channels"]
+    key = f"{name}:{stream}"
+    sigmas = np.float32(sigma)
+    mask = uniform(f"{key}mask", batch, tokens, 1)
+    mask[:, : tokens // 3] = 0.0  # conditioning tokens are kept, others denoised partly or fully
+    mask[:, tokens // 2 :] = 1.0
+    fields = {
+        "latent": Data(normal(f"{key}latent", batch, tokens, t.get(f"{stream}in_channels", 128))),
+        "sigma": Data(sigmas, "none"),
+        "timesteps": Data(mask * sigmas[:, None, None], "none"),
+        "positions": Data(np.repeat(positions[None], batch, axis=0), "none" if audio else "lane"),
+        "context": Data(normal(f"{key}context", batch, 9 if audio else 13, text)),
+    }
+    return Obj("Modality", fields | extra)
+
+
+def _skip(*samples: dict[str, list[int] | None]) -> Obj:
+    """One ``{perturbation: blocks}`` a sample."""
+    return Obj(
+        "BatchedPerturbationConfig",
+        {
+            "perturbations": [
+                Obj(
+                    "PerturbationConfig",
+                    {
+                        "perturbations": [
+                            Obj("Perturbation", {"type": Member("PerturbationType", kind), "blocks": blocks})
+                            for kind, blocks in sample.items()
+                        ]
+                    },
+                )
+                for sample in samples
+            ]
+        },
+    )
+
+
+def cases(config: dict[str, Any]) -> dict[str, Case]:
+    """Cases for an audio-video or a video-only checkpoint."""
+    av = config["transformer"].get("use_audio_video_cross_attention", False)
+    video_grid, audio_grid = grid(3, 3, 5, fps=24.0), seconds(18)
+    pair = [0.909375, 0.725], [0.421875, 0.98125]  # sigma of video, of audio
+
+    def video(name: str, positions: np.ndarray = video_grid, sigma: list[float] = pair[0], **extra: Any) -> Obj:
+        return _modality(config, False, name, sigma, positions, **extra)
+
+    def audio(name: str, positions: np.ndarray = audio_grid, sigma: list[float] = pair[1], **extra: Any) -> Obj | None:
+        return _modality(config, True, name, sigma, positions, **extra) if av else None
+
+    def case(v: Obj | None, a: Obj | None, perturbations: Obj | None = None, half: bool = False) -> Case:
+        return Case({"video": v, "audio": a, "perturbations": perturbations}, half=half)
+
+    result = {"base": case(video("base"), audio("base"), half=True)}
+
+    # Every sigma of the true schedule at once, one for all tokens of a sample, video and audio at different steps. The
+    # first sample is so loud that its squares are beyond float16: a norm must not take them in it.
+    sigmas = list(DISTILLED_SIGMAS)
+    shared = {"timesteps": Data(np.float32(sigmas)[:, None, None], "none")}
+    other = {"timesteps": Data(np.float32(sigmas[::-1])[:, None, None], "none")}
+    streams = (
+        video("schedule", grid(1, 2, 3, fps=24.0), sigmas, **shared),
+        audio("schedule", seconds(5), sigmas[::-1], **other),
+    )
+    for stream in streams[: 2 if av else 1]:
+        stream.fields["latent"].values[0] *= 1024
+    result["schedule"] = case(*streams, half=True)
+
+    # Fractional self-attention strengths with hidden pairs, and text of unequal lengths.
+    def masks(name: str, tokens: int, text: int) -> dict[str, Data]:
+        strength = uniform(f"masks:{name}", 2, tokens, tokens)
+        strength[strength < 0.2] = 0.0
+        strength[strength > 0.7] = 1.0
+        keep = np.arange(text)[None] < np.array([[text], [text - 4]])
+        return {"attention_mask": Data(strength, "none"), "context_mask": Data(keep.astype(np.int64), "none")}
+
+    result["masks"] = case(video("masks", **masks("v", 45, 13)), audio("masks", **masks("a", 18, 9)), half=True)
+
+    # Spatio-temporal guidance: self-attention skipped in one block for all samples, in another for one of them.
+    both = {"skip_video_self_attn": [1], "skip_audio_self_attn": [0]}
+    one = {"skip_video_self_attn": [0, 1], "skip_audio_self_attn": [0, 1]}
+    result["stg"] = case(video("stg"), audio("stg"), _skip(both, one))
+
+    # Positions past 10 s and far from the corner, at another frame rate: angles grow to ±15,708.
+    result["late"] = case(video("late", grid(3, 2, 3, fps=30.0, first=70)), audio("late", seconds(11, first=470)))
+
+    if av:
+        # Modality guidance: each way cut for all samples in one block, for one sample in another, in every block.
+        cut = {"skip_a2v_cross_attn": [0], "skip_v2a_cross_attn": [1]}
+        result["cut"] = case(
+            video("cut"), audio("cut"), _skip(cut, {"skip_a2v_cross_attn": None, "skip_v2a_cross_attn": None})
+        )
+        result["video-alone"] = case(video("video-alone"), None)
+        result["audio-alone"] = case(None, audio("audio-alone"))
+        result["audio-frozen"] = case(video("audio-frozen"), audio("audio-frozen", enabled=False))
+    return result
+
+
+TRANSFORMER = Stage(
+    name="transformer",
+    component="transformer",
+    wrapper="X0Model",
+    cases=cases,
+    classes=CLASSES,
+    configs=("tiny-2.0", "tiny-2.3", "tiny-2.0-interleaved", "tiny-2.3-video-only"),
+    functions=FUNCTIONS,
+    defined=("*time_proj", "*generate_freqs"),
+    probes=("*norm", "*norm_out", "*rms_norm"),
+)

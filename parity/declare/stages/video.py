@@ -1,0 +1,154 @@
+"""The video side: encoder, decoder and latent upsamplers, whole and in tiles, down to bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..inputs import normal
+from ..model import Case, Data, FunctionTap, Obj, Pair, Part, Stage
+
+_REF = "ltx_core.model.video_vae"
+_OURS = "ltx2_mlx.video_vae"
+
+
+def _vae(name: str, **flags: Any) -> FunctionTap:
+    """A function, looked up where encoder and decoder call it, or a method of theirs."""
+    return FunctionTap(name.rpartition(".")[2], Pair(f"{_REF}.video_vae:{name}", f"{_OURS}:{name}"), **flags)
+
+
+def _statistics(name: str) -> FunctionTap:
+    at = f"PerChannelStatistics.{name}"
+    return FunctionTap(name, Pair(f"{_REF}.ops:{at}", f"ltx2_mlx.nn.norm:{at}"))
+
+
+CONFIGS = ("tiny-2.0", "tiny-2.3", "tiny-2.0-timestep")
+NOISY = ("tiny-2.0-timestep",)
+NORMS = ("*norm1", "*norm2", "*norm3", "*conv_norm_out")
+CLASSES = {
+    name: Pair(f"{_REF}.tiling:{name}", f"ltx2_mlx.tiling:{name}")
+    for name in ("TilingConfig", "SpatialTilingConfig", "TemporalTilingConfig")
+}
+CLASSES |= {"decode_video": Pair(f"{_REF}.video_vae:decode_video", f"{_OURS}:decode_video")}
+CLASSES |= {
+    "upsample_video": Pair("ltx_core.model.upsampler.model:upsample_video", "ltx2_mlx.upsampler:upsample_video")
+}
+
+
+def _tiling(pixels: tuple[int, int], frames: tuple[int, int]) -> Obj:
+    """Size and overlap along space and time."""
+    sizes = ("tile_size_in_pixels", "tile_overlap_in_pixels"), ("tile_size_in_frames", "tile_overlap_in_frames")
+    spatial = Obj("SpatialTilingConfig", dict(zip(sizes[0], pixels, strict=True)))
+    temporal = Obj("TemporalTilingConfig", dict(zip(sizes[1], frames, strict=True)))
+    return Obj("TilingConfig", {"spatial_config": spatial, "temporal_config": temporal})
+
+
+def _video(name: str, *shape: int) -> Data:
+    """A video in [−1, 1]: smooth gradients that differ along every axis, and noise."""
+    b, c, t, h, w = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
+    smooth = np.sin(5 * t + 3 * b) * 0.3 + 0.5 * h - 0.4 * w * w + 0.2 * c - 0.1
+    return Data((np.clip(smooth + 0.25 * normal(name, *shape), -1, 1)).astype(np.float32))
+
+
+def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
+    cases = {"base": Case({"sample": _video("encode", 2, 3, 9, 64, 96)}, half=False)}
+    # Half precision on a small clip: torch's 3-D convolutions take twenty times as long in it.
+    width = 64 if config["vae"].get("spatial_padding_mode") == "reflect" else 32
+    cases["clip"] = Case({"sample": _video("encode clip", 1, 3, 9, 64, width)})
+    cases["image"] = Case({"sample": _video("encode image", 1, 3, 1, 96, 64)}, half=False)
+    if config["vae"]["latent_channels"] < 64:  # narrow enough for tiles; the plan knows no widths
+        # Twice two tiles; overlaps below the least that encoding takes are widened to it.
+        kwargs = {"video": _video("encode tiles", 1, 3, 25, 128, 64), "tiling_config": _tiling((96, 32), (24, 8))}
+        cases["tiled"] = Case(kwargs, method="tiled_encode", half=False)
+    return cases
+
+
+def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
+    channels = config["vae"]["latent_channels"]
+
+    def latent(name: str, *shape: int) -> Data:
+        return Data(normal(f"decode {name}", shape[0], channels, *shape[1:]))
+
+    cases = {"base": Case({"sample": latent("base", 2, 2, 2, 3)})}
+    cases["image"] = Case({"sample": latent("image", 1, 1, 3, 2)}, half=False)
+    tiling = _tiling((64, 32), (24, 8))  # two tiles along height, two along time
+    cases["tiled"] = Case({"latent": latent("tiles", 2, 4, 3, 2), "tiling_config": tiling}, method="tiled_decode")
+    kwargs = {"latent": latent("pixels", 1, 1, 2, 3), "video_decoder": Part("video_decoder")}
+    cases["pixels"] = Case(kwargs, function="decode_video")
+    # Three tiles along width, overlapping so far that their weights do not add up to one.
+    wide = {"latent": latent("wide", 1, 1, 2, 5), "tiling_config": _tiling((96, 64), (16, 0))}
+    cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video")
+    if config["vae"]["timestep_conditioning"]:
+        levels = Data(np.float32([0.05, 0.3]))
+        cases["timestep"] = Case({"sample": latent("timestep", 2, 1, 2, 3), "timestep": levels}, half=False)
+    return cases
+
+
+def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
+    # A mean that moves from frame to frame, or a norm over single frames could not be told from one over all.
+    latent = normal("upsample", 2, config["in_channels"], 3, 4, 6)
+    latent += np.linspace(-1.5, 2.0, 3, dtype=np.float32)[None, None, :, None, None]
+    kwargs = {"latent": Data(latent), "video_encoder": Part("video_encoder"), "upsampler": Part("upsampler")}
+    return {"base": Case(kwargs, function="upsample_video")}
+
+
+VIDEO_ENCODER = Stage(
+    name="video_encoder",
+    layout="video",
+    component="video_encoder",
+    cases=encoder_cases,
+    classes=CLASSES,
+    configs=CONFIGS,
+    functions=(
+        _vae("patchify", exact=True, channels_last=True),
+        _statistics("normalize"),
+        _vae("prepare_tiles_for_encoding", exact=True, configs=NOISY),
+        _vae("VideoEncoder.tiled_encode", configs=NOISY),
+    ),
+    probes=NORMS,
+)
+
+VIDEO_DECODER = Stage(
+    name="video_decoder",
+    layout="video",
+    component="video_decoder",
+    cases=decoder_cases,
+    classes=CLASSES,
+    configs=CONFIGS,
+    functions=(
+        FunctionTap("randn", Pair("torch:randn", f"{_OURS}:randn"), injected=True, configs=NOISY),
+        _statistics("un_normalize"),
+        FunctionTap(
+            "_feed_spatial_noise",
+            Pair(f"{_REF}.resnet:ResnetBlock3D._feed_spatial_noise", f"{_OURS}:ResnetBlock3D._feed_spatial_noise"),
+            channels_last=True,
+            configs=NOISY,
+        ),
+        _vae("unpatchify", exact=True, channels_last=True),
+        _vae("VideoDecoder._prepare_tiles", exact=True),
+        _vae("VideoDecoder.tiled_decode"),
+        _vae("decode_video"),
+    ),
+    probes=NORMS,
+    defined=("*time_proj",),
+)
+
+UPSAMPLER = Stage(
+    name="upsampler",
+    layout="video",
+    component="upsampler",
+    also={"video_encoder": "tiny-2.0"},
+    cases=upsampler_cases,
+    classes=CLASSES,
+    configs=(
+        "tiny-2.0-upsampler-x2",
+        "tiny-2.3-upsampler-x2",
+        "tiny-2.3-upsampler-x1.5",
+        "tiny-2.3-upsampler-time",
+        "tiny-2.3-upsampler-space-time",
+    ),
+    functions=(_statistics("un_normalize"), _statistics("normalize")),
+    probes=("*norm1", "*norm2", "*initial_norm"),
+    idle={"tiny-2.0-upsampler-x2": ("upsampler.blur_down.kernel",)},  # nothing to blur where nothing is left out
+)

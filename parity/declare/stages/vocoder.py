@@ -1,0 +1,62 @@
+"""The vocoders: every leaf module, and the spectrogram between the two networks of 2.3 as a function tap."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from ..inputs import normal
+from ..model import Case, Data, FunctionTap, Pair, Part, Stage
+from .audio_vae import CLASSES, mel
+
+BWE = ("tiny-2.3", "tiny-2.3-audio-group")
+_MEL_STFT = "MelSTFT.mel_spectrogram"
+
+
+def cases(config: dict[str, Any]) -> dict[str, Case]:
+    section = config["vocoder"]
+    name, low = ("mel_spec", section["vocoder"]) if "bwe" in section else ("x", section)
+    frames = 5 if prod(low["upsample_rates"]) > 100 else 11  # not whole frames of the extension's own spectrogram
+    half = "bwe" not in section or frames == 11  # the large one in half precision is parity/tests/test_audio.py's
+    return {"base": Case({name: Data(mel("vocoder", 2, frames, 64))}, half=half)}
+
+
+VOCODER = Stage(
+    name="vocoder",
+    layout="sound",
+    component="vocoder",
+    cases=cases,
+    classes=CLASSES,
+    configs=("tiny-2.0", "tiny-2.3", "tiny-2.0-audio-wide", "tiny-2.3-audio-group"),
+    functions=(
+        FunctionTap(
+            "mel_spectrogram",
+            Pair(f"ltx_core.model.audio_vae.vocoder:{_MEL_STFT}", f"ltx2_mlx.vocoder:{_MEL_STFT}"),
+            configs=BWE,
+        ),
+    ),
+    float32=True,
+    idle=dict.fromkeys(BWE, ("mel_stft.stft_fn.inverse_basis",)),
+)
+
+
+def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
+    """From a latent to a waveform, through both networks."""
+    kwargs = {
+        "latent": Data(normal("latent:decode", 1, 8, 2, 16)),
+        "audio_decoder": Part("audio_decoder"),
+        "vocoder": Part("vocoder"),
+    }
+    return {"base": Case(kwargs, function="decode_audio", half=False)}
+
+
+DECODE_AUDIO = Stage(
+    name="decode_audio",
+    layout="sound",
+    component="vocoder",
+    also={"audio_decoder": ""},
+    cases=_decode_cases,
+    classes=CLASSES,
+    configs=("tiny-2.0",),
+    float32=True,
+)

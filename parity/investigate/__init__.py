@@ -1,0 +1,1 @@
+"""Where a failing tap goes wrong: operands, statements, and what the error looks like."""

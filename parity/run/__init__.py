@@ -1,0 +1,1 @@
+"""The loop over cells: record the reference, run ours on what was recorded, judge."""

@@ -1,0 +1,185 @@
+"""stages → inputs → reference → ours → verdicts: the live side of one loop over stages, configs, lanes and cases.
+
+Each cell is recorded here with torch and judged by ``replay``, case by case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..declare.inputs import FIXTURES
+from ..declare.model import Case, Pipeline, Stage
+from ..declare.stages import pipelines, stages
+from ..judge.results import Results
+from ..sides.loading import load_ours, loading_options, read
+from ..sides.mlx import MLX
+from ..sides.pair import Pair
+from ..tap.execute import execute
+from ..tap.nest import flatten
+from ..tap.session import Session
+from ..tap.trace import Tensor, Trace
+from . import pipelines as pipeline_runs
+from .cells import manifest
+from .coverage import unseen
+from .environment import default_device, environment, use_device
+from .pool import in_processes, peak_gb, show_progress
+from .recorded import Inventory, Recorded, Recording, close_to
+from .replay import handed_over, judge_recording, module_taps, probes_of, replay, run_tapped
+from .resume import Cells, Part
+from .resume import key as cells_key
+
+HALF = ("bfloat16", "float16")
+
+
+class Runner:
+    def __init__(self, checkpoint: Path | None = None, progress: Callable[[str], None] = lambda line: None):
+        from ..sides.torch import Torch  # not above: what only imports this module does without torch
+
+        self.torch, self.mlx = Torch(), MLX()
+        self.checkpoint, self.progress = checkpoint, progress
+
+    def load(self, stage: Stage, config: str, dtype: str) -> Pair:
+        if stage.component is None:
+            return Pair(stage, {}, {}, dtype, {}, {}, {})
+        path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
+        paths = {stage.component: path}
+        paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
+        options = loading_options(stage, config)
+        reference = {part: self.torch.load(part, p, read(p).config, dtype, **options) for part, p in paths.items()}
+        oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
+        ours = self.ours(paths, dtype, **options)
+        return Pair(stage, paths, read(path).config, dtype, reference, oracle, ours, options)
+
+    def ours(self, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
+        return load_ours(self.mlx, paths, dtype, **options)
+
+    # ---- one case -------------------------------------------------------------------------------------------------
+
+    def record(
+        self, pair: Pair, case: Case, repeat: bool = True, isolated: bool = True, free: bool = False
+    ) -> Recorded:
+        """The reference's run, its oracle's runs (grafted from it if it is to be judged isolated, and free), and
+        whether the reference repeats itself untapped (taken for granted without ``repeat``)."""
+        stage, dtype, torch = pair.stage, pair.dtype, self.torch
+        session = Session(torch, probes=probes_of(pair))
+        result = execute(torch, stage, pair.reference, case, dtype, dtype, session)
+        recorded = Recorded(pair, case, session.trace, None, True)
+        if repeat and not case.steps:
+            again = execute(torch, stage, pair.reference, case, dtype, dtype, None)
+            recorded.repeats = _equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
+        if isolated:
+            session = Session(torch, recorded.trace, probes_of(pair), oracle=True)
+            with torch.widened():
+                recorded.oracle = self._oracle(recorded, session)
+        if free and not case.steps:
+            oracle = self._oracle(recorded, Session(torch, recorded.trace, only=handed_over(pair)))
+            recorded.free = _outputs(oracle, module_taps(stage, oracle))
+        return recorded
+
+    def _oracle(self, recorded: Recorded, session: Session) -> Trace:
+        pair = recorded.pair
+        return close_to(recorded.trace, run_tapped(self.torch, pair, pair.oracle, recorded, "float64", session))
+
+    def replay(self, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
+        """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
+        return replay(self.mlx, recorded, ours)
+
+    # ---- a cell ---------------------------------------------------------------------------------------------------
+
+    def recording(self, stage: Stage, config: str, lanes: str, case: str = "*") -> Recording:
+        """Every case (of those that match a glob) in the chosen lanes, recorded as it is asked for."""
+        pair = self.load(stage, config, "float32") if set(lanes) & {"A", "C"} else None
+        inventory = None
+        if "A" in lanes and pair.reference and case == "*":
+            main = pair.reference[stage.component]
+            sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(main).items()}
+            inventory = Inventory(self.torch.leaves(main), sizes)
+        return Recording(stage, config, inventory, self._cases(stage, config, lanes, case, pair))
+
+    def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:
+        if pair:
+            for name, case in _matching(pair, glob):
+                self.progress(f"{stage.name} {config} {name}: float32")
+                recorded = self.record(pair, case, isolated="A" in lanes, free="C" in lanes)
+                if "A" in lanes and not case.steps:
+                    recorded.moving = self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace)
+                yield replace(recorded, name=name)
+        for dtype in HALF if "B" in lanes else ():
+            pair = self.load(stage, config, dtype)
+            for name, case in _matching(pair, glob):
+                if case.half:
+                    self.progress(f"{stage.name} {config} {name}: {dtype}")
+                    recorded = self.record(pair, case, False, isolated=not stage.float32, free=stage.float32)
+                    yield replace(recorded, name=name)
+
+    def run(self, chosen: list[tuple[Stage, str]], lanes: str = "ABC") -> Results:
+        """Judge every case of the chosen cells in the chosen lanes."""
+        results = Results()
+        for stage, config in chosen:
+            judge_recording(self.recording(stage, config, lanes), results)
+        return results
+
+
+def _matching(pair: Pair, glob: str) -> list[tuple[str, Case]]:
+    return [(name, case) for name, case in pair.stage.cases(pair.config).items() if fnmatchcase(name, glob)]
+
+
+def _outputs(trace: Trace, taps: set[str]) -> Trace:
+    """Only the outputs of these taps."""
+    calls = {key: replace(call, inputs={}) for key, call in trace.calls.items() if key[0] in taps}
+    return Trace(calls)
+
+
+def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Two flattened results, to the last bit."""
+    return a.keys() == b.keys() and all(
+        np.array_equal(v.values, b[k].values, equal_nan=True) if isinstance(v, Tensor) else v == b[k]
+        for k, v in a.items()
+    )
+
+
+def run(
+    chosen: list[tuple[Stage | Pipeline, str]],
+    lanes: str = "ABC",
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    keep: Path | None = None,
+    resume: bool = False,
+) -> Results:
+    """Every chosen cell, one process a core; what they found, in the order in which they were chosen.
+
+    keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
+    """
+    device = device or default_device()
+    cells = Cells(keep, cells_key(lanes, checkpoint, environment(device))) if keep else None
+    if cells and not resume:
+        cells.clear()
+    known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
+    if resume:
+        progress(f"{sum(part is not None for part in known)} of {len(chosen)} cells kept from the run before")
+    tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
+    results = in_processes(_run_cell, tasks, device, progress, known)
+    parts = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
+    results.stages = manifest(parts)
+    results.unseen = unseen(results, parts) if "A" in lanes and checkpoint is None else []
+    return results
+
+
+def _run_cell(task: tuple[str, str, str, Path | None, str, Cells | None]) -> Part:
+    name, config, lanes, checkpoint, device, cells = task
+    use_device(device)
+    if name in pipelines():
+        results = Results(pipelines=pipeline_runs.run(pipelines()[name], config, lanes, show_progress))
+    else:
+        results = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes)
+    part = results, peak_gb()
+    if cells:
+        cells.save(name, config, part)
+    return part

@@ -1,0 +1,191 @@
+"""The pipelines end to end: the reference, then ours with the reference's noise, and every recorded tensor compared.
+
+Free-running: nothing is handed over but the noise. So in float32 the tolerances are what rounding grows to over a run,
+and in bfloat16 ours is measured with the reference's distance from itself (see ``reference.pipelines``, twin).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from ..declare.inputs import FIXTURES, GEMMA
+from ..declare.model import Files, Pipeline
+from ..declare.stages import pipelines
+from ..judge import metrics, tolerance
+from ..judge.results import Item, PipelineRow
+from ..sides.mlx_pipelines import run_pipeline
+from ..tap.trace import Tensor
+from ..tap.watch import Recording
+
+# Integer and layout work, and what is one float32 multiplication: equal to the last bit.
+EXACT = ("*.mask", "*.positions", "*.timesteps.*", "*.attention", "sampling_rate")
+
+
+def select(stage: str = "*", config: str = "*") -> list[tuple[Pipeline, str]]:
+    """The cells (pipeline, config) that match two globs; ``pipelines`` stands for all pipelines."""
+    return [
+        (p, c)
+        for p in pipelines().values()
+        for c in p.configs
+        if (fnmatchcase(p.name, stage) or fnmatchcase("pipelines", stage)) and fnmatchcase(c, config)
+    ]
+
+
+def files(config: str, dtype: str) -> Files:
+    """The tiny files of ``config``. A LoRA's product is rounded to the dtype of its file, so float32 runs have float32
+    files of the same values."""
+    suffix = "-f32" if dtype == "float32" else ""
+    loras = (FIXTURES / f"{config}-{name}{suffix}.safetensors" for name in ("lora", "distilled-lora", "ic-lora"))
+    media = FIXTURES / "media"
+    return Files(
+        FIXTURES / f"{config}.safetensors",
+        FIXTURES / f"{config}-upsampler-x2.safetensors",
+        GEMMA,
+        *loras,
+        images=(media / "image-0.png", media / "image-1.png"),
+        clip=media / "clip.mp4",
+        audio=media / "audio.wav",
+    )
+
+
+def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], None]) -> list[PipelineRow]:
+    """Both sides in float32 (lane A or C) and in bfloat16 (lane B)."""
+    rows = []
+    for dtype in [d for d, of in (("float32", "AC"), ("bfloat16", "B")) if set(of) & set(lanes)]:
+        progress(f"{pipeline.name} {config}: {dtype}")
+        rows.append(Run(pipeline, config, dtype).judged())
+    return rows
+
+
+class Run:
+    """The reference's run of a pipeline, beside which ours runs as often as it is asked for."""
+
+    def __init__(self, pipeline: Pipeline, config: str, dtype: str):
+        from ..sides.torch import pipelines as reference  # slow to import, and no stage needs it
+
+        self.pipeline, self.config, self.dtype, self.files = pipeline, config, dtype, files(config, dtype)
+        self.theirs = reference.run(pipeline, dtype, self.files)
+        self.twin = reference.run(pipeline, dtype, self.files, twin=True) if dtype == "bfloat16" else None
+
+    def judged(self) -> PipelineRow:
+        ours = run_pipeline(self.pipeline, self.dtype, self.files, self.theirs.noise)
+        return judge(PipelineRow(self.pipeline.name, self.config, self.dtype), self.theirs, ours, self.twin)
+
+
+def judge(row: PipelineRow, theirs: Recording, ours: Recording, twin: Recording | None = None) -> PipelineRow:
+    """Compare item by item, in the reference's order: how far the results are apart, and which came apart first."""
+    for name, reference in theirs.items.items():
+        row.details.append(_compare(name, reference, ours.items.get(name), _limit(name, reference, twin)))
+    extra = [name for name in ours.items if name not in theirs.items]
+    row.details += [Item(name, verdict="invalid", why="the reference has no such tensor") for name in extra]
+    if ours.error:
+        row.details.append(Item("run", verdict="invalid", why=ours.error))
+    if failed := [item for item in row.details if item.verdict != "pass"]:
+        row.first, row.verdict, row.why = failed[0].name, failed[0].verdict, failed[0].why
+        if failed[0].verdict == "missing" and ours.error:
+            row.verdict, row.why = "invalid", ours.error
+    row.steps = sum(fnmatchcase(name, "x0.???.video") for name in theirs.items)
+    row.seconds, row.seconds_reference = ours.seconds, theirs.seconds
+    _measure(row, theirs.items, ours.items, twin.items if twin else {})
+    return row
+
+
+def _limit(name: str, reference: Tensor, twin: Recording | None) -> float:
+    if any(fnmatchcase(name, pattern) for pattern in EXACT):
+        return 0.0
+    if name == "frames":
+        return tolerance.PIXELS if twin is None else tolerance.NOISE
+    if twin is None:
+        return tolerance.WAVEFORM if name == "waveform" else tolerance.RUN
+    return max(tolerance.K_FREE * relative(twin.items[name], reference), tolerance.RUN_HALF)
+
+
+def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) -> Item:
+    """Relative root mean square, but for the largest error of a float32 waveform, and for frames."""
+    if ours is None:
+        return Item(name, verdict="missing", why="ours has no such tensor")
+    ours = _spread(name, ours, reference)
+    if ours.values.shape != reference.values.shape:
+        shapes = f"shape {ours.values.shape}, the reference has {reference.values.shape}"
+        return Item(name, verdict="invalid", why=shapes)
+    if ours.dtype != reference.dtype and reference.dtype != "int64":  # MLX counts in int32
+        return Item(name, verdict="invalid", why=f"dtype {ours.dtype}, the reference has {reference.dtype}")
+    for whose, tensor in (("the reference has ", reference), ("", ours)):
+        if fault := metrics.fault(tensor.values):
+            return Item(name, verdict="invalid", why=whose + fault)
+    if name == "frames" and limit == tolerance.PIXELS:
+        return _pixels(name, reference.values, ours.values)
+    what, error = "relative error", 0.0
+    if name == "frames":
+        what, error = "noise", 10 ** (-psnr(ours.values, reference.values) / 20)
+    elif limit == tolerance.WAVEFORM:
+        what, error = "largest error", largest(ours, reference)
+    else:
+        error = relative(ours, reference)
+    if error <= limit:
+        return Item(name, error, limit)
+    return Item(name, error, limit, "diverged", f"{what} {error:.2g}, {limit:.2g} is allowed")
+
+
+def _spread(name: str, ours: Tensor, reference: Tensor) -> Tensor:
+    """A timestep that all tokens share is one number in ours, and one for each of them in the reference."""
+    if fnmatchcase(name, "*.timesteps.*") and ours.values.shape[1:] == (1, 1):
+        return Tensor(np.broadcast_to(ours.values, reference.values.shape), ours.dtype)
+    return ours
+
+
+def _pixels(name: str, reference: np.ndarray, ours: np.ndarray) -> Item:
+    """Truncation turns the least difference into a step of 1, seldom. More than 1 is never rounding."""
+    one, more = off(ours, reference)
+    why = f"{more} pixels off by more than 1, {one:.1e} of all by 1 ({tolerance.PIXELS:.0e} is allowed)"
+    passed = not more and one <= tolerance.PIXELS
+    return Item(name, one, tolerance.PIXELS) if passed else Item(name, one, tolerance.PIXELS, "diverged", why)
+
+
+def _measure(row: PipelineRow, theirs: dict[str, Tensor], ours: dict[str, Tensor], twin: dict[str, Tensor]) -> None:
+    """The numbers that people ask for, where both sides came that far. None of them decides."""
+
+    def last(pattern: str) -> float | None:
+        errors = [item.error for item in row.details if fnmatchcase(item.name, pattern)]
+        return errors[-1] if errors else None
+
+    row.video_latent, row.audio_latent = last("video_latent.*"), last("audio_latent.*")
+    row.mel = last("audio_decoder.*.mel")
+    if _alike("waveform", theirs, ours):
+        row.waveform = largest(ours["waveform"], theirs["waveform"])
+    if _alike("frames", theirs, ours):
+        frames = ours["frames"].values
+        row.frames = len(frames)
+        row.off_by_one, row.off_by_more = off(frames, theirs["frames"].values)
+        row.psnr = psnr(frames, theirs["frames"].values)
+    if twin:
+        row.psnr_self = psnr(twin["frames"].values, theirs["frames"].values)
+
+
+def _alike(name: str, theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> bool:
+    return name in ours and ours[name].values.shape == theirs[name].values.shape
+
+
+def off(ours: np.ndarray, reference: np.ndarray) -> tuple[float, int]:
+    """The share of bytes that are off by 1, and how many are by more."""
+    difference = np.abs(ours.astype(np.int16) - reference)
+    return float((difference == 1).mean()), int((difference > 1).sum())
+
+
+def psnr(ours: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal over noise in dB, of bytes."""
+    error = np.sqrt(np.mean(np.square(ours.astype(np.float64) - reference)))
+    return float(20 * np.log10(255 / error)) if error else float("inf")
+
+
+def relative(ours: Tensor, reference: Tensor) -> float:
+    """Root mean square of the difference over that of the reference."""
+    a, b = ours.values.astype(np.float64), reference.values.astype(np.float64)
+    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
+
+
+def largest(ours: Tensor, reference: Tensor) -> float:
+    return float(np.abs(ours.values.astype(np.float64) - reference.values).max(initial=0.0))

@@ -1,0 +1,15 @@
+"""The tiny checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ..declare.inputs import FIXTURES
+
+
+def ensure_fixtures() -> None:
+    """Build the tiny checkpoints that are missing, and check all of them against their pinned hashes."""
+    spec = importlib.util.spec_from_file_location("fixtures_make", FIXTURES.parent / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    make.ensure(FIXTURES)

@@ -1,0 +1,32 @@
+"""A stage's components, loaded on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..declare.model import Stage
+
+
+@dataclass
+class Pair:
+    """A stage's components (name → module) loaded on both sides in one dtype, with their oracles.
+
+    Of a trace file only ``ours`` is loaded.
+    """
+
+    stage: Stage
+    paths: dict[str, Path]
+    config: dict[str, Any]
+    dtype: str
+    reference: dict[str, Any]
+    oracle: dict[str, Any]
+    ours: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> str:
+        """The class of the component that the stage is about: its tap's name."""
+        main = (self.ours or {None: None}).get(self.stage.component)
+        return type(main).__name__

@@ -1,0 +1,364 @@
+"""The torch side: load ltx-core's components as its pipelines do, run them, and turn them into a float64 oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from ...declare.inputs import GEMMA
+from ...declare.model import Case, Stage
+from ...tap.execute import execute
+from ...tap.session import Session
+from ...tap.side import Loras, Side, resolve
+from ...tap.trace import Tensor, Trace
+
+
+def _import_torchaudio() -> None:
+    """torchaudio without its compiled library, which asks for a CUDA build of torch and which the reference never
+    calls: its resampling and its spectrograms are plain torch."""
+    stub = ModuleType("torchaudio._extension")
+    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stub.fail_if_no_align = lambda function: function
+    stub._load_lib = lambda name: False
+    stub._check_cuda_version = lambda: None
+    sys.modules.setdefault("torchaudio._extension", stub)
+    import torchaudio  # noqa: F401
+
+
+_import_torchaudio()
+from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, single_gpu_model_builder  # noqa: E402
+from ltx_core.loader.fuse_loras import apply_loras  # noqa: E402
+from ltx_core.loader.sft_loader import SafetensorsModelStateDictLoader  # noqa: E402
+from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
+from ltx_core.model import audio_vae  # noqa: E402
+from ltx_core.model.transformer import (  # noqa: E402
+    LTXV_MODEL_COMFY_RENAMING_MAP,
+    LTXModelConfigurator,
+    LTXVideoOnlyModelConfigurator,
+)
+from ltx_core.model.upsampler import LatentUpsamplerConfigurator  # noqa: E402
+from ltx_core.model.video_vae import (  # noqa: E402
+    VAE_DECODER_COMFY_KEYS_FILTER,
+    VAE_ENCODER_COMFY_KEYS_FILTER,
+    VideoDecoderConfigurator,
+    VideoEncoderConfigurator,
+)
+from ltx_core.quantization import QuantizationPolicy, fp8_cast  # noqa: E402
+from ltx_core.types import Audio  # noqa: E402
+
+torch.set_num_threads(1)  # tiny tensors: the runner uses one process a core
+torch.set_grad_enabled(False)
+_randn = torch.randn  # the untapped one
+
+
+def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
+    av = config["transformer"].get("use_audio_video_cross_attention", False)
+    return LTXModelConfigurator if av else LTXVideoOnlyModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP
+
+
+def _tiny_gemma() -> dict[str, Any]:
+    return json.loads((GEMMA / "config.json").read_text())
+
+
+def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
+    """With the sizes of the Gemma that goes with the checkpoint: the reference takes them from a global (12B's)."""
+    from ltx_core.text_encoders.gemma import EMBEDDINGS_PROCESSOR_KEY_OPS, EmbeddingsProcessorConfigurator
+    from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX
+
+    sizes, tiny = dataclasses.asdict(GEMMA3_CONFIG_FOR_LTX.text_config), _tiny_gemma()["text_config"]
+    if config["transformer"]["caption_channels"] == tiny["hidden_size"]:
+        sizes = tiny
+    sizes = {key: sizes[key] for key in ("hidden_size", "num_hidden_layers")}
+
+    class Configurator(EmbeddingsProcessorConfigurator):
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> torch.nn.Module:
+            with mock.patch.multiple(GEMMA3_CONFIG_FOR_LTX.text_config, **sizes):
+                return EmbeddingsProcessorConfigurator.from_config(config)
+
+    return Configurator, EMBEDDINGS_PROCESSOR_KEY_OPS
+
+
+# Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
+BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
+    "transformer": _transformer,
+    "video_encoder": lambda config: (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_decoder": lambda config: (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
+    "upsampler": lambda config: (LatentUpsamplerConfigurator, None),
+    "audio_encoder": lambda config: (
+        audio_vae.AudioEncoderConfigurator,
+        audio_vae.AUDIO_VAE_ENCODER_COMFY_KEYS_FILTER,
+    ),
+    "audio_decoder": lambda config: (
+        audio_vae.AudioDecoderConfigurator,
+        audio_vae.AUDIO_VAE_DECODER_COMFY_KEYS_FILTER,
+    ),
+    "vocoder": lambda config: (audio_vae.VocoderConfigurator, audio_vae.VOCODER_COMFY_KEYS_FILTER),
+    "embeddings_processor": _embeddings_processor,
+}
+
+
+def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+    """What ltx-core runs of Gemma 3, built directly: its own builder fails with transformers 5."""
+    from safetensors.torch import load_file
+    from transformers import Gemma3Config
+    from transformers.models.gemma3 import modeling_gemma3
+
+    class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):
+        """Returns every hidden state: before each layer, and after the final norm."""
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            states: list[torch.Tensor] = []
+            with contextlib.ExitStack() as undo:
+                for layer in self.layers:
+                    hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+                    undo.callback(hook.remove)
+                # It loops over a set of layer kinds, whose order changes from process to process.
+                undo.enter_context(mock.patch.object(modeling_gemma3, "set", _in_order, create=True))
+                output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            return (*states, output.last_hidden_state)
+
+    model = Gemma3TextModel(Gemma3Config.from_dict(config).text_config)
+    prefix = "language_model.model."
+    tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
+    model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+def _in_order(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))
+
+
+@functools.cache
+def _tokenizer(path: str, max_length: int) -> Any:
+    from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
+
+    return LTXVGemmaTokenizer(path, max_length)
+
+
+class Tokenizer:
+    """ltx-core's tokenizer, its pairs of one prompt stacked as GemmaTextEncoder.encode stacks them."""
+
+    def __init__(self, tokenizer_path: str, max_length: int):
+        self._tokenizer = _tokenizer(tokenizer_path, max_length)
+
+    def encode(self, text: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [self._tokenizer.tokenize_with_weights(prompt)["gemma"] for prompt in text]
+        both = np.array([[(int(token), int(weight)) for token, weight in row] for row in pairs])
+        return both[..., 0], both[..., 1]
+
+
+def _gemma_rms_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self._norm(x) * (1.0 + self.weight)
+
+
+# Modules that compute in float32 whatever they are given, and what the oracle runs in place of their forward.
+WIDENED_MODULES = {"Gemma3RMSNorm": _gemma_rms_norm}
+
+
+def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
+    """get_timestep_embedding in float64 of its float32 argument, for the oracle of that tap alone.
+
+    The reference computes 128 frequencies by float32 exp, which no two libraries round alike, and multiplies them by
+    up to 1000: its own distance from this, about 1e-5, is what ours may have. Downstream taps are grafted with the
+    reference's float32 values, so nothing else is judged more loosely.
+    """
+    half = embedding_dim // 2
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float64) / half
+    angles = timesteps.double()[:, None] * exponent.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+_resample_audio, _waveform_to_mel = audio_vae.AudioProcessor.resample_audio, audio_vae.AudioProcessor.waveform_to_mel
+
+
+def _wide_resample_audio(self: audio_vae.AudioProcessor, audio: Audio) -> Audio:
+    return _resample_audio(self, Audio(audio.waveform.double(), audio.sampling_rate))
+
+
+def _wide_waveform_to_mel(self: audio_vae.AudioProcessor, audio: Audio) -> torch.Tensor:
+    """In float64 with the reference's own float32 window and filter bank."""
+    return _waveform_to_mel(copy.deepcopy(self).double(), Audio(audio.waveform.double(), audio.sampling_rate))
+
+
+# What the reference evaluates in float32 whatever its weights' dtype, and the oracle evaluates in float64.
+WIDENED = {
+    "ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": _timestep_embedding,
+    "ltx_core.model.audio_vae.ops:AudioProcessor.resample_audio": _wide_resample_audio,
+    "ltx_core.model.audio_vae.ops:AudioProcessor.waveform_to_mel": _wide_waveform_to_mel,
+}
+
+
+def _apply_loras(**arguments: Any) -> Any:
+    """apply_loras into new tensors: into the checkpoint's own, what has no delta would keep the file's dtype."""
+    return apply_loras(**arguments | {"destination_sd": None})
+
+
+class UpcastLinear(torch.nn.Linear):
+    """A layer of fp8-cast whose forward is its class's, where taps and copies find it."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        fp8_cast._replace_fwd_with_upcast(self)
+        try:
+            return self.forward(input)
+        finally:
+            del self.forward, self.original_forward
+
+
+def _quantized(builder: SingleGPUModelBuilder, dtype: torch.dtype) -> torch.nn.Module:
+    """fp8-cast as ltx_pipelines' ledger builds it, with what is not float8 in ``dtype``."""
+    policy, own = QuantizationPolicy.fp8_cast(), builder.model_sd_ops
+    ops = dataclasses.replace(own, mapping=(*own.mapping, *policy.sd_ops.mapping))
+    builder = dataclasses.replace(builder, model_sd_ops=ops, module_ops=policy.module_ops)
+    module = builder.build(device=torch.device("cpu"))
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear):
+            del layer.forward, layer.original_forward
+            layer.__class__ = UpcastLinear
+    for parameter in module.parameters():
+        if parameter.dtype != torch.float8_e4m3fn:
+            parameter.data = parameter.data.to(dtype)
+    return module
+
+
+def loaded_weights(
+    path: Path, loras: Loras, dtype: torch.dtype, quantization: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Every tensor of a transformer as the reference loads it; float8 as its bytes."""
+    side, config = Torch(), SafetensorsModelStateDictLoader().metadata(str(path))
+    module = side.load("transformer", path, config, side.dtype_name(dtype), loras, quantization)
+    fp8 = torch.float8_e4m3fn
+    return {n: t.view(torch.uint8) if t.dtype == fp8 else t for n, t in module.state_dict().items()}
+
+
+class Torch(Side):
+    key, method = "reference", "forward"
+    containers = (torch.nn.Sequential, torch.nn.ModuleList)
+
+    def is_array(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    def is_module(self, value: Any) -> bool:
+        return isinstance(value, (torch.nn.Module, torch.device))
+
+    def dtype(self, name: str) -> torch.dtype:
+        return getattr(torch, name)
+
+    def dtype_name(self, value: Any) -> str | None:
+        return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
+
+    def to_numpy(self, value: torch.Tensor) -> Tensor:
+        half = value.dtype in (torch.bfloat16, torch.float16)
+        values = (value.float() if half else value).detach().numpy().copy()
+        return Tensor(values, str(value.dtype).removeprefix("torch."))
+
+    def from_numpy(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        return torch.from_numpy(values.copy()).to(dtype)
+
+    def load(
+        self,
+        component: str,
+        path: Path,
+        config: dict[str, Any],
+        dtype: str,
+        loras: Loras = (),
+        quantization: str | None = None,
+    ) -> torch.nn.Module:
+        """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
+        if component == "gemma":
+            return _gemma(path, config, self.dtype(dtype))
+        configurator, key_map = BUILDERS[component](config)
+        builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
+        for file, strength in loras:
+            builder = builder.lora(str(file), strength, LTXV_LORA_COMFY_RENAMING_MAP)
+        with mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
+            if quantization:
+                module = _quantized(builder, self.dtype(dtype))
+            else:
+                module = builder.build(device=torch.device("cpu"), dtype=self.dtype(dtype))
+        unset = [name for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta]
+        if unset:
+            raise RuntimeError(f"the reference's {component} was left without {', '.join(unset)}")
+        return module.eval()
+
+    @contextlib.contextmanager
+    def running(self, recorded: bool) -> Iterator[None]:
+        torch.manual_seed(0)  # what the reference draws must repeat itself; ours is given what was recorded
+        yield
+
+    def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+        return module.named_modules()
+
+    def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of a module: its parameters and its persistent buffers."""
+        return {name: t for name, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}
+
+    def leaves(self, module: torch.nn.Module) -> list[str]:
+        """Paths of the modules without children (not of empty lists): the denominator of coverage."""
+        return [
+            name
+            for name, m in module.named_modules()
+            if name and not any(m.children()) and type(m) not in self.containers
+        ]
+
+    def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The same weights, to the last bit, in float64."""
+        oracle = copy.deepcopy(module).double()
+        for m in oracle.modules():
+            if (name := type(m).__name__) in WIDENED_MODULES:
+                m.__class__ = type(name, (type(m),), {"forward": WIDENED_MODULES[name]})
+        return oracle
+
+    @contextlib.contextmanager
+    def widened(self) -> Iterator[None]:
+        """While the oracle runs grafted: ``WIDENED`` in place of the reference's functions."""
+        with contextlib.ExitStack() as undo:
+            for place, replacement in WIDENED.items():
+                undo.enter_context(mock.patch.object(*resolve(place), replacement))
+            yield
+
+    def influence(
+        self, stage: Stage, oracle: torch.nn.Module, case: Case, lane: str, source: Trace
+    ) -> dict[str, float]:
+        """Parameter → share of its elements that move a compared tensor.
+
+        One grafted run with gradients: a parameter moves its own tap or the next tap's input, so nothing is diluted.
+        """
+        terms: list[torch.Tensor] = []
+        generator = torch.Generator().manual_seed(0)
+
+        def collect(values: Iterable[Any]) -> None:
+            for value in values:
+                if isinstance(value, torch.Tensor) and value.requires_grad:
+                    terms.append((value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum())
+
+        with torch.enable_grad():
+            parameters = self.tensors(oracle[stage.component])
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+                parameter.grad = None
+            session = Session(self, source, oracle=True)
+            session.on_values = collect
+            execute(self, stage, oracle, case, lane, "float64", session)
+            torch.stack(terms).sum().backward()
+        moved = {}
+        for name, parameter in parameters.items():
+            gradient = parameter.grad
+            moved[name] = 0.0 if gradient is None else float((gradient != 0).double().mean())
+            parameter.requires_grad_(False)
+        return moved

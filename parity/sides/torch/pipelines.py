@@ -1,0 +1,152 @@
+"""The reference's pipelines, run as they are on a CPU with the tiny files, in float32 or bfloat16.
+
+Nothing in the packages is changed; while a run lasts, names in them stand for something else. Why each:
+
+- ``torch`` in the pipelines' modules: ``cuda.synchronize`` raises without CUDA, and the pipelines' one dtype, bfloat16,
+  is written there as a constant.
+- ``gc`` in their helpers: ten collections of all that torch and transformers hold take longer than a run.
+- Gemma's sizes: the reference has the 12B model's as a constant and never reads the folder's ``config.json``.
+- Gemma's buffers and its image tower's names: the reference was written for transformers 4.
+- ``apply_loras`` in float32: it leaves the weights that no LoRA touches in the dtype of the file.
+- The second-order loop in float32: its dtype is a default argument that the pipeline does not pass.
+- Convolutions in bfloat16: without AVX-512 torch has none but scalar loops, 30 times slower than all the rest. They are
+  done in float32 and rounded once, which is what the fast kernels do.
+
+A *twin* is a second run in bfloat16 whose matrix products are done so as well: how far it is from the first is what the
+reference reaches against itself when no more than the order of its sums changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+import transformers
+
+from ...declare.model import Files, Pipeline
+from ...tap.watch import Recording, record
+from .components import Torch  # first: it makes torchaudio importable
+
+from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
+from ltx_core.loader.module_ops import ModuleOps  # isort: skip
+from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # isort: skip
+from ltx_pipelines.utils import helpers, model_ledger  # isort: skip
+
+
+def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
+    return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
+
+
+def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Recording:
+    """One run. The reference must not raise."""
+    side, recording, start = Torch(), Recording(), time.monotonic()
+    module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
+
+    def call() -> tuple[Iterator[torch.Tensor], Any]:
+        def arguments(of: Callable[[Files], dict[str, Any]]) -> dict[str, Any]:
+            return side.materialise(of(files), pipeline, dtype, dtype)
+
+        return getattr(module, pipeline.cls)(**arguments(pipeline.init))(**arguments(pipeline.call))
+
+    with patched(module, side.dtype(dtype), files, twin), noise_recorded(recording), torch.inference_mode():
+        record(side, pipeline, call, recording)
+    recording.seconds = time.monotonic() - start
+    return recording
+
+
+@contextlib.contextmanager
+def noise_recorded(into: Recording) -> Iterator[None]:
+    original = torch.randn
+
+    def randn(*args: Any, **kwargs: Any) -> torch.Tensor:
+        noise = original(*args, **kwargs)
+        into.noise.append(Torch().to_numpy(noise).values)
+        return noise
+
+    with mock.patch.object(torch, "randn", randn):
+        yield
+
+
+@contextlib.contextmanager
+def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) -> Iterator[None]:
+    """The reference with a pipeline's ``module`` fit for a run in ``dtype`` on the CPU."""
+    with contextlib.ExitStack() as undo:
+
+        def replace(owner: Any, **names: Any) -> None:
+            undo.enter_context(mock.patch.multiple(owner, **names))
+
+        for user in (module, helpers):
+            replace(user, torch=_torch(dtype))
+        replace(helpers, gc=SimpleNamespace(collect=lambda: None))
+        _patch_gemma(replace, files)
+        for name in (*CONVOLUTIONS, *(PRODUCTS if twin else ())):
+            replace(torch.nn.functional, **{name: _rounded_once(getattr(torch.nn.functional, name))})
+        if dtype != torch.bfloat16:
+            replace(single_gpu_model_builder, apply_loras=_all_in_one_dtype(single_gpu_model_builder.apply_loras))
+            if loop := getattr(module, "res2s_audio_video_denoising_loop", None):
+                replace(module, res2s_audio_video_denoising_loop=lambda **kw: loop(**kw, model_dtype=dtype))
+        yield
+
+
+def _torch(dtype: torch.dtype) -> ModuleType:
+    """``torch`` as a pipeline's module sees it."""
+    proxy = ModuleType("torch")
+    proxy.__getattr__ = lambda name: getattr(torch, name)
+    proxy.bfloat16 = dtype
+    proxy.cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
+    return proxy
+
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d")
+PRODUCTS = ("linear", "scaled_dot_product_attention")
+
+
+def _rounded_once(function: Callable) -> Callable:
+    """``function`` in float32 for bfloat16 arguments, its result rounded."""
+
+    def widened(value: Any) -> Any:
+        half = isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16
+        return value.float() if half else value
+
+    def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if x.dtype != torch.bfloat16:
+            return function(x, *args, **kwargs)
+        wide = function(x.float(), *map(widened, args), **{key: widened(value) for key, value in kwargs.items()})
+        return wide.to(x.dtype)
+
+    return run
+
+
+def _all_in_one_dtype(apply_loras: Callable) -> Callable:
+    return lambda **kwargs: apply_loras(**kwargs | {"destination_sd": None})
+
+
+def _patch_gemma(replace: Callable, files: Files) -> None:
+    """The folder's sizes, and what transformers 5 wants."""
+    config = json.loads((files.gemma / "config.json").read_text())
+    for section in ("text_config", "vision_config"):
+        owner = getattr(GEMMA3_CONFIG_FOR_LTX, section)
+        replace(owner, **{key: config[section][key] for key in vars(owner) if key != "rope_scaling"})
+    tokens = ("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image")
+    replace(GEMMA3_CONFIG_FOR_LTX, **{key: config[key] for key in tokens})
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        fill = ModuleOps("GemmaBuffers", model_ledger.GEMMA_MODEL_OPS.matcher, _fill_buffers)
+        keys = model_ledger.GEMMA_LLM_KEY_OPS.with_replacement("vision_tower.vision_model.", "vision_tower.")
+        replace(model_ledger, GEMMA_MODEL_OPS=fill, GEMMA_LLM_KEY_OPS=keys)
+
+
+def _fill_buffers(module: torch.nn.Module) -> torch.nn.Module:
+    """The buffers that no file holds (rotary frequencies, position ids, the embedding's scale), from a model that was
+    made on the CPU."""
+    made = type(module.model)(module.model.config)
+    for name, buffer in made.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        module.model.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+    return module

@@ -1,0 +1,1 @@
+"""How values are seen: modules and functions are wrapped while a run lasts, and what passes is recorded."""

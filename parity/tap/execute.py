@@ -1,0 +1,71 @@
+"""Run a case on one side, tapped."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from ..declare.model import Case, Stage
+from .nest import join
+from .patch import source_of, tapped
+from .session import Session
+from .side import Side
+
+_KWARGS = inspect.signature(lambda **kwargs: None)
+
+
+def execute(
+    side: Side, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str, session: Session | None
+) -> Any:
+    """Run a case on the loaded components, tapped if there is a session.
+
+    lane: dtype of the compared runs; model: of the weights.
+    """
+    with side.running(recorded=session is not None):
+        if case.steps:
+            return _execute_steps(side, stage, case, lane, model, session)
+        main = modules[stage.component]
+        entry = side.cls(stage, stage.wrapper)(main) if stage.wrapper else main
+        kwargs = side.materialise(case.kwargs, stage, lane, model, modules)
+
+        def run() -> Any:
+            owner = entry if not case.method else getattr(entry, case.method)
+            result = (side.cls(stage, case.function) if case.function else owner)(**kwargs)
+            return list(result) if inspect.isgenerator(result) else result
+
+        if session is None:
+            return run()
+        taps = _module_taps(side, stage, modules, entry, session)
+        with tapped(session, taps, [(tap, getattr(tap.at, side.key)) for tap in stage.functions]):
+            return run()
+
+
+def _module_taps(side: Side, stage: Stage, modules: dict[str, Any], entry: Any, session: Session) -> dict[str, Any]:
+    """Tap → module, of every component; the session is told which of them are roots and which are channels-last."""
+    main = modules[stage.component]
+    session.roots = {type(main).__name__, stage.wrapper or "", *stage.also}
+    taps = {stage.wrapper: entry} if stage.wrapper else {}
+    for component, module in modules.items():
+        prefix = "" if component == stage.component else component
+        root = prefix or type(main).__name__
+        named = ((join(prefix, name) if name else root, m) for name, m in side.named_modules(module))
+        inner = {name: m for name, m in named if type(m) not in side.containers}
+        if getattr(type(module), "channels_last", False):
+            public = {name for name, m in inner.items() if getattr(type(m), "reference_layout", False)}
+            session.channels_last |= inner.keys() - {root} - public
+        taps |= inner
+    session.paths = {id(module): name for name, module in taps.items()}
+    return taps
+
+
+def _execute_steps(side: Side, stage: Stage, case: Case, lane: str, model: str, session: Session) -> None:
+    for step in case.steps:
+        target = step.target if isinstance(step.target, str) else side.materialise(step.target, stage, lane, model)
+        function = side.cls(stage, target) if isinstance(target, str) else target
+        if step.method:
+            function = getattr(function, step.method)
+        own = side.materialise(step.on_reference if side.key == "reference" else step.on_ours, stage, lane, model)
+        session.trace.places[step.name] = source_of(function)
+        function = functools.partial(function, **own)
+        session.call(step.name, function, _KWARGS, (), side.materialise(step.kwargs, stage, lane, model))

@@ -1,0 +1,121 @@
+"""One tapped run: it records a free run, or *grafts* recorded values."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .nest import axis_moved, flatten, graft, join
+from .side import PROBE, Side
+from .trace import Call, Tensor, Trace
+
+PROBE_SCALE = 2.0**-10  # exact in every dtype; brings a variance of 1 near an eps of 1e-6
+
+
+_ALIASES = {"input": "x"}  # torch.nn's name for the one argument of a leaf layer, and ours
+
+
+class Session:
+    """One tapped run. With ``source`` it grafts the taps ``only`` (globs) from that trace; without, it runs free."""
+
+    def __init__(
+        self,
+        fw: Side,
+        source: Trace | None = None,
+        probes: tuple[str, ...] = (),
+        oracle: bool = False,
+        only: tuple[str, ...] = ("*",),
+    ):
+        self.fw, self.source, self.probes, self.oracle, self.only = fw, source, probes, oracle, only
+        self.trace = Trace()
+        self._stack: list[str] = []
+        self._counts: Counter[str] = Counter()
+        self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
+        self.paths: dict[int, str] = {}  # id of a tapped module → its tap
+        self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
+        self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
+
+    def call(
+        self,
+        tap: str,
+        original: Callable,
+        signature: inspect.Signature,
+        args: tuple,
+        kwargs: dict,
+        wide: bool = False,
+        injected: bool = False,
+        channels_last: bool = False,
+    ) -> Any:
+        channels_last = channels_last or tap in self.channels_last
+        index = self._counts[tap]
+        self._counts[tap] += 1
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        call = Call(tap, index)
+        for key, value in bound.arguments.items():
+            flatten(value, _ALIASES.get(key, key), self.fw, call.inputs)
+        if channels_last:
+            call.inputs = axis_moved(call.inputs, -1, 1)
+        self.trace.calls[tap, index] = call
+        self.trace.events.append(("in", tap, index))
+        self.on_values(bound.arguments.values())
+        known = None
+        if self.source and (injected or any(fnmatchcase(tap, pattern) for pattern in self.only)):
+            known = self.source.calls.get((tap, index))
+        if known is not None:
+            recorded = axis_moved(known.inputs, 1, -1) if channels_last else known.inputs
+            for key, value in bound.arguments.items():
+                new = graft(value, _ALIASES.get(key, key), self.fw, recorded, wide and self.oracle)
+                bound.arguments[key] = new
+        self._stack.append(tap)
+        try:
+            output = original(*bound.args, **bound.kwargs)
+            if inspect.isgenerator(output):
+                output = list(output)
+        except Exception as error:
+            call.error = call.error or f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._stack.pop()
+        flatten(output, "", self.fw, call.outputs)
+        if channels_last:
+            call.outputs = axis_moved(call.outputs, -1, 1)
+        self.on_values(output if isinstance(output, tuple) else (output,))
+        if any(fnmatchcase(tap, pattern) for pattern in self.probes):
+            self._probe(call, known, original, bound, channels_last)
+        self.trace.events.append(("out", tap, index))
+        if known is None:
+            return output
+        return graft(output, "", self.fw, axis_moved(known.outputs, 1, -1) if channels_last else known.outputs)
+
+    def _probe(
+        self,
+        call: Call,
+        known: Call | None,
+        original: Callable,
+        bound: inspect.BoundArguments,
+        channels_last: bool,
+    ) -> None:
+        source = (known or call).inputs
+        small = {
+            k: Tensor(v.values * v.values.dtype.type(PROBE_SCALE), v.dtype)
+            for k, v in source.items()
+            if isinstance(v, Tensor) and v.values.dtype.kind == "f"  # masks and counts stay
+        }
+        if channels_last:
+            small = axis_moved(small, 1, -1)
+        for key, value in bound.arguments.items():
+            bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
+        output = flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, {})
+        call.outputs |= axis_moved(output, -1, 1) if channels_last else output
+
+    def name_of(self, function: str, owner: Any = None) -> str:
+        """A function is named after the tap that calls it, a method called from outside its module after the module."""
+        enclosing = self._stack[-1] if self._stack else ""
+        path = self.paths.get(id(owner), "")
+        if path and path not in self.roots and not f"{enclosing}.".startswith(f"{path}."):
+            enclosing = path
+        return join("" if enclosing in self.roots else enclosing, function)

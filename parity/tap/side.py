@@ -1,0 +1,102 @@
+"""One of the two frameworks, as the taps see it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..declare.model import Data, DType, Member, Obj, Part, Stage
+from .trace import Tensor
+
+PROBE = "low"  # the output's name of a call with its inputs scaled down
+
+
+Loras = tuple[tuple[Path, float], ...]  # files and strengths
+
+
+class Side(ABC):
+    """One of the two frameworks: how its arrays and modules look, how a component loads, how a case runs."""
+
+    key: str  # "reference" or "ours"
+    method: str  # of a module, that a call ends in
+    containers: tuple[type, ...] = ()  # modules without arithmetic of their own, absent on the other side
+
+    @abstractmethod
+    def is_array(self, value: Any) -> bool: ...
+    @abstractmethod
+    def is_module(self, value: Any) -> bool:
+        """Modules, and what else is no input: devices."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> Any: ...
+    @abstractmethod
+    def dtype_name(self, value: Any) -> str | None:
+        """The name of a dtype, None for anything else."""
+
+    @abstractmethod
+    def to_numpy(self, value: Any) -> Tensor: ...
+    @abstractmethod
+    def from_numpy(self, values: np.ndarray, dtype: Any) -> Any: ...
+    @abstractmethod
+    def load(
+        self,
+        component: str,
+        path: Path,
+        config: dict[str, Any],
+        dtype: str,
+        loras: Loras = (),
+        quantization: str | None = None,
+    ) -> Any: ...
+    @abstractmethod
+    def named_modules(self, module: Any) -> Iterator[tuple[str, Any]]: ...
+
+    def cls(self, stage: Stage, name: str) -> Any:
+        owner, attribute = resolve(getattr(stage.classes[name], self.key))
+        return getattr(owner, attribute)
+
+    def materialise(
+        self, value: Any, stage: Stage, lane: str, model: str, loaded: Mapping[str, Any] | None = None
+    ) -> Any:
+        """A case's neutral inputs as this side's objects; ``lane`` and ``model`` are dtype names, ``loaded`` are the
+        components that a ``Part`` stands for."""
+
+        def made(inner: Any) -> Any:
+            return self.materialise(inner, stage, lane, model, loaded)
+
+        if isinstance(value, Data):
+            name = {"model": model, "lane": lane, "none": str(value.values.dtype)}[value.cast]
+            return self.from_numpy(value.values, self.dtype(name))
+        if isinstance(value, DType):
+            return self.dtype(lane if value is DType.LANE else value.value)
+        if isinstance(value, Obj):
+            return self.cls(stage, value.cls)(**made(value.fields))
+        if isinstance(value, Member):
+            return self.cls(stage, value.cls)(value.value)
+        if isinstance(value, Part):
+            return (loaded or {})[value.component]
+        if isinstance(value, dict):
+            return {k: made(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(made(v) for v in value)
+        return value
+
+    @contextlib.contextmanager
+    def running(self, recorded: bool) -> Iterator[None]:
+        """What this framework needs around a run; ``recorded``: everything in it is tapped."""
+        yield
+
+
+def resolve(place: str) -> tuple[Any, str]:
+    """``package.module:Class.attribute`` → (owner, attribute name)."""
+    module, _, path = place.partition(":")
+    owner = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return owner, name
