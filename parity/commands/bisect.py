@@ -42,7 +42,7 @@ def _bisect(args: argparse.Namespace) -> int:
     ensure_fixtures()
     runner = Runner()
     recorded = _record(runner, args)
-    ours, tap = recorded.pair.ours, re.match(r"[^<\[]*", args.tap)[0]  # without the argument's and the call's part
+    ours, tap = recorded.pair.ours, re.match(r"[^:#]*", args.tap)[0]  # without the argument's and the call's part
     where = {"stage": args.stage, "config": args.config, "case": args.case}
     if args.lane == "C" or recorded.oracle is None:
         found = culprit(runner, recorded, ours, where)

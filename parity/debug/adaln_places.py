@@ -60,7 +60,7 @@ def transformer_places(subject: Subject, trace: Trace) -> Iterator[Place]:
             for argument, name in (("x", to), ("context", {"video": "audio", "audio": "video"}[to])):
                 table = _parameter(subject, f"{at}.scale_shift_table_a2v_ca_{name}")[:4]
                 rows = table + block.inputs[f"{name}.cross_scale_shift_timestep"].values[0, 0].reshape(table.shape)
-                yield Place(f"{at}.{layer}<{argument}", shift, scale, rows, call.inputs[argument].values, norms)
+                yield Place(f"{at}.{layer}:{argument}", shift, scale, rows, call.inputs[argument].values, norms)
     for stream in ("", "audio_")[: 1 + audio_too(subject.config)]:
         embedded = trace.calls[f"{stream}adaln_single", 0].outputs["1"].values[0]
         rows = _parameter(subject, f"{stream}scale_shift_table") + embedded

@@ -79,7 +79,7 @@ def departures(ours: Trace, reference: Trace) -> list[tuple[str, float]]:
         for name, leaf in leaves.items():
             wanted = others.get(name)
             if isinstance(leaf, Tensor) and isinstance(wanted, Tensor) and leaf.values.dtype.kind == "f":
-                place = f"{tap}<{name}" if kind == "in" else f"{tap}.{name}" if name else tap
+                place = f"{tap}:{name}" if kind == "in" else f"{tap}.{name}" if name else tap
                 found.append((place, distance(leaf.values, wanted.values)))
     return found
 

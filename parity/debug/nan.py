@@ -143,6 +143,6 @@ def _stretch(name: str, trace: Trace) -> Stretch:
             if kind == "out" and "freqs" not in tap:  # angles of thousands, by right
                 largest = max(largest, float(np.abs(x[finite]).max(initial=0.0)))
             if bad is None and not finite.all():
-                place = f"{tap}<{leaf_name}" if kind == "in" else tap
+                place = f"{tap}:{leaf_name}" if kind == "in" else tap
                 bad = (place, int(np.isnan(x).sum()), int(np.isinf(x).sum()), x.size)
     return Stretch(name, count, largest, bad)

@@ -122,7 +122,7 @@ class Stage:
     float32: ours computes in nothing else. Lane B then shows both sides' errors over the whole chain, free-running.
     idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
     exact: taps (globs) of modules whose output must be equal to the last bit.
-    reference_only: inputs (globs, ``tap<argument``) that only the reference hands around, with the reason.
+    reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
     loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
     quantization: how the component is loaded, by the name that both sides know.

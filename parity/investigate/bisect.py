@@ -88,7 +88,7 @@ def _versions(recorded: Recorded, scope: At, target: Target) -> dict[str, Trace]
     trace = recorded.trace
     found = {leaf: _changed(trace, scope, "in", leaf) for leaf in _floats(trace.calls[scope].inputs)}
     for at in inner_calls(scope, target, trace.events):
-        name = at[0].removeprefix(f"{scope[0]}.") + (f"[{at[1]}]" if at[1] else "")
+        name = at[0].removeprefix(f"{scope[0]}.") + (f"#{at[1]}" if at[1] else "")
         for leaf in _floats(trace.calls[at].outputs):
             if not leaf.startswith(PROBE):
                 found[f"{name}{'.' if leaf else ''}{leaf}"] = _changed(trace, at, "out", leaf)
@@ -148,14 +148,14 @@ def isolated_rows(runner: Runner, recorded: Recorded, ours: dict[str, Any], conf
 
 def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[Row], tap: str = "") -> Finding | None:
     """The first wrong tensor at or inside ``tap`` (everywhere, without), explained; None where all pass."""
-    chosen = [row for row in rows if f"{row.name}.".replace("<", ".").startswith(f"{tap}." if tap else "")]
+    chosen = [row for row in rows if f"{row.name}.".replace(":", ".").startswith(f"{tap}." if tap else "")]
     row = next((row for row in chosen if row.verdict != "pass"), None)
     if row is None:
         return None
     failed = sum(row.verdict != "pass" for row in chosen)
     base = Finding(row, None, len(chosen) - failed, failed)
     trace = recorded.trace
-    if (row.name.partition("<")[0], row.call) not in trace.calls and not _known(row, trace):
+    if (row.name.partition(":")[0], row.call) not in trace.calls and not _known(row, trace):
         return base  # ours alone has it
     target = target_of(row, trace)
     scope = scope_of(target, trace.events)
@@ -212,7 +212,7 @@ def _source(cls: type) -> Statement:
 
 
 def _known(row: Row, trace: Trace) -> bool:
-    name = row.name.partition("<")[0]
+    name = row.name.partition(":")[0]
     return any(index == row.call and f"{name}.".startswith(f"{tap}.") for tap, index in trace.calls)
 
 

@@ -39,7 +39,7 @@ class Target:
 
 def target_of(row: Row, trace: Trace) -> Target:
     """The tensor that a row is about."""
-    name, _, leaf = row.name.partition("<")
+    name, _, leaf = row.name.partition(":")
     if leaf:
         return Target("in", (name, row.call), leaf)
     tap = max((tap for tap, index in trace.calls if index == row.call and f"{name}.".startswith(f"{tap}.")), key=len)

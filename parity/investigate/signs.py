@@ -19,15 +19,15 @@ Signs = frozenset[str]
 
 # What the name of a tap says about the work done there; the first that fits.
 _PLACES = {
-    "at an eps": r"<eps$",
+    "at an eps": r":eps$",
     "at a mask": r"mask",
-    "at rotary tables": r"freqs|rotary_emb(?!\.)|<pe|position_embeddings",
+    "at rotary tables": r"freqs|rotary_emb(?!\.)|:pe|position_embeddings",
     "at a rotation": r"apply_rotary",
     "at positions": r"position|bounds|coords",
     "at sigmas": r"sigma|timestep|adaln|time_proj|^ltx2\.|^linear_quadratic|^beta\.",
     "at modulation": r"ada_values|scale_shift",
     "at statistics": r"normalize|_norm_and_concat|_rescale|per_token_rms",
-    "at a norm": r"norm\d?(<x|\.low)?$",
+    "at a norm": r"norm\d?(:x|\.low)?$",
     "at an activation": r"act[_.\d]*|non_linearity|net\.0|\.act",
     "at a resampling": r"upsample|downsample|resample|blur|pixel_shuffle|lowpass",
     "at tiles": r"tile",
@@ -44,7 +44,7 @@ _PLACES = {
 def signs(row: Row, rows: list[Row], reference: Any, ours: Any, trace: Trace) -> Signs:
     """Of one failing row, with all rows of its run, the two values there, and all that the reference recorded."""
     found = {next((place for place, pattern in _PLACES.items() if re.search(pattern, row.name)), "elsewhere")}
-    found.add("flows in" if "<" in row.name else "comes out")
+    found.add("flows in" if ":" in row.name else "comes out")
     if re.search(rf"\.{PROBE}(\.|$)", row.name):
         found.add("on small inputs only")
     found |= _spread(row, rows)
@@ -80,7 +80,7 @@ def _elsewhere(row: Row, m: np.ndarray, r: np.ndarray, trace: Trace) -> Signs:
     for side, name, index in trace.events:
         call = trace.calls[name, index]
         here = row.call == index and row.name.startswith(name)
-        before = before and not (here and (side == "out" or "<" in row.name))
+        before = before and not (here and (side == "out" or ":" in row.name))
         for other in (call.inputs if side == "in" else call.outputs).values():
             if not isinstance(other, Tensor) or other.values.shape != m.shape or not np.ptp(other.values):
                 continue
@@ -91,7 +91,7 @@ def _elsewhere(row: Row, m: np.ndarray, r: np.ndarray, trace: Trace) -> Signs:
                 found.add("another tensor is lacking")
             elif _same(error, other.values):
                 found.add("another tensor is added")
-            if here and side == "in" and "<" not in row.name:
+            if here and side == "in" and ":" not in row.name:
                 found |= _by_input(error, r, other.values)
     return frozenset(found | _curve(error, r))
 

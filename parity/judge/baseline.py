@@ -135,7 +135,7 @@ def _kind(
     key: Key, a: dict[Key, Tap], b: dict[Key, Tap], cells: set[tuple[str, ...]], factor: float, floor: float
 ) -> str | None:
     """What became of a tap; ``cells`` are those that A has."""
-    unchanged = Tap("pass", 0.0) if "<" in key[3] else None  # an input that is not listed was handed on as it was
+    unchanged = Tap("pass", 0.0) if ":" in key[3] else None  # an input that is not listed was handed on as it was
     before, now = a.get(key, unchanged if key[:3] in cells else None), b.get(key, unchanged)
     if now is None:
         return "gone"

@@ -20,7 +20,7 @@ EXIT_OK, EXIT_DIVERGED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE = 0, 1, 2
 
 @dataclass
 class Row:
-    """One tensor of one call of one tap. ``name`` is the tap; ``tap<arg`` is what flows into it."""
+    """One tensor of one call of one tap. ``name`` is the tap; ``tap:arg`` is what flows into it."""
 
     name: str
     stage: str
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def place(self) -> str:
-        call = f"[{self.call}]" if self.call else ""
+        call = f"#{self.call}" if self.call else ""
         return f"{self.stage} {self.config} {self.case} {self.lane} {self.name}{call}"
 
 

@@ -116,7 +116,7 @@ def tensors(row: Row, *traces: Trace) -> list[Any]:
 
 
 def _row_name(tap: str, leaf: str, side: str) -> str:
-    return f"{tap}<{leaf}" if side == "in" else f"{tap}.{leaf}" if leaf else tap
+    return f"{tap}:{leaf}" if side == "in" else f"{tap}.{leaf}" if leaf else tap
 
 
 def _decide(

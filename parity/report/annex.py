@@ -157,7 +157,7 @@ def reading(document: Document) -> Html:
         "Lane A is the gate: float32, every tap fed the reference's inputs, so that a fault shows where it is.",
         "Lane B is bfloat16 and float16, against the reference's own error in them.",
         f"Lane C runs free from the inputs on; errors grow alike but not in step, so {allowed['C']:g} is allowed.",
-        "A name with < is what flows into a tap: attn1<x is the argument x of attn1.",
+        "A name with : is what flows into a tap: attn1:x is the argument x of attn1.",
         "Correlation and std are shown because people expect them. They decide nothing: a wrong scale correlates at 1.",
     ]
     return tag("section", tag("h2", "How to read this"), tag("ul", *(tag("li", line) for line in lines)), id="reading")

@@ -50,7 +50,7 @@ class Layer:
     @cached_property
     def leaving(self) -> Record | None:
         """The layer's last output, in the first case that has one."""
-        outputs = [row for row in self.rows if "<" not in row["name"] and row["std_ref"]]
+        outputs = [row for row in self.rows if ":" not in row["name"] and row["std_ref"]]
         return next((row for row in reversed(outputs) if row["case"] == outputs[0]["case"]), None)
 
     @cached_property

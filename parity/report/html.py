@@ -143,11 +143,11 @@ def _first_divergence(row: Record, stage: StageView) -> Html:
 
 
 def _place(row: Record) -> str:
-    return f"{row['name']}[{row['call']}]" if row["call"] else row["name"]
+    return f"{row['name']}#{row['call']}" if row["call"] else row["name"]
 
 
 def _locality(row: Record) -> str:
-    tap, _, argument = row["name"].partition("<")
+    tap, _, argument = row["name"].partition(":")
     if row["lane"] == "C":
         return "It passes in isolation: nothing is wrong at one place, errors add up on the way here."
     given = "Every tap was fed the reference's inputs, so the fault is "

@@ -20,7 +20,7 @@ def by_depth(results: Results, folder: Path) -> list[Path]:
     """Draw one case of every stage and config, the first that fails or else the first; the paths of the pictures."""
     paths = []
     for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
-        rows = [r for r in results.rows if (r.stage, r.config) == (stage, config) and "<" not in r.name and r.metrics]
+        rows = [r for r in results.rows if (r.stage, r.config) == (stage, config) and ":" not in r.name and r.metrics]
         failing = next((row.case for row in rows if row.verdict != "pass"), None)
         case = failing or next((row.case for row in rows), None)
         places = dict.fromkeys((row.name, row.call) for row in rows if row.case == case)  # lane A lists all, in order

@@ -17,7 +17,7 @@ _STYLES = {"pass": "green", "inconclusive": "yellow", "missing": "red", "diverge
 
 def layer(name: str) -> str:
     """The layer that a tap belongs to: its block, or the first part of its path."""
-    tap = name.partition("<")[0]
+    tap = name.partition(":")[0]
     found = _BLOCK.match(tap)
     return found.group(1) if found else tap.split(".")[0]
 
@@ -59,7 +59,7 @@ def _by_layer(title: str, rows: list[Row]) -> Table:
         gate = [row for row in group if row.lane == "A"] or group
         worst = max(gate, key=lambda row: row.needed_k)
         shown = next(
-            (row for row in reversed(gate) if row.case == "base" and "std_mlx" in row.metrics and "<" not in row.name),
+            (row for row in reversed(gate) if row.case == "base" and "std_mlx" in row.metrics and ":" not in row.name),
             worst,
         )
         decorrelation = max((row.metrics.get("one_minus_r", 0.0) for row in gate), default=0.0)

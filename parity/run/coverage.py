@@ -39,7 +39,7 @@ def unseen(results: Results, chosen: list[tuple[Stage, str]]) -> list[str]:
     for stage in {stage.name: stage for stage, _ in chosen}.values():
         ran = {config for s, config in chosen if s.name == stage.name}
         rows = (row for row in results.rows if row.stage == stage.name)
-        seen = {part for row in rows for part in row.name.partition("<")[0].split(".")}
+        seen = {part for row in rows for part in row.name.partition(":")[0].split(".")}
         for tap in stage.functions:
             if ran & set(tap.configs or stage.configs) and tap.name not in seen:
                 holes.append(f"{stage.name} {tap.name}")

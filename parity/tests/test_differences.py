@@ -13,10 +13,10 @@ from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Coverage, R
 
 
 def run(path: Path, **ratios: float | str | None) -> Path:
-    """A results.json with a row for each tap of ``toy any A``: a ratio, a verdict, or nothing; ``x_in`` is ``x<in``."""
+    """A results.json with a row for each tap of ``toy any A``: a ratio, a verdict, or nothing; ``x_in`` is ``x:in``."""
     rows = []
     for name, value in ratios.items():
-        row = Row(name.replace("_", "<"), "toy", "any", "base", "A", 0, len(rows), "float32")
+        row = Row(name.replace("_", ":"), "toy", "any", "base", "A", 0, len(rows), "float32")
         row.verdict, row.needed_k = (value, 99.0) if isinstance(value, str) else ("pass", value)
         rows += [] if value is None else [row]
     Results(rows, [Coverage("toy", "any", 1, 1, 1, 1, 1, 1)], environment={"machine": "here"}).write(path)
@@ -27,7 +27,7 @@ BEFORE = {"a": 1.0, "b": 0.1, "c": 1.5, "a_in": 0.4}
 KINDS = {
     "nothing": ({}, None),
     "worse": ({"a": 2.4}, "a"),
-    "worse_input": ({"c_in": 1.2}, "c<in"),
+    "worse_input": ({"c_in": 1.2}, "c:in"),
     "failed": ({"b": "diverged"}, "b"),
     "invalid": ({"c": "invalid"}, "c"),
     "gone": ({"b": None}, "b"),
@@ -53,7 +53,7 @@ def test_what_is_no_regression(tmp_path: Path) -> None:
     assert [key[3] for key in found.better] == ["c"]
     assert [key[3] for key in found.mended] == ["e"]
     assert [key[3] for key in found.new] == ["d"]
-    assert [key[3] for key in compare(a, b, floor=0.3).worse] == ["b", "b<in"]
+    assert [key[3] for key in compare(a, b, floor=0.3).worse] == ["b", "b:in"]
 
 
 def test_cells_that_were_not_run_again_are_counted_and_not_gone(tmp_path: Path) -> None:

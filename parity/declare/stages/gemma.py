@@ -48,8 +48,8 @@ GEMMA = Stage(
     probes=("*norm",),
     exact=("embed_tokens",),
     reference_only={
-        "layers.*<position_ids": "the layers do not use them; the tables are made of them",
-        "layers.*<kwargs.position_ids": "the same",
+        "layers.*:position_ids": "the layers do not use them; the tables are made of them",
+        "layers.*:kwargs.position_ids": "the same",
     },
     folder=True,
 )
