@@ -63,10 +63,11 @@ fixtures: $(VENV)/ready
 trace: $(VENV)/ready
 	$(RUN) -m parity record --lane A,C --weights --out $(TRACE) $(foreach cell,$(TRACED),'$(cell)')
 
-# The table and the picture in the README and the sample report, from a run on this machine.
+# The tables in the documents, the picture in the README and the sample report, from a run on this machine.
 readme: parity selftest
 	$(PY) -m parity report reports/latest/results.json
-	$(PY) -m parity tables reports/latest/results.json reports/latest/selftest.json README.md
+	$(PY) -m parity tables reports/latest/results.json reports/latest/selftest.json \
+		parity/README.md parity/faults/README.md parity/debug/README.md
 	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/
 	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 

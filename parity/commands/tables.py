@@ -1,4 +1,4 @@
-"""``parity tables``: what runs on this machine have shown, and the table of symptoms, between markers of the README."""
+"""``parity tables`` writes the results of a run and of a selftest, and the table of symptoms, between their markers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..debug import symptoms
 from ..report import summary
 
 
-def insert(readme: str, name: str, text: str) -> str:
-    """``readme`` with ``text`` between its two markers of that name. Raises ValueError where they are missing."""
+def insert(document: str, name: str, text: str) -> str:
+    """``document`` with ``text`` between its two markers of that name. Raises ValueError where they are missing."""
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
-    before, found, rest = readme.partition(start)
+    before, found, rest = document.partition(start)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"the README has no place for {name}")
+        raise ValueError(f"no document has the markers {start} and {end}")
     return f"{before}{start}\n{text.rstrip()}\n{end}{after}"
 
 
@@ -42,16 +42,23 @@ def selftest(document: dict[str, Any]) -> str:
 
 
 def register(commands: argparse._SubParsersAction) -> None:
-    tables = commands.add_parser("tables", help="write the tables of the README from a run and a selftest")
+    tables = commands.add_parser("tables", help="write the documents' tables from a run and a selftest")
     tables.add_argument("results", type=Path, metavar="RESULTS.json")
     tables.add_argument("score", type=Path, metavar="SELFTEST.json")
-    tables.add_argument("readme", type=Path, metavar="README.md")
+    tables.add_argument("documents", nargs="+", type=Path, metavar="DOCUMENT.md", help="where the markers are")
     tables.set_defaults(handler=_tables)
 
 
 def _tables(args: argparse.Namespace) -> int:
-    text = args.readme.read_text()
-    text = insert(text, "parity", summary.markdown(json.loads(args.results.read_text()), by_config=False))
-    text = insert(text, "selftest", selftest(json.loads(args.score.read_text())))
-    args.readme.write_text(insert(text, "symptoms", symptoms.markdown()))
+    tables = {
+        "parity": summary.markdown(json.loads(args.results.read_text()), by_config=False),
+        "selftest": selftest(json.loads(args.score.read_text())),
+        "symptoms": symptoms.markdown(),
+    }
+    texts = {path: path.read_text() for path in args.documents}
+    for name, table in tables.items():
+        path = next((p for p in texts if f"<!-- {name}: start -->" in texts[p]), args.documents[0])
+        texts[path] = insert(texts[path], name, table)
+    for path, text in texts.items():
+        path.write_text(text)
     return 0

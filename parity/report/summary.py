@@ -1,4 +1,4 @@
-"""The run as Markdown: the step summary of a CI job, and the table in the README."""
+"""The run as Markdown: the step summary of a CI job, and the table in ``parity/README.md``."""
 
 from __future__ import annotations
 

@@ -258,8 +258,9 @@ def test_summary_goes_between_the_markers_and_names_a_failure(tmp_path: Path) ->
     assert "**1 not passed**" in text and "First divergence: `toy any base A layer`: diverged" in text
 
 
-def test_readme_shows_every_cell_and_no_failure() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_documents_show_every_cell_and_no_failure() -> None:
+    folders = ("", "faults", "debug")
+    text = "\n".join((Path(__file__).parents[1] / folder / "README.md").read_text() for folder in folders)
     shown = text.partition("<!-- parity: start -->")[2].partition("<!-- parity: end -->")[0]
     for stage in stages().values():
         assert f"| {stage.name} | {len(stage.configs)} |" in shown, "run: make readme"
