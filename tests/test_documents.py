@@ -256,6 +256,17 @@ def test_every_path_exists() -> None:
                 assert (ROOT / code).exists(), f"{path.relative_to(ROOT)} names {code}"
 
 
+def test_import_order_is_the_contracts() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    shown = next(b.text for b in BLOCKS if b.document == "ARCHITECTURE.md" and "←" in b.text)
+    for contract in contracts:
+        if contract["type"] == "layers":
+            package = contract["containers"][0]
+            line = re.search(rf"^{package}: (.*(?:\n .*)*)", shown, re.MULTILINE)[1]
+            layers = [set(layer.split(" | ")) for layer in reversed(contract["layers"]) if layer != "__main__"]
+            assert [set(re.findall(r"\w+", layer)) for layer in line.split("←")] == layers, package
+
+
 def test_every_link_leads_somewhere() -> None:
     for path in DOCUMENTS:
         for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
