@@ -6,7 +6,7 @@ change the network; the keys that are known to change nothing are listed beside 
 
 from .audio import AudioVAEConfig, CausalityAxis, NormType, VocoderConfig, VocoderWithBWEConfig, read_vocoder_config
 from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
-from .transformer import TransformerConfig
+from .transformer import StreamConfig, TransformerConfig
 from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
 
 SUPPORTED_VERSIONS = ("2.0", "2.3")
@@ -20,6 +20,7 @@ __all__ = [
     "Gemma3TextConfig",
     "LatentUpsamplerConfig",
     "NormType",
+    "StreamConfig",
     "TransformerConfig",
     "VAEBlock",
     "VideoVAEConfig",

@@ -11,6 +11,28 @@ from .reading import choice, read_fields, require, section_of
 
 
 @dataclass(frozen=True)
+class StreamConfig:
+    """The sizes of one stream.
+
+    name: "video" or "audio". prefix: of its parameters' names. axes, max_pos: of its positions.
+    """
+
+    name: str
+    prefix: str
+    axes: int
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    cross_attention_dim: int
+    max_pos: tuple[int, ...]
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """Section ``transformer``. Source: ``ltx_core.model.transformer.model_configurator``."""
 
@@ -48,6 +70,34 @@ class TransformerConfig:
     @property
     def audio_inner_dim(self) -> int:
         return self.audio_num_attention_heads * self.audio_attention_head_dim
+
+    @property
+    def video(self) -> StreamConfig:
+        return StreamConfig(
+            name="video",
+            prefix="",
+            axes=3,
+            num_attention_heads=self.num_attention_heads,
+            attention_head_dim=self.attention_head_dim,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            cross_attention_dim=self.cross_attention_dim,
+            max_pos=self.positional_embedding_max_pos,
+        )
+
+    @property
+    def audio(self) -> StreamConfig:
+        return StreamConfig(
+            name="audio",
+            prefix="audio_",
+            axes=1,
+            num_attention_heads=self.audio_num_attention_heads,
+            attention_head_dim=self.audio_attention_head_dim,
+            in_channels=self.audio_in_channels,
+            out_channels=self.audio_out_channels,
+            cross_attention_dim=self.audio_cross_attention_dim,
+            max_pos=self.audio_positional_embedding_max_pos,
+        )
 
     @property
     def double_precision_rope(self) -> bool:

@@ -229,9 +229,9 @@ SYMPTOMS = (
                 "does nothing",
                 edit(
                     "text attention dropped",
-                    "transformer.py",
-                    "            return attn(rms_norm(x, eps=self.norm_eps), context=args.context",
-                    "            return 0 * attn(rms_norm(x, eps=self.norm_eps), context=args.context",
+                    "block.py",
+                    "            return layers.attn2(rms_norm(x, eps=self.norm_eps), context=args.context",
+                    "            return 0 * layers.attn2(rms_norm(x, eps=self.norm_eps), context=args.context",
                 ),
             ),
         ),
