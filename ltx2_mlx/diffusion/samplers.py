@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..nn.noise import Generator
 from ..types import LatentState
-from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep, to_velocity
+from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
 
 States = tuple[LatentState, LatentState]
 Latents = tuple[mx.array, mx.array]
@@ -69,45 +69,6 @@ def euler_denoising_loop(
         mx.eval(video_state.latent, audio_state.latent)
     progress(total, total)
     return video_state, audio_state
-
-
-def gradient_estimating_euler_denoising_loop(
-    sigmas: np.ndarray,
-    video_state: LatentState,
-    audio_state: LatentState,
-    denoise_fn: DenoisingFunc,
-    *,
-    ge_gamma: float = 2.0,
-    stepper: EulerDiffusionStep | None = None,
-    progress: Progress = quiet,
-) -> States:
-    """First order, along a velocity that is carried on by its change since the last step (OpenReview o2ND9v0CeK)."""
-    stepper, total = stepper or EulerDiffusionStep(), len(sigmas) - 1
-    before: list[mx.array | None] = [None, None]
-    for i in range(total):
-        progress(i, total)
-        states = [video_state, audio_state]
-        denoised = list(_denoise(denoise_fn, *states, sigmas, i))
-        if sigmas[i + 1] == 0:
-            states = [replace(state, latent=x0) for state, x0 in zip(states, denoised, strict=True)]
-        else:
-            for k, state in enumerate(states):
-                velocity = to_velocity(state.latent, float(sigmas[i]), denoised[k])
-                if before[k] is not None:
-                    denoised[k] = _carried_on(state.latent, velocity, before[k], ge_gamma, float(sigmas[i]))
-                before[k] = velocity
-                states[k] = replace(state, latent=stepper.step(state.latent, denoised[k], sigmas, i))
-        video_state, audio_state = states
-        mx.eval(video_state.latent, audio_state.latent)
-        if sigmas[i + 1] == 0:
-            break
-    progress(total, total)
-    return video_state, audio_state
-
-
-def _carried_on(sample: mx.array, velocity: mx.array, before: mx.array, gamma: float, sigma: float) -> mx.array:
-    total = gamma * (velocity - before) + before
-    return (sample.astype(mx.float32) - total.astype(mx.float32) * sigma).astype(sample.dtype)
 
 
 def phi(j: int, neg_h: float) -> float:

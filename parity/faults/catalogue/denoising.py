@@ -200,16 +200,6 @@ DENOISING = (
         "wrong reduction",
     ),
     _fault(
-        "S21k",
-        "velocity of the step before dropped",
-        _SAMPLERS,
-        "total = gamma * (velocity - before) + before",
-        "total = velocity",
-        "gradient_estimating_euler_denoising_loop",
-        "skipped term",
-        "S21",
-    ),
-    _fault(
         "M13",
         "the first frame of a mask averaged with the next",
         "pipelines/ic_lora.py",
