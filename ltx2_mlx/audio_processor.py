@@ -75,7 +75,8 @@ def melscale_fbanks(n_freqs: int, f_max: float, n_mels: int, sample_rate: int) -
     width = points[1:] - points[:-1]
     slopes = points[None] - all_freqs[:, None]
     triangles = np.maximum(f32(0), np.minimum(-slopes[:, :-2] / width[:-1], slopes[:, 2:] / width[1:]))
-    return triangles * (f32(2) / (points[2:] - points[:-2]))
+    filters: np.ndarray = triangles * (f32(2) / (points[2:] - points[:-2]))
+    return filters
 
 
 class AudioProcessor:

@@ -17,6 +17,7 @@ from .diffusion.perturbations import BatchedPerturbationConfig, PerturbationType
 from .errors import InputError
 from .nn.attention import Attention, FeedForward
 from .nn.fused import fused
+from .nn.module import Module
 from .nn.norm import rms_norm
 
 Tables = tuple[mx.array, mx.array]
@@ -131,7 +132,7 @@ def _runs(args: TransformerArgs | None) -> TypeGuard[TransformerArgs]:
     return _present(args) and args.enabled
 
 
-class BasicAVTransformerBlock(nn.Module):
+class BasicAVTransformerBlock(Module):
     """Self-attention, text attention, audio-video attention both ways from one snapshot, feed-forward."""
 
     def __init__(self, idx: int, config: TransformerConfig, video: bool, audio: bool):

@@ -19,6 +19,7 @@ from .config import StreamConfig, TransformerConfig
 from .diffusion.perturbations import BatchedPerturbationConfig
 from .errors import InputError
 from .nn.embedding import AdaLayerNormSingle, PixArtAlphaTextProjection
+from .nn.module import Module
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
 from .types import Modality
 
@@ -38,7 +39,7 @@ class ModelLayers(NamedTuple):
     proj_out: nn.Linear
 
 
-class LTXModel(nn.Module):
+class LTXModel(Module):
     """Predicts the velocity of video and audio latents. Source: ``ltx_core.model.transformer.model.LTXModel``."""
 
     def __init__(self, config: TransformerConfig, video: bool = True, audio: bool | None = None):
@@ -262,7 +263,7 @@ def to_denoised(
     return (sample.astype(calc_dtype) - velocity.astype(calc_dtype) * sigma).astype(sample.dtype)
 
 
-class X0Model(nn.Module):
+class X0Model(Module):
     """The velocity model read as a denoiser: each token by its own timestep."""
 
     def __init__(self, velocity_model: LTXModel):

@@ -20,6 +20,7 @@ from .errors import InputError
 from .nn.activation import SiLU
 from .nn.conv import CausalConv3d, Conv3d, depth_to_space, in_pieces, space_to_depth
 from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
+from .nn.module import Module
 from .nn.noise import Generator, randn
 from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
 from .tiling import (
@@ -57,7 +58,7 @@ def _unpatchify(x: mx.array, patch_size_hw: int) -> mx.array:
     return x.reshape(B, T, H * patch_size_hw, W * patch_size_hw, -1)
 
 
-class ResnetBlock3D(nn.Module):
+class ResnetBlock3D(Module):
     """Norm, SiLU, convolution, twice, added to the input. The norms can be modulated by the timestep."""
 
     def __init__(
@@ -116,13 +117,14 @@ class ResnetBlock3D(nn.Module):
         return hidden_states + noise[..., None] * per_channel_scale[:, 0, 0]
 
 
-def _rows(table: mx.array, timestep: mx.array, dtype: mx.Dtype) -> tuple[mx.array, ...]:
+def _rows(table: mx.array, timestep: mx.array | None, dtype: mx.Dtype) -> tuple[mx.array, ...]:
     """Table ``(rows, C)`` + timestep ``(B, 1, 1, 1, rows·C)``, each row ``(B, 1, 1, 1, C)``."""
+    assert timestep is not None  # the decoder gives one to what is conditioned by it
     rows = timestep.reshape(timestep.shape[0], 1, 1, 1, *table.shape) + table.astype(dtype)
     return tuple(rows[..., i, :] for i in range(table.shape[0]))
 
 
-class UNetMidBlock3D(nn.Module):
+class UNetMidBlock3D(Module):
     """Residual blocks in a row, at one size."""
 
     def __init__(self, channels: int, block: VAEBlock, reflect: bool, timestep_conditioning: bool = False):
@@ -144,7 +146,7 @@ class UNetMidBlock3D(nn.Module):
     ) -> mx.array:
         """``(B, T, H, W, C)`` → the same shape. timestep: ``(B,)``, scaled."""
         embedded = None
-        if self.timestep_conditioning:
+        if self.timestep_conditioning and timestep is not None:
             embedded = self.time_embedder(timestep=timestep.flatten(), hidden_dtype=hidden_states.dtype)
             embedded = embedded[:, None, None, None]
         for block in self.res_blocks:
@@ -152,7 +154,7 @@ class UNetMidBlock3D(nn.Module):
         return hidden_states
 
 
-class SpaceToDepthDownsample(nn.Module):
+class SpaceToDepthDownsample(Module):
     """A convolution whose cells become channels, added to the input treated alike and averaged to as many channels."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int, int], reflect: bool):
@@ -170,7 +172,7 @@ class SpaceToDepthDownsample(nn.Module):
         return space_to_depth(self.conv(x, causal=causal), self.stride) + skip
 
 
-class DepthToSpaceUpsample(nn.Module):
+class DepthToSpaceUpsample(Module):
     """A convolution whose channels become cells; of two first frames the first is dropped."""
 
     def __init__(
@@ -191,7 +193,7 @@ class DepthToSpaceUpsample(nn.Module):
         return out
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(Module):
     """Videos to normalised latents. Source: ``ltx_core.model.video_vae.video_vae.VideoEncoder``."""
 
     channels_last = True
@@ -274,7 +276,7 @@ def prepare_tiles_for_encoding(video: mx.array, tiling_config: TilingConfig | No
     return tiles_for_encoding(video.shape, tiling_config)
 
 
-class VideoDecoder(nn.Module):
+class VideoDecoder(Module):
     """Normalised latents to videos. Source: ``ltx_core.model.video_vae.video_vae.VideoDecoder``.
 
     With ``timestep_conditioning`` it is a denoiser of one step: it adds a little noise and is told how much.
@@ -327,7 +329,7 @@ class VideoDecoder(nn.Module):
             else:
                 x = block(x, causal=self.causal)
         x = self.conv_norm_out(x)
-        if self.timestep_conditioning:
+        if scaled is not None:
             embedded = self.last_time_embedder(timestep=scaled.flatten(), hidden_dtype=x.dtype)
             shift, scale = _rows(self.last_scale_shift_table, embedded[:, None, None, None], x.dtype)
             x = x * (1 + scale) + shift
@@ -367,21 +369,24 @@ class VideoDecoder(nn.Module):
         Tiles overlap. What overlaps is a weighted sum in the dtype of the latent, divided by the sum of the weights.
         """
         video = VideoLatentShape(*latent.shape).upscale()
-        begun, total, weights = 0, None, None  # the chunk that the next one may still overlap
+        last: tuple[int, mx.array, mx.array] | None = None  # the chunk that the next one may still overlap
         tiles = self._prepare_tiles(latent, tiling_config)
         for frames, group in groupby(tiles, key=lambda tile: tile.out_coords[2].indices(video.frames)[:2]):
             start, stop = frames
             shape = video._replace(frames=stop - start)
             chunk, chunk_weights = self._decode_group(list(group), latent, shape, timestep, generator)
-            if total is not None:
+            if last is not None:
+                begun, total, weights = last
                 done = start - begun
                 shared = total.shape[2] - done
                 if shared > 0:
                     chunk = _seam(total[:, :, done:], chunk, shared)
                     chunk_weights = _seam(weights[:, :, done:], chunk_weights, shared)
                 yield (total / mx.maximum(weights, 1e-8))[:, :, :done]
-            begun, total, weights = start, chunk, chunk_weights
-        yield total / mx.maximum(weights, 1e-8)
+            last = start, chunk, chunk_weights
+        if last is not None:
+            _, total, weights = last
+            yield total / mx.maximum(weights, 1e-8)
 
     def _decode_group(
         self,
@@ -494,6 +499,10 @@ def decode_video(
     Without ``tiling_config`` the tiles are the largest that ``memory_budget`` allows (bytes beside the weights; half of
     the device's memory when None), and none where the whole fits: there the reference, which tiles only when told to,
     gives the same bytes.
+
+    On CUDA, MLX 0.31.1 keeps the plans of 128 convolutions and stops with an error when more are needed, as for a
+    second video in the same process: set ``MLX_CUDA_CONV_CACHE_SIZE=1024`` in the environment first. The command line
+    does so by itself.
     """
     if tiling_config is None:
         budget = memory_budget or memory_size() // 2

@@ -70,7 +70,7 @@ class AudioVAEConfig:
         if flat["causality_axis"] not in axes:
             raise ConfigError(f"audio_vae.causality_axis is {flat['causality_axis']!r}, expected one of {list(axes)}")
         read["causality_axis"] = axes[flat["causality_axis"]]
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         result._check({**stft, **mel, **preprocessing.get("audio", {})})
         return result
 
@@ -124,7 +124,7 @@ class VocoderConfig:
         rates = {"input_sampling_rate", "output_sampling_rate", "hop_length", "n_fft", "win_size", "num_mels"}
         read = read_fields(cls, section, name, {"stereo", "activation", *rates}) | fixed
         read["resblock_dilation_sizes"] = tuple(tuple(d) for d in read["resblock_dilation_sizes"])
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         result._check(name)
         return result
 

@@ -41,23 +41,30 @@ def read_fields(cls: type, section: dict[str, Any], name: str, ignored: set[str]
         raise ConfigError(f"{name} lacks {', '.join(missing)}; ltx-core's defaults are not the released values")
     read = {k: section[k] for k in known if k in section}
     for key, value in read.items():
-        wanted = known[key].type
+        wanted = str(known[key].type)
         if wanted in _TYPES and (
             isinstance(value, bool) is not (wanted == "bool") or not isinstance(value, _TYPES[wanted])
         ):
             raise ConfigError(f"{name}.{key} is {value!r}, expected {wanted}")
         if wanted == "int" and value <= 0:
             raise ConfigError(f"{name}.{key} is {value!r}, expected a positive number")
-    return read
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
 
 
-_TYPES = {"int": int, "float": (int, float), "bool": bool, "str": str, "tuple[int, ...]": (list, tuple)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "tuple[int, ...]": (list, tuple),
+}
 
 
 def table_of(section: dict[str, Any], name: str, key: str) -> dict[str, Any]:
-    if not isinstance(section.get(key), dict):
-        raise ConfigError(f"{name}.{key} is {section.get(key)!r}, expected a table")
-    return section[key]
+    table = section.get(key)
+    if not isinstance(table, dict):
+        raise ConfigError(f"{name}.{key} is {table!r}, expected a table")
+    return table
 
 
 def require_known(section: dict[str, Any], name: str, known: set[str], ignored: set[str]) -> None:

@@ -84,7 +84,8 @@ class EmbeddingsProcessorConfig:
 
     def _connector(self, stream: str) -> ConnectorConfig:
         def value(name: str) -> int:
-            return getattr(self, f"{stream}{name}") or getattr(self, name)
+            number: int = getattr(self, f"{stream}{name}") or getattr(self, name)
+            return number
 
         return ConnectorConfig(
             num_attention_heads=value("connector_num_attention_heads"),
@@ -111,7 +112,7 @@ class EmbeddingsProcessorConfig:
         unread = {k for k in section if k not in ours and "connector" not in k}
         read = read_fields(cls, section, "transformer", unread | ours | _TEXT_IGNORED)
         read["rope_type"] = choice(section, "transformer", "rope_type", {t.value: t for t in LTXRopeType})
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         for name, features, connector in (
             ("connector", result.video_features, result.video_connector),
             ("audio_connector", result.audio_features, result.audio_connector),
@@ -168,12 +169,14 @@ class Gemma3TextConfig:
 
     @property
     def scaling(self) -> float:
-        return self.query_pre_attn_scalar**-0.5
+        scaling: float = self.query_pre_attn_scalar**-0.5
+        return scaling
 
     def rope(self, layer_type: str) -> tuple[float, float]:
         """Base of the frequencies, and what they are divided by."""
         if layer_type == "full_attention":
-            return self.rope_theta, self.rope_scaling["factor"]
+            factor: float = self.rope_scaling["factor"]
+            return self.rope_theta, factor
         return self.rope_local_base_freq, 1.0
 
     @classmethod

@@ -130,7 +130,7 @@ class TransformerConfig:
         read["rope_type"] = choice(section, "transformer", "rope_type", {t.value: t for t in LTXRopeType})
         precision = read.get("frequencies_precision")
         read["frequencies_precision"] = "float64" if precision == "float64" else "float32"
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         result._check()
         return result
 

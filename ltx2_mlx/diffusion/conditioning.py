@@ -186,7 +186,7 @@ class TemporalRegionMask:
     fps: float
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState:
-        seconds = latent_tools.patchifier.get_patch_grid_bounds(latent_tools.target_shape)
+        seconds = latent_tools.bounds()
         if isinstance(latent_tools, VideoLatentTools):
             frames = get_pixel_coords(seconds, latent_tools.scale_factors, latent_tools.causal_fix)
             seconds = frames.astype(mx.float32) / self.fps

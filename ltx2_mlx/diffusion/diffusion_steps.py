@@ -55,4 +55,5 @@ class Res2sDiffusionStep:
             return denoised_sample
         eps = (sample - denoised_sample) / (sigma - sigma_next)
         clean = sample - sigma * eps
-        return alpha_ratio * (clean + sigma_down * eps) + sigma_up * noise
+        stepped: np.ndarray = alpha_ratio * (clean + sigma_down * eps) + sigma_up * noise
+        return stepped

@@ -103,15 +103,15 @@ def res2s_audio_video_denoising_loop(
     """
     stepper, total = stepper or Res2sDiffusionStep(), len(sigmas) - 1
     if sigmas[-1] == 0:
-        sigmas = np.float32([*sigmas[:-1], LAST_SIGMA, 0.0])
+        sigmas = np.array([*sigmas[:-1], LAST_SIGMA, 0.0], np.float32)
     for i in range(total):
         progress(i, total)
         states = [video_state, audio_state]
         sigma, sigma_next = np.float64(sigmas[i]), np.float64(sigmas[i + 1])
         h = -log(sigma_next / sigma)
         a21, b1, b2 = get_res2s_coefficients(h)
-        half = np.float64([sigma, np.sqrt(sigma * sigma_next)])
-        first = [_float64(x) for x in _denoise(denoise_fn, *states, sigmas, i)]
+        half = np.array([sigma, np.sqrt(sigma * sigma_next)], np.float64)
+        first = [_float64(x) for x in _denoise(denoise_fn, video_state, audio_state, sigmas, i)]
         anchors, middles, refine = [], [], h < 0.5 and sigma > 0.03
         for state, x0 in zip(states, first, strict=True):
             anchor = _float64(state.latent)
@@ -119,7 +119,7 @@ def res2s_audio_video_denoising_loop(
             middle = _with_noise(stepper, state, anchor, middle, half, 0, substep_generator)
             anchors.append(_refined(anchor, middle, x0, h * a21, bongmath_max_iter if refine else 0))
             middles.append(replace(state, latent=mx.array(middle).astype(state.latent.dtype)))
-        second = [_float64(x) for x in _denoise(denoise_fn, *middles, np.float32(half[1:]), 0)]
+        second = [_float64(x) for x in _denoise(denoise_fn, middles[0], middles[1], half[1:].astype(np.float32), 0)]
         for k, state in enumerate(states):
             anchor = anchors[k]
             after = anchor + h * (b1 * (first[k] - anchor) + b2 * (second[k] - anchor))
@@ -160,7 +160,8 @@ def _with_noise(
     """The step with fresh noise, in float64; what is to be kept stays."""
     mask, clean = np.array(state.denoise_mask), np.array(state.clean_latent.astype(mx.float32))
     noised = stepper.step(sample, denoised, sigmas, index, noise=_get_new_noise(sample.shape, generator))
-    return noised * mask + clean * (1 - mask)
+    kept: np.ndarray = noised * mask + clean * (1 - mask)
+    return kept
 
 
 def _get_new_noise(shape: tuple[int, ...], generator: Generator) -> np.ndarray:
@@ -170,4 +171,5 @@ def _get_new_noise(shape: tuple[int, ...], generator: Generator) -> np.ndarray:
     noise = generator.randn64(shape)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     centred = noise - noise.mean(axis=(-2, -1), keepdims=True)
-    return centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)
+    standard: np.ndarray = centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)
+    return standard

@@ -40,7 +40,7 @@ class TorchGenerator:
             raise InputError(f'dtype {dtype!r}, expected "float32", "bfloat16" or "float64"')
         kind = np.float64 if dtype == "float64" else np.float32
         if size < GROUP:
-            values = np.array([self._one() for _ in range(size)], kind)
+            values: np.ndarray = np.array([self._one() for _ in range(size)], kind)
         else:
             # torch 2.13 fills a float tensor's incomplete group too before it is drawn anew, a bfloat16 tensor's not
             values = self._many(size, kind, spare=0 if dtype == "bfloat16" else size % GROUP)
@@ -63,7 +63,7 @@ class TorchGenerator:
         """``size`` ≥ 16 normals. Where groups do not come out even, the last sixteen are drawn anew, after ``spare``
         numbers that go unused."""
         whole = size - size % GROUP
-        values = np.empty(size, kind)
+        values: np.ndarray = np.empty(size, kind)
         values[:whole] = _box_muller(self._uniform(whole, kind))
         if whole < size:
             self._uniform(spare, kind)

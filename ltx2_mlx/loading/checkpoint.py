@@ -213,9 +213,11 @@ _GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same ke
 
 def _read_arrays(path: Path) -> dict[str, mx.array]:
     try:
-        return mx.load(str(path), format="safetensors")
+        arrays = mx.load(str(path), format="safetensors")
     except RuntimeError as error:  # F8_E5M2, say
         raise CheckpointError(f"{path}: MLX cannot read it ({error})") from None
+    assert isinstance(arrays, dict)  # one array is what .npy files hold
+    return arrays
 
 
 def _read_json(path: Path) -> dict[str, Any]:

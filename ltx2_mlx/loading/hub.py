@@ -28,7 +28,7 @@ def resolve(reference: str | Path, patterns: Sequence[str] | None = None, downlo
     name = str(reference)
     if patterns is None:
         if match := _FILE.fullmatch(name):
-            return _fetch_file(*match.groups(), download)
+            return _fetch_file(match[1], match[2], download)
         hint = f"; for a file of that repository add its name: {name}/FILE.safetensors"
         hint = hint if _REPOSITORY.fullmatch(name) else ", and not of the form owner/name/file.safetensors"
     else:
@@ -49,8 +49,11 @@ def _fetch_folder(repository: str, patterns: Sequence[str], download: bool) -> P
     with _explained(repository, "a whole copy of it", download):
         from huggingface_hub import snapshot_download
 
-        options = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"], "local_files_only": not download}
-        folder = Path(snapshot_download(repository, **options))
+        folder = Path(
+            snapshot_download(
+                repository, allow_patterns=list(patterns), ignore_patterns=["*/*"], local_files_only=not download
+            )
+        )
     if not any(match for pattern in patterns for match in folder.glob(pattern)):
         raise HubError(f"{repository}: the repository has no file like {', '.join(patterns)}")
     return folder

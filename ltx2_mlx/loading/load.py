@@ -134,7 +134,8 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
     axes = _file_axes(module)
-    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in tree_flatten(module.parameters())}
+    parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
+    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
     problems = [f"missing {_key(component, n)} {shape}" for n, shape in expected.items() if n not in keys]
     problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
     for name, key in keys.items():

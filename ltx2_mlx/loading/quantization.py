@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..errors import InputError
+from ..nn.module import Module
 
 FP8 = mx.uint8
 FP8_MAX = 448.0
@@ -50,7 +51,7 @@ def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.ar
     return to_fp8(weight * scale), 1 / scale
 
 
-class Fp8Linear(nn.Module):
+class Fp8Linear(Module):
     """A linear layer whose weight, and bias where there is one, are float8. It computes in its input's dtype.
 
     scaled: the weight is its bytes times ``weight_scale``, as in checkpoints that are released in float8.
@@ -81,7 +82,7 @@ def amend_forward_with_upcast(model: nn.Module, scales: Container[str] = ()) -> 
     scales: paths of the ``weight_scale`` that there are.
     """
     layers = {
-        path: Fp8Linear(*reversed(layer.weight.shape), "bias" in layer, f"{path}.weight_scale" in scales)
+        path: Fp8Linear(layer.weight.shape[1], layer.weight.shape[0], "bias" in layer, f"{path}.weight_scale" in scales)
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and is_downcast(f"{path}.weight")
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
+
+from .module import Module
 
 
-class Conv1d(nn.Module):
+class Conv1d(Module):
     """As long as its input: an odd kernel, zeros on both sides. Kernels of ``(out, in, k)`` in the file."""
 
     from_file: ClassVar = {"weight": (0, 2, 1)}
@@ -26,7 +27,7 @@ class Conv1d(nn.Module):
         return y + self.bias if "bias" in self else y
 
 
-class ConvTranspose1d(nn.Module):
+class ConvTranspose1d(Module):
     """``stride`` times as long as its input, and one sample more where k − stride is odd. (in, out, k) in the file."""
 
     from_file: ClassVar = {"weight": (1, 2, 0)}

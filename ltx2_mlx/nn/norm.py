@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
+
+from .module import Module
 
 
 def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> mx.array:
@@ -11,7 +12,7 @@ def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> 
     return mx.fast.rms_norm(x, weight, eps)
 
 
-class PixelNorm(nn.Module):
+class PixelNorm(Module):
     """Each position by its root mean square over the channels, ``(…, C)`` → the same shape."""
 
     def __init__(self, eps: float = 1e-8):
@@ -22,7 +23,7 @@ class PixelNorm(nn.Module):
         return rms_norm(x, eps=self.eps)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Module):
     """``(B, …, C)`` over all positions and the channels of a group together, as torch's GroupNorm, in float32.
 
     Sums run over one axis after the other: a single float32 sum over a latent's million values, as MLX's own group
@@ -49,7 +50,7 @@ class GroupNorm(nn.Module):
         return y
 
 
-class PerChannelStatistics(nn.Module):
+class PerChannelStatistics(Module):
     """Mean and standard deviation of every latent channel over the training data, for ``(B, C, …)`` latents."""
 
     # Other statistics that released files carry beside the two.

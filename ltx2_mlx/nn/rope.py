@@ -65,8 +65,8 @@ def generate_freqs(
         elif indices_grid.ndim == 4:
             indices_grid = indices_grid[..., 0]
         centred = get_fractional_positions(indices_grid, max_pos) * 2 - 1
-        centred = np.array(centred.astype(mx.float32))
-    angles = indices * centred[..., None]
+        fractions = np.array(centred.astype(mx.float32))
+    angles: np.ndarray = indices * fractions[..., None]
     return angles.swapaxes(-1, -2).reshape(*angles.shape[:2], -1)
 
 

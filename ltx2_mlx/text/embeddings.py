@@ -14,6 +14,7 @@ import mlx.nn as nn
 from ..config import ConnectorConfig, EmbeddingsProcessorConfig
 from ..errors import ConfigError, InputError
 from ..nn.attention import Attention, FeedForward
+from ..nn.module import Module
 from ..nn.norm import rms_norm
 from ..nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
 from .feature_extractor import FeatureExtractorV1, FeatureExtractorV2, HiddenStates
@@ -41,7 +42,7 @@ def _to_binary_mask(encoded: mx.array, encoded_mask: mx.array) -> tuple[mx.array
     return encoded * binary_mask.astype(encoded.dtype), binary_mask
 
 
-class _BasicTransformerBlock1D(nn.Module):
+class _BasicTransformerBlock1D(Module):
     """Self-attention and feed-forward, each on the normalised residual. The norms have no weights."""
 
     def __init__(self, config: ConnectorConfig):
@@ -62,7 +63,7 @@ class _BasicTransformerBlock1D(nn.Module):
         return self.ff(rms_norm(hidden_states)) + hidden_states
 
 
-class Embeddings1DConnector(nn.Module):
+class Embeddings1DConnector(Module):
     def __init__(self, config: ConnectorConfig):
         super().__init__()
         self.config = config
@@ -110,7 +111,7 @@ class Embeddings1DConnector(nn.Module):
         return rms_norm(hidden_states), attention_mask
 
 
-class EmbeddingsProcessor(nn.Module):
+class EmbeddingsProcessor(Module):
     """Feature extractor and connectors: Gemma's hidden states to the contexts that the transformer reads.
 
     flat_features: width of the extractor's input, Gemma's width times the number of its hidden states. The config does
@@ -126,6 +127,7 @@ class EmbeddingsProcessor(nn.Module):
                 f"transformer.caption_channels ({width})"
             )
         self.num_hidden_states = flat_features // width
+        self.feature_extractor: FeatureExtractorV1 | FeatureExtractorV2
         if config.caption_proj_before_connector:
             video = nn.Linear(flat_features, config.video_features)
             audio = nn.Linear(flat_features, config.audio_features)
@@ -149,5 +151,6 @@ class EmbeddingsProcessor(nn.Module):
     ) -> EmbeddingsProcessorOutput:
         """L states ``(B, T, D)`` and the tokenizer's mask ``(B, T)`` → contexts for video and audio."""
         video_feats, audio_feats = self.feature_extractor(hidden_states, attention_mask, padding_side)
+        assert audio_feats is not None  # video-only checkpoints are refused by their config
         additive_mask = convert_to_additive_mask(attention_mask, video_feats.dtype)
         return EmbeddingsProcessorOutput(*self.create_embeddings(video_feats, audio_feats, additive_mask))

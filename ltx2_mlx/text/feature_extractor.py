@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import InputError
+from ..nn.module import Module
 
 HiddenStates = mx.array | list[mx.array] | tuple[mx.array, ...]
 EPS = 1e-6
@@ -65,14 +66,14 @@ def _rescale_norm(x: mx.array, target_dim: int, source_dim: int) -> mx.array:
 
 def _stack(hidden_states: HiddenStates, width: int) -> mx.array:
     """``(B, T, D, L)`` from L states ``(B, T, D)``; ``width`` is what D · L must be."""
-    encoded = mx.stack(hidden_states, axis=-1) if isinstance(hidden_states, (list, tuple)) else hidden_states
+    encoded = mx.stack(list(hidden_states), axis=-1) if isinstance(hidden_states, (list, tuple)) else hidden_states
     _, _, D, L = encoded.shape
     if width != D * L:
         raise InputError(f"{L} hidden states of width {D} were given; the projection takes {width} features in all")
     return encoded
 
 
-class FeatureExtractorV1(nn.Module):
+class FeatureExtractorV1(Module):
     """2.0: normalised per prompt; one projection for both streams."""
 
     def __init__(self, aggregate_embed: nn.Linear, is_av: bool = False):
@@ -91,7 +92,7 @@ class FeatureExtractorV1(nn.Module):
         return features, features if self.is_av else None
 
 
-class FeatureExtractorV2(nn.Module):
+class FeatureExtractorV2(Module):
     """2.3: normalised per token; a projection for each stream, its input scaled to keep the variance."""
 
     def __init__(

@@ -16,6 +16,7 @@ import numpy as np
 from ..config import Gemma3TextConfig
 from ..errors import InputError
 from ..nn.activation import GELUTanh
+from ..nn.module import Module
 
 Tables = tuple[mx.array, mx.array]
 
@@ -29,7 +30,7 @@ class Gemma3TextScaledWordEmbedding(nn.Embedding):
         return self.weight[input_ids] * scale
 
 
-class Gemma3RMSNorm(nn.Module):
+class Gemma3RMSNorm(Module):
     """x / rms(x) · (1 + weight) over the last axis, in float32, rounded once."""
 
     def __init__(self, dim: int, eps: float):
@@ -50,7 +51,7 @@ def _inverse_frequencies(base: float, factor: float, dim: int) -> np.ndarray:
     return np.float32(1) / power / np.float32(factor)
 
 
-class Gemma3RotaryEmbedding(nn.Module):
+class Gemma3RotaryEmbedding(Module):
     """Rotary tables: base 10,000 in windowed layers; 1,000,000, eight times slower, in global ones."""
 
     def __init__(self, config: Gemma3TextConfig):
@@ -63,7 +64,8 @@ class Gemma3RotaryEmbedding(nn.Module):
         positions = np.array(position_ids).astype(np.float32)
         freqs = positions[..., None] * _inverse_frequencies(base, factor, self.config.head_dim)
         angles = np.concatenate([freqs, freqs], axis=-1).astype(np.float64)
-        return tuple(mx.array(f(angles).astype(np.float32)).astype(x.dtype) for f in (np.cos, np.sin))
+        cos, sin = (mx.array(f(angles).astype(np.float32)).astype(x.dtype) for f in (np.cos, np.sin))
+        return cos, sin
 
 
 def rotate_half(x: mx.array) -> mx.array:
@@ -79,7 +81,7 @@ def apply_rotary_pos_emb(
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
-class Gemma3Attention(nn.Module):
+class Gemma3Attention(Module):
     """Grouped queries; queries and keys normalised per head."""
 
     def __init__(self, config: Gemma3TextConfig):
@@ -113,7 +115,7 @@ class Gemma3Attention(nn.Module):
         return self.o_proj(out.swapaxes(1, 2).reshape(B, T, -1)), None
 
 
-class Gemma3MLP(nn.Module):
+class Gemma3MLP(Module):
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -122,10 +124,11 @@ class Gemma3MLP(nn.Module):
         self.act_fn = GELUTanh()
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        y: mx.array = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return y
 
 
-class Gemma3DecoderLayer(nn.Module):
+class Gemma3DecoderLayer(Module):
     """Attention and MLP, normalised before and after."""
 
     def __init__(self, config: Gemma3TextConfig):
@@ -144,7 +147,8 @@ class Gemma3DecoderLayer(nn.Module):
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attended)
         mixed = self.mlp(self.pre_feedforward_layernorm(hidden_states))
-        return hidden_states + self.post_feedforward_layernorm(mixed)
+        hidden_states = hidden_states + self.post_feedforward_layernorm(mixed)
+        return hidden_states
 
 
 def attention_masks(attention_mask: mx.array, sliding_window: int) -> dict[str, mx.array]:
@@ -158,7 +162,7 @@ def attention_masks(attention_mask: mx.array, sliding_window: int) -> dict[str, 
     return {"full_attention": seen, "sliding_attention": seen & (behind < sliding_window)}
 
 
-class Gemma3TextModel(nn.Module):
+class Gemma3TextModel(Module):
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.config = config
