@@ -48,7 +48,7 @@ def resample(waveform: np.ndarray, orig_freq: int, new_freq: int) -> np.ndarray:
 
 
 def _linspace(start: float, end: float, n: int) -> np.ndarray:
-    """As torch fills it in float32: from both ends towards the middle."""
+    """``torch.linspace`` in float32, which fills from both ends towards the middle."""
     step = (np.float32(end) - np.float32(start)) / np.float32(n - 1)
     i = np.arange(n)
     up = np.float32(start) + step * i.astype(np.float32)

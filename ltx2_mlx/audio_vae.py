@@ -113,7 +113,7 @@ class Downsample(Module):
 class Upsample(Module):
     """Twice the frames and bins, each repeated, then a convolution; along a causal axis without the first row.
 
-    That row depends on the front padding alone, as the first frame of the encoder's input does.
+    That row depends only on the front padding, as the first frame of the encoder's input does.
     """
 
     def __init__(self, in_channels: int, causality_axis: CausalityAxis):
@@ -186,7 +186,7 @@ class PerChannelStatistics(Module):
 
 
 class _Autoencoder(Module):
-    """What both halves share: the statistics, and the order of a latent's 128 numbers (channel-major)."""
+    """The parts that encoder and decoder share: statistics, and the order of a latent's 128 numbers (channel-major)."""
 
     channels_last = True
 
@@ -284,7 +284,7 @@ class AudioDecoder(_Autoencoder):
         return self._adjust_output_shape(h.transpose(0, 3, 1, 2), target_shape)
 
     def _denormalize_latents(self, sample: mx.array) -> tuple[mx.array, AudioLatentShape]:
-        """``(B, C, T, F)`` → the same without normalisation, and the shape that the spectrogram shall have."""
+        """``(B, C, T, F)`` → the same without normalisation, and the shape of the spectrogram to be made."""
         shape = AudioLatentShape(*sample.shape)
         latents = self.per_channel_statistics.un_normalize(self.patchifier.patchify(sample))
         frames = shape.frames * LATENT_DOWNSAMPLE_FACTOR

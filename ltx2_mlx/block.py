@@ -49,11 +49,13 @@ class TransformerArgs:
 
 @fused
 def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
+    """x · (1 + scale) + shift."""
     return x * (1 + scale) + shift
 
 
 @fused
 def add_gated(x: mx.array, y: mx.array, gate: mx.array) -> mx.array:
+    """x + y · gate."""
     return x + y * gate
 
 

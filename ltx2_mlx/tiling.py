@@ -71,7 +71,7 @@ class DimensionIntervals:
 
 
 class Tile(NamedTuple):
-    """Where a tile is cut from the input, where its result belongs in the output, and its mask along every axis."""
+    """One tile: where it is cut from the input, where its result belongs in the output, its mask along each axis."""
 
     in_coords: tuple[slice, ...]
     out_coords: tuple[slice, ...]
@@ -100,8 +100,8 @@ def _linspace(start: float, end: float, steps: int) -> np.ndarray:
 def compute_trapezoidal_mask_1d(
     length: int, ramp_left: int, ramp_right: int, left_starts_from_0: bool = False
 ) -> np.ndarray:
-    """``(length,)`` ones that fade in and out linearly; the end points 0 and 1 of a ramp are left out, but for a 0 at
-    the start where asked for."""
+    """``(length,)`` ones that fade in and out linearly. A ramp leaves out its end points 0 and 1, except for a 0 at the
+    start with ``left_starts_from_0``."""
     ramp_left, ramp_right = (max(0, min(ramp, length)) for ramp in (ramp_left, ramp_right))
     mask = np.ones(length, dtype=np.float32)
     if ramp_left:
@@ -127,6 +127,7 @@ Interval = tuple[slice, np.ndarray]
 
 
 def whole(length: int) -> DimensionIntervals:
+    """One interval that is the whole axis."""
     return DimensionIntervals([0], [length], [0], [0])
 
 
@@ -207,7 +208,8 @@ Mapping = Callable[[int, int, int, int], Interval]
 
 
 def create_tiles(shape: Sequence[int], axes: dict[int, tuple[Split, Mapping]]) -> list[Tile]:
-    """Every combination of the intervals of ``axes``, the last axis varying fastest; other axes stay whole."""
+    """Make a tile of each combination of the intervals of ``axes``, the last axis varying fastest; other axes stay
+    whole."""
     cuts: list[list[tuple[slice, slice, np.ndarray | None]]] = []
     for axis, length in enumerate(shape):
         if axis not in axes:
@@ -221,7 +223,8 @@ def create_tiles(shape: Sequence[int], axes: dict[int, tuple[Split, Mapping]]) -
 
 
 def tiles_for_decoding(shape: Sequence[int], tiling_config: TilingConfig | None) -> list[Tile]:
-    """Tiles of a latent ``(B, C, F, H, W)``. The tile size holds for the longer side; the shorter is cut alike."""
+    """Tiles of a latent ``(B, C, F, H, W)``. The tile size is that of the longer side; the shorter side is
+    cut in proportion."""
     axes: dict[int, tuple[Split, Mapping]] = {}
     if tiling_config is not None and (temporal := tiling_config.temporal_config):
         size, overlap = temporal.tile_size_in_frames // _TIME, temporal.tile_overlap_in_frames // _TIME
@@ -253,5 +256,5 @@ def tiles_for_encoding(shape: Sequence[int], tiling_config: TilingConfig | None)
 def _require_overlap(unit: str, size: int, overlap: int) -> None:
     if size <= overlap:
         raise InputError(
-            f"tile_size_in_{unit} is {size}, and tiles overlap by {overlap} when encoding: choose a larger one"
+            f"tile_size_in_{unit} is {size}, and tiles overlap by {overlap} when encoding: choose a larger size"
         )

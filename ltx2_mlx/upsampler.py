@@ -39,7 +39,7 @@ class ResBlock(Module):
 
 
 class SpatialRationalResampler(Module):
-    """Up by ``num`` with a pixel shuffle, then down by ``den`` with a blur, every frame alone."""
+    """Up by ``num`` with a pixel shuffle, then down by ``den`` with a blur, frame by frame."""
 
     def __init__(self, mid_channels: int, num: int, den: int):
         super().__init__()
@@ -54,6 +54,8 @@ class SpatialRationalResampler(Module):
 
 
 class LatentUpsampler(Module):
+    """Residual blocks, a convolution that upsamples, residual blocks. Source: ``LatentUpsampler``."""
+
     channels_last = True
 
     def __init__(self, config: LatentUpsamplerConfig):

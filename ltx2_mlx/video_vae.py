@@ -1,4 +1,4 @@
-"""The video autoencoder: 8 frames of 32 × 32 pixels make one latent cell, the first frame makes one alone.
+"""The video autoencoder: 8 frames of 32 × 32 pixels make one latent cell; the first frame makes a cell by itself.
 
 Parameter and module paths are those of the checkpoint below ``vae.encoder.`` and ``vae.decoder.``; classes carry the
 names of ``ltx_core.model.video_vae``. Latents and videos are ``(B, C, F, H, W)`` at the public calls and channels-last
@@ -155,7 +155,7 @@ class UNetMidBlock3D(Module):
 
 
 class SpaceToDepthDownsample(Module):
-    """A convolution whose cells become channels, added to the input treated alike and averaged to as many channels."""
+    """A convolution whose cells become channels; the input, rearranged and averaged in the same way, is added."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int, int], reflect: bool):
         super().__init__()
@@ -227,7 +227,7 @@ class VideoEncoder(Module):
         return self.per_channel_statistics.normalize(means)
 
     def tiled_encode(self, video: mx.array, tiling_config: TilingConfig | None = None) -> mx.array:
-        """The same in tiles, of which one at a time is in memory; a tile is taken in the dtype of the weights."""
+        """Encode tile by tile, with one tile in memory at a time, in the dtype of the weights."""
         self._check(video)
         dtype = self.conv_in.conv.weight.dtype
         B, _, F, H, W = video.shape
@@ -273,6 +273,7 @@ def crop_frames(video: mx.array) -> mx.array:
 
 
 def prepare_tiles_for_encoding(video: mx.array, tiling_config: TilingConfig | None = None) -> list[Tile]:
+    """Tiles of a video ``(B, 3, F, H, W)``; a function of its own because the reference has it as a tap."""
     return tiles_for_encoding(video.shape, tiling_config)
 
 
@@ -312,7 +313,7 @@ class VideoDecoder(Module):
         """``(B, C, F, H, W)`` → ``(B, 3, 8(F−1)+1, 32H, 32W)``, about [−1, 1].
 
         timestep: ``(B,)`` noise level, ``decode_timestep`` when None; generator: where the noise comes from. Both are
-        for timestep-conditioned decoders alone. Raises InputError for a latent that does not fit.
+        used only by timestep-conditioned decoders. Raises InputError for a latent that does not fit.
         """
         self._check(sample)
         if self.timestep_conditioning:
@@ -364,9 +365,9 @@ class VideoDecoder(Module):
         timestep: mx.array | None = None,
         generator: Generator | None = None,
     ) -> Iterator[mx.array]:
-        """The same in tiles, of which one at a time is in memory: chunks ``(B, 3, T, 32H, 32W)`` in order of time.
+        """Decode tile by tile, with one tile in memory at a time: chunks ``(B, 3, T, 32H, 32W)`` in order of time.
 
-        Tiles overlap. What overlaps is a weighted sum in the dtype of the latent, divided by the sum of the weights.
+        Where tiles overlap, the result is a weighted sum in the dtype of the latent, divided by the sum of the weights.
         """
         video = VideoLatentShape(*latent.shape).upscale()
         last: tuple[int, mx.array, mx.array] | None = None  # the chunk that the next one may still overlap
@@ -423,7 +424,7 @@ def _decoder_block(block: VAEBlock, channels: int, reflect: bool, timestep_condi
 
 
 def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
-    """About the peak of memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
+    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
 
     The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
     On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
@@ -444,8 +445,11 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -
 
 
 def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:
-    """The largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes beside the
-    weights, None where it needs no tiles. Raises InputError when even the smallest are too large."""
+    """Choose the largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
+
+    The budget is beside the weights. None where no tiles are needed. Raises InputError when even the smallest tiles
+    are too large.
+    """
     if decode_memory(config, shape, itemsize) <= budget and _pixels(shape) <= _most_pixels():
         return None
     needed = []
@@ -453,7 +457,7 @@ def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, ite
         tiling = TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
         tiles = tiles_for_decoding(shape, tiling)
         largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
-        # The stretch of time being summed, the one before, and what is handed on.
+        # The stretch of time being summed, the one before, and the chunk that is passed on.
         sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
         needed.append((decode_memory(config, largest, itemsize) + sums, _pixels(largest), tiling))
     fitting = [entry for entry in needed if entry[0] <= budget and entry[1] <= _most_pixels()]
@@ -467,12 +471,13 @@ def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, ite
 
 
 def _pixels(shape: Sequence[int]) -> int:
-    """About how many pixels a latent ``(B, C, F, H, W)`` becomes."""
+    """The approximate number of pixels that a latent ``(B, C, F, H, W)`` becomes."""
     return prod(shape) // shape[1] * _TIME * _SIDE**2
 
 
 def _most_pixels() -> int:
-    """Of one tile. MLX 0.31.1 on CUDA fails between 28 and 38 million: a launch of one of its copies is too large."""
+    """The most pixels of one tile. MLX 0.31.1 on CUDA fails between 28 and 38 million: a copy becomes too large to
+    launch."""
     return 2**63 if mx.default_device().type == mx.cpu else 28_400_000
 
 

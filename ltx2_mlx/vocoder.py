@@ -111,7 +111,7 @@ class SincUpSample1d(UpSample1d):
 
 
 class LowPassFilter1d(Module):
-    """Every ``stride``-th sample of the filtered signal."""
+    """A low-pass filter that keeps one sample in ``stride``."""
 
     def __init__(self, stride: int, kernel_size: int = KERNEL_SIZE):
         super().__init__()
@@ -125,6 +125,8 @@ class LowPassFilter1d(Module):
 
 
 class DownSample1d(Module):
+    """A low-pass filter and one sample in ``ratio``."""
+
     def __init__(self, ratio: int):
         super().__init__()
         self.lowpass = LowPassFilter1d(ratio)
@@ -142,6 +144,8 @@ def snake_beta(x: mx.array, alpha: mx.array, beta: mx.array) -> mx.array:
 
 
 class SnakeBeta(Module):
+    """BigVGAN's periodic activation, with two trained parameters for each channel."""
+
     def __init__(self, in_features: int):
         super().__init__()
         self.alpha, self.beta = mx.zeros((in_features,)), mx.zeros((in_features,))
@@ -282,7 +286,7 @@ class VocoderWithBWE(Module):
         return mx.clip(residual + skip, -1, 1)[..., : samples * self.config.ratio]
 
     def _compute_mel(self, audio: mx.array) -> mx.array:
-        """``(B, C, N)`` → log-mel ``(B, C, mels, T)``, each channel for itself."""
+        """``(B, C, N)`` → log-mel ``(B, C, mels, T)``, channel by channel."""
         B, C, N = audio.shape
         mel = self.mel_stft.mel_spectrogram(audio.reshape(B * C, N))[0]
         return mel.reshape(B, C, *mel.shape[1:])

@@ -36,5 +36,5 @@ def test_guidance_by_sigma_needs_a_bin_and_takes_the_top_one_above_all() -> None
 
 
 def test_no_velocity_at_sigma_zero() -> None:
-    with pytest.raises(InputError, match="sigma 0"):
+    with pytest.raises(InputError, match="expected a sigma above 0"):
         to_velocity(mx.ones(2), 0.0, mx.ones(2))

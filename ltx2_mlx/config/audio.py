@@ -12,12 +12,14 @@ from .reading import choice, read_fields, require, require_known, section_of, ta
 
 
 class NormType(Enum):
+    """The norm of the audio VAE's blocks."""
+
     GROUP = "group"
     PIXEL = "pixel"
 
 
 class CausalityAxis(Enum):
-    """Along what the audio VAE sees nothing later: time is the height of a spectrogram, frequency its width."""
+    """The axis along which the audio VAE sees nothing later: time is a spectrogram's height, frequency its width."""
 
     NONE = None
     WIDTH = "width"
@@ -160,7 +162,7 @@ class VocoderWithBWEConfig:
 
     @staticmethod
     def describes(config: dict[str, Any]) -> bool:
-        """Whether the section is that of 2.3."""
+        """True for the section of 2.3."""
         return "bwe" in section_of(config, "vocoder")
 
     @property

@@ -33,7 +33,7 @@ class ConnectorConfig:
 
 @dataclass(frozen=True)
 class EmbeddingsProcessorConfig:
-    """What section ``transformer`` says of the text side.
+    """The text side's keys of section ``transformer``.
 
     Source: ``EmbeddingsProcessorConfigurator`` of ``ltx_core.text_encoders.gemma.encoders.encoder_configurator``.
     """
@@ -71,7 +71,7 @@ class EmbeddingsProcessorConfig:
 
     @property
     def video_features(self) -> int:
-        """Width of what the extractor hands to the video connector."""
+        """Width of the features that the extractor passes to the video connector."""
         return self.num_attention_heads * self.attention_head_dim if self._v2 else self.hidden_size
 
     @property
@@ -99,10 +99,13 @@ class EmbeddingsProcessorConfig:
 
     @classmethod
     def from_metadata(cls, config: dict[str, Any]) -> EmbeddingsProcessorConfig:
-        """Read and check the text side's keys of section ``transformer``; the others are the transformer's business."""
+        """Read and check the text side's keys of section ``transformer``; the others are the transformer's."""
         section = section_of(config, "transformer")
         if not section.get("use_audio_video_cross_attention", False):
-            raise ConfigError("the checkpoint is video-only, and its text side (one connector) is not supported")
+            raise ConfigError(
+                "the checkpoint is video-only, and its text side (one connector) is not supported. Use an audio-video "
+                "checkpoint"
+            )
         fixed = {k: v for k, v in _TEXT_FIXED.items() if k in section}
         require(section, "transformer", fixed)
         given = [k for k in _V2 if k in section]
@@ -192,7 +195,7 @@ class Gemma3TextConfig:
             raise ConfigError(f"text_config.rope_scaling is {scaling!r}, expected a linear one with a factor")
         if result.num_attention_heads % result.num_key_value_heads:
             raise ConfigError(
-                f"text_config.num_attention_heads ({result.num_attention_heads}) is no multiple of "
+                f"text_config.num_attention_heads ({result.num_attention_heads}) is not a multiple of "
                 f"num_key_value_heads ({result.num_key_value_heads})"
             )
         return result

@@ -125,7 +125,7 @@ class TransformerConfig:
         if av and read.get("av_ca_timestep_scale_multiplier") is None:
             raise ConfigError(
                 "transformer.av_ca_timestep_scale_multiplier is missing. Every released audio-video checkpoint says "
-                "1000, and ltx-core would silently take 1: refusing to guess"
+                "1000, and ltx-core silently takes 1 without it; we do not guess. Use an official checkpoint"
             )
         read["rope_type"] = choice(section, "transformer", "rope_type", {t.value: t for t in LTXRopeType})
         precision = read.get("frequencies_precision")
@@ -170,7 +170,7 @@ _TRANSFORMER_FIXED = {
     "use_middle_indices_grid": True,
 }
 _TRANSFORMER_FIXED_AV = {"share_ff": False, "av_cross_ada_norm": True}
-# Found in released headers, without effect on this section's network (``connector_*`` belong to the text side).
+# Keys of released headers that change nothing in this section's network (``connector_*`` belong to the text side).
 _TRANSFORMER_IGNORED = {
     "_class_name",
     "_diffusers_version",

@@ -1,4 +1,4 @@
-"""What a video is told beside its prompt: images, reference videos, regions to keep. Each item changes a latent state.
+"""Conditioning beside the prompt: images, reference videos, regions to keep. Each item changes a latent state.
 
 Mirrors ``ltx_core.conditioning`` and the mask of ``ltx_pipelines.retake``. Items that add tokens add them at the end.
 """
@@ -18,6 +18,8 @@ from .patchifiers import get_pixel_coords
 
 
 class ConditioningItem(Protocol):
+    """Anything that changes a latent state before denoising."""
+
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState: ...
 
 
@@ -36,7 +38,10 @@ class VideoConditionByLatentIndex:
         target = latent_tools.target_shape
         B, C, F, H, W = self.latent.shape
         if (target.batch, target.channels, target.height, target.width) != (B, C, H, W):
-            raise InputError(f"a conditioning latent is {self.latent.shape}, and the video's is {tuple(target)}")
+            raise InputError(
+                f"a conditioning latent is {self.latent.shape}, expected the batch, channels and size of "
+                f"{tuple(target)}"
+            )
         if not 0 <= self.latent_idx <= target.frames - F:
             raise InputError(f"{F} latent frames at {self.latent_idx} do not fit into the video's {target.frames}")
         tokens = latent_tools.patchifier.patchify(self.latent)
@@ -67,7 +72,7 @@ class VideoConditionByKeyframeIndex:
     strength: float
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
-        # A keyframe spans eight frames, but for the one at frame 0, which is one frame as the first latent frame is.
+        # A keyframe spans eight frames; at frame 0 it spans one, as the first latent frame does.
         causal = latent_tools.causal_fix and self.frame_idx == 0
         positions = _positions(self.keyframes, latent_tools, causal, self.frame_idx)
         return _append(latent_state, latent_tools, self.keyframes, positions, self.strength)
@@ -159,7 +164,7 @@ def resolve_cross_mask(
     if mask.ndim > 2 or (mask.ndim and mask.shape[-1] != num_new_tokens):
         raise InputError(f"an attention mask is {mask.shape}, expected one strength or {num_new_tokens} of them")
     if mask.ndim == 2 and mask.shape[0] not in (1, batch_size):
-        raise InputError(f"an attention mask is for a batch of {mask.shape[0]}, and the latent's is {batch_size}")
+        raise InputError(f"an attention mask has a batch of {mask.shape[0]}, expected 1 or {batch_size}, the latent's")
     return mx.broadcast_to(mask, (batch_size, num_new_tokens))
 
 

@@ -1,4 +1,7 @@
-"""How a step asks the transformer: once, or once for each kind of guidance. Source: ``ltx_pipelines.utils.helpers``."""
+"""Denoising functions: a step calls the transformer once, or once for each kind of guidance.
+
+Source: ``ltx_pipelines.utils.helpers``.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +78,10 @@ def multi_modal_guider_factory_denoising_func(
     a_context: mx.array,
     transformer: Denoiser,
 ) -> DenoisingFunc:
-    """The same, with the guidance of each step by its sigma. One function for one denoising: it remembers what the last
-    step gave for the steps that a guider skips."""
+    """Like ``multi_modal_guider_denoising_func``, with guidance that depends on the sigma.
+
+    Make a new function for each denoising: it remembers the last result for the steps that a guider skips.
+    """
     last: Latents | None = None
 
     def denoise(video: LatentState, audio: LatentState, sigmas: np.ndarray, step_index: int) -> Latents:
@@ -114,8 +119,10 @@ def _passes(
     streams: tuple[Modality, Modality],
     negative: tuple[Modality, Modality],
 ) -> tuple[Latents, Prediction, Prediction, Prediction]:
-    """The four predictions of both streams; 0 for one that no guider asks for. Each is computed before the next, so
-    that one pass at a time is in memory."""
+    """The four predictions of both streams, 0 for one that no guider asks for.
+
+    Each is computed before the next, so that one pass at a time is in memory.
+    """
 
     def run(video: Modality, audio: Modality, *skips: Perturbation) -> Latents:
         perturbations = BatchedPerturbationConfig([PerturbationConfig(list(skips))] * video.latent.shape[0])
@@ -129,7 +136,9 @@ def _passes(
     isolated: Prediction = (0.0, 0.0)
     if any(guider.do_unconditional_generation() for guider in guiders):
         if any(guider.do_unconditional_generation() and guider.negative_context is None for guider in guiders):
-            raise InputError("guidance away from a negative prompt needs the negative prompt's context")
+            raise InputError(
+                "guidance away from a negative prompt (cfg_scale other than 1) needs negative_context, and it is None"
+            )
         unconditioned = run(*negative)
     kinds = (PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_AUDIO_SELF_ATTN)
     skips = [

@@ -1,4 +1,4 @@
-"""Guidance: what is added to the conditioned prediction, from predictions that lack something.
+"""Guidance: the conditioned prediction is moved away from predictions that lack something.
 
 Source: ``ltx_core.components.guiders``. Of its guiders this is the one that ltx-pipelines uses.
 """
@@ -99,7 +99,7 @@ class MultiModalGuiderFactory:
         return cls(negative_context, tuple(bins))
 
     def params(self, sigma: float) -> MultiModalGuiderParams:
-        """Those of the smallest bound that is at least ``sigma``; above all bounds, those of the largest."""
+        """The parameters of the smallest bound that is at least ``sigma``; above all bounds, of the largest."""
         at_least = [params for bound, params in self.params_by_sigma if bound >= float(sigma)]
         return at_least[-1] if at_least else self.params_by_sigma[0][1]
 
@@ -110,7 +110,7 @@ class MultiModalGuiderFactory:
 def create_multimodal_guider_factory(
     params: MultiModalGuiderParams | MultiModalGuiderFactory, negative_context: mx.array | None = None
 ) -> MultiModalGuiderFactory:
-    """A factory of constant parameters; a factory gets this negative context, where there is one."""
+    """Make a factory from constant parameters; a given factory gets the negative context, where there is one."""
     if isinstance(params, MultiModalGuiderParams):
         return MultiModalGuiderFactory.constant(params, negative_context)
     return params if negative_context is None else replace(params, negative_context=negative_context)

@@ -1,7 +1,7 @@
 """Denoising loops: both streams together from the first sigma to the last. Source: ``ltx_pipelines.utils.samplers``.
 
 A denoising function takes (video state, audio state, sigmas, step index) and returns both denoised latents. Sigmas are
-float32 NumPy arrays that fall. ``progress(done, total)`` is told of every step.
+float32 NumPy arrays that fall. ``progress(done, total)`` is called at every step.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LAST_SIGMA = 0.0011  # in place of 0, which has no logarithm
 
 
 def quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Report no progress."""
 
 
 def post_process_latent(denoised: mx.array, denoise_mask: mx.array, clean: mx.array) -> mx.array:
-    """Kept tokens as they were: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in their dtype."""
+    """Put kept tokens back: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in the dtype of ``denoised``."""
     return (denoised * denoise_mask + clean.astype(mx.float32) * (1 - denoise_mask)).astype(denoised.dtype)
 
 
@@ -42,7 +42,7 @@ def timesteps_from_mask(denoise_mask: mx.array, sigma: float) -> mx.array:
 
 
 def _denoise(denoise_fn: DenoisingFunc, video: LatentState, audio: LatentState, sigmas: np.ndarray, i: int) -> Latents:
-    """The denoised latents of both streams, with what is to be kept put back."""
+    """The denoised latents of both streams, with the kept tokens put back."""
     denoised_video, denoised_audio = denoise_fn(video, audio, sigmas, i)
     return (
         post_process_latent(denoised_video, video.denoise_mask, video.clean_latent),
@@ -59,7 +59,7 @@ def euler_denoising_loop(
     stepper: EulerDiffusionStep | None = None,
     progress: Progress = quiet,
 ) -> States:
-    """First order."""
+    """Denoise with first-order (Euler) steps."""
     stepper, total = stepper or EulerDiffusionStep(), len(sigmas) - 1
     for i in range(total):
         progress(i, total)
@@ -96,7 +96,7 @@ def res2s_audio_video_denoising_loop(
     stepper: Res2sDiffusionStep | None = None,
     progress: Progress = quiet,
 ) -> States:
-    """Second order with fresh noise at each half step and step, in float64 on the host as the reference's.
+    """Denoise with second-order steps and fresh noise at each half step and step, in float64 on the host.
 
     The generators draw that noise: substep (video, audio), then step (video, audio). bongmath_max_iter: how often the
     start of a short step is refined; 0 leaves it as it is.
@@ -157,7 +157,7 @@ def _with_noise(
     index: int,
     generator: Generator,
 ) -> np.ndarray:
-    """The step with fresh noise, in float64; what is to be kept stays."""
+    """Take the step with fresh noise, in float64; kept tokens stay."""
     mask, clean = np.array(state.denoise_mask), np.array(state.clean_latent.astype(mx.float32))
     noised = stepper.step(sample, denoised, sigmas, index, noise=_get_new_noise(sample.shape, generator))
     kept: np.ndarray = noised * mask + clean * (1 - mask)
@@ -167,7 +167,7 @@ def _with_noise(
 def _get_new_noise(shape: tuple[int, ...], generator: Generator) -> np.ndarray:
     """float64 ``(B, T, C)``: mean 0 and standard deviation 1 (n − 1) over all, then again for each sample."""
     if len(shape) != 3:
-        raise InputError(f"noise is drawn for latents (B, T, C), not {shape}")
+        raise InputError(f"the shape of the noise is {shape}, expected (B, T, C)")
     noise = generator.randn64(shape)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     centred = noise - noise.mean(axis=(-2, -1), keepdims=True)

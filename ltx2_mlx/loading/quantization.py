@@ -24,13 +24,13 @@ DOWNCAST = (".to_q", ".to_k", ".to_v", ".to_out.0", "ff.net.0.proj", "ff.net.2")
 def check_policy(quantization: str | None) -> None:
     """Raises InputError for anything but None and ``fp8-cast``."""
     if quantization == "fp8-scaled-mm":
-        raise InputError("quantization fp8-scaled-mm needs TensorRT-LLM, which is CUDA's alone: use fp8-cast")
+        raise InputError("quantization is 'fp8-scaled-mm', which needs TensorRT-LLM (CUDA only): use fp8-cast")
     if quantization not in (None, "fp8-cast"):
         raise InputError(f"quantization is {quantization!r}, expected fp8-cast or None")
 
 
 def is_downcast(name: str) -> bool:
-    """Whether fp8-cast keeps this parameter of the transformer in float8."""
+    """True for the transformer's parameters that fp8-cast keeps in float8."""
     layer, _, leaf = name.rpartition(".")
     return name.startswith("transformer_blocks.") and layer.endswith(DOWNCAST) and leaf in ("weight", "bias")
 

@@ -26,10 +26,14 @@ def silu(x: mx.array) -> mx.array:
 
 
 class GELUTanh(Module):
+    """``gelu_tanh`` as a layer."""
+
     def __call__(self, x: mx.array) -> mx.array:
         return gelu_tanh(x)
 
 
 class SiLU(Module):
+    """``silu`` as a layer."""
+
     def __call__(self, x: mx.array) -> mx.array:
         return silu(x)

@@ -90,6 +90,8 @@ class Attention(Module):
 
 
 class GELUApprox(Module):
+    """A projection and its activation. ``(…, dim_in)`` → ``(…, dim_out)``."""
+
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
         self.proj = nn.Linear(dim_in, dim_out)

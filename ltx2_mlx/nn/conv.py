@@ -1,6 +1,6 @@
 """Convolutions, channels-last: ``(B, [[T,] H,] W, C)``.
 
-A leaf that owns a weight says in ``from_file`` how the file's axes are ordered here; ``weights.load`` applies it once.
+A leaf that owns a weight says in ``from_file`` how the file's axes are ordered here; ``loading.load`` applies it once.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ LARGEST_COPY = 2**25
 
 
 def in_pieces(move: Callable[[mx.array], mx.array], x: mx.array, rows: int = 1) -> mx.array:
-    """``move(x)``, one band of axis 2 after the other where the whole is more than one copy may be.
+    """``move(x)``, band by band of axis 2 where ``x`` is too large for one copy.
 
-    move: a rearrangement that treats each ``rows`` slices of axis 2 alike and by themselves.
+    move: a rearrangement that works on each ``rows`` slices of axis 2 separately and in the same way.
     """
     bands = min(x.shape[2] // rows, -(-x.size // LARGEST_COPY))
     if bands < 2:
@@ -161,6 +161,7 @@ class PixelShuffleND(Module):
         self.factors = (*factors, 1, 1) if dims == 1 else factors
 
     def __call__(self, x: mx.array) -> mx.array:
+        """``(B, d, …, C·p…)`` → ``(B, d·p, …, C)``."""
         return depth_to_space(x, self.factors)
 
 

@@ -10,7 +10,10 @@ from .module import Module
 
 
 class Conv1d(Module):
-    """As long as its input: an odd kernel, zeros on both sides. Kernels of ``(out, in, k)`` in the file."""
+    """A convolution whose output is as long as its input: an odd kernel, zeros on both sides.
+
+    Kernels of ``(out, in, k)`` in the file.
+    """
 
     from_file: ClassVar = {"weight": (0, 2, 1)}
 
@@ -28,7 +31,10 @@ class Conv1d(Module):
 
 
 class ConvTranspose1d(Module):
-    """``stride`` times as long as its input, and one sample more where k − stride is odd. (in, out, k) in the file."""
+    """A transposed convolution: ``stride`` times as long as its input, one sample more where k − stride is odd.
+
+    Kernels of ``(in, out, k)`` in the file.
+    """
 
     from_file: ClassVar = {"weight": (1, 2, 0)}
 

@@ -28,6 +28,8 @@ def get_timestep_embedding(timesteps: mx.array, embedding_dim: int) -> mx.array:
 
 
 class Timesteps(Module):
+    """``get_timestep_embedding`` as a layer."""
+
     def __init__(self, num_channels: int):
         super().__init__()
         self.num_channels = num_channels
@@ -38,6 +40,8 @@ class Timesteps(Module):
 
 
 class TimestepEmbedding(Module):
+    """Two linear layers with SiLU between them."""
+
     def __init__(self, in_channels: int, time_embed_dim: int):
         super().__init__()
         self.linear_1 = nn.Linear(in_channels, time_embed_dim)
@@ -50,6 +54,8 @@ class TimestepEmbedding(Module):
 
 
 class PixArtAlphaCombinedTimestepSizeEmbeddings(Module):
+    """The timestep's sinusoid and its embedding."""
+
     def __init__(self, embedding_dim: int):
         super().__init__()
         self.time_proj = Timesteps(256)
@@ -76,6 +82,8 @@ class AdaLayerNormSingle(Module):
 
 
 class PixArtAlphaTextProjection(Module):
+    """Two linear layers with GELU between them, from the text's width to the model's."""
+
     def __init__(self, in_features: int, hidden_size: int):
         super().__init__()
         self.linear_1 = nn.Linear(in_features, hidden_size)

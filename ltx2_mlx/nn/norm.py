@@ -13,7 +13,7 @@ def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> 
 
 
 class PixelNorm(Module):
-    """Each position by its root mean square over the channels, ``(…, C)`` → the same shape."""
+    """Divide each position by its root mean square over the channels, ``(…, C)`` → the same shape."""
 
     def __init__(self, eps: float = 1e-8):
         super().__init__()
@@ -44,7 +44,7 @@ class GroupNorm(Module):
 
     @staticmethod
     def _mean(y: mx.array) -> mx.array:
-        """Of ``(B, …, groups, C)`` over everything but batch and groups."""
+        """The mean of ``(B, …, groups, C)`` over all axes except batch and groups."""
         for axis in (y.ndim - 1, *range(y.ndim - 3, 0, -1)):
             y = y.mean(axis=axis, keepdims=True)
         return y

@@ -20,6 +20,8 @@ from .fused import fused
 
 
 class LTXRopeType(Enum):
+    """The pairs that turn together: neighbours (interleaved), or one number of each half of a head (split)."""
+
     INTERLEAVED = "interleaved"
     SPLIT = "split"
 
@@ -38,7 +40,7 @@ def generate_freq_grid_np(
 def generate_freq_grid_pytorch(
     positional_embedding_theta: float, positional_embedding_max_pos_count: int, inner_dim: int
 ) -> np.ndarray:
-    """The same grid as a float32 computation gives it, for checkpoints without ``frequencies_precision: float64``.
+    """The grid as float32 computes it, for checkpoints without ``frequencies_precision: float64``.
 
     The exponents are float32 numbers, filled from both ends as torch does; each power is rounded once.
     """

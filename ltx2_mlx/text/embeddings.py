@@ -1,4 +1,4 @@
-"""From text features to contexts: pads give way to learned registers, then a small transformer for each stream.
+"""Contexts from text features: learned registers replace pads, then each stream has a small transformer.
 
 Source: ``ltx_core.text_encoders.gemma.{embeddings_connector,embeddings_processor}``. The reference takes one prompt at
 a time; ours takes a batch.
@@ -64,6 +64,8 @@ class _BasicTransformerBlock1D(Module):
 
 
 class Embeddings1DConnector(Module):
+    """Registers in place of pads, then transformer blocks, then a norm."""
+
     def __init__(self, config: ConnectorConfig):
         super().__init__()
         self.config = config
@@ -82,7 +84,9 @@ class Embeddings1DConnector(Module):
         B, T, _ = hidden_states.shape
         registers = self.learnable_registers.astype(hidden_states.dtype)
         if T % registers.shape[0]:
-            raise InputError(f"{T} tokens, expected a multiple of {registers.shape[0]}, the number of registers")
+            raise InputError(
+                f"the prompt has {T} tokens, expected a multiple of {registers.shape[0]}, the number of registers"
+            )
         valid = attention_mask.reshape(B, T) >= MASKED
         token = mx.arange(T)
         order = mx.argsort(mx.where(valid, token, token + T), axis=1)  # unique keys: stable whatever the sort is

@@ -1,8 +1,8 @@
 """The Gemma 3 text model as an encoder: token ids in, every hidden state out (arXiv:2503.19786).
 
 Parameter and module paths are those of the official shards below ``language_model.model.``; classes and arguments
-carry the names of transformers' ``models/gemma3/modeling_gemma3.py``, which ltx-core runs without position ids: pads
-are counted, and a prompt's first token stands wherever its padding ends.
+carry the names of transformers' ``models/gemma3/modeling_gemma3.py``. ltx-core runs it without position ids: pads are
+counted, so the position of a prompt's first token is the number of pads before it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Gemma3RotaryEmbedding(Module):
         self.config = config
 
     def __call__(self, x: mx.array, position_ids: mx.array, layer_type: str) -> Tables:
-        """Positions ``(1, T)`` → cosine and sine ``(1, T, head_dim)`` in the dtype of ``x``; both halves are alike."""
+        """Positions ``(1, T)`` → cosine and sine ``(1, T, head_dim)`` in the dtype of ``x``, two equal halves."""
         base, factor = self.config.rope(layer_type)
         positions = np.array(position_ids).astype(np.float32)
         freqs = positions[..., None] * _inverse_frequencies(base, factor, self.config.head_dim)
@@ -69,6 +69,7 @@ class Gemma3RotaryEmbedding(Module):
 
 
 def rotate_half(x: mx.array) -> mx.array:
+    """(x1, x2) → (−x2, x1), the halves of the last axis."""
     x1, x2 = mx.split(x, 2, axis=-1)
     return mx.concatenate([-x2, x1], axis=-1)
 
@@ -110,12 +111,14 @@ class Gemma3Attention(Module):
         q, k, v = (heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = apply_rotary_pos_emb(self.q_norm(q), self.k_norm(k), *position_embeddings)
         out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scaling, mask=attention_mask)
-        # A pad on the left sees nothing. That is zero, as in torch, and neither NaN nor a mean (tap: o_proj<x)
+        # A pad on the left sees nothing. Its result is zero, as in torch, and neither NaN nor a mean (tap: o_proj:x)
         out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, 0)
         return self.o_proj(out.swapaxes(1, 2).reshape(B, T, -1)), None
 
 
 class Gemma3MLP(Module):
+    """``down(gelu(gate(x)) · up(x))``."""
+
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -163,6 +166,8 @@ def attention_masks(attention_mask: mx.array, sliding_window: int) -> dict[str, 
 
 
 class Gemma3TextModel(Module):
+    """Embedding, layers and final norm; there is no output projection."""
+
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.config = config
