@@ -128,7 +128,7 @@ class Upsample(Module):
 
 
 class Level(Module):
-    """The blocks of one resolution, attention after each where the file has it, and the way to the next."""
+    """The blocks of one resolution, with attention after each where the file has it, and the layer to the next one."""
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, attention: bool, config: AudioVAEConfig):
         super().__init__()

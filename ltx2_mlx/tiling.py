@@ -147,8 +147,10 @@ def split_with_symmetric_overlaps(size: int, overlap: int) -> Split:
 
 
 def split_temporal_latents(size: int, overlap: int) -> Split:
-    """For decoding: every interval but the first starts one latent earlier, and fades in over one more, because the
-    first latent of a tile decodes to one frame instead of eight."""
+    """Split latents for decoding: all intervals after the first start one latent earlier and fade in over one more.
+
+    The reason: the first latent of a tile decodes to one frame instead of eight.
+    """
     plain = split_with_symmetric_overlaps(size, overlap)
 
     def split(length: int) -> DimensionIntervals:
@@ -164,7 +166,7 @@ def split_temporal_latents(size: int, overlap: int) -> Split:
 
 
 def split_temporal_frames(tile_size_frames: int, overlap_frames: int) -> Split:
-    """For encoding: intervals of 8k+1 frames that do not fade out."""
+    """Split frames for encoding: intervals of 8k+1 frames that do not fade out."""
     plain = split_with_symmetric_overlaps(tile_size_frames, overlap_frames)
 
     def split(length: int) -> DimensionIntervals:
@@ -183,7 +185,7 @@ def map_temporal_interval_to_frame(begin: int, end: int, left_ramp: int, right_r
 
 
 def map_temporal_interval_to_latent(begin: int, end: int, left_ramp: int, right_ramp: int) -> Interval:
-    """Frames [begin, end) → latents; what fades in is left out, as the tile before has it with more of the past."""
+    """Frames [begin, end) → latents, without those that fade in: the tile before has them with more of the past."""
     start, stop = begin // _TIME, (end - 1) // _TIME + 1
     left = 1 + (left_ramp - 1) // _TIME if left_ramp else 0
     return slice(start, stop), compute_rectangular_mask_1d(stop - start, left, right_ramp // _TIME)

@@ -101,7 +101,10 @@ class LTXModel(Module):
     # ---- inputs of the blocks -------------------------------------------------------------------------------------
 
     def prepare(self, modality: Modality, cross_modality: Modality | None, stream: StreamConfig) -> TransformerArgs:
-        """Source: ``TransformerArgsPreprocessor`` and ``MultiModalTransformerArgsPreprocessor``."""
+        """One stream as the blocks take it.
+
+        Source: ``TransformerArgsPreprocessor`` and ``MultiModalTransformerArgsPreprocessor``.
+        """
         config, dtype = self.config, modality.latent.dtype
         _check_modality(modality, cross_modality, stream)
         layers = self._layers(stream)

@@ -353,7 +353,7 @@ class VideoDecoder(Module):
                 f"both sides: {2 * _SIDE} pixels or more"
             )
         if not min(F, H, W):
-            raise InputError(f"the latent is empty: {sample.shape}")
+            raise InputError(f"the latent is {sample.shape}, expected at least one frame, row and column")
 
     def _prepare_tiles(self, latent: mx.array, tiling_config: TilingConfig | None = None) -> list[Tile]:
         return tiles_for_decoding(latent.shape, tiling_config)

@@ -108,7 +108,7 @@ def _positions(latent: mx.array, tools: VideoLatentTools, causal_fix: bool, fram
 def _append(
     state: LatentState, tools: VideoLatentTools, latent: mx.array, positions: np.ndarray, strength: float
 ) -> LatentState:
-    """``latent`` as further tokens. Positions become float32 even where the video's own are rounded to bfloat16, and
+    """Append ``latent`` as tokens. Positions become float32 even where the video's own are rounded to bfloat16, and
     the mask goes through the latent's dtype (0.2 is 0.2002 in bfloat16), both as in the reference."""
     tokens = tools.patchifier.patchify(latent)
     mask = mx.full((*tokens.shape[:2], 1), 1.0 - strength, latent.dtype).astype(state.denoise_mask.dtype)
@@ -171,8 +171,11 @@ def resolve_cross_mask(
 def build_attention_mask(
     existing_mask: mx.array | None, num_noisy_tokens: int, num_existing_tokens: int, cross_mask: mx.array
 ) -> mx.array:
-    """Who attends to whom, in [0, 1], after M tokens joined N: they see each other fully, the video's own tokens with
-    the strength of ``cross_mask`` ``(B, M)`` both ways, and other added tokens not at all."""
+    """Attention strengths ``(B, N+M, N+M)`` in [0, 1] after M tokens joined N.
+
+    The new tokens see each other fully, and no other added tokens; between them and the video's own tokens the strength
+    is ``cross_mask`` ``(B, M)``, both ways.
+    """
     B, M = cross_mask.shape
     N, dtype = num_existing_tokens, cross_mask.dtype
     existing = mx.ones((B, N, N), dtype) if existing_mask is None else existing_mask.astype(dtype)

@@ -71,7 +71,7 @@ class MultiModalGuider:
 
 
 def _std(x: mx.array) -> mx.array:
-    """Over all elements, unbiased (n − 1) as torch's default is, accumulated in float32, in the dtype of ``x``."""
+    """The standard deviation of all elements, unbiased (n − 1) as in torch, computed in float32."""
     return mx.std(x.astype(mx.float32), ddof=1).astype(x.dtype)
 
 
@@ -94,7 +94,7 @@ class MultiModalGuiderFactory:
     ) -> MultiModalGuiderFactory:
         """``sigma_to_params``: upper bound of a bin → its parameters."""
         if not sigma_to_params:
-            raise InputError("guidance by sigma needs at least one bin")
+            raise InputError("sigma_to_params is empty: guidance by sigma needs at least one bin")
         bins = sorted(sigma_to_params.items(), key=lambda item: item[0], reverse=True)
         return cls(negative_context, tuple(bins))
 

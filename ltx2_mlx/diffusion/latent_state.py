@@ -45,7 +45,7 @@ class _LatentTools(Generic[Shape]):
         )
 
     def clear_conditioning(self, state: LatentState) -> LatentState:
-        """Drop the tokens that conditioning appended, and what it did to the masks."""
+        """Drop the tokens that conditioning appended, and its changes to the masks."""
         n = self.patchifier.get_token_count(self.target_shape)
         return LatentState(
             latent=state.latent[:, :n],
@@ -57,7 +57,7 @@ class _LatentTools(Generic[Shape]):
 
 @dataclass(frozen=True)
 class VideoLatentTools(_LatentTools[VideoLatentShape]):
-    """``fps`` in frames per second places the tokens in time."""
+    """The tools of a video latent. ``fps``, in frames per second, places the tokens in time."""
 
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape
@@ -75,7 +75,7 @@ class VideoLatentTools(_LatentTools[VideoLatentShape]):
 
 @dataclass(frozen=True)
 class AudioLatentTools(_LatentTools[AudioLatentShape]):
-    """Audio's tokens lie where their patchifier says."""
+    """The tools of an audio latent."""
 
     patchifier: AudioPatchifier
     target_shape: AudioLatentShape

@@ -20,8 +20,11 @@ class GaussianNoiser:
     generator: Generator
 
     def __call__(self, latent_state: LatentState, noise_scale: float = 1.0) -> LatentState:
-        """noise_scale: in [0, 1], the sigma that denoising starts from. Appended tokens draw noise as well, and a scale
-        of 0 draws too, so that the stream of numbers depends only on shapes."""
+        """Add noise to a state.
+
+        noise_scale: in [0, 1], the sigma that denoising starts from. Appended tokens draw noise as well, and a scale
+        of 0 draws too, so that the stream of numbers depends only on shapes.
+        """
         latent = latent_state.latent
         noise = self.generator.randn(latent.shape, latent.dtype)
         mask = latent_state.denoise_mask * noise_scale  # float32, and so is the mix (tap: GaussianNoiser)

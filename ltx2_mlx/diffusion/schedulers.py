@@ -51,7 +51,10 @@ class LTX2Scheduler:
         stretch: bool = True,
         terminal: float = 0.1,
     ) -> np.ndarray:
-        """tokens: frames · height · width of the latent. All pipelines but the HQ one leave it at 4096."""
+        """Sigmas ``(steps + 1,)``.
+
+        tokens: frames · height · width of the latent. All pipelines except the HQ one leave it at 4096.
+        """
         _check_steps(steps)
         if stretch and steps == 1:  # the reference divides zero by zero here and samples with NaN
             raise InputError("one step cannot be stretched to the terminal sigma; take two, or stretch=False")

@@ -26,7 +26,7 @@ def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: 
 
 
 class Attention(Module):
-    """Source: ``ltx_core.model.transformer.attention.Attention``.
+    """Multi-head attention. Source: ``ltx_core.model.transformer.attention.Attention``.
 
     The q/k norms span all heads together. ``to_gate_logits`` exists in gated checkpoints (2.3) only.
     """

@@ -30,7 +30,7 @@ class _Conv(Module):
 
 
 class Conv2d(_Conv):
-    """Kernels of ``(out, in, h, w)`` in the file."""
+    """A convolution in height and width. Kernels of ``(out, in, h, w)`` in the file."""
 
     dims = 2
     stride: tuple[int, int]
@@ -43,7 +43,10 @@ class Conv2d(_Conv):
 
 
 class Conv3d(_Conv):
-    """Kernels of ``(out, in, t, h, w)`` in the file. ``reflect``: the padding mirrors instead of being zero."""
+    """A convolution in time, height and width. Kernels of ``(out, in, t, h, w)`` in the file.
+
+    reflect: the padding mirrors the input instead of being zero.
+    """
 
     dims = 3
     stride: tuple[int, int, int]

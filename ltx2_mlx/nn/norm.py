@@ -62,12 +62,12 @@ class PerChannelStatistics(Module):
         self["mean-of-means"] = mx.zeros((latent_channels,))
 
     def un_normalize(self, x: mx.array) -> mx.array:
-        """Latents as the encoder made them, from unit variance."""
+        """Undo ``normalize``."""
         std, mean = self._like(x)
         return x * std + mean
 
     def normalize(self, x: mx.array) -> mx.array:
-        """Latents of unit variance."""
+        """Scale latents to mean 0 and variance 1 over the training data."""
         std, mean = self._like(x)
         return (x - mean) / std
 
