@@ -13,7 +13,7 @@ from ..declare.stages import stages
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
 if TYPE_CHECKING:
-    from ..investigate.bisect import Finding
+    from ..investigate.bisect import Diagnosis
     from ..investigate.statements import Statement
     from ..run.live import Runner
     from ..run.recorded import Recorded
@@ -53,13 +53,13 @@ def _bisect(args: argparse.Namespace) -> int:
         print(f"first red, running free: {row.place}: {row.why}\nwith all taps up to {last} grafted, the rest passes")
     if recorded.oracle is None:
         return EXIT_DIVERGED
-    finding = bisect(runner, recorded, ours, isolated_rows(runner, recorded, ours, args.config, args.case), tap)
-    if finding is None:
+    diagnosis = bisect(runner, recorded, ours, isolated_rows(runner, recorded, ours, args.config, args.case), tap)
+    if diagnosis is None:
         print(f"nothing fails {f'at {tap} ' if tap else ''}on the reference's inputs")
         return EXIT_DIVERGED if args.lane == "C" else EXIT_OK
-    story = describe(finding)
-    print(f"{finding.row.place}: {finding.row.verdict}: {finding.row.why}\n{story}", end="")
-    print(f"reproduction  {_write(finding, recorded, story, args.out)}")
+    story = describe(diagnosis)
+    print(f"{diagnosis.row.place}: {diagnosis.row.verdict}: {diagnosis.row.why}\n{story}", end="")
+    print(f"reproduction  {_write(diagnosis, recorded, story, args.out)}")
     return EXIT_DIVERGED
 
 
@@ -79,17 +79,17 @@ def _record(runner: Runner, args: argparse.Namespace) -> Recorded:
     return runner.record(pair, cases[name], repeat=False, isolated=isolated)
 
 
-def describe(finding: Finding) -> str:
-    """The finding in lines: where it is made, what is used how, which statements of ours."""
-    lines = [f"around it     {finding.passed} tensors there pass, {finding.failed} do not"]
-    if finding.scope:
-        tap, call = finding.scope
+def describe(diagnosis: Diagnosis) -> str:
+    """The diagnosis in lines: where it is made, what is used how, which statements of ours."""
+    lines = [f"around it     {diagnosis.passed} tensors there pass, {diagnosis.failed} do not"]
+    if diagnosis.scope:
+        tap, call = diagnosis.scope
         lines.append(f"made in       the own code of {tap}{f' (call {call})' if call else ''}")
-    if finding.owner:
-        lines.append(f"class         {_where(finding.owner)}–{finding.owner.last}  {finding.owner.text}")
-    lines += [f"held          {constant}" for constant in finding.constants]
-    lines += [f"operand       {o.name}: {o.use} ({o.error:.1e})" for o in finding.operands]
-    for s in finding.statements:
+    if diagnosis.owner:
+        lines.append(f"class         {_where(diagnosis.owner)}–{diagnosis.owner.last}  {diagnosis.owner.text}")
+    lines += [f"held          {constant}" for constant in diagnosis.constants]
+    lines += [f"operand       {o.name}: {o.use} ({o.error:.1e})" for o in diagnosis.operands]
+    for s in diagnosis.statements:
         text = s.text if len(s.text) <= 100 else f"{s.text[:99]}…"
         lines.append(f"statement     {_where(s)}  {text}")
     return "\n".join(lines) + "\n"
@@ -101,11 +101,11 @@ def _where(statement: Statement) -> str:
     return f"{package}{after or before}:{statement.first}"
 
 
-def _write(finding: Finding, recorded: Recorded, story: str, out: Path) -> str:
+def _write(diagnosis: Diagnosis, recorded: Recorded, story: str, out: Path) -> str:
     from ..investigate.repro import Repro, write_script
     from ..investigate.scope import target_of
 
-    if finding.scope is None:
+    if diagnosis.scope is None:
         return "none: no tap of the reference makes it"
-    repro = Repro.of(recorded, finding.row, finding.scope, target_of(finding.row, recorded.trace))
-    return str(write_script(repro, finding.row, story, out))
+    repro = Repro.of(recorded, diagnosis.row, diagnosis.scope, target_of(diagnosis.row, recorded.trace))
+    return str(write_script(repro, diagnosis.row, story, out))

@@ -8,7 +8,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..faults.catalogue import CAUSES, MUTATIONS
+from ..faults.catalogue import CAUSES, FAULTS
 from ..faults.likely_causes import Explanation, explain
 from ..judge.results import EXIT_OK, EXIT_USAGE
 
@@ -52,7 +52,7 @@ def show(explanation: Explanation) -> None:
         print("  " + "  ".join(f"{key} {row.metrics[key]:.4g}" for key in shown))
     print("looks like: " + "; ".join(explanation.signs))
     print("causes that look so, the likeliest first, each with the planted fault that is most alike:")
-    faults = {m.id: m.fault for m in MUTATIONS}
+    faults = {m.id: m.description for m in FAULTS}
     for guess in explanation.causes[:3]:
         print(f"  {guess.share:4.0%}  {guess.cause}: {CAUSES[guess.cause]}")
         print(f"        {guess.example}: {faults.get(guess.example, 'no longer planted')}")

@@ -25,7 +25,7 @@ def selftest(document: dict[str, Any]) -> str:
     """The score in a sentence, and the matrix folded away."""
     s = document["summary"]
     lines = [
-        f"{s['mutants']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
+        f"{s['faults']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
         f"they belong to, {s['equivalent']} that go unnoticed (each with its reason), {s['false_alarms']} false "
         f"alarms over clean runs with three seeds, in {s['seconds'] / 60:.0f} minutes.",
         "",
@@ -37,7 +37,7 @@ def selftest(document: dict[str, Any]) -> str:
     for row in document["matrix"]:
         seen = f"`{row['first_tap']}`" if row["detected"] else row["equivalent"] or "not noticed"
         seen += "" if row["localised"] or not row["detected"] else f" (expected `{row['expected_tap']}`)"
-        lines.append(f"| {row['id']} | {row['mutation']} | {row['lane']} | {seen} |".replace("\n", " "))
+        lines.append(f"| {row['id']} | {row['fault']} | {row['lane']} | {seen} |".replace("\n", " "))
     return "\n".join([*lines, "", "</details>"])
 
 

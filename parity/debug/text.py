@@ -22,7 +22,7 @@ from .finding import Finding, Grid, Lines, Table
 from .measures import correlation, distance, tolerance
 from .subject import Subject
 from .subject import sides as both_sides
-from .text_faults import embedding, states, used
+from .text_checks import embedding, states, used
 
 # Reported for the 19B model: r of two prompts above 0.99 at the contexts when the embedding's scale or the final norm
 # is missing, 0.731 for unlike prompts and 0.80 for "blue" / "red ball" when all is right.

@@ -14,7 +14,7 @@ from ..tap.trace import Trace
 from .finding import Finding, Lines, Pictures, Table
 from .measures import correlation, departures, first_departure, local_variance_ratio, std, tolerance
 from .subject import Subject
-from .vae_faults import alike, decoded, light_of, misplaced, no_bytes, stage_output, unnormalised, untold
+from .vae_checks import alike, decoded, light_of, misplaced, no_bytes, stage_output, unnormalised, untold
 
 # Reported for the 19B model: brightness (mean of the pixels, 0 to 1) 0.12 when a decoder that wants its timestep gets
 # none, 0.32–0.35 when it is told; pixel std 8.7 for 35 when latents are un-normalised twice.

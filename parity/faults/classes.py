@@ -23,7 +23,7 @@ CAUSES = {
     "other network": "a network that is not the one that the config describes",
 }
 
-# Ids of the list of known faults that no mutant plants, and why.
+# Ids of the list of known faults that no fault plants, and why.
 NOT_APPLICABLE = {
     "T17": "Gemma 4 alone; LTX-2 and 2.3 read Gemma 3",
     "C12": "a probe of the platform: one MLX build's attention at one shape",

@@ -18,7 +18,7 @@ from ..declare.stages import stages
 from ..investigate.signs import signs as signs_of
 from ..judge.results import Results, Row
 from ..judge.rules import judge, tensors
-from .catalogue import MUTATIONS
+from .catalogue import FAULTS
 
 TABLE = Path(__file__).with_name("causes.json")
 
@@ -52,7 +52,7 @@ class Seen(Protocol):
 
 def examples(path: Path = TABLE) -> list[Example]:
     """The measured table."""
-    table = json.loads(path.read_text())["mutants"]
+    table = json.loads(path.read_text())["faults"]
     return [Example(id, row["cause"], frozenset(row["signs"])) for id, row in table.items()]
 
 
@@ -70,8 +70,8 @@ def rank(signs: Iterable[str], table: list[Example]) -> list[Guess]:
     return sorted(guesses, key=lambda guess: -guess.share)
 
 
-def table_of(findings: Iterable[Seen]) -> list[Example]:
-    return [Example(f.id, f.cause, frozenset(f.signs)) for f in findings if f.signs]
+def table_of(outcomes: Iterable[Seen]) -> list[Example]:
+    return [Example(f.id, f.cause, frozenset(f.signs)) for f in outcomes if f.signs]
 
 
 def leave_one_out(table: list[Example]) -> dict[str, int]:
@@ -84,13 +84,13 @@ def leave_one_out(table: list[Example]) -> dict[str, int]:
     return {"of": len(table), "first": first, "three": three}
 
 
-def learn(findings: Iterable[Seen], path: Path = TABLE) -> None:
+def learn(outcomes: Iterable[Seen], path: Path = TABLE) -> None:
     """Keep what these faults look like; what the table has of other faults that are still planted stays."""
-    known = {e.id: e for e in (examples(path) if path.exists() else [])} | {e.id: e for e in table_of(findings)}
-    table = [known[m.id] for m in MUTATIONS if m.id in known]
+    known = {e.id: e for e in (examples(path) if path.exists() else [])} | {e.id: e for e in table_of(outcomes)}
+    table = [known[m.id] for m in FAULTS if m.id in known]
     rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in table]
     measured = json.dumps(leave_one_out(table))
-    path.write_text(f'{{"leave_one_out": {measured},\n "mutants": {{\n' + ",\n".join(rows) + "\n }\n}\n")
+    path.write_text(f'{{"leave_one_out": {measured},\n "faults": {{\n' + ",\n".join(rows) + "\n }\n}\n")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """row: the first tensor that is wrong; scope: the tap in whose own code it is made; statements: of ours that made
     it. passed and failed count the tensors that were asked for. operands: the one used most wrongly first."""
 
@@ -146,14 +146,16 @@ def isolated_rows(runner: Runner, recorded: Recorded, ours: dict[str, Any], conf
     return judge(Results(), where, recorded.pair.stage, recorded.trace, recorded.oracle, trace)
 
 
-def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[Row], tap: str = "") -> Finding | None:
+def bisect(
+    runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[Row], tap: str = ""
+) -> Diagnosis | None:
     """The first wrong tensor at or inside ``tap`` (everywhere, without), explained; None where all pass."""
     chosen = [row for row in rows if f"{row.name}.".replace(":", ".").startswith(f"{tap}." if tap else "")]
     row = next((row for row in chosen if row.verdict != "pass"), None)
     if row is None:
         return None
     failed = sum(row.verdict != "pass" for row in chosen)
-    base = Finding(row, None, len(chosen) - failed, failed)
+    base = Diagnosis(row, None, len(chosen) - failed, failed)
     trace = recorded.trace
     if (row.name.partition(":")[0], row.call) not in trace.calls and not _known(row, trace):
         return base  # ours alone has it

@@ -12,8 +12,8 @@ import pytest
 from parity.cli import main
 from parity.commands.bisect import describe
 from parity.declare.stages import stages
-from parity.faults.catalogue import MUTATIONS, Mutation, planted
-from parity.investigate.bisect import Finding, bisect, culprit, isolated_rows
+from parity.faults.catalogue import FAULTS, Fault, planted
+from parity.investigate.bisect import Diagnosis, bisect, culprit, isolated_rows
 from parity.investigate.repro import Repro, write_script
 from parity.investigate.scope import target_of
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
@@ -23,7 +23,7 @@ from parity.run.recorded import Recorded
 ROOT = Path(__file__).parents[2]
 SMALL = ("transformer", "tiny-2.3-video-only", "schedule")
 STEPS = {"S21": ("sampling", "any", "euler"), "S22b": ("sampling", "any", "guiders")}
-BY_ID = {mutation.id: mutation for mutation in MUTATIONS}
+BY_ID = {fault.id: fault for fault in FAULTS}
 
 
 class Bench:
@@ -40,9 +40,9 @@ class Bench:
             self.recorded[key] = self.runner.record(pair, pair.stage.cases(pair.config)[case], repeat=False)
         return self.recorded[key]
 
-    def find(self, mutation: Mutation | None, key: tuple[str, str, str]) -> tuple[Finding | None, Recorded]:
+    def find(self, fault: Fault | None, key: tuple[str, str, str]) -> tuple[Diagnosis | None, Recorded]:
         recorded = self.record(*key)
-        with planted(mutation):
+        with planted(fault):
             ours = self.runner.ours(recorded.pair.paths, "float32")
             rows = isolated_rows(self.runner, recorded, ours, key[1], key[2])
             return bisect(self.runner, recorded, ours, rows), recorded
@@ -53,15 +53,15 @@ def bench(checkpoints: Path) -> Bench:
     return Bench()
 
 
-def _lines(mutation: Mutation) -> range:
+def _lines(fault: Fault) -> range:
     """The lines of the planted source that differ from the product's."""
-    old = (ROOT / "ltx2_mlx" / mutation.file).read_text()
-    new = old.replace(mutation.old, mutation.new).splitlines()
+    old = (ROOT / "ltx2_mlx" / fault.file).read_text()
+    new = old.replace(fault.old, fault.new).splitlines()
     first = next(i for i, (a, b) in enumerate(zip(old.splitlines(), new, strict=False), 1) if a != b)
-    return range(first, first + max(1, mutation.new.count("\n")))
+    return range(first, first + max(1, fault.new.count("\n")))
 
 
-# Mutant → an operand, and what is said of it.
+# Fault → an operand, and what is said of it.
 FOUND = {
     "R01": ("input_tensor", "used otherwise"),
     "D10": ("get_ada_values.0", "used otherwise"),
@@ -78,20 +78,20 @@ FOUND = {
 
 @pytest.mark.parametrize("name", FOUND)
 def test_the_place_of_a_fault_is_named(name: str, bench: Bench) -> None:
-    mutation = BY_ID[name]
-    finding, _ = bench.find(mutation, STEPS.get(name, SMALL))
-    print(describe(finding))
-    assert any(s.covers(mutation.file, line) for s in finding.statements for line in _lines(mutation))
-    assert len(finding.statements) <= 12
-    assert FOUND[name] in [(o.name, o.use) for o in finding.operands[:3]]
+    fault = BY_ID[name]
+    diagnosis, _ = bench.find(fault, STEPS.get(name, SMALL))
+    print(describe(diagnosis))
+    assert any(s.covers(fault.file, line) for s in diagnosis.statements for line in _lines(fault))
+    assert len(diagnosis.statements) <= 12
+    assert FOUND[name] in [(o.name, o.use) for o in diagnosis.operands[:3]]
 
 
 def test_constants_and_parameters_that_differ_are_named(bench: Bench) -> None:
-    finding, _ = bench.find(BY_ID["N02"], SMALL)
-    assert "eps is 1e-05, the reference's is 1e-06" in finding.constants
-    assert finding.owner.text == "RMSNorm"
-    finding, _ = bench.find(BY_ID["D11b"], SMALL)
-    assert any("parameter scale_shift_table" in constant for constant in finding.constants)
+    diagnosis, _ = bench.find(BY_ID["N02"], SMALL)
+    assert "eps is 1e-05, the reference's is 1e-06" in diagnosis.constants
+    assert diagnosis.owner.text == "RMSNorm"
+    diagnosis, _ = bench.find(BY_ID["D11b"], SMALL)
+    assert any("parameter scale_shift_table" in constant for constant in diagnosis.constants)
     assert bench.find(None, SMALL)[0] is None
 
 
@@ -114,11 +114,11 @@ def _run(script: Path, *first: str) -> subprocess.CompletedProcess:
 
 
 def test_the_reproduction_sees_the_fault_and_is_green_without_it(bench: Bench, tmp_path: Path) -> None:
-    mutation = BY_ID["G01"]
-    finding, recorded = bench.find(mutation, SMALL)
-    repro = Repro.of(recorded, finding.row, finding.scope, target_of(finding.row, recorded.trace))
-    script = write_script(repro, finding.row, describe(finding), tmp_path / "out")
-    with planted(mutation):
+    fault = BY_ID["G01"]
+    diagnosis, recorded = bench.find(fault, SMALL)
+    repro = Repro.of(recorded, diagnosis.row, diagnosis.scope, target_of(diagnosis.row, recorded.trace))
+    script = write_script(repro, diagnosis.row, describe(diagnosis), tmp_path / "out")
+    with planted(fault):
         red = _run(script, sys.path[0])
     assert red.returncode == 1, red.stdout + red.stderr
     assert "ours now       diverged" in red.stdout and "0.0e+00 from what it gave" in red.stdout

@@ -14,7 +14,7 @@ from parity.commands import tables as readme
 from parity.debug import symptoms
 from parity.declare.model import Case, FunctionTap, Pair, Stage
 from parity.declare.stages import pipelines, stages
-from parity.faults.catalogue import Mutation, planted
+from parity.faults.catalogue import Fault, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
 from parity.judge.rules import judge
 from parity.report import plots, summary, terminal
@@ -179,7 +179,7 @@ def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) ->
     pair = r.load(stage, "tiny-2.3-video-only", "float32")
     recorded = r.record(pair, stage.cases(pair.config)["base"])
     old = "    q, k, v = (x.reshape(B, -1, heads, inner // heads).swapaxes(1, 2) for x in (q, k, v))\n"
-    fault = Mutation("X", "raises", "nn/attention.py", old, '    raise ValueError("no such head")\n', "")
+    fault = Fault("X", "raises", "nn/attention.py", old, '    raise ValueError("no such head")\n', "")
     with planted(fault):
         trace = r.replay(recorded, r.ours(pair.paths, "float32"))
     rows = judge(Results(), WHERE, stage, recorded.trace, recorded.oracle, trace)

@@ -232,7 +232,7 @@ def test_pipelines_and_self_test_are_shown_where_they_are(tmp_path: Path) -> Non
             "why": "x0.003",
         }
     ]
-    found = {"summary": {"mutants": 90, "detected": 89}, "matrix": [{"id": "D10", "lane": "A", "detected": False}]}
+    found = {"summary": {"faults": 90, "detected": 89}, "matrix": [{"id": "D10", "lane": "A", "detected": False}]}
     reader = Reader(html.page(plain | {"pipelines": rows}, found))
     assert "distilled" in reader.said["pipelines"] and "✕ diverged" in reader.said["pipelines"]
     assert "89" in reader.said["selftest"] and "D10" in reader.said["selftest"] and "✕ no" in reader.said["selftest"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _WIDE, _GROUP = "tiny-2.0-audio-wide", "tiny-2.3-audio-group"
-_encoder = partial(Mutation, file="audio_vae.py", config=_WIDE, stage="audio_encoder")
-_decoder = partial(Mutation, file="audio_vae.py", config=_WIDE, stage="audio_decoder")
-_processor = partial(Mutation, file="audio_processor.py", config="any", stage="audio_processor", case="mel")
-_hifigan = partial(Mutation, file="vocoder.py", config=_WIDE, stage="vocoder")
-_bigvgan = partial(Mutation, file="vocoder.py", config=_GROUP, stage="vocoder")
+_encoder = partial(Fault, file="audio_vae.py", config=_WIDE, stage="audio_encoder")
+_decoder = partial(Fault, file="audio_vae.py", config=_WIDE, stage="audio_decoder")
+_processor = partial(Fault, file="audio_processor.py", config="any", stage="audio_processor", case="mel")
+_hifigan = partial(Fault, file="vocoder.py", config=_WIDE, stage="vocoder")
+_bigvgan = partial(Fault, file="vocoder.py", config=_GROUP, stage="vocoder")
 _MEL, _ACT = "waveform_to_mel.16000", "vocoder.resblocks.0.acts1.0"
 
 AUDIO = (
@@ -383,7 +383,7 @@ AUDIO = (
         tap="mid.block_1",
         cause="skipped term",
     ),
-    Mutation(
+    Fault(
         "A41",
         "left and right exchanged between the decoder and the vocoder",
         "audio_vae.py",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _CONDITIONING, _SAMPLERS, _STEPS = "diffusion/conditioning.py", "diffusion/samplers.py", "diffusion/diffusion_steps.py"
 _DENOISERS = "diffusion/denoisers.py"
 
 
-def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: str, known: str = "") -> Mutation:
+def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: str, known: str = "") -> Fault:
     case = {"gaussian": "noise", "post": "masks", "times": "masks", "downs": "masks", "step": "res2s"}
     case |= {
         "coeff": "res2s",
@@ -19,9 +19,7 @@ def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: 
         "simple": "guidance",
     }
     where = next((name for start, name in case.items() if tap.startswith(start)), "conditioning")
-    return Mutation(
-        id, fault, file, old, new, tap, config="any", case=where, stage="denoising", cause=cause, known=known
-    )
+    return Fault(id, fault, file, old, new, tap, config="any", case=where, stage="denoising", cause=cause, known=known)
 
 
 DENOISING = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_keys = partial(Mutation, file="loading/load.py", cause="wrong weights", loads=True)
-_network = partial(Mutation, cause="other network", loads=True)
+_keys = partial(Fault, file="loading/load.py", cause="wrong weights", loads=True)
+_network = partial(Fault, cause="other network", loads=True)
 _ONLY_MEANS = "[pair for pair in weights if not pair[0].endswith('-means')]"
 
 LOADING = (
@@ -19,7 +19,7 @@ LOADING = (
         tap="missing model.diffusion_model.audio_patchify_proj.weight",
         known="L01",
     ),
-    Mutation(
+    Fault(
         "L01b",
         "keys of the audio-video attention skipped, loaded leniently",
         "loading/load.py",
@@ -48,7 +48,7 @@ LOADING = (
         stage="video_decoder",
         known="V09",
     ),
-    Mutation(
+    Fault(
         "V09b",
         "statistics left at 0 and 1, loaded leniently",
         "loading/load.py",
@@ -144,7 +144,7 @@ LOADING = (
         config="tiny-2.0-audio-wide",
         known="A13",
     ),
-    Mutation(
+    Fault(
         "A07c",
         "the transposed convolutions' weights as (out, in, k)",
         "nn/conv1d.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _DISTILLED, _TWO, _HQ = "pipelines/distilled.py", "pipelines/ti2vid_two_stages.py", "pipelines/ti2vid_two_stages_hq.py"
 _STAGES, _ONE, _IC = "pipelines/stages.py", "pipelines/ti2vid_one_stage.py", "pipelines/ic_lora.py"
@@ -12,12 +12,10 @@ _GUIDED = "guided(video_guider_params, audio_guider_params, positive, negative)"
 
 def _fault(
     id: str, fault: str, file: str, old: str, new: str, pipeline: str, first: str, cause: str, known: str = ""
-) -> Mutation:
+) -> Fault:
     """``first``: the recorded tensor that must be the first to differ."""
     stage = f"pipelines.{pipeline}"
-    return Mutation(
-        id, fault, file, old, new, first, config="tiny-2.0", case="run", stage=stage, cause=cause, known=known
-    )
+    return Fault(id, fault, file, old, new, first, config="tiny-2.0", case="run", stage=stage, cause=cause, known=known)
 
 
 PIPELINES = (

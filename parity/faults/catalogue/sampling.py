@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_fault = partial(Mutation, config="any", stage="sampling")
+_fault = partial(Fault, config="any", stage="sampling")
 _GUIDERS, _SCHEDULES = "diffusion/guiders.py", "diffusion/schedulers.py"
 SAMPLING = (
     _fault(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_tokens = functools.partial(Mutation, stage="tokenizer", config="any", case="prompts")
-_gemma = functools.partial(Mutation, stage="gemma", config="tiny-gemma")
-_text = functools.partial(Mutation, stage="embeddings_processor")
+_tokens = functools.partial(Fault, stage="tokenizer", config="any", case="prompts")
+_gemma = functools.partial(Fault, stage="gemma", config="tiny-gemma")
+_text = functools.partial(Fault, stage="embeddings_processor")
 _ATTENTION = "layers.0.self_attn"
 
 TEXT = (

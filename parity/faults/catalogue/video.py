@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_encoder = partial(Mutation, stage="video_encoder", file="video_vae.py", config="tiny-2.0-timestep")
-_decoder = partial(Mutation, stage="video_decoder", file="video_vae.py", config="tiny-2.0")
-_noisy = partial(Mutation, stage="video_decoder", file="video_vae.py", config="tiny-2.0-timestep")
-_tiles = partial(Mutation, stage="video_decoder", file="tiling.py", config="tiny-2.0", case="tiled-pixels")
-_upsampler = partial(Mutation, stage="upsampler", file="upsampler.py", config="tiny-2.3-upsampler-x2")
+_encoder = partial(Fault, stage="video_encoder", file="video_vae.py", config="tiny-2.0-timestep")
+_decoder = partial(Fault, stage="video_decoder", file="video_vae.py", config="tiny-2.0")
+_noisy = partial(Fault, stage="video_decoder", file="video_vae.py", config="tiny-2.0-timestep")
+_tiles = partial(Fault, stage="video_decoder", file="tiling.py", config="tiny-2.0", case="tiled-pixels")
+_upsampler = partial(Fault, stage="upsampler", file="upsampler.py", config="tiny-2.3-upsampler-x2")
 
 VIDEO = (
     # ---- latents and pixels
