@@ -18,9 +18,10 @@ from typing import Any
 
 from ..declare.inputs import seeded
 from ..declare.stages import pipelines, stages
+from ..investigate.bisect import isolated_rows
 from ..investigate.signs import signs
-from ..judge.results import PipelineRow, Results, Row
-from ..judge.rules import judge, tensors
+from ..judge.results import PipelineRow, Row
+from ..judge.rules import tensors
 from ..run import pipelines as pipeline_runs
 from ..run.environment import default_device
 from ..run.live import Runner
@@ -129,8 +130,7 @@ class Bench:
         with planted(fault):
             trace = self.runner.replay(recorded, self.runner.ours(self.pair.paths, self.dtype, **self.pair.options))
         where = {"stage": self.stage.name, "config": self.config, "case": case, "lane": lane(self.dtype)}
-        rows = judge(Results(), where, self.stage, recorded.trace, recorded.oracle, trace)
-        return rows, (recorded.trace, trace)
+        return isolated_rows(recorded, trace, where), (recorded.trace, trace)
 
     def plant(self, fault: Fault, seed: int = 0) -> Outcome:
         start = time.monotonic()
@@ -145,13 +145,13 @@ class Bench:
         first = next((row for row in rows if row.verdict != "pass"), None)
         if first is None:
             return {}
-        values = tensors(first, *traces)
+        theirs, ours = tensors(first, *traces)
         return {
             "detected": True,
             "localised": _within(first.name, fault.tap),
             "first_tap": first.name,
             "why": first.why,
-            "signs": tuple(sorted(signs(first, rows, *values, traces[0]))),
+            "signs": tuple(sorted(signs(first, rows, theirs, ours, traces[0]))),
         }
 
     def _load(self, fault: Fault, seed: int) -> dict[str, Any]:

@@ -140,6 +140,7 @@ class Results:
     pipelines: list[PipelineRow] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
+    explanation: dict[str, Any] | None = None  # of the first divergence: likely causes and lines of ours
     seconds: float = 0.0
     peak_gb: float = 0.0
     _worst: dict[str, Row] = field(default_factory=dict)
@@ -206,7 +207,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
         head = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
-        head |= {"allowed": allowed, "stages": self.stages}
+        head |= {"allowed": allowed, "stages": self.stages, "explanation": self.explanation}
         taps, pipelines = (
             ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
             for rows in (self.rows, self.pipelines)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from parity.cli import main
+from parity.commands.debug import register
 from parity.debug.symptoms import CLIP, SYMPTOMS, Check, markdown
 from parity.declare.inputs import FIXTURES, GEMMA
 from parity.faults.catalogue import BY_ID, EDITS, FILES, ClipFault, Fault, FileFault, planted
@@ -62,7 +63,7 @@ def sentence(argv: list[str], fault: Fault | None = None) -> str:
         debug = debug or importlib.import_module("parity.debug.views")
         ours = importlib.import_module("parity.sides.mlx").MLX()
         parser = argparse.ArgumentParser()
-        debug.register(parser.add_subparsers())
+        register(parser.add_subparsers())
         return debug.look(parser.parse_args(["debug", *argv]), {"ours": ours, "reference": Once()}).sentence
 
 

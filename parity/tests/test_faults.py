@@ -63,7 +63,7 @@ def test_unplanted_copy_is_green(benches: dict[Cell, Bench], fault: Fault) -> No
 
 def test_stale_fault_says_so() -> None:
     stale = Fault("X", "a text that is not there", "types.py", "no such text", "")
-    with pytest.raises(StaleFaultError, match="X is stale: its text stands 0 times in types.py"), planted(stale):
+    with pytest.raises(StaleFaultError, match=r"X is stale: its text stands 0 times in types\.py"), planted(stale):
         pass
 
 

@@ -245,13 +245,14 @@ def test_explain_names_the_cause_of_a_planted_fault(
     table = [e for e in explain.examples() if e.id != id]  # told by the others
     monkeypatch.setattr(explain, "examples", lambda: table)
     place = {"name": fault.tap, "call": 0, "stage": fault.stage, "config": fault.config, "case": fault.case}
+    place["lane"] = "A"
     path.write_text(json.dumps({"taps": [place | {"verdict": "diverged"}]}))
     with planted(fault):
         assert main(["explain", "first", "--results", str(path)]) == EXIT_OK
     out = capsys.readouterr().out
     assert f"{fault.cause}: {CAUSES[fault.cause]}" in out and "looks like: " in out and "diverged" in out
     assert main(["explain", fault.tap, "--results", str(path)]) == EXIT_OK
-    assert "it passes" in capsys.readouterr().out
+    assert "It passes when it is fed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["no such tap"], ["first"], ["x", "--results", "/nowhere.json"]])

@@ -42,11 +42,11 @@ class ClipFault:
 
 
 def picture(light: float = 0.34, spread: float = 36.0) -> np.ndarray:
-    """Frames of a moving, smooth picture, ``(F, H, W, 3)`` bytes; its mean brightness (0 to 1) and spread (in bytes)."""
+    """Frames of a moving, smooth picture, ``(F, H, W, 3)`` bytes, of this brightness (0 to 1) and spread (in bytes)."""
     t, y, x, c = np.meshgrid(*(np.linspace(0, 1, n) for n in (9, 48, 64, 3)), indexing="ij")
     wave = np.sin(7 * x + 3 * t + c) + np.cos(5 * y - 2 * t + 0.5 * c)
     wave = (wave - wave.mean()) / wave.std()
-    return np.clip(255 * light + spread * wave, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(255 * light + spread * wave, 0, 255), np.uint8)
 
 
 def noise() -> np.ndarray:

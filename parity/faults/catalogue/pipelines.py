@@ -76,7 +76,7 @@ PIPELINES = (
     _fault(
         "E06",
         "images without the round trip through H.264",
-        "media.py",
+        "media/images.py",
         "image = preprocess(decode_image(image_path), crf)",
         "image = decode_image(image_path)",
         "distilled",
