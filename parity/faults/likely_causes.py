@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ..declare.stages import stages
 from ..investigate.signs import signs as signs_of
 from ..judge.results import Results, Row
-from ..judge.rules import judge, tensors
+from ..judge.verdicts import judge, tensors
 from .catalogue import MUTATIONS
 
 TABLE = Path(__file__).with_name("causes.json")

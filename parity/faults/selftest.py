@@ -20,7 +20,7 @@ from ..declare.inputs import seeded
 from ..declare.stages import pipelines, stages
 from ..investigate.signs import signs
 from ..judge.results import PipelineRow, Results, Row
-from ..judge.rules import judge, tensors
+from ..judge.verdicts import judge, tensors
 from ..run import pipelines as pipeline_runs
 from ..run.environment import default_device
 from ..run.live import Runner

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..declare.model import Stage
 from ..judge.results import Results, Row
-from ..judge.rules import judge
+from ..judge.verdicts import judge
 from ..run.live import Runner
 from ..run.recorded import Recorded
 from ..run.replay import handed_over, module_taps, run_tapped

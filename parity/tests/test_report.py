@@ -20,7 +20,7 @@ from parity.declare.model import Case, Stage
 from parity.declare.stages import PHASES, stages
 from parity.judge import metrics
 from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
-from parity.judge.rules import judge
+from parity.judge.verdicts import judge
 from parity.report import causes, html, junit, summary
 from parity.report.annotations import MOST, lines, show
 from parity.report.render import render
