@@ -72,7 +72,7 @@ def number(value: Any) -> str:
 
 
 def show(finding: Finding, console: Console | None = None) -> None:
-    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     for table in finding.tables:
         rich = RichTable(box=None, title=escape(table.title), title_justify="left")
         for i, column in enumerate(table.columns):

@@ -19,7 +19,7 @@ from ..investigate.signs import signs as signs_of
 from ..investigate.statements import Slice, Statement, shortened
 from ..judge.place import Place
 from ..judge.results import Results, Row
-from ..judge.rules import tensors
+from ..judge.verdicts import tensors
 from ..run.environment import use_device
 from ..run.live import Runner
 from .catalogue import BY_ID, CAUSES, FAULTS

@@ -21,7 +21,7 @@ from ..declare.stages import pipelines, stages
 from ..investigate.bisect import isolated_rows
 from ..investigate.signs import signs
 from ..judge.results import PipelineRow, Row
-from ..judge.rules import tensors
+from ..judge.verdicts import tensors
 from ..run import pipelines as pipeline_runs
 from ..run.environment import default_device
 from ..run.live import Runner

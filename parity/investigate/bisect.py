@@ -26,7 +26,7 @@ from ..declare.model import Stage
 from ..declare.stages import stages
 from ..judge.place import Place
 from ..judge.results import Results, Row
-from ..judge.rules import judge
+from ..judge.verdicts import judge
 from ..run.live import Runner
 from ..run.recorded import Recorded
 from ..run.replay import handed_over, module_taps, run_tapped

@@ -17,7 +17,7 @@ from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..declare.stages import stages
 from ..judge.results import Results, Row
-from ..judge.rules import judge
+from ..judge.verdicts import judge
 from ..run.recorded import Recorded
 from ..sides.loading import load_ours, loading_options, read
 from ..sides.mlx import MLX

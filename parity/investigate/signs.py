@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..judge import tolerance
-from ..judge.results import Row
+from ..judge.results import Reason, Row
 from ..tap.side import PROBE
 from ..tap.trace import Tensor, Trace
 
@@ -127,10 +127,9 @@ def _curve(error: np.ndarray, by: np.ndarray) -> Signs:
 def _constants(row: Row, reference: Any, ours: Any) -> Signs:
     if row.verdict == "missing":
         return frozenset({"not called"})
-    if "the reference does not" in row.why:
-        return frozenset({"called by ours alone"})
-    if "Error" in row.why:
-        return frozenset({"raises"})
+    told = {Reason.EXTRA: "called by ours alone", Reason.ERROR: "raises"}
+    if row.reason in told:
+        return frozenset({told[row.reason]})
     if isinstance(reference, Tensor) or isinstance(ours, Tensor):
         return frozenset({"an array on one side only"})
     return frozenset({"other argument", f"of type {type(reference).__name__}"})

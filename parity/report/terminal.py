@@ -25,7 +25,7 @@ def layer(name: str) -> str:
 
 
 def show(results: Results, written: list[Path], console: Console | None = None) -> None:
-    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
         rows = [row for row in results.rows if (row.stage, row.config) == (stage, config)]
         console.print(_by_layer(f"{stage}, {config}", rows))

@@ -16,7 +16,7 @@ from parity.declare.model import Case, FunctionTap, Pair, Stage
 from parity.declare.stages import pipelines, stages
 from parity.faults.catalogue import Fault, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
-from parity.judge.rules import judge
+from parity.judge.verdicts import judge
 from parity.report import plots, summary, terminal
 from parity.report.render import render
 from parity.run.cells import manifest

@@ -19,7 +19,7 @@ from parity.declare.model import Case, Stage
 from parity.declare.stages import PHASES, stages
 from parity.judge import metrics
 from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
-from parity.judge.rules import judge
+from parity.judge.verdicts import judge
 from parity.report import html, junit, plots, summary, terminal
 from parity.report.annotations import MOST, lines, show
 from parity.report.render import render
@@ -346,7 +346,7 @@ def test_junit_names_the_tap_and_why(tmp_path: Path) -> None:
     root = junit.tree(document(results, tmp_path))
     found = {(suite.get("name"), case.get("name")): case for suite in root for case in suite}
     lane = found["transformer tiny-2.0", "lane A"].find("failure")
-    assert BAD in lane.get("message") and "needs k" in lane.get("message") and SOURCE in lane.text
+    assert BAD in lane.get("message") and "ratio" in lane.get("message") and SOURCE in lane.text
     assert found["transformer tiny-2.0", "coverage"].find("failure") is None
     assert found["manifest", "transformer apply_rotary_emb"].find("failure") is not None
     assert (root.get("tests"), root.get("failures")) == ("4", "3")
