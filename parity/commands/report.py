@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..judge.results import EXIT_OK
 from ..report.render import render
 
 LATEST = Path("reports") / "latest" / "results.json"
@@ -22,4 +23,4 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _report(args: argparse.Namespace) -> int:
     for path in render(args.results, args.plots):
         print(f"written   {path}")
-    return 0
+    return EXIT_OK

@@ -19,13 +19,18 @@ from ..sides.fixtures import ensure_fixtures
 REPORT = Path("reports") / "latest" / "selftest.json"
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("selftest", help="plant known faults one at a time: is each one noticed, and where?")
-    parser.add_argument("--sample", type=int, metavar="N", help="N faults only, spread over the stages")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="faults by id, or by the id of the known fault")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs that the faults are run with (default: 0)")
-    parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the matrix goes")
-    parser.add_argument("--learn", action="store_true", help="keep what they look like, for explain")
+    parser.add_argument("--sample", type=int, metavar="N", help="plant only N faults, spread over the stages")
+    parser.add_argument(
+        "--only",
+        default="*",
+        metavar="GLOB",
+        help="plant only the faults with this id, or with this id in the list of known faults",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
+    parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the results are written")
+    parser.add_argument("--learn", action="store_true", help="keep what each fault looks like, for parity explain")
     parser.set_defaults(handler=_selftest)
 
 

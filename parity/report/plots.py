@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -50,7 +51,7 @@ def _draw(rows: list[Record], order: dict[tuple[str, int], int], title: str, pat
     figure.subplots_adjust(left=0.09, right=0.99, top=0.96, bottom=0.11, hspace=0.08)
     correlation, std, error = axes
 
-    def draw(axis: Axes, group: list[Record], metric: str, form: str, colour: str, label: str, **style: float) -> None:
+    def draw(axis: Axes, group: list[Record], metric: str, form: str, colour: str, label: str, **style: Any) -> None:
         if group:
             x = [order[row["name"], row["call"]] for row in group]
             axis.plot(x, [max(row[metric], FLOOR**2) for row in group], form, color=colour, label=label, **style)

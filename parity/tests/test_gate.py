@@ -241,6 +241,7 @@ def test_command_line_writes_a_report_and_names_a_fault(
     wanted = "name stage config case lane call shape dtype pearson cosine std_ref std_mlx std_ratio slope offset rel_l2"
     wanted += " rel_l2_reference ratio max_abs needed_k verdict"
     assert all(set(wanted.split()) <= set(row) for row in document["taps"])
+    assert main(["report", "--plots", str(path)]) == EXIT_OK
     assert (tmp_path / "transformer-tiny-2.3-video-only.png").stat().st_size > 10_000
     out = capsys.readouterr().out
     assert "worst lane-A ratio" in out and "53/53 leaf modules" in out and "77/77 parameters" in out

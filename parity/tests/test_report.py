@@ -13,8 +13,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ltx2_mlx.errors import InputError
 from parity.cli import main
 from parity.commands.report import LATEST
+from parity.commands.tables import fill
 from parity.declare.model import Case, Stage
 from parity.declare.stages import PHASES, stages
 from parity.judge import metrics
@@ -380,6 +382,21 @@ def test_annotations_are_few_worst_first_and_at_our_source(
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     show(found)
     assert capsys.readouterr().out.splitlines() == said
+
+
+# ---- tables in documents ------------------------------------------------------------------------------------------
+
+
+def test_a_table_goes_wherever_it_has_a_place_and_must_have_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.md", tmp_path / "two.md"
+    one.write_text("a\n<!-- x: start -->\nold\n<!-- x: end -->\nb\n")
+    two.write_text("<!-- x: start --><!-- x: end --> <!-- y: start -->\n<!-- y: end -->\n")
+    fill([one, two], {"x": "new\n", "y": "| y |"})
+    assert one.read_text() == "a\n<!-- x: start -->\nnew\n<!-- x: end -->\nb\n"
+    assert two.read_text() == "<!-- x: start -->\nnew\n<!-- x: end --> <!-- y: start -->\n| y |\n<!-- y: end -->\n"
+    with pytest.raises(InputError, match="no place for the table 'y'"):
+        fill([one], {"x": "newer", "y": ""})
+    assert "newer" not in one.read_text(), "nothing is written by halves"
 
 
 # ---- in a browser -------------------------------------------------------------------------------------------------
