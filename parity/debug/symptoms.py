@@ -137,7 +137,7 @@ SYMPTOMS = (
             Check(
                 "velocity where the Euler step expects X0",
                 "velocity --config tiny-2.0 --sigmas 1 0.725 0",
-                "hands on X0",
+                "returns X0",
                 "velocity itself",
                 "D14",
             ),
@@ -252,9 +252,9 @@ SYMPTOMS = (
         "`TypeError: Cannot handle this data type` at saving",
         (
             Check(
-                "raw decoder output handed to the image library",
+                "raw decoder output passed to the image library",
                 _VAE,
-                "hands on bytes",
+                "returns bytes",
                 "Cannot handle this data type",
                 "Y05",
             ),
@@ -286,7 +286,7 @@ SYMPTOMS = (
         "pixel std 8.7, right: 35",
     ),
     Symptom(
-        "Sound nearly silent, garbled or robotic",
+        "Audio nearly silent, garbled or robotic",
         (
             Check(
                 "`av_ca_timestep_scale_multiplier` 1 for 1000",
@@ -319,7 +319,7 @@ SYMPTOMS = (
         ),
     ),
     Symptom(
-        "Sound out of step",
+        "Audio out of step",
         (
             Check("25 frames a second for 24", _SYNC, "in step", "frames a second for 24", "R07"),
             Check("causal offset", _SYNC, "in step", "positions are shifted", "R06"),

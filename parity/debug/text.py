@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx2_mlx.loading.load import read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import read_checkpoint, read_gemma
 from ltx2_mlx.text.tokenizer import MAX_LENGTH, LTXVGemmaTokenizer
 
 from ..tap.side import Side
@@ -142,7 +142,7 @@ def _places(
         return side.load(component, path, (read_gemma if folder else read_checkpoint)(path).config, dtype)
 
     def out(value: Any) -> np.ndarray:
-        return side.to_numpy(value).values[0]
+        return np.asarray(side.to_numpy(value).values[0])
 
     ids, mask = (side.from_numpy(array, side.dtype("int64")) for array in (ids, mask))
     states = load("gemma")(input_ids=ids, attention_mask=mask)

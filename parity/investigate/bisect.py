@@ -2,7 +2,7 @@
 
 The isolated lanes have narrowed a fault to one tensor already: an output of a tap whose inputs and inner taps are all
 the reference's, or an input, which is what the code between two taps made. So the *scope* is one tap's own code. There,
-one at a time, each tensor that flows in (an input, what an inner tap handed on, a parameter) is changed on both sides,
+one at a time, each tensor that flows in (an input, what an inner tap passed on, a parameter) is changed on both sides,
 and what becomes of the wrong tensor is compared with the oracle: where the answers agree, ours uses that operand as
 the reference does. A free-running failure is first traced to the tap after which, once it is grafted, the rest passes.
 """

@@ -1,5 +1,5 @@
 """One wrong tensor in a file, judged again by the same rules: the inputs of the tap that makes it, what its inner taps
-hand on, its parameters, what the reference and its float64 oracle gave. Only to ask the reference again needs torch.
+pass on, its parameters, what the reference and its float64 oracle gave. Only to ask the reference again needs torch.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Statement:
 @dataclass(eq=False)
 class Frame:
     """One run of a function: the lines that ran, in order; by index into them, what they called and how many inner
-    taps: what those hand on is the reference's, so what went into them does not matter."""
+    taps: what those pass on is the reference's, so what went into them does not matter."""
 
     file: str
     name: str
@@ -258,7 +258,7 @@ def _last_name(function: ast.expr) -> str:
 
 
 def _only_taps(node: _Node, tapped: int) -> bool:
-    """Whether all that the statement stores was handed on by inner taps, which it called ``tapped`` times."""
+    """True if inner taps, which the statement called ``tapped`` times, passed on all that it stores."""
     value = getattr(node.node, "value", None)
     values = value.elts if isinstance(value, ast.Tuple) else [value]
     return 0 < len(values) <= tapped and all(isinstance(v, ast.Call) for v in values)

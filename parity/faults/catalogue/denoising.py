@@ -25,7 +25,7 @@ def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: 
 DENOISING = (
     _fault(
         "N11",
-        "noise whatever the mask says",
+        "noise added everywhere, whatever the denoising mask says",
         "diffusion/noisers.py",
         "mask = latent_state.denoise_mask * noise_scale",
         "mask = mx.ones_like(latent_state.denoise_mask) * noise_scale",
@@ -35,7 +35,7 @@ DENOISING = (
     ),
     _fault(
         "N12",
-        "the mask added to by the scale's complement",
+        "the clean latent weighted by 1 − mask, whatever the scale of the noise",
         "diffusion/noisers.py",
         "latent * (1 - mask)",
         "latent * (1 - latent_state.denoise_mask)",
@@ -55,7 +55,7 @@ DENOISING = (
     ),
     _fault(
         "K07",
-        "strength for its complement",
+        "a conditioning's strength used in place of 1 − strength",
         _CONDITIONING,
         "mask = mx.full((B, tokens.shape[1], 1), 1.0 - self.strength,",
         "mask = mx.full((B, tokens.shape[1], 1), self.strength,",
@@ -94,7 +94,7 @@ DENOISING = (
     ),
     _fault(
         "R14k",
-        "frame rate ignored",
+        "the frame rate ignored in a keyframe's position",
         _CONDITIONING,
         "positions[:, 0] /= np.float32(tools.fps)",
         "positions[:, 0] /= np.float32(24)",
@@ -133,7 +133,7 @@ DENOISING = (
     ),
     _fault(
         "M12",
-        "a region by where tokens begin",
+        "tokens chosen for a region by where they begin, not by any overlap",
         _CONDITIONING,
         "inside = (end > self.start_time) & (start < self.end_time)",
         "inside = (start >= self.start_time) & (start < self.end_time)",
@@ -142,7 +142,7 @@ DENOISING = (
     ),
     _fault(
         "S10",
-        "what is kept not put back after a step",
+        "the kept part of the latent not put back after a step",
         _SAMPLERS,
         "    return noised * mask + clean * (1 - mask)\n",
         "    return noised\n",
@@ -171,7 +171,7 @@ DENOISING = (
     ),
     _fault(
         "S09",
-        "the anchor not refined",
+        "the anchor of the second-order step not refined",
         _SAMPLERS,
         "bongmath_max_iter if refine else 0",
         "0",
@@ -181,7 +181,7 @@ DENOISING = (
     ),
     _fault(
         "S31",
-        "the second stage's weight twice",
+        "the weight of the second stage of a Runge-Kutta step counted in the first as well",
         _SAMPLERS,
         "return c2 * phi(1, -h * c2), phi(1, -h) - b2, b2",
         "return c2 * phi(1, -h * c2), phi(1, -h), b2",
@@ -199,7 +199,7 @@ DENOISING = (
     ),
     _fault(
         "S21k",
-        "velocity of the step before dropped",
+        "the velocity of the step before left out",
         _SAMPLERS,
         "total = gamma * (velocity - before) + before",
         "total = velocity",
@@ -218,7 +218,7 @@ DENOISING = (
     ),
     _fault(
         "S13",
-        "the prompt for the negative one",
+        "the prompt used in place of the negative prompt",
         _DENOISERS,
         "state, context if guider.negative_context is None else guider.negative_context, sigma",
         "state, context, sigma",
@@ -228,7 +228,7 @@ DENOISING = (
     ),
     _fault(
         "S15",
-        "guidance by the negative prompt for the picture alone",
+        "guidance by the negative prompt for the video alone",
         _DENOISERS,
         "any(guider.do_unconditional_generation() for guider in guiders)",
         "guiders[0].do_unconditional_generation() and guiders[1].params.stg_scale == 0",
@@ -238,7 +238,7 @@ DENOISING = (
     ),
     _fault(
         "S22k",
-        "the streams cut in one direction only",
+        "attention between the streams cut in one direction only",
         _DENOISERS,
         "cut = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)",
         "cut = (PerturbationType.SKIP_A2V_CROSS_ATTN,)",
@@ -257,7 +257,7 @@ DENOISING = (
     ),
     _fault(
         "S34",
-        "a skipped step guided anew",
+        "a skipped step guided again, not given the last guidance",
         _DENOISERS,
         "last[k] if skipped[k] else guiders[k].calculate(",
         "guiders[k].calculate(",

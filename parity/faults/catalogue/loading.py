@@ -13,7 +13,7 @@ _ONLY_MEANS = "[pair for pair in weights if not pair[0].endswith('-means')]"
 LOADING = (
     _keys(
         "L01",
-        "audio keys skipped",
+        "tensors of the audio stream not loaded",
         old="    keys = dict(parts.get(component, {}))\n",
         new="    keys = {k: v for k, v in parts.get(component, {}).items() if 'audio' not in k}\n",
         tap="missing model.diffusion_model.audio_patchify_proj.weight",
@@ -31,7 +31,7 @@ LOADING = (
     ),
     _keys(
         "C08b",
-        "the connectors' keys taken as they are",
+        "the connectors' prefix not taken off their keys",
         file="loading/checkpoint.py",
         old='    "model.diffusion_model.video_embeddings_connector.": "video_connector.",\n',
         new="",
@@ -41,7 +41,7 @@ LOADING = (
     ),
     _keys(
         "V09",
-        "statistics not looked for",
+        "the latents' statistics not read from the file",
         old='"video_decoder": {"per_channel_statistics.": "video_statistics"},',
         new='"video_decoder": {},',
         tap="per_channel_statistics.std-of-means",

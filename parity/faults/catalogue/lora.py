@@ -73,7 +73,7 @@ LORA = (
     ),
     _fault(
         "L03c",
-        "the product not rounded to the file's dtype",
+        "the product B·A not rounded to the file's dtype",
         _PRODUCT,
         "_scaled(b, strength).astype(mx.float32) @ a.astype(mx.float32))",
         f"full.float32.{_FIRST}",
@@ -117,7 +117,7 @@ LORA = (
     ),
     _fault(
         "L09d",
-        "the LoRA added to the bytes",
+        "the LoRA added to the bytes of float8 weights, not to their values",
         "delta + from_fp8(weight, mx.bfloat16)",
         "delta + weight",
         f"weaker.bfloat16.{_FIRST}",

@@ -42,7 +42,7 @@ PIPELINES = (
     ),
     _fault(
         "E03",
-        "the second stage's sound begins from nothing",
+        "the second stage's audio begins from zeros, not from the first stage's",
         _DISTILLED,
         "            initial_audio_latent=audio,\n",
         "",
@@ -107,7 +107,7 @@ PIPELINES = (
     ),
     _fault(
         "E09",
-        "noise whatever the mask says",
+        "noise added everywhere, whatever the denoising mask says",
         "diffusion/noisers.py",
         "mask = latent_state.denoise_mask * noise_scale",
         "mask = mx.ones_like(latent_state.denoise_mask) * noise_scale",
@@ -118,7 +118,7 @@ PIPELINES = (
     ),
     _fault(
         "E10",
-        "the latent upsampled as the transformer has it",
+        "the latent upsampled while still normalised",
         "upsampler.py",
         "    latent = video_encoder.per_channel_statistics.un_normalize(latent)\n",
         "",
@@ -129,7 +129,7 @@ PIPELINES = (
     ),
     _fault(
         "E11",
-        "the sound not guided",
+        "the audio not guided",
         "diffusion/denoisers.py",
         "last[k] if skipped[k] else guiders[k].calculate(*(result[k] for result in passes)) for k in range(2)",
         "last[k] if skipped[k] else passes[0][k] if k else guiders[k].calculate(*(result[k] for result in passes))\n"
@@ -196,7 +196,7 @@ PIPELINES = (
     ),
     _fault(
         "E17",
-        "the sound guided as the picture is",
+        "the audio guided with the video's parameters",
         _TWO,
         _GUIDED,
         "guided(video_guider_params, video_guider_params, positive, negative)",
@@ -292,7 +292,7 @@ PIPELINES = (
     ),
     _fault(
         "E26",
-        "the given sound denoised",
+        "the given audio denoised, not kept",
         _STAGES,
         "denoise_mask=mx.zeros_like(audio.denoise_mask)",
         "denoise_mask=audio.denoise_mask",
@@ -302,7 +302,7 @@ PIPELINES = (
     ),
     _fault(
         "E27",
-        "the sound of a retake made anew as a whole",
+        "all of the audio of a retake replaced, not the chosen span alone",
         _RETAKE,
         "[audio_mask] if initial_audio is not None else []",
         "[]",
@@ -312,7 +312,7 @@ PIPELINES = (
     ),
     _fault(
         "E28",
-        "a retake of the picture alone",
+        "a retake that replaces the video and leaves the audio",
         _RETAKE,
         "audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))",
         "audio_mask = TemporalRegionMask(*(span if not regenerate_audio else (0.0, 0.0, shape.fps)))",

@@ -109,7 +109,7 @@ SAMPLING = (
     ),
     _fault(
         "S27",
-        "bins of sigma looked up from above",
+        "the parameters of the highest bin of sigma taken, not of the nearest",
         _GUIDERS,
         "at_least[-1] if at_least",
         "at_least[0] if at_least",
@@ -163,7 +163,7 @@ SAMPLING = (
     ),
     _fault(
         "S29",
-        "the unconditioned prediction projected on the conditioned one's place",
+        "the two predictions exchanged in APG's projection",
         _GUIDERS,
         "cond - _projected(cond, uncond)",
         "cond - _projected(uncond, cond)",

@@ -110,7 +110,7 @@ TRANSFORMER = (
     ),
     Fault(
         "D15",
-        "x0 by the step's sigma, not by each token's",
+        "X0 computed with the step's sigma, not with each token's",
         "transformer.py",
         "to_denoised(video.latent, vx, video.timesteps)",
         "to_denoised(video.latent, vx, video.sigma[:, None, None])",
