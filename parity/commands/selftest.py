@@ -1,4 +1,4 @@
-"""``parity selftest``: is each planted fault noticed, and where?"""
+"""``parity selftest`` plants known faults one at a time, and shows which are noticed, and where."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ REPORT = Path("reports") / "latest" / "selftest.json"
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("selftest", help="plant known faults one at a time: is each one noticed, and where?")
+    parser = commands.add_parser(
+        "selftest", help="plant known faults one at a time and see that each is noticed in its place"
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="plant only N faults, spread over the stages")
     parser.add_argument(
         "--only",
@@ -76,7 +78,9 @@ def show(score: Score, summary: dict[str, Any]) -> None:
     for known, reason in NOT_APPLICABLE.items():
         print(f"  {known:5} {reason}")
     n = summary["faults"]
-    print(f"\n{n} faults of {summary['known_faults']} known faults and others; {summary['equivalent']} equivalent")
+    print(
+        f"\n{n} faults planted, for {summary['known_faults']} known faults and others; {summary['equivalent']} equivalent"
+    )
     print(f"detected  {summary['detected']} of {n} ({DETECTED:.0%} wanted)")
     print(f"localised {summary['localised']} of {n} ({LOCALISED:.0%} wanted)")
     seeds = ", ".join(map(str, score.clean_seeds))

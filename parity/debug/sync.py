@@ -1,4 +1,4 @@
-"""The view that compares the lengths of audio and picture: positions of the tokens, latent frames, samples, and a muxed file."""
+"""The view of the lengths of audio and picture: positions of the tokens, latent frames, samples, and a muxed file."""
 
 from __future__ import annotations
 

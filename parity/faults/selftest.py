@@ -1,4 +1,4 @@
-"""``parity selftest``: is each planted fault noticed, and named at the place that it belongs to?
+"""The self-test: each fault is planted, and must be noticed at the place that it belongs to.
 
 A fault is *detected* when a tensor of its case does not pass, *localised* when the first one that fails is that of its
 expected tap. A fault that stops a component from loading is detected by any error of the loader, and localised when the
@@ -31,11 +31,7 @@ from .catalogue import NOT_APPLICABLE, Fault, StaleFaultError, planted
 from .likely_causes import leave_one_out, table_of
 
 DETECTED, LOCALISED = 0.98, 0.95  # of the faults that are not equivalent
-
-
-CLEAN_SEEDS = 3  # from the faults' own on
-
-
+CLEAN_SEEDS = 3  # the seed of the faults' inputs and those after it
 Cell = tuple[str, str, str]  # stage, config, dtype
 
 
@@ -63,7 +59,7 @@ class Outcome:
 
 @dataclass
 class Score:
-    """Of a run with the inputs of ``seed``. false_alarms: places of clean runs that did not pass."""
+    """What became of all faults, with the inputs of ``seed``. false_alarms: places of clean runs that did not pass."""
 
     seed: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
@@ -168,7 +164,7 @@ class Bench:
 
 
 def _within(name: str, tap: str) -> bool:
-    """Whether a row is the tap, one of its inputs or outputs, or of a tap inside it."""
+    """True for a row of the tap, of one of its inputs or outputs, or of a tap inside it."""
     return name == tap or name.startswith((f"{tap}.", f"{tap}<"))
 
 
@@ -194,7 +190,7 @@ class PipelineBench:
         )
 
     def rows(self, case: str, fault: None, seed: int = 0) -> tuple[list[PipelineRow], tuple[()]]:
-        """Of a clean copy: there is one set of inputs, whatever the seed."""
+        """The verdict on a clean copy: there is one set of inputs, whatever the seed."""
         if not self._clean:
             with planted(None):
                 self._clean.append(self.run.judged())
