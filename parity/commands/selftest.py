@@ -78,9 +78,7 @@ def show(score: Score, summary: dict[str, Any]) -> None:
     for known, reason in NOT_APPLICABLE.items():
         print(f"  {known:5} {reason}")
     n = summary["faults"]
-    print(
-        f"\n{n} faults planted, for {summary['known_faults']} known faults and others; {summary['equivalent']} equivalent"
-    )
+    print(f"\n{n} faults, of {summary['known_faults']} known kinds and others; {summary['equivalent']} equivalent")
     print(f"detected  {summary['detected']} of {n} ({DETECTED:.0%} wanted)")
     print(f"localised {summary['localised']} of {n} ({LOCALISED:.0%} wanted)")
     seeds = ", ".join(map(str, score.clean_seeds))
