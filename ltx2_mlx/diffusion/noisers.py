@@ -15,13 +15,16 @@ from .torch_random import TorchGenerator
 
 @dataclass(frozen=True)
 class GaussianNoiser:
-    """Replaces each token by noise as far as its mask and the scale say; the rest of it stays."""
+    """Mixes noise into each token, in the share that its mask times the scale gives."""
 
     generator: Generator
 
     def __call__(self, latent_state: LatentState, noise_scale: float = 1.0) -> LatentState:
-        """noise_scale: in [0, 1], the sigma that denoising starts from. Appended tokens draw noise as well, and a scale
-        of 0 draws too: the stream of numbers depends on shapes alone."""
+        """Add noise to a state.
+
+        noise_scale: in [0, 1], the sigma that denoising starts from. Appended tokens draw noise as well, and a scale
+        of 0 draws too, so that the stream of numbers depends only on shapes.
+        """
         latent = latent_state.latent
         noise = self.generator.randn(latent.shape, latent.dtype)
         mask = latent_state.denoise_mask * noise_scale  # float32, and so is the mix (tap: GaussianNoiser)
@@ -29,8 +32,10 @@ class GaussianNoiser:
 
 
 class TorchNoise:
-    """In place of ``nn.noise.Generator``: the numbers that torch's generator of this seed draws on a CPU. Torch draws
-    bfloat16 in its own way; float16 is rounded from float32 here."""
+    """Draws the numbers that torch's generator of the same seed draws on a CPU; use it in place of ``Generator``.
+
+    torch draws bfloat16 in a way of its own, which is followed; float16 is rounded from float32.
+    """
 
     def __init__(self, seed: int):
         self.stream = TorchGenerator(seed)

@@ -24,7 +24,7 @@ _PLACES = {
     "at rotary tables": r"freqs|rotary_emb(?!\.)|:pe|position_embeddings",
     "at a rotation": r"apply_rotary",
     "at positions": r"position|bounds|coords",
-    "at sigmas": r"sigma|timestep|adaln|time_proj|^ltx2\.|^linear_quadratic|^beta\.",
+    "at sigmas": r"sigma|timestep|adaln|time_proj|^ltx2\.",
     "at modulation": r"ada_values|scale_shift",
     "at statistics": r"normalize|_norm_and_concat|_rescale|per_token_rms",
     "at a norm": r"norm\d?(:x|\.low)?$",

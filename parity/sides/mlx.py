@@ -134,7 +134,6 @@ def _looped(name: str) -> Callable[..., Any]:
 
 
 euler_denoising_loop = _looped("euler_denoising_loop")
-gradient_estimating_euler_denoising_loop = _looped("gradient_estimating_euler_denoising_loop")
 res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
 
 

@@ -131,9 +131,8 @@ PIPELINES = (
         "E11",
         "the audio not guided",
         "diffusion/denoisers.py",
-        "last[k] if skipped[k] else guiders[k].calculate(*(result[k] for result in passes)) for k in range(2)",
-        "last[k] if skipped[k] else passes[0][k] if k else guiders[k].calculate(*(result[k] for result in passes))\n"
-        "                for k in range(2)",
+        "            return guiders[k].calculate(",
+        "            if k:\n                return conditioned[k]\n            return guiders[k].calculate(",
         "one_stage",
         "step.001.denoised",
         "skipped term",

@@ -399,8 +399,8 @@ VIDEO = (
     _upsampler(
         "U05",
         "the first frame kept where time is upsampled",
-        old="            return shuffle(conv(x))[:, 1:]",
-        new="            return shuffle(conv(x))[:, :-1]",
+        old="            return y[:, 1:]",
+        new="            return y[:, :-1]",
         tap="post_upsample_res_blocks.0:x",
         config="tiny-2.3-upsampler-time",
         cause="padding side",
