@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _DISTILLED, _TWO, _HQ = "pipelines/distilled.py", "pipelines/ti2vid_two_stages.py", "pipelines/ti2vid_two_stages_hq.py"
 _STAGES, _ONE, _IC = "pipelines/stages.py", "pipelines/ti2vid_one_stage.py", "pipelines/ic_lora.py"
@@ -12,12 +12,10 @@ _GUIDED = "guided(video_guider_params, audio_guider_params, positive, negative)"
 
 def _fault(
     id: str, fault: str, file: str, old: str, new: str, pipeline: str, first: str, cause: str, known: str = ""
-) -> Mutation:
+) -> Fault:
     """``first``: the recorded tensor that must be the first to differ."""
     stage = f"pipelines.{pipeline}"
-    return Mutation(
-        id, fault, file, old, new, first, config="tiny-2.0", case="run", stage=stage, cause=cause, known=known
-    )
+    return Fault(id, fault, file, old, new, first, config="tiny-2.0", case="run", stage=stage, cause=cause, known=known)
 
 
 PIPELINES = (
@@ -44,7 +42,7 @@ PIPELINES = (
     ),
     _fault(
         "E03",
-        "the second stage's sound begins from nothing",
+        "the second stage's audio begins from zeros, not from the first stage's",
         _DISTILLED,
         "            initial_audio_latent=audio,\n",
         "",
@@ -78,7 +76,7 @@ PIPELINES = (
     _fault(
         "E06",
         "images without the round trip through H.264",
-        "media.py",
+        "media/images.py",
         "image = preprocess(decode_image(image_path), crf)",
         "image = decode_image(image_path)",
         "distilled",
@@ -109,7 +107,7 @@ PIPELINES = (
     ),
     _fault(
         "E09",
-        "noise whatever the mask says",
+        "noise added everywhere, whatever the denoising mask says",
         "diffusion/noisers.py",
         "mask = latent_state.denoise_mask * noise_scale",
         "mask = mx.ones_like(latent_state.denoise_mask) * noise_scale",
@@ -120,7 +118,7 @@ PIPELINES = (
     ),
     _fault(
         "E10",
-        "the latent upsampled as the transformer has it",
+        "the latent upsampled while still normalised",
         "upsampler.py",
         "    latent = video_encoder.per_channel_statistics.un_normalize(latent)\n",
         "",
@@ -131,7 +129,7 @@ PIPELINES = (
     ),
     _fault(
         "E11",
-        "the sound not guided",
+        "the audio not guided",
         "diffusion/denoisers.py",
         "            return guiders[k].calculate(",
         "            if k:\n                return conditioned[k]\n            return guiders[k].calculate(",
@@ -197,7 +195,7 @@ PIPELINES = (
     ),
     _fault(
         "E17",
-        "the sound guided as the picture is",
+        "the audio guided with the video's parameters",
         _TWO,
         _GUIDED,
         "guided(video_guider_params, video_guider_params, positive, negative)",
@@ -293,7 +291,7 @@ PIPELINES = (
     ),
     _fault(
         "E26",
-        "the given sound denoised",
+        "the given audio denoised, not kept",
         _STAGES,
         "denoise_mask=mx.zeros_like(audio.denoise_mask)",
         "denoise_mask=audio.denoise_mask",
@@ -303,7 +301,7 @@ PIPELINES = (
     ),
     _fault(
         "E27",
-        "the sound of a retake made anew as a whole",
+        "all of the audio of a retake replaced, not the chosen span alone",
         _RETAKE,
         "[audio_mask] if initial_audio is not None else []",
         "[]",
@@ -313,7 +311,7 @@ PIPELINES = (
     ),
     _fault(
         "E28",
-        "a retake of the picture alone",
+        "a retake that replaces the video and leaves the audio",
         _RETAKE,
         "audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))",
         "audio_mask = TemporalRegionMask(*(span if not regenerate_audio else (0.0, 0.0, shape.fps)))",

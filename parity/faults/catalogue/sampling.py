@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_fault = partial(Mutation, config="any", stage="sampling")
+_fault = partial(Fault, config="any", stage="sampling")
 _GUIDERS, _SCHEDULES = "diffusion/guiders.py", "diffusion/schedulers.py"
 SAMPLING = (
     _fault(
@@ -109,7 +109,7 @@ SAMPLING = (
     ),
     _fault(
         "S27",
-        "bins of sigma looked up from above",
+        "the parameters of the highest bin of sigma taken, not of the nearest",
         _GUIDERS,
         "at_least[-1] if at_least",
         "at_least[0] if at_least",

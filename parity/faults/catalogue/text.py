@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_tokens = functools.partial(Mutation, stage="tokenizer", config="any", case="prompts")
-_gemma = functools.partial(Mutation, stage="gemma", config="tiny-gemma")
-_text = functools.partial(Mutation, stage="embeddings_processor")
+_tokens = functools.partial(Fault, stage="tokenizer", config="any", case="prompts")
+_gemma = functools.partial(Fault, stage="gemma", config="tiny-gemma")
+_text = functools.partial(Fault, stage="embeddings_processor")
 _ATTENTION = "layers.0.self_attn"
 
 TEXT = (
@@ -64,7 +64,7 @@ TEXT = (
     ),
     _tokens(
         "T12",
-        "blanks at the ends kept",
+        "blanks at the ends of a prompt kept",
         "text/tokenizer.py",
         "[prompt.strip() for prompt in prompts])",
         "prompts)",
@@ -208,7 +208,7 @@ TEXT = (
     ),
     _gemma(
         "T19",
-        "no mask at all",
+        "no attention mask at all",
         "text/gemma3.py",
         "scale=self.scaling, mask=attention_mask)",
         "scale=self.scaling, mask=None)",
@@ -218,7 +218,7 @@ TEXT = (
     ),
     _gemma(
         "T19b",
-        "pads are seen",
+        "padding tokens seen by the attention",
         "text/gemma3.py",
         "[None, None] & attention_mask.astype(mx.bool_)[:, None, None]",
         "[None, None] & mx.ones_like(attention_mask).astype(mx.bool_)[:, None, None]",
@@ -360,7 +360,7 @@ TEXT = (
     ),
     _text(
         "C14",
-        "reversed: the last token first",
+        "tokens in reverse order: the last one first",
         "text/embeddings.py",
         "aligned = mx.take_along_axis(hidden_states, order[:, :, None], axis=1)",
         "aligned = hidden_states[:, ::-1]",
@@ -441,7 +441,7 @@ TEXT = (
     ),
     _gemma(
         "P09",
-        "the norms in bfloat16",
+        "the connectors' norms in bfloat16",
         "text/gemma3.py",
         "mx.fast.rms_norm(x.astype(mx.float32), weight, self.eps).astype(x.dtype)",
         "mx.fast.rms_norm(x.astype(mx.bfloat16), weight.astype(mx.bfloat16), self.eps).astype(x.dtype)",
