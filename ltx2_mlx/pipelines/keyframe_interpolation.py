@@ -1,4 +1,4 @@
-"""Two stages in which every image is a keyframe that the video passes through, the one at frame 0 too."""
+"""Two stages in which every image is a keyframe that the video passes through, at frame 0 too."""
 
 from __future__ import annotations
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.samplers import DenoisingLoop, res2s_audio_video_denoising_loop
 from ..diffusion.schedulers import LTX2Scheduler
@@ -17,7 +15,6 @@ from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages
-from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 from .ti2vid_one_stage import Guidance, guided
 
@@ -29,6 +26,7 @@ class TI2VidTwoStagesHQPipeline:
 
     def __init__(
         self,
+        *,
         checkpoint_path: str | Path,
         distilled_lora: Sequence[LoraPathStrength],
         distilled_lora_strength_stage_1: float,
@@ -49,6 +47,7 @@ class TI2VidTwoStagesHQPipeline:
 
     def __call__(
         self,
+        *,
         prompt: str,
         negative_prompt: str,
         seed: int,
@@ -64,10 +63,10 @@ class TI2VidTwoStagesHQPipeline:
         enhance_prompt: bool = False,
         noise_seed: int | None = None,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64.
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio. height, width: multiples of 64.
 
-        noise_seed: of the sampler's own noise. None takes another one for each seed and stage; the reference takes −1,
-        whatever the seed is.
+        noise_seed: of the sampler's own noise. None takes a different one for each seed and stage; the reference takes
+        −1, whatever the seed is.
         """
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
@@ -98,19 +97,7 @@ class TI2VidTwoStagesHQPipeline:
             loop=loop(1),
         )
         ledger = self.stage_2_model_ledger
-        video = stages.upsampled(ledger, video)
-        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
-        video, audio = stages.denoise_audio_video(
-            ledger,
-            "stage 2",
-            whole,
-            noiser,
-            sigmas,
-            stages.simple(positive),
-            conditionings=stages.image_conditionings(ledger, images, whole),
-            loop=loop(2),
-            noise_scale=float(sigmas[0]),
-            initial_video_latent=video,
-            initial_audio_latent=audio,
+        video, audio = stages.second_stage(
+            ledger, whole, noiser, video, audio, stages.simple(positive), images, loop=loop(2)
         )
         return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -35,8 +35,8 @@ PIPELINES = (
     _fault(
         "E02",
         "the second stage begins from pure noise",
-        _DISTILLED,
-        "            noise_scale=float(sigmas[0]),\n",
+        _STAGES,
+        "        noise_scale=float(sigmas[0]),\n",
         "",
         "distilled",
         "noiser.002.out",
@@ -44,9 +44,9 @@ PIPELINES = (
     ),
     _fault(
         "E03",
-        "the second stage's sound begins from nothing",
-        _DISTILLED,
-        "            initial_audio_latent=audio,\n",
+        "the second stage's audio begins from nothing",
+        _STAGES,
+        "        initial_audio_latent=audio,\n",
         "",
         "distilled",
         "noiser.003.latent",
@@ -56,9 +56,14 @@ PIPELINES = (
     _fault(
         "E04",
         "the second stage conditioned on images of the first one's size",
-        _DISTILLED,
-        "conditionings=stages.image_conditionings(ledger, images, whole)",
-        "conditionings=stages.image_conditionings(ledger, images, half)",
+        _STAGES,
+        "image_conditionings(ledger, images, output_shape, placing)",
+        "image_conditionings(\n"
+        "            ledger,\n"
+        "            images,\n"
+        "            output_shape._replace(height=output_shape.height // 2, width=output_shape.width // 2),\n"
+        "            placing,\n"
+        "        )",
         "distilled",
         "video_encoder.002.in",
         "wrong input",
@@ -78,7 +83,7 @@ PIPELINES = (
     _fault(
         "E06",
         "images without the round trip through H.264",
-        "media.py",
+        "media/images.py",
         "image = preprocess(decode_image(image_path), crf)",
         "image = decode_image(image_path)",
         "distilled",
@@ -131,7 +136,7 @@ PIPELINES = (
     ),
     _fault(
         "E11",
-        "the sound not guided",
+        "the audio not guided",
         "diffusion/denoisers.py",
         "last[k] if skipped[k] else guiders[k].calculate(*(result[k] for result in passes)) for k in range(2)",
         "last[k] if skipped[k] else passes[0][k] if k else guiders[k].calculate(*(result[k] for result in passes))\n"
@@ -189,8 +194,8 @@ PIPELINES = (
         "E16",
         "guidance in the second stage",
         _TWO,
-        "            stages.simple(positive),\n",
-        f"            {_GUIDED},\n",
+        "stages.simple(positive)",
+        _GUIDED,
         "two_stages",
         "step.006.denoised",
         "other network",
@@ -198,7 +203,7 @@ PIPELINES = (
     ),
     _fault(
         "E17",
-        "the sound guided as the picture is",
+        "the audio guided as the video is",
         _TWO,
         _GUIDED,
         "guided(video_guider_params, video_guider_params, positive, negative)",
@@ -294,7 +299,7 @@ PIPELINES = (
     ),
     _fault(
         "E26",
-        "the given sound denoised",
+        "the given audio denoised",
         _STAGES,
         "denoise_mask=mx.zeros_like(audio.denoise_mask)",
         "denoise_mask=audio.denoise_mask",
@@ -304,7 +309,7 @@ PIPELINES = (
     ),
     _fault(
         "E27",
-        "the sound of a retake made anew as a whole",
+        "the audio of a retake re-created as a whole",
         _RETAKE,
         "[audio_mask] if initial_audio is not None else []",
         "[]",
@@ -314,7 +319,7 @@ PIPELINES = (
     ),
     _fault(
         "E28",
-        "a retake of the picture alone",
+        "a retake of the video alone",
         _RETAKE,
         "audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))",
         "audio_mask = TemporalRegionMask(*(span if not regenerate_audio else (0.0, 0.0, shape.fps)))",
