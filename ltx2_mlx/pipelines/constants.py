@@ -58,7 +58,11 @@ LTX_2_3_HQ_PARAMS = PipelineParams(
 
 def detect_params(checkpoint_path: str | Path) -> PipelineParams:
     """The defaults of the checkpoint's ``model_version``. Raises CheckpointError where it cannot be read."""
-    return LTX_2_3_PARAMS if read_checkpoint(checkpoint_path).version.startswith("2.3") else LTX_2_PARAMS
+    return params_of(read_checkpoint(checkpoint_path).version)
+
+
+def params_of(version: str) -> PipelineParams:
+    return LTX_2_3_PARAMS if version.startswith("2.3") else LTX_2_PARAMS
 
 
 # Our own text, not the reference's: what a video should avoid.

@@ -21,6 +21,12 @@ from .ti2vid_one_stage import Guidance, guided
 SUBSTEP_SEED = 10000  # the substeps' seed is this much above the steps'
 
 
+def check_distilled_lora(loras: Sequence[LoraPathStrength]) -> None:
+    """Raises InputError for more than one, or none: the reference takes the first and drops the others."""
+    if len(loras) != 1:
+        raise InputError(f"{len(loras)} distilled LoRAs were given, expected one")
+
+
 class TI2VidTwoStagesHQPipeline:
     """Source: ``ltx_pipelines.ti2vid_two_stages_hq``."""
 
@@ -36,8 +42,7 @@ class TI2VidTwoStagesHQPipeline:
         loras: Sequence[LoraPathStrength] = (),
         settings: Settings | None = None,
     ):
-        if len(distilled_lora) != 1:  # the reference takes the first and drops the others
-            raise InputError(f"{len(distilled_lora)} distilled LoRAs were given, expected one")
+        check_distilled_lora(distilled_lora)
         strengths = (distilled_lora_strength_stage_1, distilled_lora_strength_stage_2)
         with_distilled = [(*loras, replace(distilled_lora[0], strength=strength)) for strength in strengths]
         self.stage_1_model_ledger = ModelLedger(
