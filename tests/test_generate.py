@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_flatten
 
 import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
@@ -198,6 +200,94 @@ def test_plans_weights_are_those_that_load(files: list[str], tmp_path: Path) -> 
         settings = generate.settings(planned.request)
         model = ModelLedger(planned.request.checkpoint_path, settings=settings).transformer()
         assert sum(x.nbytes for _, x in tree_flatten(model.parameters())) == stage.weights
+
+
+# ---- before a download --------------------------------------------------------------------------------------------
+
+NAMED = ["--distilled-checkpoint-path", "owner/model/x.safetensors", "--gemma-root", "owner/gemma", "--prompt", "a fox"]
+
+
+class FakeHub:
+    """Hugging Face with an empty cache. It notes each download that is asked for, and fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.asked: list[str] = []
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
+
+    def download(self, repository: str, *file: str, local_files_only: bool, **options: object) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        self.asked.append("/".join((repository, *file)))
+        raise ConnectionError("a download was begun")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    return FakeHub(monkeypatch)
+
+
+@pytest.fixture
+def named(checkpoints: Path, tmp_path: Path) -> list[str]:
+    """Flags of which two name files on Hugging Face."""
+    upsampler = ["--spatial-upsampler-path", str(checkpoints / "tiny-2.0-upsampler-x2.safetensors")]
+    return [*NAMED, *SIZE, *upsampler, "--output-path", str(tmp_path / "x.mp4")]
+
+
+@pytest.mark.parametrize(("flags", "code"), [(["--help"], 0), (["--lora", "a", "strong"], 2), (["--seed", "x"], 2)])
+def test_parsing_downloads_nothing(hub: FakeHub, named: list[str], flags: list[str], code: int) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["generate", *named, *flags])
+    assert exit.value.code == code and not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--height", "100"], "100x128 (height x width) is not in multiples of 64"),
+        (["--quantization", "fp8-scaled-mm"], "use fp8-cast"),
+        (["--seed", "-2"], "expected 0 or more"),
+        (["--output-path", "x.mov"], "ends in .mov"),
+        (["--image", "none.png", "0", "1"], "none.png"),
+        (["--spatial-upsampler-path", "upsampler.safetensors"], "no such file or folder"),
+        (["--spatial-upsampler-path", "UPSAMPLER"], "scales by 1.5"),
+        (["--lora", __file__], "test_generate.py"),
+    ],
+)
+def test_a_problem_that_is_here_is_told_before_a_download(
+    hub: FakeHub,
+    named: list[str],
+    checkpoints: Path,
+    flags: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = str(checkpoints / "tiny-2.3-upsampler-x1.5.safetensors")
+    assert main(["generate", *named, *(wrong if flag == "UPSAMPLER" else flag for flag in flags)]) == 2
+    text = capsys.readouterr().err
+    assert problem in text and "1 problem:" in text and not hub.asked
+
+
+def test_what_is_missing_is_downloaded_when_all_else_is_right(
+    hub: FakeHub, named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *named]) == 2
+    assert "owner/gemma: a whole copy of it is not in the cache" in capsys.readouterr().out and not hub.asked
+    assert main(["generate", *named]) == 2
+    assert hub.asked == ["owner/model/x.safetensors", "owner/gemma"]
+    assert "a download was begun" in capsys.readouterr().err
+
+
+def test_without_a_backend_every_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    for argv in (["--version"], ["info", "x.safetensors"], ["generate", "--help"], ["plan"]):
+        assert main(argv) == 2
+        out, err = capsys.readouterr()
+        wanted = "ltx2-mlx: MLX has no backend here: pip install 'ltx2-mlx[cpu]', or [cuda13] on NVIDIA\n"
+        assert (out, err) == ("", wanted)
 
 
 # ---- what is written ----------------------------------------------------------------------------------------------
