@@ -32,7 +32,7 @@ Versions = tuple[PipelineParams, ...]
 def chosen(argv: Sequence[str], command: str, names: Iterable[str], default: str) -> str:
     """The name after ``--pipeline``, which decides what other flags there are."""
     first = Parser(prog=f"ltx2-mlx {command}", add_help=False, allow_abbrev=False)
-    first.add_argument("--pipeline", choices=tuple(names), default=default)
+    first.add_argument("--pipeline", choices=tuple(names), default=default, metavar="NAME")
     known, _ = first.parse_known_args([arg for arg in argv if arg not in ("-h", "--help")])
     return str(known.pipeline)
 
@@ -216,7 +216,7 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
         type=int,
         default=params.num_frames,
         metavar="N",
-        help=f"the number of frames, 8k + 1 (default: {params.num_frames})",
+        help=f"the number of frames, 8k + 1: 9, 17, 25 … (default: {params.num_frames})",
     )
     parser.add_argument(
         "--frame-rate",
@@ -237,8 +237,8 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
         made=_image,
         counts=(3, 4),
         metavar=("PATH FRAME STRENGTH", "CRF"),
-        help="an image to show at a frame (0: the first). STRENGTH: 0 to 1, how closely. CRF: the image is compressed "
-        "first, as videos are; 0 leaves it as it is (default: 33). Can be given several times",
+        help="an image to show at a frame (0: the first). STRENGTH: 0 to 1, how closely to keep to it. CRF: how "
+        "strongly it is first compressed, as videos are (default: 33; 0: not at all). Can be given several times",
     )
     _add_lora(parser, "--lora", "loras", "a LoRA and its strength (default: 1); can be given several times")
     parser.add_argument(
@@ -315,15 +315,22 @@ def add_one_stage(parser: Parser) -> None:
     _add_guidance(parser, BY_VERSION, DEFAULT_NEGATIVE_PROMPT)
 
 
-def add_two_stages(parser: Parser, versions: Versions = BY_VERSION, audio_refused: str = "") -> None:
+def add_two_stages(
+    parser: Parser,
+    versions: Versions = BY_VERSION,
+    distilled_lora: str = "the distilled LoRA, for the second stage, and its strength (default: 1)",
+    audio_refused: str = "",
+) -> None:
     _add_basic(parser, versions, distilled=False, two_stages=True)
     _add_guidance(parser, versions, DEFAULT_NEGATIVE_PROMPT, audio_refused)
-    _add_lora(parser, "--distilled-lora", "distilled_lora", "the distilled LoRA, for the second stage", required=True)
+    _add_lora(parser, "--distilled-lora", "distilled_lora", distilled_lora, required=True)
     _add_upsampler(parser)
 
 
 def add_hq(parser: Parser) -> None:
-    add_two_stages(parser, ALWAYS_HQ)
+    add_two_stages(
+        parser, ALWAYS_HQ, "the distilled LoRA, for both stages; its STRENGTH is replaced by those of the stages"
+    )
     for stage, default in ((1, 0.25), (2, 0.5)):
         parser.add_argument(
             f"--distilled-lora-strength-stage-{stage}",

@@ -51,12 +51,12 @@ def _require_backend() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ltx2-mlx", description="LTX-2 in MLX: video with audio from a prompt.")
-    parser.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"ltx2-mlx {__version__}", help="show the version and exit"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("generate", help="make a video with audio (see: ltx2-mlx generate --help)")
-    commands.add_parser(
-        "plan", help="show what generate would do with the same flags, and every problem, without doing it"
-    )
+    commands.add_parser("plan", help="show what generate would do with the same flags, and every problem")
     info = commands.add_parser("info", help="show the components of a checkpoint, and whether each is whole")
     info.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file")
     return parser

@@ -24,7 +24,7 @@ from ..loading.load import build
 from ..loading.lora import LoraPathStrength, read_lora, report_on
 from ..loading.quantization import check_policy, is_downcast
 from ..media.images import decode_image
-from ..media.reading import probe
+from ..media.reading import MediaInfo, probe
 from ..pipelines.constants import params_of
 from ..pipelines.enhancement import library
 from ..pipelines.prompts import load_contexts
@@ -201,7 +201,7 @@ def _locate(result: Plan, download: Download) -> None:
 
 
 def _files(result: Plan) -> Checkpoint | None:
-    """Look into every file that is here; the checkpoint, where it can be read."""
+    """Check every file that is here. Returns the checkpoint, where it can be read."""
     checkpoint = _checkpoint(result)
     request = result.request
     if not request.placeholder:
@@ -278,11 +278,20 @@ def _media_files(result: Plan) -> None:
     conditioning = [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
     for path in filter(None, [*conditioning, request.audio_path, request.video_path]):
         with result.checking():
-            result.files.append(("media", path, str(probe(path))))
+            result.files.append(("media", path, _media(probe(path))))
+
+
+def _media(found: MediaInfo) -> str:
+    parts = []
+    if found.frames and found.fps:
+        parts.append(f"{found.frames} frames of {found.height}x{found.width}, {float(found.fps):g} per second")
+    if found.samples and found.sample_rate:
+        parts.append(f"{found.samples / found.sample_rate:.2f} s of audio at {found.sample_rate} Hz")
+    return "; ".join(parts) or "neither video nor audio"
 
 
 def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPixelShape | None:
-    """Find the problems of values together with files; the shape of the video, where it can be made."""
+    """Check the values against the files. Returns the shape of the video, where it can be made."""
     request, recipe, shape = result.request, result.recipe, None
     with result.checking():
         shape = recipe.shape(request)
@@ -291,9 +300,9 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPi
             with result.checking():
                 check(request)
     if checkpoint is not None:
-        with result.checking():
-            layers = TransformerConfig.from_metadata(checkpoint.config).num_layers
-            for stream, guidance in recipe.guidance(request).items():
+        for stream, guidance in recipe.guidance(request).items():
+            with result.checking():
+                layers = TransformerConfig.from_metadata(checkpoint.config).num_layers
                 if wrong := [block for block in guidance.stg_blocks or () if not 0 <= block < layers]:
                     raise InputError(f"--{stream}-stg-blocks {wrong[0]}: the model has blocks 0 to {layers - 1}")
     return shape
