@@ -9,7 +9,6 @@ import mlx.core as mx
 import numpy as np
 
 from ..diffusion.conditioning import (
-    ConditioningItem,
     ConditioningItemAttentionStrengthWrapper,
     VideoConditionByReferenceLatent,
 )
@@ -132,7 +131,7 @@ def _encoded(ledger: ModelLedger, encoder: VideoEncoder, path: str | Path, shape
     return latent
 
 
-def _limited(item: ConditioningItem, mask: float | mx.array | None) -> ConditioningItem:
+def _limited(item: stages.VideoItem, mask: float | mx.array | None) -> stages.VideoItem:
     return item if mask is None else ConditioningItemAttentionStrengthWrapper(item, mask)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -35,6 +35,8 @@ from .ledger import ModelLedger
 from .prompts import encode_prompts, save_contexts
 
 Frames = Iterator[np.ndarray]
+VideoItem = ConditioningItem[VideoLatentTools]
+Tools = TypeVar("Tools", bound=VideoLatentTools | AudioLatentTools)
 Asking = Callable[[Denoiser], DenoisingFunc]
 
 
@@ -109,17 +111,17 @@ def _gemma(ledger: ModelLedger) -> str | Path:
 
 # ---- images -------------------------------------------------------------------------------------------------------
 
-Placing = Callable[[ImageConditioningInput, mx.array], ConditioningItem]
+Placing = Callable[[ImageConditioningInput, mx.array], VideoItem]
 
 
-def replacing_the_first_frame(image: ImageConditioningInput, latent: mx.array) -> ConditioningItem:
+def replacing_the_first_frame(image: ImageConditioningInput, latent: mx.array) -> VideoItem:
     """Puts an image at frame 0 in the place of the first latent frame, and adds any other as a keyframe."""
     if image.frame_idx == 0:
         return VideoConditionByLatentIndex(latent, image.strength, 0)
     return added_as_keyframe(image, latent)
 
 
-def added_as_keyframe(image: ImageConditioningInput, latent: mx.array) -> ConditioningItem:
+def added_as_keyframe(image: ImageConditioningInput, latent: mx.array) -> VideoItem:
     """Adds an image as a keyframe, at frame 0 too."""
     return VideoConditionByKeyframeIndex(latent, image.frame_idx, image.strength)
 
@@ -130,12 +132,12 @@ def image_conditionings(
     shape: VideoPixelShape,
     placing: Placing = replacing_the_first_frame,
     video_encoder: VideoEncoder | None = None,
-) -> list[ConditioningItem]:
+) -> list[VideoItem]:
     """A conditioning item for each image: scaled and cropped to ``shape``, encoded, and placed by ``placing``."""
     if not images:
         return []
     encoder = video_encoder or ledger.video_encoder()
-    items = []
+    items: list[VideoItem] = []
     for i, image in enumerate(images):
         ledger.settings.progress("encoding the images", i, len(images))
         pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
@@ -159,8 +161,8 @@ def audio_tools(shape: VideoPixelShape) -> AudioLatentTools:
 
 
 def create_noised_state(
-    tools: VideoLatentTools | AudioLatentTools,
-    conditionings: Sequence[ConditioningItem],
+    tools: Tools,
+    conditionings: Sequence[ConditioningItem[Tools]],
     noiser: GaussianNoiser,
     dtype: mx.Dtype,
     noise_scale: float = 1.0,
@@ -193,8 +195,8 @@ def denoise_audio_video(
     sigmas: np.ndarray,
     asking: Asking,
     *,
-    conditionings: Sequence[ConditioningItem] = (),
-    audio_conditionings: Sequence[ConditioningItem] = (),
+    conditionings: Sequence[VideoItem] = (),
+    audio_conditionings: Sequence[ConditioningItem[AudioLatentTools]] = (),
     loop: DenoisingLoop = euler_denoising_loop,
     noise_scale: float = 1.0,
     initial_video_latent: mx.array | None = None,
