@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
 from ltx_pipelines.utils import args as reference_args
 from ltx_pipelines.utils import constants as reference_constants
 
+from ltx2_mlx import pipelines
 from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import Plan, plan
@@ -35,6 +37,7 @@ from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.pipelines import Settings, TI2VidTwoStagesHQPipeline
 from ltx2_mlx.pipelines.a2vid_two_stage import with_silence
 from ltx2_mlx.pipelines.ledger import ModelLedger
+from ltx2_mlx.transformer import X0Model
 from ltx2_mlx.types import Audio
 
 SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
@@ -200,6 +203,68 @@ def test_plans_weights_are_those_that_load(files: list[str], tmp_path: Path) -> 
         settings = generate.settings(planned.request)
         model = ModelLedger(planned.request.checkpoint_path, settings=settings).transformer()
         assert sum(x.nbytes for _, x in tree_flatten(model.parameters())) == stage.weights
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of encoded prompts, so that Gemma runs once for all pipelines."""
+    return tmp_path_factory.mktemp("contexts") / "kept.safetensors"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_takes_the_stages_steps_and_passes_of_its_plan(
+    name: str, checkpoints: Path, contexts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(parse("generate", _flags(name, checkpoints, contexts, tmp_path / "x.mp4")))
+    assert not planned.problems
+    ran: dict[str, int] = {}
+    passes = 0
+
+    def progress(name: str, done: int, total: int | None) -> None:
+        ran[name] = total or 0
+
+    def counted(self: X0Model, *args: object) -> object:
+        nonlocal passes
+        passes += 1
+        return call(self, *args)
+
+    call = X0Model.__call__
+    monkeypatch.setattr(X0Model, "__call__", counted)
+    frames, audio = generate.run(planned.request, generate.settings(planned.request, progress))
+    shape = planned.recipe.shape(planned.request)
+    assert audio is None and np.concatenate(list(frames)).shape == (shape.frames, shape.height, shape.width, 3)
+    expected = planned.recipe.denoising(planned.request, shape)
+    assert {stage.name: stage.steps for stage in expected}.items() <= ran.items()
+    assert passes == sum(stage.evaluations * stage.passes for stage in expected)
+    assert [stage.name for stage in planned.stages if "steps" in stage.what] == [stage.name for stage in expected]
+
+
+def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[str]:
+    """The smallest run of a pipeline that has all that it can have, but audio."""
+    tiny, media = checkpoints / "tiny-2.0", checkpoints / "media"
+    known = {
+        "checkpoint_path": [f"{tiny}.safetensors"],
+        "prompt": ["a fox in the snow"],
+        "output_path": [output],
+        "spatial_upsampler_path": [f"{tiny}-upsampler-x2.safetensors"],
+        "distilled_lora": [f"{tiny}-distilled-lora.safetensors", "1"],
+        "video_conditioning": [media / "clip.mp4", "0.9"],
+        "audio_path": [media / "audio.wav"],
+        "video_path": [media / "clip.mp4"],
+        "start_time": ["0.2"],
+        "end_time": ["0.5"],
+    }
+    actions = recipes.parser("generate", name)._actions
+    flags = [word for a in actions if a.required for word in (a.option_strings[0], *known[a.dest])]
+    options = {option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings}
+    if "--height" in options:
+        flags += [*SIZE, "--image", media / "image-0.png", "0", "1"]
+    if name == "ic_lora":  # whose reference videos have half the size of the first stage
+        flags += ["--lora", f"{tiny}-ic-lora.safetensors", "--height", "128"]
+    for option in ("--num-inference-steps", "--video-stg-blocks", "--audio-stg-blocks"):
+        flags += [option, "2"] if option in options else []
+    flags += ["--pipeline", name, "--no-audio", "--context", contexts, "--gemma-root", checkpoints / "tiny-gemma"]
+    return list(map(str, flags))
 
 
 # ---- before a download --------------------------------------------------------------------------------------------
@@ -417,6 +482,15 @@ def plain(checkpoints: Path) -> np.ndarray:
 
 def test_low_memory_gives_the_same_video(files: list[str], plain: np.ndarray) -> None:
     np.testing.assert_array_equal(_frames(parse("generate", [*files, "--output-path", "x", "--low-memory"])), plain)
+
+
+def test_pipelines_take_arguments_by_keyword_only() -> None:
+    classes = [value for value in vars(pipelines).values() if inspect.isclass(value) and "Pipeline" in value.__name__]
+    classes = [cls for cls in classes if cls is not pipelines.PipelineParams]
+    assert len(classes) == len(RECIPES)
+    for function in (f for cls in classes for f in (cls.__init__, cls.__call__)):
+        _, *parameters = inspect.signature(function).parameters.values()
+        assert len(parameters) > 3 and {p.kind for p in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 # ---- memory -------------------------------------------------------------------------------------------------------

@@ -352,7 +352,9 @@ def _tiles(tiles: TilingConfig | None) -> str:
 def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> Stage:
     shape = stage.shape
     tokens, of_audio = video_tools(shape).target_shape.token_count(), audio_tools(shape).target_shape.token_count()
-    count = f"{len(stage.sigmas) - 1} steps" + (f" of {stage.passes} passes" if stage.passes > 1 else "")
+    count = f"{stage.steps} steps"
+    count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
+    count += f" of {stage.passes} passes" if stage.passes > 1 else ""
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
     working = transformer_memory(checkpoint, tokens, request.itemsize)
     smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"

@@ -28,12 +28,18 @@ Result = tuple[Frames, Audio | None]
 
 @dataclass(frozen=True)
 class Denoising:
-    """A denoising stage. shape: of what it makes, in pixels. passes: runs of the transformer in each step."""
+    """A denoising stage. shape: the size of its result, in pixels. evaluations: how often all of its steps together
+    ask for a prediction. passes: runs of the transformer for each prediction."""
 
     name: str
     shape: VideoPixelShape
     sigmas: np.ndarray
+    evaluations: int
     passes: int
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
 
 
 def half(shape: VideoPixelShape) -> VideoPixelShape:
@@ -77,9 +83,9 @@ class Recipe:
     add_flags: adds the pipeline's own flags to a parser. run: builds the pipeline and calls it. checks: each raises for
     something that the pipeline refuses, and reads no file; file_checks: the same, of files that are on this machine.
     two_stages: a request's size is that of the second stage, the first has half of it. distilled: a distilled model,
-    with its own schedule and no guidance. second_order: the sampler takes two evaluations a step, and its schedule is
-    shifted by the number of tokens. encodes: the components that encode what is given, beside images. makes_audio:
-    False where the audio is given. of_source: the size, length and rate are those of a given video.
+    with its own schedule and no guidance. second_order: the sampler takes two evaluations a step and one at the end,
+    and its schedule is shifted by the number of tokens. encodes: the components that encode what is given, beside
+    images. makes_audio: False where the audio is given. of_source: size, length and rate are those of a given video.
     """
 
     name: str
@@ -140,13 +146,15 @@ class Recipe:
     def denoising(self, request: Request, shape: VideoPixelShape) -> list[Denoising]:
         """The denoising stages of a video of ``shape``, in order."""
         first = half(shape) if self.two_stages else shape
-        evaluations = 2 if self.second_order else 1
         name = "stage 1" if self.two_stages else "denoising"
-        stages = [Denoising(name, first, self.sigmas(request, first), evaluations * self._passes(request))]
+        stages = [self._stage(name, first, self.sigmas(request, first), self._passes(request))]
         if self.two_stages and not request.skip_stage_2:
-            sigmas = np.array(STAGE_2_DISTILLED_SIGMA_VALUES, np.float32)
-            stages.append(Denoising("stage 2", shape, sigmas, evaluations))
+            stages.append(self._stage("stage 2", shape, np.array(STAGE_2_DISTILLED_SIGMA_VALUES, np.float32), passes=1))
         return stages
+
+    def _stage(self, name: str, shape: VideoPixelShape, sigmas: np.ndarray, passes: int) -> Denoising:
+        steps = len(sigmas) - 1
+        return Denoising(name, shape, sigmas, 2 * steps + 1 if self.second_order else steps, passes)
 
     def _passes(self, request: Request) -> int:
         """Runs of the transformer that one evaluation takes: one, and one for each kind of guidance."""
