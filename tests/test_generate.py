@@ -30,6 +30,7 @@ from ltx2_mlx.cli.plan import Plan, plan
 from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.cli.request import Request
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
+from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.media.images import decode_image
 from ltx2_mlx.media.reading import probe
@@ -267,6 +268,33 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
     return list(map(str, flags))
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "problem"),
+    [
+        ("retake", ["--start-time", "0.6"], "the start time, 0.6 s, is not before the end time, 0.5 s"),
+        ("retake", ["--end-time", "9", "--start-time", "5"], "the video lasts 0.708333 s"),
+        ("a2vid_two_stage", ["--audio-start-time", "60"], "has no audio from 60 s on"),
+        ("a2vid_two_stage", ["--audio-path", "image-0.png"], "has no audio from 0 s on"),
+        ("ic_lora", ["--conditioning-attention-mask", "clip.mp4", "1.5"], "is 1.5, expected 0 to 1"),
+        ("ic_lora", ["--height", "64"], "multiples of 128"),
+        ("ti2vid_two_stages_hq", ["--distilled-lora", "LORA"], "2 distilled LoRAs were given, expected one"),
+        ("ti2vid_one_stage", ["--num-inference-steps", "0"], "at least one step"),
+        ("ti2vid_one_stage", ["--audio-stg-blocks", "3"], "--audio-stg-blocks 3: the model has blocks 0 to 2"),
+    ],
+)
+def test_what_a_pipeline_would_refuse_is_a_problem_of_the_plan(
+    name: str, flags: list[str], problem: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    files = {file: str(checkpoints / "media" / file) for file in ("clip.mp4", "image-0.png")}
+    files["LORA"] = str(checkpoints / "tiny-2.0-distilled-lora.safetensors")
+    base = _flags(name, checkpoints, tmp_path / "none.safetensors", tmp_path / "x.mp4")
+    assert plan(parse("plan", base)).problems == []
+    planned = plan(parse("plan", [*base, *(files.get(flag, flag) for flag in flags)]))
+    assert len(planned.problems) == 1 and problem in planned.problems[0]
+    with pytest.raises(InputError, match=re.escape(problem)):
+        generate.generate(planned)
+
+
 # ---- before a download --------------------------------------------------------------------------------------------
 
 NAMED = ["--distilled-checkpoint-path", "owner/model/x.safetensors", "--gemma-root", "owner/gemma", "--prompt", "a fox"]
@@ -299,7 +327,10 @@ def named(checkpoints: Path, tmp_path: Path) -> list[str]:
     return [*NAMED, *SIZE, *upsampler, "--output-path", str(tmp_path / "x.mp4")]
 
 
-@pytest.mark.parametrize(("flags", "code"), [(["--help"], 0), (["--lora", "a", "strong"], 2), (["--seed", "x"], 2)])
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [(["--help"], 0), (["--lora", "a", "strong"], 2), (["--seed", "x"], 2), (["--quantization", "fp8-cast", "x"], 2)],
+)
 def test_parsing_downloads_nothing(hub: FakeHub, named: list[str], flags: list[str], code: int) -> None:
     with pytest.raises(SystemExit) as exit:
         main(["generate", *named, *flags])

@@ -14,7 +14,7 @@ from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
 from ..loading.lora import LoraPathStrength
-from ..pipelines import ic_lora, retake, ti2vid_two_stages_hq
+from ..pipelines import a2vid_two_stage, ic_lora, retake, ti2vid_two_stages_hq
 from ..pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
 from ..pipelines.ledger import Settings
 from ..pipelines.stages import Frames, assert_resolution, check_images, video_tools
@@ -62,6 +62,15 @@ def _check_distilled_lora(request: Request) -> None:
 
 def _check_references(request: Request) -> None:
     ic_lora.reference_shape(half(_asked_shape(request)), ic_lora.reference_downscale_factor(request.loras))
+
+
+def _check_mask(request: Request) -> None:
+    for _, strength in request.conditioning_attention_mask:
+        ic_lora.check_attention_strength(strength)
+
+
+def _check_audio(request: Request) -> None:
+    a2vid_two_stage.read_audio(request.audio_path, request.audio_start_time, max_duration=0.1)
 
 
 def _check_span(request: Request) -> None:
@@ -379,6 +388,7 @@ RECIPES = {
             flags.add_ic_lora,
             _ic_lora,
             distilled=True,
+            checks=(_check_images, _check_seed, _check_mask),
             file_checks=(_check_references,),
         ),
         Recipe(
@@ -387,6 +397,7 @@ RECIPES = {
             flags.add_a2vid,
             _a2vid,
             encodes=("audio_encoder",),
+            file_checks=(_check_audio,),
             makes_audio=False,
         ),
         Recipe(

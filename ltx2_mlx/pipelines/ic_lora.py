@@ -67,8 +67,7 @@ class ICLoraPipeline:
         """
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
-        if not 0.0 <= conditioning_attention_strength <= 1.0:
-            raise InputError(f"conditioning_attention_strength is {conditioning_attention_strength}, expected 0 to 1")
+        check_attention_strength(conditioning_attention_strength)
         ledger = self.stage_1_model_ledger
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
@@ -99,6 +98,11 @@ class ICLoraPipeline:
         ledger = self.stage_2_model_ledger
         video, audio = stages.second_stage(ledger, whole, noiser, video, audio, stages.simple(context), images)
         return stages.decoded(ledger, video, audio, tiling_config, generator)
+
+
+def check_attention_strength(strength: float) -> None:
+    if not 0.0 <= strength <= 1.0:
+        raise InputError(f"the attention strength of the reference videos is {strength:g}, expected 0 to 1")
 
 
 def reference_downscale_factor(loras: Sequence[LoraPathStrength]) -> int:
