@@ -182,7 +182,7 @@ def test_plan_names_every_problem_at_once(
     wrong += ["--lora", str(checkpoints / "tiny-2.3-lora.safetensors"), "--quantization", "fp8-scaled-mm"]
     assert main(["plan", *files, *wrong]) == 2
     text = capsys.readouterr().out
-    for part in ("128x128 is", "17 are", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
+    for part in ("use 128x128", "use 17", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
         assert part in text, part
     assert main(["generate", *files, *wrong]) == 2  # nothing is loaded, and the same is said
     assert "frame 40" in capsys.readouterr().err
@@ -340,7 +340,7 @@ def test_parsing_downloads_nothing(hub: FakeHub, named: list[str], flags: list[s
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--height", "100"], "100x128 (height x width) is not in multiples of 64"),
+        (["--height", "100"], "height x width is 100x128, expected multiples of 64"),
         (["--quantization", "fp8-scaled-mm"], "use fp8-cast"),
         (["--seed", "-2"], "expected 0 or more"),
         (["--output-path", "x.mov"], "ends in .mov"),

@@ -1,4 +1,4 @@
-"""``ltx2-mlx plan``: what a run will do, before anything is loaded: stages, files, memory, and every problem.
+"""``ltx2-mlx plan``: the stages, files, memory and problems of a run, before anything is loaded.
 
 Only headers of files are read. ``generate`` takes a plan, so that both check the same things.
 """
@@ -54,7 +54,7 @@ class Stage:
 
 
 class Download(Enum):
-    """What becomes of a name on Hugging Face whose files are not on this machine."""
+    """The treatment of a name on Hugging Face whose files are not on this machine."""
 
     NEVER = "a problem"
     LATER = "left unresolved"
@@ -63,7 +63,9 @@ class Download(Enum):
 
 @dataclass
 class Plan:
-    """request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
+    """The stages, files, memory and problems of a run.
+
+    request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
     was found in it). problems: each a line that says what is wrong and what to do. missing: the names of files that are
     not here, and are looked into no further; pending: those of them that can be downloaded.
     """

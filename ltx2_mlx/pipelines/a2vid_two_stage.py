@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class A2VidPipelineTwoStage:
-    """Source: ``ltx_pipelines.a2vid_two_stage``. distilled_lora: fused in the second stage only, after the others."""
+    """The pipeline of given audio. Source: ``ltx_pipelines.a2vid_two_stage``.
+
+    distilled_lora: fused in the second stage only, after the others.
+    """
 
     def __init__(
         self,

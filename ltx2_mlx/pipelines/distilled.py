@@ -17,7 +17,7 @@ from .ledger import ModelLedger, Settings
 
 
 class DistilledPipeline:
-    """Source: ``ltx_pipelines.distilled``. loras: fused in both stages."""
+    """The distilled pipeline. Source: ``ltx_pipelines.distilled``. loras: fused in both stages."""
 
     def __init__(
         self,

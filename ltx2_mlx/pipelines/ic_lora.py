@@ -25,7 +25,7 @@ from .ledger import ModelLedger, Settings
 
 
 class ICLoraPipeline:
-    """Source: ``ltx_pipelines.ic_lora``. loras: fused in the first stage only."""
+    """The pipeline of in-context LoRAs. Source: ``ltx_pipelines.ic_lora``. loras: fused in the first stage only."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ def _limited(item: stages.VideoItem, mask: float | mx.array | None) -> stages.Vi
 
 
 def _attention_mask(latent: mx.array, strength: float, mask: mx.array | None) -> float | mx.array | None:
-    """The strength of each of the latent's tokens, one for all, or None for the full one."""
+    """The attention strength: one for each token of the latent, one for all, or None for full attention."""
     if mask is not None:
         _, _, f, h, w = latent.shape
         return downsample_mask_to_latent(mask, (f, h, w)) * strength

@@ -7,6 +7,6 @@ from .ti2vid_two_stages import TI2VidTwoStagesPipeline
 
 
 class KeyframeInterpolationPipeline(TI2VidTwoStagesPipeline):
-    """Source: ``ltx_pipelines.keyframe_interpolation``."""
+    """The pipeline of keyframes. Source: ``ltx_pipelines.keyframe_interpolation``."""
 
     placing = staticmethod(stages.added_as_keyframe)

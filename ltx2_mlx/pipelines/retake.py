@@ -26,7 +26,7 @@ from .ti2vid_one_stage import guided
 
 
 class RetakePipeline:
-    """Source: ``ltx_pipelines.retake``."""
+    """The pipeline that changes a video. Source: ``ltx_pipelines.retake``."""
 
     def __init__(
         self,

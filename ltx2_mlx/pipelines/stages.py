@@ -41,16 +41,17 @@ Asking = Callable[[Denoiser], DenoisingFunc]
 
 
 def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bool) -> None:
-    """Raises InputError for a size that the networks cannot make, and says which is nearest."""
+    """Raises InputError for a size that the networks cannot make, with the nearest that they can."""
     step = 64 if is_two_stage else 32
     problems = []
     if height % step or width % step or min(height, width) < 64:
         near = [max(64, round(size / step) * step) for size in (height, width)]
         problems.append(
-            f"{height}x{width} (height x width) is not in multiples of {step} from 64 on; {near[0]}x{near[1]} is"
+            f"height x width is {height}x{width}, expected multiples of {step} from 64 on: use {near[0]}x{near[1]}"
         )
     if num_frames < 1 or num_frames % 8 != 1:
-        problems.append(f"{num_frames} frames are not 8k + 1; {max(0, round((num_frames - 1) / 8)) * 8 + 1} are")
+        near_frames = max(0, round((num_frames - 1) / 8)) * 8 + 1
+        problems.append(f"the number of frames is {num_frames}, expected 8k + 1: use {near_frames}")
     if problems:
         raise InputError("; ".join(problems))
 
@@ -58,9 +59,11 @@ def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bo
 def check_images(images: Sequence[ImageConditioningInput], num_frames: int) -> None:
     for image in images:
         if not 0 <= image.frame_idx < num_frames:
-            raise InputError(f"{image.path} is for frame {image.frame_idx}, and the video has 0 to {num_frames - 1}")
+            raise InputError(
+                f"{image.path}: frame {image.frame_idx} is not in the video, expected 0 to {num_frames - 1}"
+            )
         if not 0.0 <= image.strength <= 1.0:
-            raise InputError(f"{image.path} has strength {image.strength}, expected 0 to 1")
+            raise InputError(f"{image.path}: the strength is {image.strength:g}, expected 0 to 1")
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def guided(
 
 
 class TI2VidOneStagePipeline:
-    """Source: ``ltx_pipelines.ti2vid_one_stage``."""
+    """The pipeline of one guided stage. Source: ``ltx_pipelines.ti2vid_one_stage``."""
 
     def __init__(
         self,

@@ -16,7 +16,10 @@ from .ti2vid_one_stage import Guidance, guided
 
 
 class TI2VidTwoStagesPipeline:
-    """Source: ``ltx_pipelines.ti2vid_two_stages``. distilled_lora: fused in the second stage only, after the others."""
+    """The pipeline of two stages. Source: ``ltx_pipelines.ti2vid_two_stages``.
+
+    distilled_lora: fused in the second stage only, after the others.
+    """
 
     placing = staticmethod(stages.replacing_the_first_frame)
 

@@ -28,7 +28,7 @@ def check_distilled_lora(loras: Sequence[LoraPathStrength]) -> None:
 
 
 class TI2VidTwoStagesHQPipeline:
-    """Source: ``ltx_pipelines.ti2vid_two_stages_hq``."""
+    """The pipeline of two second-order stages. Source: ``ltx_pipelines.ti2vid_two_stages_hq``."""
 
     def __init__(
         self,
