@@ -6,7 +6,7 @@ Mirrors ``ltx_core.conditioning`` and the mask of ``ltx_pipelines.retake``. Item
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -16,11 +16,13 @@ from ..types import LatentState, VideoLatentShape
 from .latent_state import AudioLatentTools, VideoLatentTools
 from .patchifiers import get_pixel_coords
 
+Tools = TypeVar("Tools", bound=VideoLatentTools | AudioLatentTools, contravariant=True)
 
-class ConditioningItem(Protocol):
+
+class ConditioningItem(Protocol[Tools]):
     """Anything that changes a latent state before denoising."""
 
-    def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState: ...
+    def apply_to(self, latent_state: LatentState, latent_tools: Tools) -> LatentState: ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class ConditioningItemAttentionStrengthWrapper:
     attention_mask: a strength in [0, 1], or one for each added token, ``(M,)`` or ``(B, M)``.
     """
 
-    conditioning: ConditioningItem
+    conditioning: ConditioningItem[VideoLatentTools]
     attention_mask: float | mx.array
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:

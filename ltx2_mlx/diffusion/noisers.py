@@ -31,17 +31,17 @@ class GaussianNoiser:
         return replace(latent_state, latent=(noise * mask + latent * (1 - mask)).astype(latent.dtype))
 
 
-class TorchNoise:
+class TorchNoise(Generator):
     """Draws the numbers that torch's generator of the same seed draws on a CPU; use it in place of ``Generator``.
 
     torch draws bfloat16 in a way of its own, which is followed; float16 is rounded from float32.
     """
 
     def __init__(self, seed: int):
-        self.stream = TorchGenerator(seed)
+        self.torch = TorchGenerator(seed)
 
     def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
-        return mx.array(self.stream.randn(shape, "bfloat16" if dtype == mx.bfloat16 else "float32")).astype(dtype)
+        return mx.array(self.torch.randn(shape, "bfloat16" if dtype == mx.bfloat16 else "float32")).astype(dtype)
 
     def randn64(self, shape: Sequence[int]) -> np.ndarray:
-        return self.stream.randn(shape, "float64")
+        return self.torch.randn(shape, "float64")

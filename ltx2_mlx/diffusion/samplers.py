@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp, factorial, log
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +22,6 @@ from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
 States = tuple[LatentState, LatentState]
 Latents = tuple[mx.array, mx.array]
 DenoisingFunc = Callable[[LatentState, LatentState, np.ndarray, int], Latents]
-DenoisingLoop = Callable[[np.ndarray, LatentState, LatentState, DenoisingFunc], States]
 Progress = Callable[[int, int], None]
 
 LAST_SIGMA = 0.0011  # in place of 0, which has no logarithm
@@ -29,6 +29,20 @@ LAST_SIGMA = 0.0011  # in place of 0, which has no logarithm
 
 def quiet(done: int, total: int) -> None:
     """Report no progress."""
+
+
+class DenoisingLoop(Protocol):
+    """A loop below, or a ``partial`` of one whose other arguments are given."""
+
+    def __call__(
+        self,
+        sigmas: np.ndarray,
+        video_state: LatentState,
+        audio_state: LatentState,
+        denoise_fn: DenoisingFunc,
+        *,
+        progress: Progress = quiet,
+    ) -> States: ...
 
 
 def post_process_latent(denoised: mx.array, denoise_mask: mx.array, clean: mx.array) -> mx.array:

@@ -15,6 +15,12 @@ _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
 _FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
 
 
+def on_hub(reference: str | Path, patterns: Sequence[str] | None = None) -> bool:
+    """True for what is no path here and has the form of a name on Hugging Face; the arguments are those of resolve."""
+    form = _FILE if patterns is None else _REPOSITORY
+    return not Path(reference).expanduser().exists() and form.fullmatch(str(reference)) is not None
+
+
 def resolve(reference: str | Path, patterns: Sequence[str] | None = None, download: bool = True) -> Path:
     """The file or folder on this machine that ``reference`` names, downloaded if need be and if ``download`` allows it.
 

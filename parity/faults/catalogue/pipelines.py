@@ -33,8 +33,8 @@ PIPELINES = (
     _fault(
         "E02",
         "the second stage begins from pure noise",
-        _DISTILLED,
-        "            noise_scale=float(sigmas[0]),\n",
+        _STAGES,
+        "        noise_scale=float(sigmas[0]),\n",
         "",
         "distilled",
         "noiser.002.out",
@@ -43,8 +43,8 @@ PIPELINES = (
     _fault(
         "E03",
         "the second stage's audio begins from zeros, not from the first stage's",
-        _DISTILLED,
-        "            initial_audio_latent=audio,\n",
+        _STAGES,
+        "        initial_audio_latent=audio,\n",
         "",
         "distilled",
         "noiser.003.latent",
@@ -54,9 +54,14 @@ PIPELINES = (
     _fault(
         "E04",
         "the second stage conditioned on images of the first one's size",
-        _DISTILLED,
-        "conditionings=stages.image_conditionings(ledger, images, whole)",
-        "conditionings=stages.image_conditionings(ledger, images, half)",
+        _STAGES,
+        "image_conditionings(ledger, images, output_shape, placing)",
+        "image_conditionings(\n"
+        "            ledger,\n"
+        "            images,\n"
+        "            output_shape._replace(height=output_shape.height // 2, width=output_shape.width // 2),\n"
+        "            placing,\n"
+        "        )",
         "distilled",
         "video_encoder.002.in",
         "wrong input",
@@ -186,8 +191,8 @@ PIPELINES = (
         "E16",
         "guidance in the second stage",
         _TWO,
-        "            stages.simple(positive),\n",
-        f"            {_GUIDED},\n",
+        "stages.simple(positive)",
+        _GUIDED,
         "two_stages",
         "step.006.denoised",
         "other network",
