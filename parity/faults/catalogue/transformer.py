@@ -185,7 +185,7 @@ TRANSFORMER = (
         "block.py",
         "attended = attended * perturbations.mask_like(skip, self.idx, x)",
         "attended = attended * perturbations.mask_like(PerturbationType.SKIP_A2V_CROSS_ATTN, self.idx, x)",
-        f"{_B0}.rms_norm",
+        f"{_B0}.rms_norm:x",
         case="cut",
         cause="swapped",
         known="S22",
