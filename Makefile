@@ -65,7 +65,7 @@ trace: $(VENV)/ready
 
 # The tables in the documents, the picture in the README and the sample report, from a run on this machine.
 readme: parity selftest
-	$(PY) -m parity report reports/latest/results.json
+	$(PY) -m parity report --plots reports/latest/results.json
 	$(PY) -m parity tables reports/latest/results.json reports/latest/selftest.json \
 		parity/README.md parity/faults/README.md parity/debug/README.md
 	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/

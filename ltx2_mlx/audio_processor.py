@@ -48,7 +48,7 @@ def resample(waveform: np.ndarray, orig_freq: int, new_freq: int) -> np.ndarray:
 
 
 def _linspace(start: float, end: float, n: int) -> np.ndarray:
-    """As torch fills it in float32: from both ends towards the middle."""
+    """``torch.linspace`` in float32, which fills from both ends towards the middle."""
     step = (np.float32(end) - np.float32(start)) / np.float32(n - 1)
     i = np.arange(n)
     up = np.float32(start) + step * i.astype(np.float32)
@@ -75,7 +75,8 @@ def melscale_fbanks(n_freqs: int, f_max: float, n_mels: int, sample_rate: int) -
     width = points[1:] - points[:-1]
     slopes = points[None] - all_freqs[:, None]
     triangles = np.maximum(f32(0), np.minimum(-slopes[:, :-2] / width[:-1], slopes[:, 2:] / width[1:]))
-    return triangles * (f32(2) / (points[2:] - points[:-2]))
+    filters: np.ndarray = triangles * (f32(2) / (points[2:] - points[:-2]))
+    return filters
 
 
 class AudioProcessor:

@@ -18,6 +18,7 @@ from .diffusion.patchifiers import AudioPatchifier
 from .errors import InputError
 from .nn.activation import SiLU
 from .nn.conv import Conv2d
+from .nn.module import Module
 from .nn.norm import PixelNorm
 from .types import Audio, AudioLatentShape
 from .vocoder import Vocoder, VocoderWithBWE
@@ -32,7 +33,7 @@ def build_normalization_layer(in_channels: int, normtype: NormType) -> nn.Module
     return PixelNorm(eps=1e-6)
 
 
-class CausalConv2d(nn.Module):
+class CausalConv2d(Module):
     """A convolution that sees nothing later along the causal axis: all padding is in front there, zeros."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, causality_axis: CausalityAxis):
@@ -46,10 +47,10 @@ class CausalConv2d(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(B, T, F, C_in)`` → ``(B, T, F, C_out)``."""
-        return self.conv(mx.pad(x, ((0, 0), *self.padding, (0, 0))))
+        return self.conv(mx.pad(x, [(0, 0), *self.padding, (0, 0)]))
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Module):
     """Norm, SiLU, 3×3 convolution, twice, and the input added; a 1×1 convolution where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, config: AudioVAEConfig):
@@ -70,7 +71,7 @@ class ResnetBlock(nn.Module):
         return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
 
 
-class AttnBlock(nn.Module):
+class AttnBlock(Module):
     """Self-attention with one head over all positions of the spectrogram, added to the input."""
 
     def __init__(self, in_channels: int, config: AudioVAEConfig):
@@ -90,7 +91,7 @@ class AttnBlock(nn.Module):
         return x + self.proj_out(attended.reshape(B, T, F, C))
 
 
-class Downsample(nn.Module):
+class Downsample(Module):
     """Half the frames and half the bins: a 3×3 convolution of stride 2 over one-sided zero padding."""
 
     def __init__(self, in_channels: int, causality_axis: CausalityAxis):
@@ -106,13 +107,13 @@ class Downsample(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(B, T, F, C)`` → ``(B, T', F', C)``; causal along time, T' = T // 2 + T % 2."""
-        return self.conv(mx.pad(x, ((0, 0), *self.padding, (0, 0))))
+        return self.conv(mx.pad(x, [(0, 0), *self.padding, (0, 0)]))
 
 
-class Upsample(nn.Module):
+class Upsample(Module):
     """Twice the frames and bins, each repeated, then a convolution; along a causal axis without the first row.
 
-    That row depends on the front padding alone, as the first frame of the encoder's input does.
+    That row depends only on the front padding, as the first frame of the encoder's input does.
     """
 
     def __init__(self, in_channels: int, causality_axis: CausalityAxis):
@@ -126,15 +127,16 @@ class Upsample(nn.Module):
         return x[:, self.first[0] :, self.first[1] :]
 
 
-class Level(nn.Module):
-    """The blocks of one resolution, attention after each where the file has it, and the way to the next."""
+class Level(Module):
+    """The blocks of one resolution, with attention after each where the file has it, and the layer to the next one."""
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, attention: bool, config: AudioVAEConfig):
         super().__init__()
         widths = [in_channels] + [out_channels] * blocks
         self.block = [ResnetBlock(a, b, config) for a, b in pairwise(widths)]
         self.attn = [AttnBlock(out_channels, config) for _ in range(blocks if attention else 0)]
-        self.downsample = self.upsample = None
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
 
     def run(self, x: mx.array) -> mx.array:
         """``(B, T, F, C_in)`` → ``(B, T', F', C_out)``."""
@@ -147,7 +149,7 @@ class Level(nn.Module):
         return x if self.upsample is None else self.upsample(x)
 
 
-class MidBlock(nn.Module):
+class MidBlock(Module):
     """Two blocks at the lowest resolution with attention between them, where the file has it."""
 
     def __init__(self, channels: int, config: AudioVAEConfig):
@@ -161,7 +163,7 @@ class MidBlock(nn.Module):
         return self.block_2(self.attn_1(self.block_1(features)))
 
 
-class PerChannelStatistics(nn.Module):
+class PerChannelStatistics(Module):
     """Mean and deviation of each latent channel at each bin, 128 numbers, from the checkpoint."""
 
     def __init__(self, latent_channels: int):
@@ -171,15 +173,20 @@ class PerChannelStatistics(nn.Module):
 
     def un_normalize(self, x: mx.array) -> mx.array:
         """``(B, T, C·F)`` latents as the transformer has them → as the decoder wants them."""
-        return x * self["std-of-means"].astype(x.dtype) + self["mean-of-means"].astype(x.dtype)
+        std, mean = self._like(x)
+        return x * std + mean
 
     def normalize(self, x: mx.array) -> mx.array:
         """The inverse, ``(B, T, C·F)`` → the same shape."""
-        return (x - self["mean-of-means"].astype(x.dtype)) / self["std-of-means"].astype(x.dtype)
+        std, mean = self._like(x)
+        return (x - mean) / std
+
+    def _like(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        return self["std-of-means"].astype(x.dtype), self["mean-of-means"].astype(x.dtype)
 
 
-class _Autoencoder(nn.Module):
-    """What both halves share: the statistics, and the order of a latent's 128 numbers (channel-major)."""
+class _Autoencoder(Module):
+    """The parts that encoder and decoder share: statistics, and the order of a latent's 128 numbers (channel-major)."""
 
     channels_last = True
 
@@ -249,7 +256,7 @@ class AudioDecoder(_Autoencoder):
         resolution = config.resolution // 2 ** (len(config.ch_mult) - 1)
         self.conv_in = CausalConv2d(config.z_channels, width, 3, axis)
         self.mid = MidBlock(width, config)
-        self.up = []
+        self.up: list[Level] = []
         for level in reversed(range(len(config.ch_mult))):
             out = ch * config.ch_mult[level]
             stage = Level(width, out, config.num_res_blocks + 1, resolution in config.attn_resolutions, config)
@@ -277,7 +284,7 @@ class AudioDecoder(_Autoencoder):
         return self._adjust_output_shape(h.transpose(0, 3, 1, 2), target_shape)
 
     def _denormalize_latents(self, sample: mx.array) -> tuple[mx.array, AudioLatentShape]:
-        """``(B, C, T, F)`` → the same without normalisation, and the shape that the spectrogram shall have."""
+        """``(B, C, T, F)`` → the same without normalisation, and the shape of the spectrogram to be made."""
         shape = AudioLatentShape(*sample.shape)
         latents = self.per_channel_statistics.un_normalize(self.patchifier.patchify(sample))
         frames = shape.frames * LATENT_DOWNSAMPLE_FACTOR
@@ -290,7 +297,7 @@ class AudioDecoder(_Autoencoder):
         """``(B, C, T, F)`` cropped, or filled up with zeros at the end, to the target's frames and bins."""
         _, channels, frames, bins = target_shape
         x = decoded_output[:, :channels, :frames, :bins]
-        return mx.pad(x, ((0, 0), (0, 0), (0, frames - x.shape[2]), (0, bins - x.shape[3])))
+        return mx.pad(x, [(0, 0), (0, 0), (0, frames - x.shape[2]), (0, bins - x.shape[3])])
 
 
 def encode_audio(audio: Audio, audio_encoder: AudioEncoder, audio_processor: AudioProcessor | None = None) -> mx.array:

@@ -1,11 +1,11 @@
-"""What can go wrong, as a tree. Every message says what was found, what was expected and what to do.
+"""The tree of errors. Every message says what was found, what was expected and what to do.
 
 LTX2Error
 ├── CheckpointError      the file cannot be read as an LTX-2 checkpoint
-│   ├── HubError         it is neither on this machine nor to be had from Hugging Face
+│   ├── HubError         it is not on this machine and cannot be fetched from Hugging Face
 │   ├── ConfigError      its metadata describes a network that we do not build
 │   └── WeightsError     its tensors do not fit the network that its metadata describes
-├── MediaError           a picture, clip or sound cannot be read, or was not written as given
+├── MediaError           an image, video or audio file cannot be read, or was not written as given
 └── InputError           a call's arguments do not fit the model
 """
 
@@ -15,11 +15,11 @@ class LTX2Error(Exception):
 
 
 class CheckpointError(LTX2Error):
-    """The file is missing, damaged, or no LTX-2 checkpoint."""
+    """The file is missing, damaged, or not an LTX-2 checkpoint."""
 
 
 class HubError(CheckpointError):
-    """A reference to weights names no path here, and nothing that could be fetched from Hugging Face."""
+    """The weights are not on this machine and cannot be fetched from Hugging Face."""
 
 
 class ConfigError(CheckpointError):
@@ -31,7 +31,7 @@ class WeightsError(CheckpointError):
 
 
 class MediaError(LTX2Error):
-    """A picture, clip or sound file cannot be read, or does not hold what was written to it."""
+    """An image, video or audio file cannot be read, or does not hold what was written to it."""
 
 
 class InputError(LTX2Error, ValueError):

@@ -71,7 +71,7 @@ class DimensionIntervals:
 
 
 class Tile(NamedTuple):
-    """Where a tile is cut from the input, where its result belongs in the output, and its mask along every axis."""
+    """One tile: where it is cut from the input, where its result belongs in the output, its mask along each axis."""
 
     in_coords: tuple[slice, ...]
     out_coords: tuple[slice, ...]
@@ -100,8 +100,8 @@ def _linspace(start: float, end: float, steps: int) -> np.ndarray:
 def compute_trapezoidal_mask_1d(
     length: int, ramp_left: int, ramp_right: int, left_starts_from_0: bool = False
 ) -> np.ndarray:
-    """``(length,)`` ones that fade in and out linearly; the end points 0 and 1 of a ramp are left out, but for a 0 at
-    the start where asked for."""
+    """``(length,)`` ones that fade in and out linearly. A ramp leaves out its end points 0 and 1, except for a 0 at the
+    start with ``left_starts_from_0``."""
     ramp_left, ramp_right = (max(0, min(ramp, length)) for ramp in (ramp_left, ramp_right))
     mask = np.ones(length, dtype=np.float32)
     if ramp_left:
@@ -127,6 +127,7 @@ Interval = tuple[slice, np.ndarray]
 
 
 def whole(length: int) -> DimensionIntervals:
+    """One interval that is the whole axis."""
     return DimensionIntervals([0], [length], [0], [0])
 
 
@@ -146,8 +147,10 @@ def split_with_symmetric_overlaps(size: int, overlap: int) -> Split:
 
 
 def split_temporal_latents(size: int, overlap: int) -> Split:
-    """For decoding: every interval but the first starts one latent earlier, and fades in over one more, because the
-    first latent of a tile decodes to one frame instead of eight."""
+    """Split latents for decoding: all intervals after the first start one latent earlier and fade in over one more.
+
+    The reason: the first latent of a tile decodes to one frame instead of eight.
+    """
     plain = split_with_symmetric_overlaps(size, overlap)
 
     def split(length: int) -> DimensionIntervals:
@@ -163,7 +166,7 @@ def split_temporal_latents(size: int, overlap: int) -> Split:
 
 
 def split_temporal_frames(tile_size_frames: int, overlap_frames: int) -> Split:
-    """For encoding: intervals of 8k+1 frames that do not fade out."""
+    """Split frames for encoding: intervals of 8k+1 frames that do not fade out."""
     plain = split_with_symmetric_overlaps(tile_size_frames, overlap_frames)
 
     def split(length: int) -> DimensionIntervals:
@@ -182,7 +185,7 @@ def map_temporal_interval_to_frame(begin: int, end: int, left_ramp: int, right_r
 
 
 def map_temporal_interval_to_latent(begin: int, end: int, left_ramp: int, right_ramp: int) -> Interval:
-    """Frames [begin, end) → latents; what fades in is left out, as the tile before has it with more of the past."""
+    """Frames [begin, end) → latents, without those that fade in: the tile before has them with more of the past."""
     start, stop = begin // _TIME, (end - 1) // _TIME + 1
     left = 1 + (left_ramp - 1) // _TIME if left_ramp else 0
     return slice(start, stop), compute_rectangular_mask_1d(stop - start, left, right_ramp // _TIME)
@@ -207,7 +210,8 @@ Mapping = Callable[[int, int, int, int], Interval]
 
 
 def create_tiles(shape: Sequence[int], axes: dict[int, tuple[Split, Mapping]]) -> list[Tile]:
-    """Every combination of the intervals of ``axes``, the last axis varying fastest; other axes stay whole."""
+    """Make a tile of each combination of the intervals of ``axes``, the last axis varying fastest; other axes stay
+    whole."""
     cuts: list[list[tuple[slice, slice, np.ndarray | None]]] = []
     for axis, length in enumerate(shape):
         if axis not in axes:
@@ -221,7 +225,8 @@ def create_tiles(shape: Sequence[int], axes: dict[int, tuple[Split, Mapping]]) -
 
 
 def tiles_for_decoding(shape: Sequence[int], tiling_config: TilingConfig | None) -> list[Tile]:
-    """Tiles of a latent ``(B, C, F, H, W)``. The tile size holds for the longer side; the shorter is cut alike."""
+    """Tiles of a latent ``(B, C, F, H, W)``. The tile size is that of the longer side; the shorter side is
+    cut in proportion."""
     axes: dict[int, tuple[Split, Mapping]] = {}
     if tiling_config is not None and (temporal := tiling_config.temporal_config):
         size, overlap = temporal.tile_size_in_frames // _TIME, temporal.tile_overlap_in_frames // _TIME
@@ -253,5 +258,5 @@ def tiles_for_encoding(shape: Sequence[int], tiling_config: TilingConfig | None)
 def _require_overlap(unit: str, size: int, overlap: int) -> None:
     if size <= overlap:
         raise InputError(
-            f"tile_size_in_{unit} is {size}, and tiles overlap by {overlap} when encoding: choose a larger one"
+            f"tile_size_in_{unit} is {size}, and tiles overlap by {overlap} when encoding: choose a larger size"
         )

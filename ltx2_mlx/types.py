@@ -1,4 +1,4 @@
-"""Shapes and states that every part of the model speaks in. Names and fields follow ``ltx_core.types``."""
+"""Shapes and states that all parts of the model share. Names and fields follow ``ltx_core.types``."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ class AudioLatentShape(NamedTuple):
 
     @staticmethod
     def from_video_pixel_shape(shape: VideoPixelShape, channels: int = 8, mel_bins: int = 16) -> AudioLatentShape:
-        """Latent shape of the sound track that lasts as long as ``shape``."""
+        """Latent shape of the audio that lasts as long as ``shape``."""
         return AudioLatentShape.from_duration(shape.batch, float(shape.frames) / float(shape.fps), channels, mel_bins)
 
 
 @dataclass(frozen=True)
 class Modality:
-    """What the transformer is told about one stream (video or audio).
+    """One stream, video or audio, as the transformer takes it.
 
     Mirrors ``ltx_core.model.transformer.modality.Modality``.
 
@@ -153,15 +153,18 @@ class LatentState:
 
 @dataclass(frozen=True)
 class Audio:
-    """``waveform``: ``(B, channels, samples)`` or ``(channels, samples)`` in [−1, 1]; ``sampling_rate`` in Hz."""
+    """A waveform, ``(B, channels, samples)`` or ``(channels, samples)`` in [−1, 1], and its sampling rate in Hz."""
 
     waveform: mx.array
     sampling_rate: int
 
 
 class ImageConditioningInput(NamedTuple):
-    """An image that the video shows: ``frame_idx`` in frames of the video, ``strength`` 1 for as it is and 0 for not at
-    all, ``crf`` the H.264 quality that it is compressed with first, as videos are (0 leaves it as it is)."""
+    """An image that the video shows.
+
+    frame_idx: the frame that shows it. strength: 1 shows the image as it is, 0 ignores it. crf: the H.264 quality that
+    the image is compressed with first, because training videos were compressed; 0 leaves it as it is.
+    """
 
     path: str
     frame_idx: int

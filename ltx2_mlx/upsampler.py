@@ -7,12 +7,12 @@ inside. Source: ``ltx_core.model.upsampler``.
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .config import LatentUpsamplerConfig
 from .errors import InputError
 from .nn.activation import SiLU
 from .nn.conv import BlurDownsample, Conv2d, Conv3d, PixelShuffleND
+from .nn.module import Module
 from .nn.norm import GroupNorm
 from .video_vae import VideoEncoder
 
@@ -21,7 +21,7 @@ def _conv(channels: int, out: int) -> Conv3d:
     return Conv3d(channels, out, 3, padding=(1, 1, 1))
 
 
-class ResBlock(nn.Module):
+class ResBlock(Module):
     """Two convolutions with group norms; nothing is normalised after the addition."""
 
     def __init__(self, channels: int):
@@ -38,8 +38,8 @@ class ResBlock(nn.Module):
         return self.activation(self.norm2(self.conv2(y)) + x)
 
 
-class SpatialRationalResampler(nn.Module):
-    """Up by ``num`` with a pixel shuffle, then down by ``den`` with a blur, every frame alone."""
+class SpatialRationalResampler(Module):
+    """Up by ``num`` with a pixel shuffle, then down by ``den`` with a blur, frame by frame."""
 
     def __init__(self, mid_channels: int, num: int, den: int):
         super().__init__()
@@ -53,7 +53,9 @@ class SpatialRationalResampler(nn.Module):
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-class LatentUpsampler(nn.Module):
+class LatentUpsampler(Module):
+    """Residual blocks, a convolution that upsamples, residual blocks. Source: ``LatentUpsampler``."""
+
     channels_last = True
 
     def __init__(self, config: LatentUpsamplerConfig):
@@ -64,6 +66,7 @@ class LatentUpsampler(nn.Module):
         self.initial_norm = GroupNorm(32, mid)
         self.initial_activation = SiLU()
         self.res_blocks = [ResBlock(mid) for _ in blocks]
+        self.upsampler: list[Module] | SpatialRationalResampler
         if config.temporal_upsample and config.spatial_upsample:
             self.upsampler = [_conv(mid, 8 * mid), PixelShuffleND(3)]
         elif config.temporal_upsample:
@@ -90,11 +93,13 @@ class LatentUpsampler(nn.Module):
         return self.final_conv(x).transpose(0, 4, 1, 2, 3)
 
     def _upsample(self, x: mx.array) -> mx.array:
-        if self.config.resamples:
+        if isinstance(self.upsampler, SpatialRationalResampler):
             return self.upsampler(x)
         conv, shuffle = self.upsampler
+        y: mx.array
         if self.config.temporal_upsample:
-            return shuffle(conv(x))[:, 1:]  # the first latent frame stands for one pixel frame, and stays one
+            y = shuffle(conv(x))
+            return y[:, 1:]  # the first latent frame stands for one pixel frame, and stays one
         y = shuffle(conv(x.flatten(0, 1)))
         return y.reshape(*x.shape[:2], *y.shape[1:])
 

@@ -1,4 +1,4 @@
-"""The video autoencoder: 8 frames of 32 × 32 pixels make one latent cell, the first frame makes one alone.
+"""The video autoencoder: 8 frames of 32 × 32 pixels make one latent cell; the first frame makes a cell by itself.
 
 Parameter and module paths are those of the checkpoint below ``vae.encoder.`` and ``vae.decoder.``; classes carry the
 names of ``ltx_core.model.video_vae``. Latents and videos are ``(B, C, F, H, W)`` at the public calls and channels-last
@@ -20,6 +20,7 @@ from .errors import InputError
 from .nn.activation import SiLU
 from .nn.conv import CausalConv3d, Conv3d, depth_to_space, in_pieces, space_to_depth
 from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
+from .nn.module import Module
 from .nn.noise import Generator, randn
 from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
 from .tiling import (
@@ -57,7 +58,7 @@ def _unpatchify(x: mx.array, patch_size_hw: int) -> mx.array:
     return x.reshape(B, T, H * patch_size_hw, W * patch_size_hw, -1)
 
 
-class ResnetBlock3D(nn.Module):
+class ResnetBlock3D(Module):
     """Norm, SiLU, convolution, twice, added to the input. The norms can be modulated by the timestep."""
 
     def __init__(
@@ -116,13 +117,14 @@ class ResnetBlock3D(nn.Module):
         return hidden_states + noise[..., None] * per_channel_scale[:, 0, 0]
 
 
-def _rows(table: mx.array, timestep: mx.array, dtype: mx.Dtype) -> tuple[mx.array, ...]:
+def _rows(table: mx.array, timestep: mx.array | None, dtype: mx.Dtype) -> tuple[mx.array, ...]:
     """Table ``(rows, C)`` + timestep ``(B, 1, 1, 1, rows·C)``, each row ``(B, 1, 1, 1, C)``."""
+    assert timestep is not None  # the decoder gives one to what is conditioned by it
     rows = timestep.reshape(timestep.shape[0], 1, 1, 1, *table.shape) + table.astype(dtype)
     return tuple(rows[..., i, :] for i in range(table.shape[0]))
 
 
-class UNetMidBlock3D(nn.Module):
+class UNetMidBlock3D(Module):
     """Residual blocks in a row, at one size."""
 
     def __init__(self, channels: int, block: VAEBlock, reflect: bool, timestep_conditioning: bool = False):
@@ -144,7 +146,7 @@ class UNetMidBlock3D(nn.Module):
     ) -> mx.array:
         """``(B, T, H, W, C)`` → the same shape. timestep: ``(B,)``, scaled."""
         embedded = None
-        if self.timestep_conditioning:
+        if self.timestep_conditioning and timestep is not None:
             embedded = self.time_embedder(timestep=timestep.flatten(), hidden_dtype=hidden_states.dtype)
             embedded = embedded[:, None, None, None]
         for block in self.res_blocks:
@@ -152,8 +154,8 @@ class UNetMidBlock3D(nn.Module):
         return hidden_states
 
 
-class SpaceToDepthDownsample(nn.Module):
-    """A convolution whose cells become channels, added to the input treated alike and averaged to as many channels."""
+class SpaceToDepthDownsample(Module):
+    """A convolution whose cells become channels; the input, rearranged and averaged in the same way, is added."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int, int], reflect: bool):
         super().__init__()
@@ -170,7 +172,7 @@ class SpaceToDepthDownsample(nn.Module):
         return space_to_depth(self.conv(x, causal=causal), self.stride) + skip
 
 
-class DepthToSpaceUpsample(nn.Module):
+class DepthToSpaceUpsample(Module):
     """A convolution whose channels become cells; of two first frames the first is dropped."""
 
     def __init__(
@@ -191,7 +193,7 @@ class DepthToSpaceUpsample(nn.Module):
         return out
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(Module):
     """Videos to normalised latents. Source: ``ltx_core.model.video_vae.video_vae.VideoEncoder``."""
 
     channels_last = True
@@ -225,7 +227,7 @@ class VideoEncoder(nn.Module):
         return self.per_channel_statistics.normalize(means)
 
     def tiled_encode(self, video: mx.array, tiling_config: TilingConfig | None = None) -> mx.array:
-        """The same in tiles, of which one at a time is in memory; a tile is taken in the dtype of the weights."""
+        """Encode tile by tile, with one tile in memory at a time, in the dtype of the weights."""
         self._check(video)
         dtype = self.conv_in.conv.weight.dtype
         B, _, F, H, W = video.shape
@@ -271,10 +273,11 @@ def crop_frames(video: mx.array) -> mx.array:
 
 
 def prepare_tiles_for_encoding(video: mx.array, tiling_config: TilingConfig | None = None) -> list[Tile]:
+    """Tiles of a video ``(B, 3, F, H, W)``; a function of its own because the reference has it as a tap."""
     return tiles_for_encoding(video.shape, tiling_config)
 
 
-class VideoDecoder(nn.Module):
+class VideoDecoder(Module):
     """Normalised latents to videos. Source: ``ltx_core.model.video_vae.video_vae.VideoDecoder``.
 
     With ``timestep_conditioning`` it is a denoiser of one step: it adds a little noise and is told how much.
@@ -310,7 +313,7 @@ class VideoDecoder(nn.Module):
         """``(B, C, F, H, W)`` → ``(B, 3, 8(F−1)+1, 32H, 32W)``, about [−1, 1].
 
         timestep: ``(B,)`` noise level, ``decode_timestep`` when None; generator: where the noise comes from. Both are
-        for timestep-conditioned decoders alone. Raises InputError for a latent that does not fit.
+        used only by timestep-conditioned decoders. Raises InputError for a latent that does not fit.
         """
         self._check(sample)
         if self.timestep_conditioning:
@@ -327,7 +330,7 @@ class VideoDecoder(nn.Module):
             else:
                 x = block(x, causal=self.causal)
         x = self.conv_norm_out(x)
-        if self.timestep_conditioning:
+        if scaled is not None:
             embedded = self.last_time_embedder(timestep=scaled.flatten(), hidden_dtype=x.dtype)
             shift, scale = _rows(self.last_scale_shift_table, embedded[:, None, None, None], x.dtype)
             x = x * (1 + scale) + shift
@@ -350,7 +353,7 @@ class VideoDecoder(nn.Module):
                 f"both sides: {2 * _SIDE} pixels or more"
             )
         if not min(F, H, W):
-            raise InputError(f"the latent is empty: {sample.shape}")
+            raise InputError(f"the latent is {sample.shape}, expected at least one frame, row and column")
 
     def _prepare_tiles(self, latent: mx.array, tiling_config: TilingConfig | None = None) -> list[Tile]:
         return tiles_for_decoding(latent.shape, tiling_config)
@@ -362,26 +365,29 @@ class VideoDecoder(nn.Module):
         timestep: mx.array | None = None,
         generator: Generator | None = None,
     ) -> Iterator[mx.array]:
-        """The same in tiles, of which one at a time is in memory: chunks ``(B, 3, T, 32H, 32W)`` in order of time.
+        """Decode tile by tile, with one tile in memory at a time: chunks ``(B, 3, T, 32H, 32W)`` in order of time.
 
-        Tiles overlap. What overlaps is a weighted sum in the dtype of the latent, divided by the sum of the weights.
+        Where tiles overlap, the result is a weighted sum in the dtype of the latent, divided by the sum of the weights.
         """
         video = VideoLatentShape(*latent.shape).upscale()
-        begun, total, weights = 0, None, None  # the chunk that the next one may still overlap
+        last: tuple[int, mx.array, mx.array] | None = None  # the chunk that the next one may still overlap
         tiles = self._prepare_tiles(latent, tiling_config)
         for frames, group in groupby(tiles, key=lambda tile: tile.out_coords[2].indices(video.frames)[:2]):
             start, stop = frames
             shape = video._replace(frames=stop - start)
             chunk, chunk_weights = self._decode_group(list(group), latent, shape, timestep, generator)
-            if total is not None:
+            if last is not None:
+                begun, total, weights = last
                 done = start - begun
                 shared = total.shape[2] - done
                 if shared > 0:
                     chunk = _seam(total[:, :, done:], chunk, shared)
                     chunk_weights = _seam(weights[:, :, done:], chunk_weights, shared)
                 yield (total / mx.maximum(weights, 1e-8))[:, :, :done]
-            begun, total, weights = start, chunk, chunk_weights
-        yield total / mx.maximum(weights, 1e-8)
+            last = start, chunk, chunk_weights
+        if last is not None:
+            _, total, weights = last
+            yield total / mx.maximum(weights, 1e-8)
 
     def _decode_group(
         self,
@@ -418,7 +424,7 @@ def _decoder_block(block: VAEBlock, channels: int, reflect: bool, timestep_condi
 
 
 def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
-    """About the peak of memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
+    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
 
     The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
     On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
@@ -439,8 +445,11 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -
 
 
 def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:
-    """The largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes beside the
-    weights, None where it needs no tiles. Raises InputError when even the smallest are too large."""
+    """Choose the largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
+
+    The budget is beside the weights. None where no tiles are needed. Raises InputError when even the smallest tiles
+    are too large.
+    """
     if decode_memory(config, shape, itemsize) <= budget and _pixels(shape) <= _most_pixels():
         return None
     needed = []
@@ -448,7 +457,7 @@ def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, ite
         tiling = TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
         tiles = tiles_for_decoding(shape, tiling)
         largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
-        # The stretch of time being summed, the one before, and what is handed on.
+        # The stretch of time being summed, the one before, and the chunk that is passed on.
         sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
         needed.append((decode_memory(config, largest, itemsize) + sums, _pixels(largest), tiling))
     fitting = [entry for entry in needed if entry[0] <= budget and entry[1] <= _most_pixels()]
@@ -462,12 +471,13 @@ def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, ite
 
 
 def _pixels(shape: Sequence[int]) -> int:
-    """About how many pixels a latent ``(B, C, F, H, W)`` becomes."""
+    """The approximate number of pixels that a latent ``(B, C, F, H, W)`` becomes."""
     return prod(shape) // shape[1] * _TIME * _SIDE**2
 
 
 def _most_pixels() -> int:
-    """Of one tile. MLX 0.31.1 on CUDA fails between 28 and 38 million: a launch of one of its copies is too large."""
+    """The most pixels of one tile. MLX 0.31.1 on CUDA fails between 28 and 38 million: a copy becomes too large to
+    launch."""
     return 2**63 if mx.default_device().type == mx.cpu else 28_400_000
 
 
@@ -494,6 +504,10 @@ def decode_video(
     Without ``tiling_config`` the tiles are the largest that ``memory_budget`` allows (bytes beside the weights; half of
     the device's memory when None), and none where the whole fits: there the reference, which tiles only when told to,
     gives the same bytes.
+
+    On CUDA, MLX 0.31.1 keeps the plans of 128 convolutions and stops with an error when more are needed, as for a
+    second video in the same process: set ``MLX_CUDA_CONV_CACHE_SIZE=1024`` in the environment first. The command line
+    does so by itself.
     """
     if tiling_config is None:
         budget = memory_budget or memory_size() // 2

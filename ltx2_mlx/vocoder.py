@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from .config import VocoderConfig, VocoderWithBWEConfig
 from .errors import InputError
 from .nn.conv1d import Conv1d, ConvTranspose1d
 from .nn.fused import fused
+from .nn.module import Module
 
 LRELU_SLOPE = 0.1
 KERNEL_SIZE = 12  # of the filters around an activation, which doubles the rate and halves it again
@@ -30,7 +30,7 @@ def _leaky(x: mx.array, slope: float) -> mx.array:
 
 def _replicate(x: mx.array, left: int, right: int) -> mx.array:
     """``(B, T, C)`` with its first and last sample repeated."""
-    return mx.pad(x, ((0, 0), (left, right), (0, 0)), mode="edge")
+    return mx.pad(x, [(0, 0), (left, right), (0, 0)], mode="edge")
 
 
 def _filtered(x: mx.array, taps: mx.array, stride: int = 1) -> mx.array:
@@ -42,14 +42,14 @@ def _filtered(x: mx.array, taps: mx.array, stride: int = 1) -> mx.array:
     return out.reshape(B, C, -1).swapaxes(1, 2)
 
 
-class LeakyReLU(nn.Module):
+class LeakyReLU(Module):
     """Slope 0.01 before the last convolution, where the stages have 0.1."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return _leaky(x, 0.01)
 
 
-class ResBlock1(nn.Module):
+class ResBlock1(Module):
     """HiFi-GAN's residual block: three pairs of a dilated and a plain convolution."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: tuple[int, ...]):
@@ -64,7 +64,7 @@ class ResBlock1(nn.Module):
         return x
 
 
-class UpSample1d(nn.Module):
+class UpSample1d(Module):
     """``ratio`` times the rate: zeros between samples, then the file's low-pass filter."""
 
     def __init__(self, ratio: int, kernel_size: int = KERNEL_SIZE):
@@ -85,7 +85,7 @@ class UpSample1d(nn.Module):
         B, T, C = x.shape
         per_phase = -(-self.kernel_size // self.ratio)
         taps = mx.pad(taps.reshape(-1), (0, per_phase * self.ratio - self.kernel_size)).reshape(per_phase, self.ratio)
-        x = mx.pad(x, ((0, 0), (per_phase - 1, per_phase - 1), (0, 0)))
+        x = mx.pad(x, [(0, 0), (per_phase - 1, per_phase - 1), (0, 0)])
         phases = [self.ratio * _filtered(x, taps[::-1, phase]) for phase in range(self.ratio)]
         x = mx.stack(phases, axis=2).reshape(B, -1, C)
         length = (T - 1) * self.ratio + self.kernel_size
@@ -110,8 +110,8 @@ class SincUpSample1d(UpSample1d):
         return self._upsample(x, self._taps)
 
 
-class LowPassFilter1d(nn.Module):
-    """Every ``stride``-th sample of the filtered signal."""
+class LowPassFilter1d(Module):
+    """A low-pass filter that keeps one sample in ``stride``."""
 
     def __init__(self, stride: int, kernel_size: int = KERNEL_SIZE):
         super().__init__()
@@ -124,7 +124,9 @@ class LowPassFilter1d(nn.Module):
         return _filtered(_replicate(x, self.pad_left, self.pad_right), self.filter.reshape(-1), self.stride)
 
 
-class DownSample1d(nn.Module):
+class DownSample1d(Module):
+    """A low-pass filter and one sample in ``ratio``."""
+
     def __init__(self, ratio: int):
         super().__init__()
         self.lowpass = LowPassFilter1d(ratio)
@@ -141,7 +143,9 @@ def snake_beta(x: mx.array, alpha: mx.array, beta: mx.array) -> mx.array:
     return x + wave * wave / (mx.exp(beta) + 1e-9)
 
 
-class SnakeBeta(nn.Module):
+class SnakeBeta(Module):
+    """BigVGAN's periodic activation, with two trained parameters for each channel."""
+
     def __init__(self, in_features: int):
         super().__init__()
         self.alpha, self.beta = mx.zeros((in_features,)), mx.zeros((in_features,))
@@ -151,7 +155,7 @@ class SnakeBeta(nn.Module):
         return snake_beta(x, self.alpha, self.beta)
 
 
-class Activation1d(nn.Module):
+class Activation1d(Module):
     """An activation at twice the rate, so that the harmonics it makes are filtered off, not folded back."""
 
     def __init__(self, channels: int):
@@ -165,7 +169,7 @@ class Activation1d(nn.Module):
         return self.downsample(self.act(self.upsample(x)))
 
 
-class AMPBlock1(nn.Module):
+class AMPBlock1(Module):
     """BigVGAN's residual block: as HiFi-GAN's, with an anti-aliased activation before each convolution."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: tuple[int, ...]):
@@ -182,7 +186,7 @@ class AMPBlock1(nn.Module):
         return x
 
 
-class Vocoder(nn.Module):
+class Vocoder(Module):
     """Spectrogram to waveform: stages of a transposed convolution and the mean of parallel residual blocks."""
 
     channels_last = True  # all inside; the call itself has the reference's layout
@@ -214,14 +218,14 @@ class Vocoder(nn.Module):
         for i, up in enumerate(self.ups):
             x = up(x if config.resblock == "AMP1" else _leaky(x, LRELU_SLOPE))
             blocks = self.resblocks[i * parallel : (i + 1) * parallel]
-            x = sum(block(x) for block in blocks) / parallel
+            x = sum((block(x) for block in blocks), start=mx.zeros(())) / parallel
         x = self.conv_post(self.act_post(x)).swapaxes(1, 2)
         if not config.apply_final_activation:
             return x
         return mx.tanh(x) if config.use_tanh_at_final else mx.clip(x, -1, 1)
 
 
-class _STFTFn(nn.Module):
+class _STFTFn(Module):
     """Short-time Fourier transform with the file's bases (cosines, then sines, windowed), nothing of the future."""
 
     reference_layout = True
@@ -235,14 +239,14 @@ class _STFTFn(nn.Module):
 
     def __call__(self, y: mx.array) -> tuple[mx.array, mx.array]:
         """``(B, N)`` → magnitude and phase, ``(B, bins, N / hop)`` each; the phase is computed when someone asks."""
-        y = mx.pad(y, ((0, 0), (self.left_pad, 0)))[..., None]
+        y = mx.pad(y, [(0, 0), (self.left_pad, 0)])[..., None]
         rows, _, length = self.forward_basis.shape
         spec = mx.conv1d(y, self.forward_basis.reshape(rows, length, 1), stride=self.hop_length).swapaxes(1, 2)
         real, imag = spec[:, : rows // 2], spec[:, rows // 2 :]
         return mx.sqrt(real * real + imag * imag), mx.arctan2(imag, real)
 
 
-class MelSTFT(nn.Module):
+class MelSTFT(Module):
     """Log-mel spectrogram of the low-rate waveform, with the file's mel basis."""
 
     def __init__(self, filter_length: int, hop_length: int, n_mel_channels: int):
@@ -258,7 +262,7 @@ class MelSTFT(nn.Module):
         return log_mel, magnitude, phase, energy
 
 
-class VocoderWithBWE(nn.Module):
+class VocoderWithBWE(Module):
     """A vocoder, and a second one that adds what lies above its band: a correction to the resampled waveform."""
 
     channels_last = True
@@ -276,13 +280,13 @@ class VocoderWithBWE(nn.Module):
         """``(B, 2, T, 64)`` log-mel spectrogram → ``(B, 2, samples)`` float32 waveform in [−1, 1]."""
         x = self.vocoder(mel_spec)
         samples = x.shape[2]
-        x = mx.pad(x, ((0, 0), (0, 0), (0, -samples % self.config.hop_length)))  # whole frames
+        x = mx.pad(x, [(0, 0), (0, 0), (0, -samples % self.config.hop_length)])  # whole frames
         residual = self.bwe_generator(self._compute_mel(x).swapaxes(2, 3))
         skip = self.resampler(x.swapaxes(1, 2)).swapaxes(1, 2)
         return mx.clip(residual + skip, -1, 1)[..., : samples * self.config.ratio]
 
     def _compute_mel(self, audio: mx.array) -> mx.array:
-        """``(B, C, N)`` → log-mel ``(B, C, mels, T)``, each channel for itself."""
+        """``(B, C, N)`` → log-mel ``(B, C, mels, T)``, channel by channel."""
         B, C, N = audio.shape
         mel = self.mel_stft.mel_spectrogram(audio.reshape(B * C, N))[0]
         return mel.reshape(B, C, *mel.shape[1:])

@@ -54,9 +54,9 @@ def _misshaped(header: dict) -> None:
 
 
 EDITS = {
-    "no metadata": (lambda h: h.pop("__metadata__"), "no 'config' in the metadata"),
-    "no config": (lambda h: h["__metadata__"].pop("config"), "no 'config' in the metadata"),
-    "config is no JSON": (lambda h: h["__metadata__"].update(config="{"), "no JSON"),
+    "no metadata": (lambda h: h.pop("__metadata__"), "the metadata has no 'config'"),
+    "no config": (lambda h: h["__metadata__"].pop("config"), "the metadata has no 'config'"),
+    "config is not JSON": (lambda h: h["__metadata__"].update(config="{"), "not JSON"),
     "config is a list": (lambda h: h["__metadata__"].update(config="[]"), "expected an object"),
     "no section": (lambda h: h["__metadata__"].update(config="{}"), "no section 'transformer'"),
     "unknown version": (lambda h: h["__metadata__"].update(model_version="2.5.0"), "model_version is '2.5.0'"),
@@ -75,9 +75,9 @@ EDITS = {
     "a word for a number": (config_edit(num_layers="three"), "transformer.num_layers is 'three', expected int"),
     "no layers": (config_edit(num_layers=0), "expected a positive number"),
     "width": (config_edit(cross_attention_dim=41), "transformer.cross_attention_dim is 41, expected 40"),
-    "no metadata table": (lambda h: h.update(__metadata__=[1]), "no table of strings"),
-    "unknown dtype": (lambda h: h[KEY].update(dtype="Q7"), "no safetensors file"),
-    "odd offsets": (lambda h: h[KEY].update(data_offsets=[4, 2]), "no safetensors file"),
+    "no metadata table": (lambda h: h.update(__metadata__=[1]), "not a table of strings"),
+    "unknown dtype": (lambda h: h[KEY].update(dtype="Q7"), "not a safetensors file"),
+    "odd offsets": (lambda h: h[KEY].update(data_offsets=[4, 2]), "not a safetensors file"),
 }
 
 
@@ -90,15 +90,15 @@ def damaged(name: str, whole: Path, folder: Path) -> tuple[Path, str]:
     if name == "missing file":
         return folder / "nothing.safetensors", "no such file"
     if name == "folder":
-        return folder, "a folder, expected one .safetensors file"
+        return folder, "a folder, expected a .safetensors file"
     data, message = {
         "empty": (b"", "empty file"),
-        "text": (b"this is no checkpoint, but a note about one", "no safetensors file"),
-        "three bytes": (b"abc", "no safetensors file"),
+        "text": (b"this is not a checkpoint, but a note about one", "not a safetensors file"),
+        "three bytes": (b"abc", "not a safetensors file"),
         "truncated data": (whole.read_bytes()[:-1000], "truncated"),
         "truncated header": (whole.read_bytes()[:2000], "truncated"),
         "header of 2^63 bytes": (struct.pack("<Q", 2**63) + b"{}", "header claims 9,223,372,036,854,775,808 bytes"),
-        "zeros": (bytes(64), "no safetensors file"),
+        "zeros": (bytes(64), "not a safetensors file"),
     }[name]
     path.write_bytes(data)
     return path, message
@@ -203,7 +203,7 @@ def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, 
 
 
 def test_load_refuses_a_component_that_does_not_exist(checkpoints: Path) -> None:
-    with pytest.raises(ltx2_mlx.CheckpointError, match="no component 'decoder'; there are: transformer"):
+    with pytest.raises(ltx2_mlx.CheckpointError, match="the component is 'decoder', expected one of transformer"):
         ltx2_mlx.load("decoder", checkpoints / "tiny-2.0.safetensors")
 
 

@@ -1,10 +1,12 @@
-"""From flags to a file, in the code that people run: what is written, what is refused, what is released."""
+"""The command line from flags to a file: what is written, what is refused, what is released."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_flatten
 
 import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
@@ -20,17 +23,22 @@ import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
 from ltx_pipelines.utils import args as reference_args
 from ltx_pipelines.utils import constants as reference_constants
 
-from ltx2_mlx.cli import generate, plan
-from ltx2_mlx.cli.flags import RECIPES, parse, recipe_parser
+from ltx2_mlx import pipelines
+from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.cli.plan import Plan, plan
+from ltx2_mlx.cli.recipes import RECIPES, parse
+from ltx2_mlx.cli.request import Request
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
+from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.media.images import decode_image
 from ltx2_mlx.media.reading import probe
 from ltx2_mlx.nn.noise import Generator
-from ltx2_mlx.pipelines import Settings, TI2VidTwoStagesHQPipeline, constants
+from ltx2_mlx.pipelines import Settings, TI2VidTwoStagesHQPipeline
 from ltx2_mlx.pipelines.a2vid_two_stage import with_silence
 from ltx2_mlx.pipelines.ledger import ModelLedger
+from ltx2_mlx.transformer import X0Model
 from ltx2_mlx.types import Audio
 
 SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
@@ -80,35 +88,77 @@ def _added_by_main(module: str) -> set[str]:
     return set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', text))
 
 
+# Flags whose default depends on the checkpoint's version: compared in the next test.
+BY_VERSION = {"--num-inference-steps", "--video-stg-blocks", "--audio-stg-blocks"}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_flags_are_the_references(name: str) -> None:
     make, modules = PARSERS[name]
     theirs = {option: action for action in make()._actions for option in action.option_strings}
-    params = constants.LTX_2_3_HQ_PARAMS if name == "ti2vid_two_stages_hq" else constants.LTX_2_3_PARAMS
-    ours = {o: a for a in recipe_parser("generate", name, params)._actions for o in a.option_strings}
+    ours = {option: action for action in recipes.parser("generate", name)._actions for option in action.option_strings}
     expected = set(theirs) | {flag for module in modules for flag in _added_by_main(module)}
     assert len(expected) > 8 and expected <= set(ours), expected - set(ours)
+    compared = 0
     for flag, action in theirs.items():
         if flag in ("-h", "--help") or flag in OTHER_DEFAULTS or type(ours[flag]).__name__ == "_Refused":
             continue
+        if flag in BY_VERSION and ours[flag].default is None:
+            assert " for 2.3)" in ours[flag].help
+            continue
+        compared += 1
         assert ours[flag].default == action.default, flag
         assert not ours[flag].required or action.required, flag
+    assert compared > 8 or name == "retake"
 
 
-def test_defaults_follow_the_checkpoints_version(checkpoints: Path) -> None:
+FULL = [
+    name for name, recipe in RECIPES.items() if not recipe.distilled and name not in ("ti2vid_two_stages_hq", "retake")
+]
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_defaults_follow_the_checkpoints_version(name: str, checkpoints: Path) -> None:
     for version, steps, block in (("2.0", 40, 29), ("2.3", 30, 28)):
-        flags = ["--checkpoint-path", str(checkpoints / f"tiny-{version}.safetensors"), "--prompt", "x"]
-        args = parse("plan", ["--pipeline", "ti2vid_one_stage", *flags, "--output-path", "x.mp4"])
-        assert (args.num_inference_steps, args.video_stg_blocks) == (steps, [block])
-        theirs = reference_constants.detect_params(flags[1])
-        assert (theirs.num_inference_steps, theirs.video_guider_params.stg_blocks) == (steps, [block])
+        request = _planned(name, checkpoints / f"tiny-{version}.safetensors").request
+        assert (request.steps, request.video_guidance.stg_blocks) == (steps, [block])
+        theirs = reference_constants.detect_params(request.checkpoint_path)
+        assert request.steps == theirs.num_inference_steps
+        assert vars(request.video_guidance) == vars(theirs.video_guider_params)
+        if RECIPES[name].makes_audio:
+            assert vars(request.audio_guidance) == vars(theirs.audio_guider_params)
+
+
+def test_given_values_are_kept_whatever_the_version(checkpoints: Path) -> None:
+    flags = ["--num-inference-steps", "7", "--video-stg-blocks", "0", "1", "--audio-stg-blocks"]
+    for version in ("2.0", "2.3"):
+        request = _planned("ti2vid_one_stage", checkpoints / f"tiny-{version}.safetensors", *flags).request
+        assert (request.steps, request.video_guidance.stg_blocks) == (7, [0, 1])
+        assert request.audio_guidance.stg_blocks == []
+
+
+def _planned(name: str, checkpoint: Path, *flags: str) -> Plan:
+    """A plan with the checkpoint; the other files that the pipeline requires are not there."""
+    required = [a for a in recipes.parser("plan", name)._actions if a.required and a.dest != "checkpoint_path"]
+    values = {"distilled_lora": ["none", "1"]}
+    given = [word for a in required for word in (a.option_strings[0], *values.get(a.dest, ["none"]))]
+    return plan(parse("plan", ["--pipeline", name, "--checkpoint-path", str(checkpoint), *given, *flags]))
+
+
+def test_help_states_the_defaults_of_both_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in RECIPES:
+        with pytest.raises(SystemExit) as exit:
+            main(["generate", "--pipeline", name, "--help"])
+        assert exit.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("denoising steps (default: 40, or 30 for 2.3)" in text) is (name in FULL)
 
 
 @pytest.mark.parametrize(
     ("pipeline", "flags", "reason"),
     [
         ("distilled", ["--num-inference-steps", "12"], "its own 8 and 3 steps"),
-        ("a2vid_two_stage", ["--audio-cfg-guidance-scale", "3"], "the sound is given"),
+        ("a2vid_two_stage", ["--audio-cfg-guidance-scale", "3"], "the audio is given"),
         ("distilled", ["--image", "a.png", "0"], "takes 3 or 4 values"),
         ("distilled", ["--lora", "a", "strong"], "could not convert"),
     ],
@@ -117,7 +167,7 @@ def test_a_flag_without_effect_or_sense_is_refused(
     pipeline: str, flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        recipe_parser("generate", pipeline).parse_args(flags)
+        recipes.parser("generate", pipeline).parse_args(flags)
     assert reason in capsys.readouterr().err
 
 
@@ -132,7 +182,7 @@ def test_plan_names_every_problem_at_once(
     wrong += ["--lora", str(checkpoints / "tiny-2.3-lora.safetensors"), "--quantization", "fp8-scaled-mm"]
     assert main(["plan", *files, *wrong]) == 2
     text = capsys.readouterr().out
-    for part in ("128x128 is", "17 are", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
+    for part in ("use 128x128", "use 17", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
         assert part in text, part
     assert main(["generate", *files, *wrong]) == 2  # nothing is loaded, and the same is said
     assert "frame 40" in capsys.readouterr().err
@@ -149,11 +199,191 @@ def test_plan_tells_stages_files_and_memory(
 
 def test_plans_weights_are_those_that_load(files: list[str], tmp_path: Path) -> None:
     for flags in ([], ["--quantization", "fp8-cast"], ["--dtype", "float32"]):
-        args = parse("plan", [*files, "--output-path", str(tmp_path / "x.mp4"), *flags])
-        stage = next(s for s in plan.plan(args).stages if s.name == "stage 1")
-        settings = generate.settings_from(args)
-        model = ModelLedger(args.checkpoint_path, settings=settings).transformer()
+        planned = plan(parse("plan", [*files, "--output-path", str(tmp_path / "x.mp4"), *flags]))
+        stage = next(s for s in planned.stages if s.name == "stage 1")
+        settings = generate.settings(planned.request)
+        model = ModelLedger(planned.request.checkpoint_path, settings=settings).transformer()
         assert sum(x.nbytes for _, x in tree_flatten(model.parameters())) == stage.weights
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of encoded prompts, so that Gemma runs once for all pipelines."""
+    return tmp_path_factory.mktemp("contexts") / "kept.safetensors"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_takes_the_stages_steps_and_passes_of_its_plan(
+    name: str, checkpoints: Path, contexts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(parse("generate", _flags(name, checkpoints, contexts, tmp_path / "x.mp4")))
+    assert not planned.problems
+    ran: dict[str, int] = {}
+    passes = 0
+
+    def progress(name: str, done: int, total: int | None) -> None:
+        ran[name] = total or 0
+
+    def counted(self: X0Model, *args: object) -> object:
+        nonlocal passes
+        passes += 1
+        return call(self, *args)
+
+    call = X0Model.__call__
+    monkeypatch.setattr(X0Model, "__call__", counted)
+    frames, audio = generate.run(planned.request, generate.settings(planned.request, progress))
+    shape = planned.recipe.shape(planned.request)
+    assert audio is None and np.concatenate(list(frames)).shape == (shape.frames, shape.height, shape.width, 3)
+    expected = planned.recipe.denoising(planned.request, shape)
+    assert {stage.name: stage.steps for stage in expected}.items() <= ran.items()
+    assert passes == sum(stage.evaluations * stage.passes for stage in expected)
+    assert [stage.name for stage in planned.stages if "steps" in stage.what] == [stage.name for stage in expected]
+
+
+def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[str]:
+    """The smallest run of a pipeline that has all that it can have, but audio."""
+    tiny, media = checkpoints / "tiny-2.0", checkpoints / "media"
+    known = {
+        "checkpoint_path": [f"{tiny}.safetensors"],
+        "prompt": ["a fox in the snow"],
+        "output_path": [output],
+        "spatial_upsampler_path": [f"{tiny}-upsampler-x2.safetensors"],
+        "distilled_lora": [f"{tiny}-distilled-lora.safetensors", "1"],
+        "video_conditioning": [media / "clip.mp4", "0.9"],
+        "audio_path": [media / "audio.wav"],
+        "video_path": [media / "clip.mp4"],
+        "start_time": ["0.2"],
+        "end_time": ["0.5"],
+    }
+    actions = recipes.parser("generate", name)._actions
+    flags = [word for a in actions if a.required for word in (a.option_strings[0], *known[a.dest])]
+    options = {option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings}
+    if "--height" in options:
+        flags += [*SIZE, "--image", media / "image-0.png", "0", "1"]
+    if name == "ic_lora":  # whose reference videos have half the size of the first stage
+        flags += ["--lora", f"{tiny}-ic-lora.safetensors", "--height", "128"]
+    for option in ("--num-inference-steps", "--video-stg-blocks", "--audio-stg-blocks"):
+        flags += [option, "2"] if option in options else []
+    flags += ["--pipeline", name, "--no-audio", "--context", contexts, "--gemma-root", checkpoints / "tiny-gemma"]
+    return list(map(str, flags))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "problem"),
+    [
+        ("retake", ["--start-time", "0.6"], "the start time, 0.6 s, is not before the end time, 0.5 s"),
+        ("retake", ["--end-time", "9", "--start-time", "5"], "the video lasts 0.708333 s"),
+        ("a2vid_two_stage", ["--audio-start-time", "60"], "has no audio from 60 s on"),
+        ("a2vid_two_stage", ["--audio-path", "image-0.png"], "has no audio from 0 s on"),
+        ("ic_lora", ["--conditioning-attention-mask", "clip.mp4", "1.5"], "is 1.5, expected 0 to 1"),
+        ("ic_lora", ["--height", "64"], "multiples of 128"),
+        ("ti2vid_two_stages_hq", ["--distilled-lora", "LORA"], "2 distilled LoRAs were given, expected one"),
+        ("ti2vid_one_stage", ["--num-inference-steps", "0"], "at least one step"),
+        ("ti2vid_one_stage", ["--audio-stg-blocks", "3"], "--audio-stg-blocks 3: the model has blocks 0 to 2"),
+    ],
+)
+def test_what_a_pipeline_would_refuse_is_a_problem_of_the_plan(
+    name: str, flags: list[str], problem: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    files = {file: str(checkpoints / "media" / file) for file in ("clip.mp4", "image-0.png")}
+    files["LORA"] = str(checkpoints / "tiny-2.0-distilled-lora.safetensors")
+    base = _flags(name, checkpoints, tmp_path / "none.safetensors", tmp_path / "x.mp4")
+    assert plan(parse("plan", base)).problems == []
+    planned = plan(parse("plan", [*base, *(files.get(flag, flag) for flag in flags)]))
+    assert len(planned.problems) == 1 and problem in planned.problems[0]
+    with pytest.raises(InputError, match=re.escape(problem)):
+        generate.generate(planned)
+
+
+# ---- before a download --------------------------------------------------------------------------------------------
+
+NAMED = ["--distilled-checkpoint-path", "owner/model/x.safetensors", "--gemma-root", "owner/gemma", "--prompt", "a fox"]
+
+
+class FakeHub:
+    """Hugging Face with an empty cache. It notes each download that is asked for, and fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.asked: list[str] = []
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
+
+    def download(self, repository: str, *file: str, local_files_only: bool, **options: object) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        self.asked.append("/".join((repository, *file)))
+        raise ConnectionError("a download was begun")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    return FakeHub(monkeypatch)
+
+
+@pytest.fixture
+def named(checkpoints: Path, tmp_path: Path) -> list[str]:
+    """Flags of which two name files on Hugging Face."""
+    upsampler = ["--spatial-upsampler-path", str(checkpoints / "tiny-2.0-upsampler-x2.safetensors")]
+    return [*NAMED, *SIZE, *upsampler, "--output-path", str(tmp_path / "x.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [(["--help"], 0), (["--lora", "a", "strong"], 2), (["--seed", "x"], 2), (["--quantization", "fp8-cast", "x"], 2)],
+)
+def test_parsing_downloads_nothing(hub: FakeHub, named: list[str], flags: list[str], code: int) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["generate", *named, *flags])
+    assert exit.value.code == code and not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--height", "100"], "height x width is 100x128, expected multiples of 64"),
+        (["--quantization", "fp8-scaled-mm"], "use fp8-cast"),
+        (["--seed", "-2"], "expected 0 or more"),
+        (["--output-path", "x.mov"], "ends in .mov"),
+        (["--image", "none.png", "0", "1"], "none.png"),
+        (["--spatial-upsampler-path", "upsampler.safetensors"], "no such file or folder"),
+        (["--spatial-upsampler-path", "UPSAMPLER"], "scales by 1.5"),
+        (["--lora", __file__], "test_generate.py"),
+    ],
+)
+def test_a_problem_that_is_here_is_told_before_a_download(
+    hub: FakeHub,
+    named: list[str],
+    checkpoints: Path,
+    flags: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = str(checkpoints / "tiny-2.3-upsampler-x1.5.safetensors")
+    assert main(["generate", *named, *(wrong if flag == "UPSAMPLER" else flag for flag in flags)]) == 2
+    text = capsys.readouterr().err
+    assert problem in text and "1 problem:" in text and not hub.asked
+
+
+def test_what_is_missing_is_downloaded_when_all_else_is_right(
+    hub: FakeHub, named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *named]) == 2
+    assert "owner/gemma: a whole copy of it is not in the cache" in capsys.readouterr().out and not hub.asked
+    assert main(["generate", *named]) == 2
+    assert hub.asked == ["owner/model/x.safetensors", "owner/gemma"]
+    assert "a download was begun" in capsys.readouterr().err
+
+
+def test_without_a_backend_every_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    for argv in (["--version"], ["info", "x.safetensors"], ["generate", "--help"], ["plan"]):
+        assert main(argv) == 2
+        out, err = capsys.readouterr()
+        wanted = "ltx2-mlx: MLX has no backend here: pip install 'ltx2-mlx[cpu]', or [cuda13] on NVIDIA\n"
+        assert (out, err) == ("", wanted)
 
 
 # ---- what is written ----------------------------------------------------------------------------------------------
@@ -167,7 +397,7 @@ def test_plans_weights_are_those_that_load(files: list[str], tmp_path: Path) -> 
     ],
 )
 def test_where_nothing_can_be_written_is_refused(files: list[str], output: str, reason: str) -> None:
-    problems = plan.plan(parse("plan", [*files, "--output-path", output])).problems
+    problems = plan(parse("plan", [*files, "--output-path", output])).problems
     assert len(problems) == 1 and reason in problems[0]
 
 
@@ -186,18 +416,15 @@ def test_an_mp4_with_every_frame_and_sample(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_frames_as_pictures_sound_alone_and_neither(files: list[str], tmp_path: Path) -> None:
+def test_frames_as_images_audio_alone_and_neither(files: list[str], tmp_path: Path) -> None:
     context = ["--context", str(tmp_path / "kept.safetensors")]  # Gemma runs once
-    runs = {
-        name: parse("generate", [*files, *context, "--output-path", str(tmp_path / name)]) for name in ("a", "b.wav")
-    }
-    for args in runs.values():
-        generate.generate(args)
-    pictures = sorted((tmp_path / "a").glob("*.png"))
-    assert len(pictures) == 9 and decode_image(pictures[0]).shape == (64, 128, 3)
-    assert (tmp_path / "a" / "sound.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    for name in ("a", "b.wav"):
+        generate.generate(plan(parse("generate", [*files, *context, "--output-path", str(tmp_path / name)])))
+    images = sorted((tmp_path / "a").glob("*.png"))
+    assert len(images) == 9 and decode_image(images[0]).shape == (64, 128, 3)
+    assert (tmp_path / "a" / "audio.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     silent = parse("generate", [*files, *context, "--no-audio", "--output-path", str(tmp_path / "c.mp4")])
-    generate.generate(silent)
+    generate.generate(plan(silent))
     assert probe(tmp_path / "c.mp4").samples is None
     assert list((tmp_path).glob("*.png")) == []
 
@@ -207,15 +434,17 @@ def test_contexts_are_kept_and_given_back(files: list[str], tmp_path: Path) -> N
     first = _frames(parse("generate", [*files, *kept]))
     without = [x for x in files if x not in ("--gemma-root", files[3])]
     again = parse("generate", [*without, *kept])
-    assert again.gemma_root is None and plan.plan(again).problems == []
+    assert again.gemma_root is None and plan(again).problems == []
     np.testing.assert_array_equal(first, _frames(again))
     other = parse("generate", [*without, *kept, "--prompt", "another one"])
-    assert any("--gemma-root is missing" in problem for problem in plan.plan(other).problems)
+    assert any("--gemma-root is missing" in problem for problem in plan(other).problems)
 
 
-def _frames(args: argparse.Namespace) -> np.ndarray:
-    """The picture alone: the vocoder is what takes time here."""
-    frames, _ = generate.run(args, replace(generate.settings_from(args), audio=False))
+def _frames(request: Request) -> np.ndarray:
+    """The frames alone: the vocoder is what takes time here."""
+    planned = plan(request)
+    assert not planned.problems
+    frames, _ = generate.run(planned.request, replace(generate.settings(planned.request), audio=False))
     return np.concatenate(list(frames))
 
 
@@ -286,12 +515,21 @@ def test_low_memory_gives_the_same_video(files: list[str], plain: np.ndarray) ->
     np.testing.assert_array_equal(_frames(parse("generate", [*files, "--output-path", "x", "--low-memory"])), plain)
 
 
+def test_pipelines_take_arguments_by_keyword_only() -> None:
+    classes = [value for value in vars(pipelines).values() if inspect.isclass(value) and "Pipeline" in value.__name__]
+    classes = [cls for cls in classes if cls is not pipelines.PipelineParams]
+    assert len(classes) == len(RECIPES)
+    for function in (f for cls in classes for f in (cls.__init__, cls.__call__)):
+        _, *parameters = inspect.signature(function).parameters.values()
+        assert len(parameters) > 3 and {p.kind for p in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+
+
 # ---- memory -------------------------------------------------------------------------------------------------------
 
 
 def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path) -> None:
     """When a stage begins, nothing of those before is left but latents and contexts."""
-    args = parse("generate", [*files, "--low-memory", "--output-path", str(tmp_path / "x.mp4")])
+    planned = plan(parse("generate", [*files, "--low-memory", "--output-path", str(tmp_path / "x.mp4")]))
     held: dict[str, int] = {}
     mx.clear_cache()
     before = mx.get_active_memory()
@@ -300,13 +538,13 @@ def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path
         if done == 0:
             held.setdefault(name, mx.get_active_memory() - before)
 
-    frames, _ = generate.run(args, generate.settings_from(args, watch))
+    frames, _ = generate.run(planned.request, generate.settings(planned.request, watch))
     assert sum(len(chunk) for chunk in frames) == 9
     print(held)
-    weights = {stage.name: stage.weights for stage in plan.plan(args).stages}
-    small = min(weights["prompts"], weights["stage 1"], weights["sound"]) // 2
+    weights = {stage.name: stage.weights for stage in planned.stages}
+    small = min(weights["prompts"], weights["stage 1"], weights["audio"]) // 2
     kept = 1024 * (44 + 44) * 2  # the contexts, until both stages have been denoised
-    for name in ("loading the transformer", "upsampling", "decoding the sound", "decoding the video"):
+    for name in ("loading the transformer", "upsampling", "decoding the audio", "decoding the video"):
         assert held[name] < kept + small, (name, held, weights)
     assert mx.get_active_memory() - before < small
 
@@ -314,12 +552,12 @@ def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path
 # ---- where the reference goes wrong -------------------------------------------------------------------------------
 
 
-def test_a_sound_shorter_than_its_video_is_followed_by_silence(caplog: pytest.LogCaptureFixture) -> None:
-    sound = Audio(mx.ones((1, 2, 12000)), 24000)
-    longer = with_silence(sound, 17 / 24)
+def test_audio_shorter_than_its_video_is_followed_by_silence(caplog: pytest.LogCaptureFixture) -> None:
+    audio = Audio(mx.ones((1, 2, 12000)), 24000)
+    longer = with_silence(audio, 17 / 24)
     assert longer.waveform.shape == (1, 2, 17000) and "0.21 s shorter" in caplog.text
     assert mx.all(longer.waveform[..., :12000] == 1).item() and mx.all(longer.waveform[..., 12000:] == 0).item()
-    assert with_silence(sound, 0.4) is sound
+    assert with_silence(audio, 0.4) is audio
 
 
 def test_the_hq_samplers_noise_follows_the_seed(checkpoints: Path) -> None:
@@ -333,21 +571,22 @@ def test_the_hq_samplers_noise_follows_the_seed(checkpoints: Path) -> None:
         name: str(checkpoints / f"tiny-2.0{name}.safetensors") for name in ("", "-distilled-lora", "-upsampler-x2")
     }
     pipeline = TI2VidTwoStagesHQPipeline(
-        files[""],
-        [LoraPathStrength(files["-distilled-lora"])],
-        0.25,
-        0.5,
-        files["-upsampler-x2"],
-        None,
+        checkpoint_path=files[""],
+        distilled_lora=[LoraPathStrength(files["-distilled-lora"])],
+        distilled_lora_strength_stage_1=0.25,
+        distilled_lora_strength_stage_2=0.5,
+        spatial_upsampler_path=files["-upsampler-x2"],
+        gemma_root=None,
         settings=Settings(noise=noise, placeholder=True, audio=False),
     )
     size = {"height": 64, "width": 128, "num_frames": 9, "frame_rate": 24.0, "num_inference_steps": 2}
-    guidance = (MultiModalGuiderParams(), MultiModalGuiderParams())
+    guidance = {f"{stream}_guider_params": MultiModalGuiderParams() for stream in ("video", "audio")}
+    given = {"prompt": "x", "negative_prompt": "", **size, **guidance}
     for seed in (3, 4):
-        frames, _ = pipeline("x", "", seed, **size, video_guider_params=guidance[0], audio_guider_params=guidance[1])
+        frames, _ = pipeline(seed=seed, **given)
         assert sum(len(chunk) for chunk in frames) == 9
     first, second = asked[: len(asked) // 2], asked[len(asked) // 2 :]
     assert len(first) == len(set(first)) == 5 and not set(first) & set(second)
     asked.clear()
-    pipeline("x", "", 3, **size, video_guider_params=guidance[0], audio_guider_params=guidance[1], noise_seed=-1)
+    pipeline(seed=3, **given, noise_seed=-1)
     assert asked == [3, -1, 9999, -1, 9999], "the reference's, whatever the seed is"

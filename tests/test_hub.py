@@ -136,7 +136,7 @@ def test_files_are_fetched_once_and_errors_say_why(tmp_path: Path, server: Threa
     assert no_repository.startswith("owner/nothing: no such path here, and no such repository at")
     assert no_owner.startswith("nobody/ltx: no such path here, and no such repository at")
     assert no_match == "owner/papers: the repository has no file like *.safetensors, *.json, tokenizer*"
-    assert invalid.startswith("owner--x/gemma: no such path here, and not a repository's name")
+    assert invalid.startswith("owner--x/gemma: no such path here, and the name is not a repository's")
 
     references = [("owner/ltx/ltx.safetensors", None), ("owner/gemma", GEMMA_PATTERNS)]
     server.requests.clear()
@@ -177,15 +177,23 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("reference", "patterns", "message"),
     [
-        ("ltx.safetensors", None, "ltx.safetensors: no such file or folder, and not of the form owner/name/file"),
-        ("models/ltx.safetensors", None, "and not of the form owner/name/file.safetensors"),
-        ("/models/owner/ltx.safetensors", None, "and not of the form owner/name/file.safetensors"),
-        ("owner/name/notes.txt", None, "and not of the form owner/name/file.safetensors"),
-        ("owner/name/../../x.safetensors", None, "and not of the form owner/name/file.safetensors"),
+        (
+            "ltx.safetensors",
+            None,
+            "ltx.safetensors: no such file or folder, and the name is not of the form owner/name/file",
+        ),
+        ("models/ltx.safetensors", None, "and the name is not of the form owner/name/file.safetensors"),
+        ("/models/owner/ltx.safetensors", None, "and the name is not of the form owner/name/file.safetensors"),
+        ("owner/name/notes.txt", None, "and the name is not of the form owner/name/file.safetensors"),
+        ("owner/name/../../x.safetensors", None, "and the name is not of the form owner/name/file.safetensors"),
         ("owner/name", None, "add its name: owner/name/FILE.safetensors"),
-        ("gemma", GEMMA_PATTERNS, "gemma: no such file or folder, and not a repository's name of the form owner/name"),
-        ("./owner/gemma", GEMMA_PATTERNS, "and not a repository's name"),
-        ("owner/name/ltx.safetensors", GEMMA_PATTERNS, "and not a repository's name"),
+        (
+            "gemma",
+            GEMMA_PATTERNS,
+            "gemma: no such file or folder, and the name is not a repository's, of the form owner/name",
+        ),
+        ("./owner/gemma", GEMMA_PATTERNS, "and the name is not a repository's"),
+        ("owner/name/ltx.safetensors", GEMMA_PATTERNS, "and the name is not a repository's"),
     ],
 )
 def test_what_is_no_name_is_refused_without_asking(reference: str, patterns: tuple | None, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Schedules and guiders on their own: what they refuse, and what the reference cannot do."""
+"""Schedules and guidance on their own: what they refuse, and what the reference cannot do."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ import pytest
 
 from ltx2_mlx import InputError
 from ltx2_mlx.diffusion.diffusion_steps import to_velocity
-from ltx2_mlx.diffusion.guiders import (
-    CFGStarRescalingGuider,
-    LtxAPGGuider,
-    MultiModalGuiderFactory,
-    MultiModalGuiderParams,
-)
-from ltx2_mlx.diffusion.schedulers import DISTILLED_SIGMA_VALUES, BetaScheduler, LinearQuadraticScheduler, LTX2Scheduler
+from ltx2_mlx.diffusion.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
+from ltx2_mlx.diffusion.schedulers import LTX2Scheduler
 
 
-def test_the_distilled_list_is_a_linear_quadratic_schedule() -> None:
-    assert np.array_equal(LinearQuadraticScheduler().execute(8), np.float32(DISTILLED_SIGMA_VALUES))
-
-
-@pytest.mark.parametrize("scheduler", [LTX2Scheduler(), LinearQuadraticScheduler(), BetaScheduler()])
-def test_schedules_fall_from_one_to_zero(scheduler: object) -> None:
+def test_schedules_fall_from_one_to_zero() -> None:
+    scheduler = LTX2Scheduler()
     for steps in (2, 5, 40):
         sigmas = scheduler.execute(steps)
         assert sigmas.dtype == np.float32
@@ -36,14 +27,6 @@ def test_one_stretched_step_is_refused_where_the_reference_gives_nan() -> None:
         LTX2Scheduler().execute(1)
 
 
-@pytest.mark.parametrize("guider", [CFGStarRescalingGuider(3.0), LtxAPGGuider(3.0, eta=0.5)])
-def test_projecting_guiders_take_a_batch(guider: object) -> None:
-    cond, uncond = mx.random.normal((3, 5, 7), key=mx.random.key(1)), mx.random.normal((3, 5, 7), key=mx.random.key(2))
-    together = guider.delta(cond, uncond)
-    alone = mx.concatenate([guider.delta(cond[i : i + 1], uncond[i : i + 1]) for i in range(3)])
-    assert mx.allclose(together, alone, rtol=1e-5, atol=1e-6)
-
-
 def test_guidance_by_sigma_needs_a_bin_and_takes_the_top_one_above_all() -> None:
     with pytest.raises(InputError, match="at least one bin"):
         MultiModalGuiderFactory.from_dict({})
@@ -53,5 +36,5 @@ def test_guidance_by_sigma_needs_a_bin_and_takes_the_top_one_above_all() -> None
 
 
 def test_no_velocity_at_sigma_zero() -> None:
-    with pytest.raises(InputError, match="sigma 0"):
+    with pytest.raises(InputError, match="expected a sigma above 0"):
         to_velocity(mx.ones(2), 0.0, mx.ones(2))

@@ -1,72 +1,77 @@
-"""The flags of ``generate`` and ``plan``: the reference's names for each of its pipelines, and ours for all of them."""
+"""The flags of ``generate`` and ``plan``: the reference's names for each of its pipelines, and ours for all of them.
+
+Nothing beyond this file sees an ``argparse.Namespace``: ``request`` makes a Request of it.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ..diffusion.guiders import MultiModalGuiderParams
-from ..errors import LTX2Error
-from ..loading.hub import resolve
 from ..loading.lora import LoraPathStrength
 from ..pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
     LTX_2_3_PARAMS,
+    LTX_2_PARAMS,
     PipelineParams,
-    detect_params,
 )
 from ..types import ImageConditioningInput
+from .request import DTYPES, NOISE, TILINGS, Request
+
+Parser = argparse.ArgumentParser
+# Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
+BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
+ALWAYS_HQ = (LTX_2_3_HQ_PARAMS,)
+Versions = tuple[PipelineParams, ...]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A pipeline on the command line. two_stages: sizes are of the second stage, the first has half of them."""
-
-    about: str
-    add: Callable[[argparse.ArgumentParser, PipelineParams], None]
-    two_stages: bool = True
-    distilled: bool = False
-    params: PipelineParams | None = None  # fixed defaults, whatever the checkpoint's version is
-
-
-def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
-    """``argv`` of ``ltx2-mlx generate`` or ``plan``. The defaults are those of the checkpoint's version."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--pipeline", choices=RECIPES, default=DEFAULT)
-    first.add_argument("--checkpoint-path", "--distilled-checkpoint-path", dest="checkpoint_path")
+def chosen(argv: Sequence[str], command: str, names: Iterable[str], default: str) -> str:
+    """The name after ``--pipeline``, which decides what other flags there are."""
+    first = Parser(prog=f"ltx2-mlx {command}", add_help=False, allow_abbrev=False)
+    first.add_argument("--pipeline", choices=tuple(names), default=default, metavar="NAME")
     known, _ = first.parse_known_args([arg for arg in argv if arg not in ("-h", "--help")])
-    recipe = RECIPES[known.pipeline]
-    parser = recipe_parser(
-        command, known.pipeline, recipe.params or _detected(known.checkpoint_path, command == "generate")
-    )
-    return parser.parse_args(argv)
+    return str(known.pipeline)
 
 
-def _detected(checkpoint: str | None, download: bool) -> PipelineParams:
-    """The defaults for a checkpoint; where it cannot be read, the plan says so and the defaults do not matter."""
-    try:
-        return detect_params(resolve(checkpoint, download=download)) if checkpoint else LTX_2_3_PARAMS
-    except LTX2Error:
-        return LTX_2_3_PARAMS
-
-
-def recipe_parser(command: str, name: str, params: PipelineParams = LTX_2_3_PARAMS) -> argparse.ArgumentParser:
-    """The parser of one pipeline, with ``params`` for defaults."""
-    recipe = RECIPES[name]
-    others = ", ".join(RECIPES)
-    parser = argparse.ArgumentParser(
+def parser(
+    command: str, name: str, about: str, add_flags: Callable[[Parser], None], names: Iterable[str], default: str
+) -> Parser:
+    """The parser of one pipeline, without the values of a checkpoint."""
+    result = Parser(
         prog=f"ltx2-mlx {command}",
-        description=f"{name}: {recipe.about}",
-        epilog=f"Flags differ by pipeline. Pipelines: {others}.",
+        description=f"{name}: {about}.",
+        epilog=f"Each pipeline has its own flags: see --pipeline NAME --help. Pipelines: {', '.join(names)}.",
         allow_abbrev=False,
     )
-    parser.add_argument("--pipeline", choices=RECIPES, default=DEFAULT, help=f"which recipe (default: {DEFAULT})")
-    recipe.add(parser, params)
-    _add_ours(parser)
-    return parser
+    result.add_argument(
+        "--pipeline", choices=tuple(names), default=default, metavar="NAME", help=f"the pipeline (default: {default})"
+    )
+    add_flags(result)
+    _add_ours(result)
+    return result
+
+
+def request(parser: Parser, argv: Sequence[str]) -> Request:
+    """The request of ``argv``. Reads no file; exits with a message where the flags make no sense."""
+    values: dict[str, Any] = vars(parser.parse_args(argv))
+    for stream, source in _STREAMS:
+        names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
+        given = {field: values.pop(name) for field, name in names.items() if name in values}
+        values[f"{stream}_guider_params"] = MultiModalGuiderParams(**given)
+    if values["quantization"]:
+        values["quantization"], *more = values["quantization"]
+        if more and values["quantization"] == "fp8-cast":
+            parser.error("argument --quantization: fp8-cast takes no AMAX_PATH; leave it out")
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Request(**values)
+
+
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
@@ -75,11 +80,27 @@ def recipe_parser(command: str, name: str, params: PipelineParams = LTX_2_3_PARA
 class _Values(argparse.Action):
     """One use of a flag with several values, appended to the list; ``made`` turns the strings into what is kept."""
 
-    def __init__(self, *args: object, made: Callable[[list[str]], object], counts: tuple[int, ...], **kwargs: object):
-        super().__init__(*args, nargs="+", **kwargs)
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        *,
+        made: Callable[[list[str]], object],
+        counts: tuple[int, ...],
+        metavar: tuple[str, ...],
+        default: Sequence[object] = (),
+        required: bool = False,
+        help: str | None = None,
+    ):
+        nargs = "+" if len(counts) > 1 else counts[0]
+        super().__init__(
+            option_strings, dest, nargs=nargs, default=list(default), required=required, help=help, metavar=metavar
+        )
         self.made, self.counts = made, counts
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(
+        self, parser: Parser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         if len(values) not in self.counts:
             expected = " or ".join(map(str, self.counts))
             raise argparse.ArgumentError(self, f"takes {expected} values, and {len(values)} were given")
@@ -91,24 +112,26 @@ class _Values(argparse.Action):
 
 
 class _Refused(argparse.Action):
-    """A flag of the reference that has no effect there: given, it is an error that says why."""
+    """A flag of the reference that has no effect there. Where it is given, an error says why."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        raise argparse.ArgumentError(self, self.metavar_reason)
+    def __init__(self, option_strings: Sequence[str], dest: str, *, reason: str):
+        super().__init__(option_strings, dest, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.reason = reason
 
-    def __init__(self, *args: object, reason: str, **kwargs: object):
-        super().__init__(*args, nargs="*", help=argparse.SUPPRESS, **kwargs)
-        self.metavar_reason = reason
+    def __call__(
+        self, parser: Parser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> NoReturn:
+        raise argparse.ArgumentError(self, f"has no effect here: {self.reason}")
 
 
 def _path(text: str) -> str:
-    """An absolute path of what is a path; a Hugging Face name stays as it is."""
+    """An absolute path where ``text`` is one; a name on Hugging Face stays as it is."""
     path = Path(text).expanduser()
     return str(path.resolve()) if path.exists() or text.startswith(("/", "~", ".")) else text
 
 
-def _output(text: str) -> str:
-    return str(Path(text).expanduser().resolve())
+def _output(text: str) -> Path:
+    return Path(text).expanduser().resolve()
 
 
 def _lora(values: list[str]) -> LoraPathStrength:
@@ -123,255 +146,322 @@ def _path_and_strength(values: list[str]) -> tuple[str, float]:
     return _path(values[0]), float(values[1])
 
 
+def _by_version(values: Sequence[Any]) -> tuple[Any, str]:
+    """The default of a flag, None where it depends on the checkpoint's version; and how ``--help`` states it."""
+    first, last = values[0], values[-1]
+    if first == last:
+        return first, f"(default: {_said(first)})"
+    return None, f"(default: {_said(first)}, or {_said(last)} for 2.3)"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 # ---- flags of the reference ---------------------------------------------------------------------------------------
 
 
-def _add_files(parser: argparse.ArgumentParser, distilled: bool = False) -> None:
+def _add_files(parser: Parser, distilled: bool = False) -> None:
     flag = "--distilled-checkpoint-path" if distilled else "--checkpoint-path"
-    model = "distilled model" if distilled else "full model"
     parser.add_argument(
-        flag, dest="checkpoint_path", type=_path, required=True, help=f"{model}: a file, or owner/name/file of the Hub"
+        flag,
+        dest="checkpoint_path",
+        type=_path,
+        required=True,
+        metavar="FILE",
+        help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face",
     )
     parser.add_argument(
-        "--gemma-root", type=_path, help="Gemma 3 folder, or owner/name of the Hub; not needed with --context"
+        "--gemma-root",
+        type=_path,
+        metavar="FOLDER",
+        help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts",
     )
-    parser.add_argument("--prompt", required=True, help="what is seen and heard")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what is seen and heard")
     parser.add_argument(
-        "--output-path", type=_output, required=True, help=".mp4; .wav for the sound alone; a folder for PNG frames"
+        "--output-path",
+        type=_output,
+        required=True,
+        metavar="PATH",
+        help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
     )
 
 
-def _add_quantization(parser: argparse.ArgumentParser) -> None:
+def _add_quantization(parser: Parser) -> None:
     parser.add_argument(
         "--quantization",
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="fp8-cast: the transformer's weights in 8 bits, half the memory",
+        help="fp8-cast: the transformer's weights in 8 bits, which halves their memory",
     )
 
 
-def _add_basic(parser: argparse.ArgumentParser, params: PipelineParams, *, distilled: bool, two_stages: bool) -> None:
+def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stages: bool) -> None:
     _add_files(parser, distilled)
+    params = versions[-1]
     height, width = params.stage_1_height, params.stage_1_width
     if two_stages:
         height, width = params.stage_2_height, params.stage_2_width
     step = 64 if two_stages else 32
-    parser.add_argument("--seed", type=int, default=params.seed, help=f"of the noise (default: {params.seed})")
-    parser.add_argument("--height", type=int, default=height, help=f"pixels, a multiple of {step} (default: {height})")
-    parser.add_argument("--width", type=int, default=width, help=f"pixels, a multiple of {step} (default: {width})")
     parser.add_argument(
-        "--num-frames", type=int, default=params.num_frames, help=f"8k + 1 (default: {params.num_frames})"
+        "--seed", type=int, default=params.seed, metavar="N", help=f"the seed of the noise (default: {params.seed})"
+    )
+    for flag, size in (("--height", height), ("--width", width)):
+        text = f"in pixels, a multiple of {step} (default: {size})"
+        parser.add_argument(flag, type=int, default=size, metavar="N", help=text)
+    parser.add_argument(
+        "--num-frames",
+        type=int,
+        default=params.num_frames,
+        metavar="N",
+        help=f"the number of frames, 8k + 1: 9, 17, 25 … (default: {params.num_frames})",
     )
     parser.add_argument(
-        "--frame-rate", type=float, default=params.frame_rate, help=f"frames a second (default: {params.frame_rate:g})"
+        "--frame-rate",
+        type=float,
+        default=params.frame_rate,
+        metavar="FPS",
+        help=f"frames per second (default: {params.frame_rate:g})",
     )
     if distilled:
         reason = "a distilled model takes its own 8 and 3 steps"
         parser.add_argument("--num-inference-steps", action=_Refused, reason=reason)
     else:
-        _add_steps(parser, params.num_inference_steps)
+        _add_steps(parser, [params.num_inference_steps for params in versions])
     parser.add_argument(
         "--image",
         dest="images",
         action=_Values,
         made=_image,
         counts=(3, 4),
-        metavar="ARG",
-        default=[],
-        help="PATH FRAME STRENGTH [CRF]: show an image at a frame; STRENGTH 0 to 1, CRF the H.264 quality (33)",
+        metavar=("PATH FRAME STRENGTH", "CRF"),
+        help="an image to show at a frame (0: the first). STRENGTH: 0 to 1, how closely to keep to it. CRF: how "
+        "strongly it is first compressed, as videos are (default: 33; 0: not at all). Can be given several times",
     )
-    parser.add_argument(
-        "--lora",
-        action=_Values,
-        made=_lora,
-        counts=(1, 2),
-        metavar=("PATH", "STRENGTH"),
-        default=[],
-        help="a LoRA and its strength (default: 1); may be given several times",
-    )
+    _add_lora(parser, "--lora", "loras", "a LoRA and its strength (default: 1); can be given several times")
     parser.add_argument(
         "--enhance-prompt",
         action="store_true",
-        help="let Gemma write the prompt out, seeing the first image (needs mlx-lm, with an image mlx-vlm)",
+        help="let Gemma rewrite the prompt in more detail (needs mlx-lm; with --image, which Gemma then sees, mlx-vlm)",
     )
     _add_quantization(parser)
 
 
-def _add_steps(parser: argparse.ArgumentParser, default: int) -> None:
+def _add_lora(parser: Parser, flag: str, dest: str, text: str, required: bool = False) -> None:
     parser.add_argument(
-        "--num-inference-steps", type=int, default=default, help=f"denoising steps (default: {default})"
+        flag,
+        dest=dest,
+        action=_Values,
+        made=_lora,
+        counts=(1, 2),
+        metavar=("PATH", "STRENGTH"),
+        required=required,
+        help=text,
     )
 
 
-_GUIDANCE = (  # flag, field, type, help
-    ("--{0}-cfg-guidance-scale", "cfg_scale", float, "how closely the {0} follows the prompt; 1 is none"),
-    ("--{0}-stg-guidance-scale", "stg_scale", float, "guidance by skipped self-attention; 0 is none"),
-    ("--{0}-rescale-scale", "rescale_scale", float, "how far guided {0} is scaled back to the unguided, 0 to 1"),
-    ("--{0}-stg-blocks", "stg_blocks", int, "blocks whose self-attention is skipped"),
-    ("--{1}-guidance-scale", "modality_scale", float, "how closely the {0} follows the other stream; 1 is none"),
-    ("--{0}-skip-step", "skip_step", int, "guide every (N + 1)-th step only"),
+def _add_steps(parser: Parser, defaults: Sequence[int]) -> None:
+    default, said = _by_version(defaults)
+    parser.add_argument("--num-inference-steps", type=int, default=default, metavar="N", help=f"denoising steps {said}")
+
+
+_GUIDANCE = (  # flag, field, type, help; {0} is the stream, {1} the two streams, {2} the other stream
+    ("--{0}-cfg-guidance-scale", "cfg_scale", float, "how closely the {0} follows the prompt; 1: no guidance"),
+    ("--{0}-stg-guidance-scale", "stg_scale", float, "guidance of the {0} by skipped self-attention; 0: none"),
+    ("--{0}-rescale-scale", "rescale_scale", float, "how far the contrast of guided {0} is restored, 0 to 1"),
+    ("--{0}-stg-blocks", "stg_blocks", int, "the blocks whose {0} self-attention is skipped"),
+    ("--{1}-guidance-scale", "modality_scale", float, "how closely the {0} follows the {2}; 1: no guidance"),
+    ("--{0}-skip-step", "skip_step", int, "guide the {0} at every (N + 1)-th step only"),
 )
 _STREAMS = (("video", "a2v"), ("audio", "v2a"))
 
 
-def _add_guidance(parser: argparse.ArgumentParser, params: PipelineParams, audio_refused: str = "") -> None:
-    parser.add_argument("--negative-prompt", default=DEFAULT_NEGATIVE_PROMPT, help="what it should not be")
+def _add_guidance(parser: Parser, versions: Versions, negative: str, audio_refused: str = "") -> None:
+    said = "a list of common flaws" if negative else "nothing"
+    parser.add_argument("--negative-prompt", default=negative, metavar="TEXT", help=f"what to avoid (default: {said})")
     for stream, source in _STREAMS:
-        guidance = getattr(params, f"{stream}_guider_params")
+        other = "audio" if stream == "video" else "video"
         for flag, field, kind, text in _GUIDANCE:
             name = flag.format(stream, source)
             if stream == "audio" and audio_refused:
                 parser.add_argument(name, action=_Refused, reason=audio_refused)
                 continue
-            default = getattr(guidance, field)
-            several = {"nargs": "*"} if field == "stg_blocks" else {}
+            guidance = [p.video_guider_params if stream == "video" else p.audio_guider_params for p in versions]
+            default, said = _by_version([vars(params)[field] for params in guidance])
             parser.add_argument(
-                name, type=kind, default=default, help=f"{text.format(stream)} (default: {default})", **several
+                name,
+                type=kind,
+                default=default,
+                nargs="*" if field == "stg_blocks" else None,
+                metavar="N" if kind is int else "X",
+                help=f"{text.format(stream, source, other)} {said}",
             )
 
 
-def guider_params(args: argparse.Namespace, stream: str) -> MultiModalGuiderParams:
-    """The guidance of one stream ("video", "audio") from parsed flags."""
-    source = dict(_STREAMS)[stream]
-    values = {
-        field: getattr(args, flag.format(stream, source).removeprefix("--").replace("-", "_"))
-        for flag, field, _, _ in _GUIDANCE
-    }
-    return MultiModalGuiderParams(**values)
-
-
-def _add_upsampler(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--spatial-upsampler-path", type=_path, required=True, help="the latent upsampler's file")
-
-
-def _one_stage(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
-    _add_basic(parser, params, distilled=False, two_stages=False)
-    _add_guidance(parser, params)
-
-
-def _two_stages(parser: argparse.ArgumentParser, params: PipelineParams, audio_refused: str = "") -> None:
-    _add_basic(parser, params, distilled=False, two_stages=True)
-    _add_guidance(parser, params, audio_refused)
+def _add_upsampler(parser: Parser) -> None:
     parser.add_argument(
-        "--distilled-lora",
-        action=_Values,
-        made=_lora,
-        counts=(1, 2),
-        metavar=("PATH", "STRENGTH"),
-        default=[],
+        "--spatial-upsampler-path",
+        type=_path,
         required=True,
-        help="the distilled LoRA of the second stage",
+        metavar="FILE",
+        help="the latent upsampler: a file, or owner/name/file on Hugging Face",
     )
+
+
+def add_one_stage(parser: Parser) -> None:
+    _add_basic(parser, BY_VERSION, distilled=False, two_stages=False)
+    _add_guidance(parser, BY_VERSION, DEFAULT_NEGATIVE_PROMPT)
+
+
+def add_two_stages(
+    parser: Parser,
+    versions: Versions = BY_VERSION,
+    distilled_lora: str = "the distilled LoRA, for the second stage, and its strength (default: 1)",
+    audio_refused: str = "",
+) -> None:
+    _add_basic(parser, versions, distilled=False, two_stages=True)
+    _add_guidance(parser, versions, DEFAULT_NEGATIVE_PROMPT, audio_refused)
+    _add_lora(parser, "--distilled-lora", "distilled_lora", distilled_lora, required=True)
     _add_upsampler(parser)
 
 
-def _hq(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
-    _two_stages(parser, params)
+def add_hq(parser: Parser) -> None:
+    add_two_stages(
+        parser, ALWAYS_HQ, "the distilled LoRA, for both stages; its STRENGTH is replaced by those of the stages"
+    )
     for stage, default in ((1, 0.25), (2, 0.5)):
         parser.add_argument(
             f"--distilled-lora-strength-stage-{stage}",
             type=float,
             default=default,
-            help=f"of the distilled LoRA in stage {stage} (default: {default})",
+            metavar="X",
+            help=f"the strength of the distilled LoRA in stage {stage} (default: {default})",
         )
 
 
-def _distilled(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
-    _add_basic(parser, params, distilled=True, two_stages=True)
+def add_distilled(parser: Parser) -> None:
+    _add_basic(parser, BY_VERSION, distilled=True, two_stages=True)
     _add_upsampler(parser)
 
 
-def _ic_lora(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
-    _distilled(parser, params)
+def add_ic_lora(parser: Parser) -> None:
+    add_distilled(parser)
+    for flag, metavar, required, text in (
+        (
+            "--video-conditioning",
+            "PATH",
+            True,
+            "a reference video to follow, and its strength; can be given several times",
+        ),
+        (
+            "--conditioning-attention-mask",
+            "MASK_PATH",
+            False,
+            "a grey video that shows where the reference videos count (white) and where not (black), and its strength",
+        ),
+    ):
+        parser.add_argument(
+            flag,
+            action=_Values,
+            made=_path_and_strength,
+            counts=(2,),
+            metavar=(metavar, "STRENGTH"),
+            required=required,
+            help=text,
+        )
+    parser.add_argument("--skip-stage-2", action="store_true", help="stop after stage 1, at half the height and width")
+
+
+def add_a2vid(parser: Parser) -> None:
+    add_two_stages(parser, audio_refused="the audio is given, so it is not guided")
     parser.add_argument(
-        "--video-conditioning",
-        action=_Values,
-        made=_path_and_strength,
-        counts=(2,),
-        metavar=("PATH", "STRENGTH"),
-        default=[],
-        required=True,
-        help="a reference video to follow; may be given several times",
+        "--audio-path", type=_path, required=True, metavar="FILE", help="the audio: any file that has an audio track"
     )
     parser.add_argument(
-        "--conditioning-attention-mask",
-        action=_Values,
-        made=_path_and_strength,
-        counts=(2,),
-        metavar=("MASK_PATH", "STRENGTH"),
-        default=[],
-        help="a grey video: where the references count, and how much",
+        "--audio-start-time", type=float, default=0.0, metavar="SECONDS", help="where in the file to start (default: 0)"
     )
-    parser.add_argument("--skip-stage-2", action="store_true", help="stop at half the height and width")
+    parser.add_argument(
+        "--audio-max-duration",
+        type=float,
+        metavar="SECONDS",
+        help="the longest audio to take (default: the length of the video)",
+    )
 
 
-def _a2vid(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
-    _two_stages(parser, params, audio_refused="the sound is given here, so nothing guides it")
-    parser.add_argument("--audio-path", type=_path, required=True, help="the sound, from any file with a sound track")
-    parser.add_argument("--audio-start-time", type=float, default=0.0, help="seconds into the file (default: 0)")
-    parser.add_argument("--audio-max-duration", type=float, help="seconds (default: as long as the video)")
-
-
-def _retake(parser: argparse.ArgumentParser, params: PipelineParams) -> None:
-    parser.add_argument("--video-path", type=_path, required=True, help="the video to change")
-    parser.add_argument("--start-time", type=float, required=True, help="seconds, from where on it is made anew")
-    parser.add_argument("--end-time", type=float, required=True, help="seconds, up to where")
+def add_retake(parser: Parser) -> None:
+    parser.add_argument("--video-path", type=_path, required=True, metavar="FILE", help="the video to change")
+    for flag, text in (("--start-time", "start"), ("--end-time", "end")):
+        text = f"the {text} of the time span that is re-created"
+        parser.add_argument(flag, type=float, required=True, metavar="SECONDS", help=text)
     _add_files(parser)
-    parser.add_argument("--seed", type=int, default=42, help="of the noise, -1 for a random one (default: 42)")
+    parser.add_argument(
+        "--seed", type=int, default=42, metavar="N", help="the seed of the noise; -1: a random one (default: 42)"
+    )
     parser.add_argument(
         "--loras",
-        dest="lora",
         nargs="*",
         type=lambda text: LoraPathStrength(_path(text)),
         default=[],
-        help="LoRA files",
+        metavar="PATH",
+        help="LoRAs, all at strength 1",
     )
     _add_quantization(parser)
-    _add_steps(parser, 40)
-    _add_guidance(parser, params)
-    parser.set_defaults(negative_prompt="")
-    parser.add_argument("--distilled", action="store_true", help="for a distilled checkpoint: 8 steps, no guidance")
-    parser.add_argument("--keep-video", action="store_true", help="make only the sound anew")
-    parser.add_argument("--keep-audio", action="store_true", help="make only the picture anew")
-    parser.add_argument("--enhance-prompt", action="store_true", help="let Gemma write the prompt out (needs mlx-lm)")
+    _add_steps(parser, [40])
+    _add_guidance(parser, BY_VERSION, negative="")
+    parser.add_argument(
+        "--distilled", action="store_true", help="the checkpoint is a distilled model: 8 steps without guidance"
+    )
+    parser.add_argument("--keep-video", action="store_true", help="re-create the audio alone")
+    parser.add_argument("--keep-audio", action="store_true", help="re-create the video alone")
+    parser.add_argument(
+        "--enhance-prompt", action="store_true", help="let Gemma rewrite the prompt in more detail (needs mlx-lm)"
+    )
 
 
 # ---- our own flags ------------------------------------------------------------------------------------------------
 
 
-def _add_ours(parser: argparse.ArgumentParser) -> None:
+def _add_ours(parser: Parser) -> None:
     group = parser.add_argument_group("how it runs")
-    group.add_argument("--no-audio", action="store_true", help="neither decode nor write sound; same picture")
-    group.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    group.add_argument("--low-memory", action="store_true", help="keep nothing that can be loaded again; slower")
     group.add_argument(
-        "--noise", choices=("numpy", "torch"), default="numpy", help="torch: the numbers that torch draws on a CPU"
+        "--no-audio", dest="audio", action="store_false", help="do not decode or write audio; the frames stay the same"
+    )
+    group.add_argument(
+        "--dtype", choices=tuple(DTYPES), default="bfloat16", help="of weights and latents (default: bfloat16)"
+    )
+    group.add_argument(
+        "--low-memory", action="store_true", help="keep nothing in memory that can be loaded again; slower"
+    )
+    group.add_argument(
+        "--noise",
+        choices=tuple(NOISE),
+        default="numpy",
+        help="where the noise comes from; torch: the same numbers as PyTorch on a CPU (default: numpy)",
     )
     group.add_argument(
         "--tiling",
-        choices=("auto", "default", "none"),
+        choices=tuple(TILINGS),
         default="auto",
-        help="decoding in tiles: auto by memory; default is the reference's, 512 pixels and 64 frames",
+        help="decode the video in tiles. auto: only if memory is short; default: the reference's tiles of 512 pixels "
+        "and 64 frames; none: in one piece (default: auto)",
     )
     group.add_argument(
-        "--context", type=_output, metavar="FILE", help="keep the prompts' contexts here, and take them from here"
+        "--context",
+        type=_output,
+        metavar="FILE",
+        help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
     )
-    group = parser.add_argument_group("to find out what is wrong")
+    group = parser.add_argument_group("diagnostics")
+    group.add_argument("--placeholder", action="store_true", help="run neither Gemma nor the transformer: decode noise")
     group.add_argument(
-        "--placeholder", action="store_true", help="no transformer and no prompt: decode a random latent"
+        "--cross-attn-scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="scale the prompt's effect on each transformer block (default: 1)",
     )
-    group.add_argument("--cross-attn-scale", type=float, default=1.0, help="times what blocks take from the prompt")
-    group.add_argument("--early-layers-only", action="store_true", help="only the input embeddings of Gemma")
-
-
-DEFAULT = "distilled"
-RECIPES = {
-    "distilled": Recipe("two stages of a distilled model, 8 and 3 steps", _distilled, distilled=True),
-    "ti2vid_one_stage": Recipe("one guided stage of the full model", _one_stage, two_stages=False),
-    "ti2vid_two_stages": Recipe("a guided stage at half size, then three distilled steps", _two_stages),
-    "ti2vid_two_stages_hq": Recipe("the same with a second-order sampler", _hq, params=LTX_2_3_HQ_PARAMS),
-    "keyframe_interpolation": Recipe("two stages that pass through given images", _two_stages),
-    "ic_lora": Recipe("a distilled model that follows a reference video", _ic_lora, distilled=True),
-    "a2vid_two_stage": Recipe("a video for a given sound", _a2vid),
-    "retake": Recipe("a time span of a video made anew", _retake, two_stages=False),
-}
+    group.add_argument(
+        "--early-layers-only", action="store_true", help="use only Gemma's input embeddings, not its layers"
+    )

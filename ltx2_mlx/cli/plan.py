@@ -1,174 +1,264 @@
-"""What a run will do, before anything is loaded: stages, files, memory, and every problem with its remedy.
+"""``ltx2-mlx plan``: the stages, files, memory and problems of a run, before anything is loaded.
 
-Only headers of files are read.
+Only headers of files are read. ``generate`` takes a plan, so that both check the same things.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from math import prod
 from pathlib import Path
 
 import mlx.core as mx
 
 from ..config import TransformerConfig, VideoVAEConfig
-from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
-from ..loading.hub import GEMMA_PATTERNS, resolve
+from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
 from ..loading.load import build
-from ..loading.lora import LoraPathStrength, lora_metadata, read_lora, report_on
+from ..loading.lora import LoraPathStrength, read_lora, report_on
 from ..loading.quantization import check_policy, is_downcast
 from ..media.images import decode_image
-from ..media.reading import probe
-from ..pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from ..media.reading import MediaInfo, probe
+from ..pipelines.constants import params_of
 from ..pipelines.enhancement import library
 from ..pipelines.prompts import load_contexts
-from ..pipelines.retake import source_shape
-from ..pipelines.stages import assert_resolution, audio_tools, check_images, video_tools
+from ..pipelines.stages import audio_tools, video_tools
+from ..tiling import TilingConfig
 from ..types import VideoPixelShape
+from ..upsampler import LatentUpsampler
 from ..video_vae import choose_tiling, decode_memory, memory_size
-from .flags import RECIPES, guider_params
-from .generate import DTYPES, tiling
+from .info import gigabytes
+from .recipes import RECIPES, Denoising, Recipe, half
+from .request import Request
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the run: what it does, and the peak of memory that is expected of it, in bytes."""
+    """One part of the run: what it does, its expected peak of memory in bytes, and what takes less memory."""
 
     name: str
     what: str
     weights: int
     working: int
+    remedy: str = "a smaller or shorter video"
 
     @property
     def memory(self) -> int:
         return self.weights + self.working
 
 
+class Download(Enum):
+    """The treatment of a name on Hugging Face whose files are not on this machine."""
+
+    NEVER = "a problem"
+    LATER = "left unresolved"
+    NOW = "downloaded"
+
+
 @dataclass
 class Plan:
-    """files: what is read, with its size. problems: each a line that says what is wrong and what to do.
+    """The stages, files, memory and problems of a run.
 
-    missing: what could not be found, and is not looked into any further.
+    request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
+    was found in it). problems: each a line that says what is wrong and what to do. missing: the names of files that are
+    not here, and are looked into no further; pending: those of them that can be downloaded.
     """
 
-    pipeline: str
+    request: Request
     files: list[tuple[str, str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    missing: set[str | Path] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    pending: list[str] = field(default_factory=list)
 
     @contextmanager
-    def checking(self, file: str | Path | None = None) -> Iterator[None]:
-        """What goes wrong within becomes a problem, and planning goes on; ``file`` is then known to be missing."""
+    def checking(self) -> Iterator[None]:
+        """An error within becomes a problem, and planning goes on."""
         try:
             yield
         except LTX2Error as error:
-            if file is not None:
-                self.missing.add(file)
             if str(error) not in self.problems:
                 self.problems.append(str(error))
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.request.pipeline]
 
     @property
     def memory(self) -> int:
         return max((stage.memory for stage in self.stages), default=0)
 
 
-def plan(args: argparse.Namespace, download: bool = False) -> Plan:
-    """The plan of the flags. Names on Hugging Face become paths in ``args``; download: fetch what is not here."""
-    result = Plan(args.pipeline)
-    _locate(args, result, download)
-    checkpoint = _files(args, result)
-    shape = _shape(args, result)
-    _values(args, result, shape, checkpoint)
+def plan(request: Request, download: bool = False) -> Plan:
+    """The plan of a request. download: fetch what is not on this machine, once everything else has been checked and no
+    problem was found."""
+    if not download:
+        return _planned(request, Download.NEVER)
+    first = _planned(request, Download.LATER)
+    return _planned(request, Download.NOW) if first.pending and not first.problems else first
+
+
+def _planned(request: Request, download: Download) -> Plan:
+    result = Plan(request)
+    _check_values(result)
+    _locate(result, download)
+    checkpoint = _files(result)
+    shape = _check_against_files(result, checkpoint)
     if checkpoint is not None and shape is not None:
         for part in (_text_stage, _stages):
             with result.checking():
-                result.stages += part(args, checkpoint, shape)
-    _check_memory(args, result)
+                result.stages += part(result, checkpoint, shape)
+    _check_memory(result)
     return result
+
+
+# ---- values -------------------------------------------------------------------------------------------------------
+
+
+def _check_values(result: Plan) -> None:
+    """Find every problem that can be known without a file."""
+    request, recipe = result.request, result.recipe
+    for check in (_check_shape, _check_quantization, *recipe.checks, _check_enhancement, _check_gemma, _check_output):
+        with result.checking():
+            check(request)
+
+
+def _check_shape(request: Request) -> None:
+    if not (recipe := RECIPES[request.pipeline]).of_source:
+        shape = recipe.shape(request)
+        recipe.sigmas(request, half(shape) if recipe.two_stages else shape)
+
+
+def _check_quantization(request: Request) -> None:
+    check_policy(request.quantization)
+    if request.quantization and request.cross_attn_scale != 1.0:
+        raise InputError("--cross-attn-scale changes weights, which --quantization has rounded; use one of them")
+
+
+def _check_enhancement(request: Request) -> None:
+    module, command = library(image=bool(request.images))
+    if request.enhance_prompt and importlib.util.find_spec(module) is None:
+        raise InputError(f"--enhance-prompt needs {module.replace('_', '-')}: {command}")
+
+
+def _check_gemma(request: Request) -> None:
+    if request.placeholder or request.gemma_root is not None:
+        return
+    if request.enhance_prompt or request.context is None or not request.context.exists():
+        raise InputError(_NO_GEMMA)
+
+
+_NO_GEMMA = "--gemma-root is missing: the prompt has to be encoded by Gemma, as no --context file has it"
+
+
+def _check_output(request: Request) -> None:
+    path = request.output_path
+    if path.suffix not in (".mp4", ".wav", ""):
+        raise InputError(f"{path}: ends in {path.suffix}; use .mp4, .wav, or a folder's name for PNG frames")
+    if path.suffix == ".wav" and not request.audio:
+        raise InputError(f"{path} is for audio, and --no-audio makes none; leave one of them out")
+    there = next(folder for folder in (path, *path.parents) if folder.exists())  # what is missing below it is made
+    if there == path and path.suffix == "" and not path.is_dir():
+        raise InputError(f"{path}: a file, and PNG frames go into a folder; give another name")
+    if not os.access(there, os.W_OK) or not (there == path or there.is_dir()):
+        raise InputError(f"{path}: {there} cannot be written to; give another path")
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
-def _locate(args: argparse.Namespace, result: Plan, download: bool) -> None:
-    for name, patterns in (("checkpoint_path", None), ("spatial_upsampler_path", None), ("gemma_root", GEMMA_PATTERNS)):
-        if getattr(args, name, None) is not None:
-            with result.checking(getattr(args, name)):
-                setattr(args, name, str(resolve(getattr(args, name), patterns, download)))
-    for name in ("lora", "distilled_lora"):
-        for i, lora in enumerate(getattr(args, name, [])):
-            with result.checking(lora.path):
-                getattr(args, name)[i] = replace(lora, path=str(resolve(lora.path, download=download)))
+def _locate(result: Plan, download: Download) -> None:
+    """Put paths in the place of names on Hugging Face."""
+
+    def path(reference: str, patterns: Sequence[str] | None = None) -> str:
+        with result.checking():
+            try:
+                return str(resolve(reference, patterns, download is Download.NOW))
+            except LTX2Error:
+                result.missing.add(reference)
+                if download is not Download.LATER or not on_hub(reference, patterns):
+                    raise
+                result.pending.append(reference)
+        return reference
+
+    def paths(loras: tuple[LoraPathStrength, ...]) -> tuple[LoraPathStrength, ...]:
+        return tuple(replace(lora, path=path(str(lora.path))) for lora in loras)
+
+    request = result.request
+    upsampler, gemma = request.spatial_upsampler_path, request.gemma_root
+    result.request = replace(
+        request,
+        checkpoint_path=path(request.checkpoint_path),
+        spatial_upsampler_path=None if upsampler is None else path(upsampler),
+        gemma_root=None if gemma is None else path(gemma, GEMMA_PATTERNS),
+        loras=paths(request.loras),
+        distilled_lora=paths(request.distilled_lora),
+    )
 
 
-def _files(args: argparse.Namespace, result: Plan) -> Checkpoint | None:
-    checkpoint = None
-    if args.checkpoint_path not in result.missing:
-        with result.checking():
-            checkpoint = read_checkpoint(args.checkpoint_path)
-            size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
-            result.files.append(("checkpoint", str(args.checkpoint_path), f"version {checkpoint.version}, {size}"))
-    for part in _parts(args) if checkpoint else ():
-        with result.checking():
-            build(part, checkpoint)
-    if not args.placeholder:
-        _text_files(args, result, checkpoint)
-    upsampler = getattr(args, "spatial_upsampler_path", None)
-    if upsampler and upsampler not in result.missing:
+def _files(result: Plan) -> Checkpoint | None:
+    """Check every file that is here. Returns the checkpoint, where it can be read."""
+    checkpoint = _checkpoint(result)
+    request = result.request
+    if not request.placeholder:
+        _text_files(result, checkpoint)
+    upsampler = request.spatial_upsampler_path
+    if upsampler is not None and upsampler not in result.missing:
         with result.checking():
             module, _ = build("upsampler", read_checkpoint(upsampler))
-            if (scale := module.config.spatial_scale) != 2:
+            if isinstance(module, LatentUpsampler) and (scale := module.config.spatial_scale) != 2:
                 raise InputError(f"{upsampler} scales by {scale:g}; the second stage needs one that scales by 2")
-            result.files.append(("upsampler", str(upsampler), _size(upsampler)))
-    for lora in [*args.lora, *getattr(args, "distilled_lora", [])]:
-        if lora.path in result.missing:
-            continue
-        with result.checking():
-            _lora(lora, result, checkpoint)
-    _media_files(args, result)
-    with result.checking():
-        _output(Path(args.output_path), args.no_audio)
+            result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
+    for lora in [*request.loras, *request.distilled_lora]:
+        if str(lora.path) not in result.missing:
+            with result.checking():
+                _lora(lora, result, checkpoint)
+    _media_files(result)
     return checkpoint
 
 
-def _parts(args: argparse.Namespace) -> list[str]:
-    """The components that the run takes out of the checkpoint."""
-    parts = ["video_decoder"] if args.placeholder else ["transformer", "embeddings_processor", "video_decoder"]
-    if getattr(args, "images", ()) or "spatial_upsampler_path" in args or args.pipeline == "retake":
-        parts.append("video_encoder")
-    if args.pipeline in ("a2vid_two_stage", "retake"):
-        parts.append("audio_encoder")
-    if not args.no_audio and args.pipeline != "a2vid_two_stage":
-        parts += ["audio_decoder", "vocoder"]
-    return parts
-
-
-def _text_files(args: argparse.Namespace, result: Plan, checkpoint: Checkpoint | None) -> None:
-    prompts, known = [args.prompt, getattr(args, "negative_prompt", args.prompt)], {}
-    if args.context and Path(args.context).exists() and checkpoint is not None:
-        with result.checking():
-            known = load_contexts(args.context, args.checkpoint_path)
-            result.files.append(("contexts", str(args.context), f"{len(known)} prompts"))
-    if all(prompt in known for prompt in prompts) and not args.enhance_prompt:
-        return
-    if args.gemma_root in result.missing:
-        return
-    if args.gemma_root is None:
-        result.problems.append("--gemma-root is missing: the prompt's context is not in a --context file")
-        return
+def _checkpoint(result: Plan) -> Checkpoint | None:
+    path = result.request.checkpoint_path
+    if path in result.missing:
+        return None
+    checkpoint = None
     with result.checking():
-        folder = read_gemma(args.gemma_root)
-        build("gemma", folder)
-        size = sum(info.nbytes for info in folder.tensors.values())
-        result.files.append(("Gemma 3", str(args.gemma_root), gigabytes(size)))
+        checkpoint = read_checkpoint(path)
+        size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
+        result.files.append(("checkpoint", path, f"version {checkpoint.version}, {size}"))
+        result.request = replace(result.request, defaults=params_of(checkpoint.version))
+    if checkpoint is not None:
+        for part in result.recipe.components(result.request):
+            with result.checking():
+                build(part, checkpoint)
+    return checkpoint
+
+
+def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
+    request, known = result.request, {}
+    if request.context is not None and request.context.exists():
+        if checkpoint is None:  # it says which version the contexts must have
+            return
+        with result.checking():
+            known = load_contexts(request.context, request.checkpoint_path)
+            result.files.append(("contexts", str(request.context), f"{len(known)} prompts"))
+    if all(prompt in known for prompt in result.recipe.prompts(request)) and not request.enhance_prompt:
+        return
+    if request.gemma_root is None:
+        with result.checking():
+            raise InputError(_NO_GEMMA)
+    elif request.gemma_root not in result.missing:
+        with result.checking():
+            folder = read_gemma(request.gemma_root)
+            build("gemma", folder)
+            size = sum(info.nbytes for info in folder.tensors.values())
+            result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
 
 
 def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -> None:
@@ -181,164 +271,96 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
     result.files.append(("LoRA", str(lora.path), found))
 
 
-def _media_files(args: argparse.Namespace, result: Plan) -> None:
-    for image in getattr(args, "images", ()):
+def _media_files(result: Plan) -> None:
+    request = result.request
+    for image in request.images:
         with result.checking():
             height, width = decode_image(image.path).shape[:2]
             result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}"))
-    masks = [path for path, _ in getattr(args, "conditioning_attention_mask", ())]
-    videos = [path for path, _ in getattr(args, "video_conditioning", ())] + masks
-    for path in [*videos, *filter(None, [getattr(args, "audio_path", None), getattr(args, "video_path", None)])]:
+    conditioning = [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
+    for path in filter(None, [*conditioning, request.audio_path, request.video_path]):
         with result.checking():
-            result.files.append(("media", path, str(probe(path))))
+            result.files.append(("media", path, _media(probe(path))))
 
 
-def _output(path: Path, silent: bool) -> None:
-    if path.suffix not in (".mp4", ".wav", ""):
-        raise InputError(f"{path}: ends in {path.suffix}; use .mp4, .wav, or a folder's name for PNG frames")
-    if path.suffix == ".wav" and silent:
-        raise InputError(f"{path} is for sound, and --no-audio makes none; leave one of them out")
-    there = next(folder for folder in (path, *path.parents) if folder.exists())  # what is missing below it is made
-    if there == path and path.suffix == "" and not path.is_dir():
-        raise InputError(f"{path}: a file, and PNG frames go into a folder; give another name")
-    if not os.access(there, os.W_OK) or not (there == path or there.is_dir()):
-        raise InputError(f"{path}: {there} cannot be written to; give another path")
+def _media(found: MediaInfo) -> str:
+    parts = []
+    if found.frames and found.fps:
+        parts.append(f"{found.frames} frames of {found.height}x{found.width}, {float(found.fps):g} per second")
+    if found.samples and found.sample_rate:
+        parts.append(f"{found.samples / found.sample_rate:.2f} s of audio at {found.sample_rate} Hz")
+    return "; ".join(parts) or "neither video nor audio"
 
 
-# ---- values -------------------------------------------------------------------------------------------------------
-
-
-def _shape(args: argparse.Namespace, result: Plan) -> VideoPixelShape | None:
-    """Of the result, None where it cannot be made."""
+def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPixelShape | None:
+    """Check the values against the files. Returns the shape of the video, where it can be made."""
+    request, recipe, shape = result.request, result.recipe, None
     with result.checking():
-        if args.pipeline == "retake":
-            return source_shape(args.video_path)
-        if args.frame_rate <= 0:
-            raise InputError(f"--frame-rate {args.frame_rate:g} is not above 0; films have 24")
-        assert_resolution(args.height, args.width, args.num_frames, RECIPES[args.pipeline].two_stages)
-        return VideoPixelShape(1, args.num_frames, args.height, args.width, args.frame_rate)
-    return None
-
-
-def _values(
-    args: argparse.Namespace, result: Plan, shape: VideoPixelShape | None, checkpoint: Checkpoint | None
-) -> None:
-    with result.checking():
-        check_policy(args.quantization[0] if args.quantization else None)
-        if args.quantization and args.cross_attn_scale != 1.0:
-            raise InputError("--cross-attn-scale changes weights, which --quantization has rounded; use one of them")
-    with result.checking():
-        check_images(getattr(args, "images", ()), getattr(args, "num_frames", 0))
-    with result.checking():
-        if args.seed < 0 and args.pipeline != "retake" and args.noise == "numpy":
-            raise InputError(f"--seed {args.seed} is below 0")
-    module, command = library(image=bool(getattr(args, "images", ())))
-    if args.enhance_prompt and importlib.util.find_spec(module) is None:
-        result.problems.append(f"--enhance-prompt needs {module.replace('_', '-')}: {command}")
-    if args.pipeline == "retake" and not args.start_time < args.end_time:
-        result.problems.append(f"--start-time {args.start_time:g} is not before --end-time {args.end_time:g}")
-    with result.checking():
-        _sigmas(args, shape)
-    if args.pipeline == "ic_lora" and shape is not None:
-        with result.checking():
-            _check_reference_size(args, shape)
-    if checkpoint is not None and not RECIPES[args.pipeline].distilled:
-        with result.checking():
-            layers = TransformerConfig.from_metadata(checkpoint.config).num_layers
-            for stream in _guided_streams(args):
-                if wrong := [b for b in guider_params(args, stream).stg_blocks or () if not 0 <= b < layers]:
+        shape = recipe.shape(request)
+    if shape is not None and not result.missing.intersection(str(lora.path) for lora in request.loras):
+        for check in recipe.file_checks:
+            with result.checking():
+                check(request)
+    if checkpoint is not None:
+        for stream, guidance in recipe.guidance(request).items():
+            with result.checking():
+                layers = TransformerConfig.from_metadata(checkpoint.config).num_layers
+                if wrong := [block for block in guidance.stg_blocks or () if not 0 <= block < layers]:
                     raise InputError(f"--{stream}-stg-blocks {wrong[0]}: the model has blocks 0 to {layers - 1}")
-
-
-def _guided_streams(args: argparse.Namespace) -> tuple[str, ...]:
-    return ("video",) if args.pipeline == "a2vid_two_stage" else ("video", "audio")
-
-
-def _check_reference_size(args: argparse.Namespace, shape: VideoPixelShape) -> None:
-    for lora in args.lora:
-        step = 64 * lora_metadata(lora.path).reference_downscale_factor
-        if shape.height % step or shape.width % step:
-            raise InputError(f"{lora.path}: its reference videos need --height and --width in multiples of {step}")
+    return shape
 
 
 # ---- stages -------------------------------------------------------------------------------------------------------
 
 
-def _sigmas(args: argparse.Namespace, shape: VideoPixelShape | None) -> list[float]:
-    """The schedule of the first stage."""
-    if RECIPES[args.pipeline].distilled or getattr(args, "distilled", False):
-        return DISTILLED_SIGMA_VALUES
-    if args.pipeline == "ti2vid_two_stages_hq" and shape is not None:
-        half = shape._replace(height=shape.height // 2, width=shape.width // 2)
-        return LTX2Scheduler().execute(args.num_inference_steps, video_tools(half).target_shape.token_count()).tolist()
-    return LTX2Scheduler().execute(args.num_inference_steps).tolist()
-
-
-def _passes(args: argparse.Namespace) -> int:
-    """Passes through the transformer that a guided step takes."""
-    if RECIPES[args.pipeline].distilled or getattr(args, "distilled", False):
-        return 1
-    guidance = [guider_params(args, stream) for stream in _guided_streams(args)]
-    wanted = (
-        any(g.cfg_scale != 1 for g in guidance),
-        any(g.stg_scale != 0 for g in guidance),
-        any(g.modality_scale != 1 for g in guidance),
-    )
-    return 1 + sum(wanted)
-
-
-def _stages(args: argparse.Namespace, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
-    itemsize = DTYPES[args.dtype].size
-    if not args.placeholder:
-        two = RECIPES[args.pipeline].two_stages
-        first = shape._replace(height=shape.height // 2, width=shape.width // 2) if two else shape
-        yield _denoising(
-            "stage 1" if two else "denoising", args, checkpoint, first, _sigmas(args, shape), _passes(args)
-        )
-        if two and not getattr(args, "skip_stage_2", False):
-            yield _denoising("stage 2", args, checkpoint, shape, STAGE_2_DISTILLED_SIGMA_VALUES, 1)
-        elif two:
-            shape = first
-    if not args.no_audio and args.pipeline != "a2vid_two_stage":
-        weights = _bytes(checkpoint, "audio_decoder", itemsize) + _bytes(checkpoint, "vocoder", 4)
-        yield Stage("sound", f"{shape.frames / shape.fps:.2f} s", weights, 0)
-    config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(shape).target_shape)
-    budget = memory_size() // (8 if args.low_memory else 2)
-    tiles = tiling(args) or choose_tiling(config, latent, budget, itemsize)
-    working = decode_memory(config, latent, itemsize)
-    how = "in one piece" if tiles is None or tiles.spatial_config is None else f"in tiles of {_tiles(tiles)}"
-    working = min(working, budget) if args.tiling != "none" else working
-    decoder = _bytes(checkpoint, "video_decoder", itemsize)
-    yield Stage("frames", f"{shape.frames} of {shape.height}x{shape.width}, {how}", decoder, working)
-
-
-def _tiles(tiles: object) -> str:
-    return f"{tiles.spatial_config.tile_size_in_pixels} pixels, {tiles.temporal_config.tile_size_in_frames} frames"
-
-
-def _text_stage(args: argparse.Namespace, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
-    itemsize = DTYPES[args.dtype].size
-    if not args.placeholder and args.gemma_root and not (args.context and Path(args.context).exists()):
-        folder = read_gemma(args.gemma_root)
+def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
+    request = result.request
+    cached = request.context is not None and request.context.exists()
+    if not request.placeholder and request.gemma_root is not None and not cached:
+        folder = read_gemma(request.gemma_root)
         states = folder.config["text_config"]
-        working = 1024 * states["hidden_size"] * (states["num_hidden_layers"] + 1) * itemsize * 2
-        yield Stage("prompts", "Gemma 3, 1024 tokens each", _bytes(folder, "gemma", itemsize), working)
+        working = 1024 * states["hidden_size"] * (states["num_hidden_layers"] + 1) * request.itemsize * 2
+        remedy = "a --context file that was made on another machine"
+        weights = _bytes(folder, "gemma", request.itemsize)
+        yield Stage("prompts", "Gemma 3, 1024 tokens each", weights, working, remedy)
 
 
-def _denoising(
-    name: str,
-    args: argparse.Namespace,
-    checkpoint: Checkpoint,
-    shape: VideoPixelShape,
-    sigmas: list[float],
-    passes: int,
-) -> Stage:
-    tokens, sounds = (tools(shape).target_shape.token_count() for tools in (video_tools, audio_tools))
-    evaluations = 2 if args.pipeline == "ti2vid_two_stages_hq" else 1
-    count = f"{len(sigmas) - 1} steps" + (f" of {evaluations * passes} passes" if evaluations * passes > 1 else "")
-    what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {sounds:,} tokens, {count}"
-    working = transformer_memory(checkpoint, tokens, DTYPES[args.dtype].size)
-    return Stage(name, what, _transformer_bytes(checkpoint, args), working)
+def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
+    request, recipe = result.request, result.recipe
+    denoising = recipe.denoising(request, shape)
+    if not request.placeholder:
+        for stage in denoising:
+            yield _denoising(stage, request, checkpoint)
+    made = denoising[-1].shape
+    if recipe.decodes_audio(request):
+        weights = _bytes(checkpoint, "audio_decoder", request.itemsize) + _bytes(checkpoint, "vocoder", 4)
+        yield Stage("audio", f"{made.frames / made.fps:.2f} s", weights, 0)
+    config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(made).target_shape)
+    budget = memory_size() // (8 if request.low_memory else 2)
+    tiles = request.tiling_config or choose_tiling(config, latent, budget, request.itemsize)
+    working = decode_memory(config, latent, request.itemsize)
+    working = min(working, budget) if request.tiling != "none" else working
+    decoder = _bytes(checkpoint, "video_decoder", request.itemsize)
+    yield Stage("frames", f"{made.frames} of {made.height}x{made.width}, {_tiles(tiles)}", decoder, working)
+
+
+def _tiles(tiles: TilingConfig | None) -> str:
+    if tiles is None or tiles.spatial_config is None or tiles.temporal_config is None:
+        return "in one piece"
+    pixels, frames = tiles.spatial_config.tile_size_in_pixels, tiles.temporal_config.tile_size_in_frames
+    return f"in tiles of {pixels} pixels, {frames} frames"
+
+
+def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> Stage:
+    shape = stage.shape
+    tokens, of_audio = video_tools(shape).target_shape.token_count(), audio_tools(shape).target_shape.token_count()
+    count = f"{stage.steps} steps"
+    count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
+    count += f" of {stage.passes} passes" if stage.passes > 1 else ""
+    what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
+    working = transformer_memory(checkpoint, tokens, request.itemsize)
+    smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
+    return Stage(stage.name, what, _transformer_bytes(checkpoint, request), working, smaller)
 
 
 def transformer_memory(checkpoint: Checkpoint, tokens: int, itemsize: int) -> int:
@@ -352,10 +374,10 @@ def transformer_memory(checkpoint: Checkpoint, tokens: int, itemsize: int) -> in
     return (22 * tokens * config.inner_dim + scores) * itemsize + _bytes(checkpoint, "transformer", itemsize) // 5
 
 
-def _transformer_bytes(checkpoint: Checkpoint, args: argparse.Namespace) -> int:
-    if not args.quantization:
-        return _bytes(checkpoint, "transformer", DTYPES[args.dtype].size)
-    return _bytes(checkpoint, "transformer", lambda name: 1 if is_downcast(name) else DTYPES[args.dtype].size)
+def _transformer_bytes(checkpoint: Checkpoint, request: Request) -> int:
+    if not request.quantization:
+        return _bytes(checkpoint, "transformer", request.itemsize)
+    return _bytes(checkpoint, "transformer", lambda name: 1 if is_downcast(name) else request.itemsize)
 
 
 def _bytes(checkpoint: Checkpoint, component: str, itemsize: int | Callable[[str], int]) -> int:
@@ -365,34 +387,20 @@ def _bytes(checkpoint: Checkpoint, component: str, itemsize: int | Callable[[str
     return sum(prod(checkpoint.tensors[key].shape) * size(name) for name, key in keys.items())
 
 
-def _check_memory(args: argparse.Namespace, result: Plan) -> None:
+def _check_memory(result: Plan) -> None:
     available = memory_size()
     for stage in result.stages:
         if stage.memory > available:
-            remedy = "a smaller or shorter video"
-            if stage.name in ("stage 1", "stage 2", "denoising") and not args.quantization:
-                remedy = "--quantization fp8-cast, or a smaller or shorter video"
-            elif stage.name == "prompts":
-                remedy = "contexts made on another machine (--context)"
-            result.problems.append(
-                f"{stage.name} takes about {gigabytes(stage.memory)} of {gigabytes(available)}: use {remedy}"
-            )
+            needed = f"{stage.name} takes about {gigabytes(stage.memory)} of {gigabytes(available)} of memory"
+            result.problems.append(f"{needed}: use {stage.remedy}")
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
 
 
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
-
-
-def _size(path: str | Path) -> str:
-    return gigabytes(Path(path).stat().st_size)
-
-
 def show(plan: Plan) -> str:
     """The plan as text."""
-    lines = [f"pipeline  {plan.pipeline}"]
+    lines = [f"pipeline  {plan.request.pipeline}"]
     lines += [f"  {kind:<11}{path}  ({found})" for kind, path, found in plan.files]
     if plan.stages:
         lines += ["", f"{'stage':<11}{'memory':>10}  what"]

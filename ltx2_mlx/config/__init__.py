@@ -1,12 +1,12 @@
 """The networks that a checkpoint describes: one frozen dataclass per section of its ``config`` metadata.
 
-Nothing is taken from a default that the released files contradict. A key that we do not know raises, because it may
-change the network; the keys that are known to change nothing are listed beside those that are read.
+No default is used that the released files contradict. An unknown key raises, because it may change the network; the
+keys that are known to change nothing are listed beside those that are read.
 """
 
 from .audio import AudioVAEConfig, CausalityAxis, NormType, VocoderConfig, VocoderWithBWEConfig, read_vocoder_config
 from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
-from .transformer import TransformerConfig
+from .transformer import StreamConfig, TransformerConfig
 from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
 
 SUPPORTED_VERSIONS = ("2.0", "2.3")
@@ -20,6 +20,7 @@ __all__ = [
     "Gemma3TextConfig",
     "LatentUpsamplerConfig",
     "NormType",
+    "StreamConfig",
     "TransformerConfig",
     "VAEBlock",
     "VideoVAEConfig",

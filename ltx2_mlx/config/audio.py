@@ -12,12 +12,14 @@ from .reading import choice, read_fields, require, require_known, section_of, ta
 
 
 class NormType(Enum):
+    """The norm of the audio VAE's blocks."""
+
     GROUP = "group"
     PIXEL = "pixel"
 
 
 class CausalityAxis(Enum):
-    """Along what the audio VAE sees nothing later: time is the height of a spectrogram, frequency its width."""
+    """The axis along which the audio VAE sees nothing later: time is a spectrogram's height, frequency its width."""
 
     NONE = None
     WIDTH = "width"
@@ -70,7 +72,7 @@ class AudioVAEConfig:
         if flat["causality_axis"] not in axes:
             raise ConfigError(f"audio_vae.causality_axis is {flat['causality_axis']!r}, expected one of {list(axes)}")
         read["causality_axis"] = axes[flat["causality_axis"]]
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         result._check({**stft, **mel, **preprocessing.get("audio", {})})
         return result
 
@@ -124,7 +126,7 @@ class VocoderConfig:
         rates = {"input_sampling_rate", "output_sampling_rate", "hop_length", "n_fft", "win_size", "num_mels"}
         read = read_fields(cls, section, name, {"stereo", "activation", *rates}) | fixed
         read["resblock_dilation_sizes"] = tuple(tuple(d) for d in read["resblock_dilation_sizes"])
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         result._check(name)
         return result
 
@@ -160,7 +162,7 @@ class VocoderWithBWEConfig:
 
     @staticmethod
     def describes(config: dict[str, Any]) -> bool:
-        """Whether the section is that of 2.3."""
+        """True for the section of 2.3."""
         return "bwe" in section_of(config, "vocoder")
 
     @property

@@ -33,7 +33,7 @@ class ConnectorConfig:
 
 @dataclass(frozen=True)
 class EmbeddingsProcessorConfig:
-    """What section ``transformer`` says of the text side.
+    """The text side's keys of section ``transformer``.
 
     Source: ``EmbeddingsProcessorConfigurator`` of ``ltx_core.text_encoders.gemma.encoders.encoder_configurator``.
     """
@@ -71,7 +71,7 @@ class EmbeddingsProcessorConfig:
 
     @property
     def video_features(self) -> int:
-        """Width of what the extractor hands to the video connector."""
+        """Width of the features that the extractor passes to the video connector."""
         return self.num_attention_heads * self.attention_head_dim if self._v2 else self.hidden_size
 
     @property
@@ -84,7 +84,8 @@ class EmbeddingsProcessorConfig:
 
     def _connector(self, stream: str) -> ConnectorConfig:
         def value(name: str) -> int:
-            return getattr(self, f"{stream}{name}") or getattr(self, name)
+            number: int = getattr(self, f"{stream}{name}") or getattr(self, name)
+            return number
 
         return ConnectorConfig(
             num_attention_heads=value("connector_num_attention_heads"),
@@ -98,10 +99,13 @@ class EmbeddingsProcessorConfig:
 
     @classmethod
     def from_metadata(cls, config: dict[str, Any]) -> EmbeddingsProcessorConfig:
-        """Read and check the text side's keys of section ``transformer``; the others are the transformer's business."""
+        """Read and check the text side's keys of section ``transformer``; the others are the transformer's."""
         section = section_of(config, "transformer")
         if not section.get("use_audio_video_cross_attention", False):
-            raise ConfigError("the checkpoint is video-only, and its text side (one connector) is not supported")
+            raise ConfigError(
+                "the checkpoint is video-only, and its text side (one connector) is not supported. Use an audio-video "
+                "checkpoint"
+            )
         fixed = {k: v for k, v in _TEXT_FIXED.items() if k in section}
         require(section, "transformer", fixed)
         given = [k for k in _V2 if k in section]
@@ -111,7 +115,7 @@ class EmbeddingsProcessorConfig:
         unread = {k for k in section if k not in ours and "connector" not in k}
         read = read_fields(cls, section, "transformer", unread | ours | _TEXT_IGNORED)
         read["rope_type"] = choice(section, "transformer", "rope_type", {t.value: t for t in LTXRopeType})
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         for name, features, connector in (
             ("connector", result.video_features, result.video_connector),
             ("audio_connector", result.audio_features, result.audio_connector),
@@ -168,12 +172,14 @@ class Gemma3TextConfig:
 
     @property
     def scaling(self) -> float:
-        return self.query_pre_attn_scalar**-0.5
+        scaling: float = self.query_pre_attn_scalar**-0.5
+        return scaling
 
     def rope(self, layer_type: str) -> tuple[float, float]:
         """Base of the frequencies, and what they are divided by."""
         if layer_type == "full_attention":
-            return self.rope_theta, self.rope_scaling["factor"]
+            factor: float = self.rope_scaling["factor"]
+            return self.rope_theta, factor
         return self.rope_local_base_freq, 1.0
 
     @classmethod
@@ -189,7 +195,7 @@ class Gemma3TextConfig:
             raise ConfigError(f"text_config.rope_scaling is {scaling!r}, expected a linear one with a factor")
         if result.num_attention_heads % result.num_key_value_heads:
             raise ConfigError(
-                f"text_config.num_attention_heads ({result.num_attention_heads}) is no multiple of "
+                f"text_config.num_attention_heads ({result.num_attention_heads}) is not a multiple of "
                 f"num_key_value_heads ({result.num_key_value_heads})"
             )
         return result

@@ -11,6 +11,28 @@ from .reading import choice, read_fields, require, section_of
 
 
 @dataclass(frozen=True)
+class StreamConfig:
+    """The sizes of one stream.
+
+    name: "video" or "audio". prefix: of its parameters' names. axes, max_pos: of its positions.
+    """
+
+    name: str
+    prefix: str
+    axes: int
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    cross_attention_dim: int
+    max_pos: tuple[int, ...]
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """Section ``transformer``. Source: ``ltx_core.model.transformer.model_configurator``."""
 
@@ -50,6 +72,34 @@ class TransformerConfig:
         return self.audio_num_attention_heads * self.audio_attention_head_dim
 
     @property
+    def video(self) -> StreamConfig:
+        return StreamConfig(
+            name="video",
+            prefix="",
+            axes=3,
+            num_attention_heads=self.num_attention_heads,
+            attention_head_dim=self.attention_head_dim,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            cross_attention_dim=self.cross_attention_dim,
+            max_pos=self.positional_embedding_max_pos,
+        )
+
+    @property
+    def audio(self) -> StreamConfig:
+        return StreamConfig(
+            name="audio",
+            prefix="audio_",
+            axes=1,
+            num_attention_heads=self.audio_num_attention_heads,
+            attention_head_dim=self.audio_attention_head_dim,
+            in_channels=self.audio_in_channels,
+            out_channels=self.audio_out_channels,
+            cross_attention_dim=self.audio_cross_attention_dim,
+            max_pos=self.audio_positional_embedding_max_pos,
+        )
+
+    @property
     def double_precision_rope(self) -> bool:
         return self.frequencies_precision == "float64"
 
@@ -75,12 +125,12 @@ class TransformerConfig:
         if av and read.get("av_ca_timestep_scale_multiplier") is None:
             raise ConfigError(
                 "transformer.av_ca_timestep_scale_multiplier is missing. Every released audio-video checkpoint says "
-                "1000, and ltx-core would silently take 1: refusing to guess"
+                "1000, and ltx-core silently takes 1 without it; we do not guess. Use an official checkpoint"
             )
         read["rope_type"] = choice(section, "transformer", "rope_type", {t.value: t for t in LTXRopeType})
         precision = read.get("frequencies_precision")
         read["frequencies_precision"] = "float64" if precision == "float64" else "float32"
-        result = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in read.items()})
+        result = cls(**read)
         result._check()
         return result
 
@@ -120,7 +170,7 @@ _TRANSFORMER_FIXED = {
     "use_middle_indices_grid": True,
 }
 _TRANSFORMER_FIXED_AV = {"share_ff": False, "av_cross_ada_norm": True}
-# Found in released headers, without effect on this section's network (``connector_*`` belong to the text side).
+# Keys of released headers that change nothing in this section's network (``connector_*`` belong to the text side).
 _TRANSFORMER_IGNORED = {
     "_class_name",
     "_diffusers_version",

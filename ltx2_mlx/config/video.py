@@ -96,7 +96,9 @@ class VideoVAEConfig:
             for block in read[key]:
                 factors = [f * s for f, s in zip(factors, block.stride, strict=True)]
             if factors != [8, 32, 32]:
-                raise ConfigError(f"vae.{key} and patch_size make {factors} pixels a latent cell, expected [8, 32, 32]")
+                raise ConfigError(
+                    f"vae.{key} and patch_size make {factors} pixels of a latent cell, expected [8, 32, 32]"
+                )
         return cls(**read)
 
 
@@ -116,7 +118,7 @@ def _blocks(section: dict[str, Any], key: str, kinds: dict[str, dict[str, Any]])
         params = {name: given.get(name, default) for name, default in kinds[kind].items()}
         unknown = [k for k, v in given.items() if k not in params and k != "num_layers" and v]
         if unknown:
-            raise ConfigError(f"vae.{key}[{i}] ({kind}) has parameters that we do not know: {', '.join(unknown)}")
+            raise ConfigError(f"vae.{key}[{i}] ({kind}) has unknown parameters: {', '.join(unknown)}")
         for name, value in params.items():
             wanted = bool if name in ("residual", "inject_noise") else int
             if type(value) is not wanted or (wanted is int and value <= 0):
@@ -142,7 +144,7 @@ class LatentUpsamplerConfig:
 
     @staticmethod
     def describes(config: dict[str, Any]) -> bool:
-        """Whether a file's ``config`` is that of an upsampler."""
+        """True for the ``config`` of an upsampler's file."""
         return "mid_channels" in config and "num_blocks_per_stage" in config
 
     @property
@@ -154,12 +156,12 @@ class LatentUpsamplerConfig:
     @classmethod
     def from_metadata(cls, config: dict[str, Any]) -> LatentUpsamplerConfig:
         if not cls.describes(config):
-            raise ConfigError("the file's config has no mid_channels and num_blocks_per_stage: no latent upsampler")
+            raise ConfigError("not a latent upsampler: the config has no mid_channels and num_blocks_per_stage")
         require({"dims": 3} | config, "upsampler", {"dims": 3})
         read = read_fields(cls, config, "upsampler", {"dims", "_class_name", "_diffusers_version"})
         result = cls(**read)
         if not (result.spatial_upsample or result.temporal_upsample):
-            raise ConfigError("upsampler.spatial_upsample and temporal_upsample are both false: nothing to do")
+            raise ConfigError("upsampler.spatial_upsample and temporal_upsample are both false, expected at least one")
         if result.rational_resampler and result.spatial_scale not in _RATIONAL:
             raise ConfigError(f"upsampler.spatial_scale is {result.spatial_scale!r}, expected one of {list(_RATIONAL)}")
         if result.mid_channels % 32:

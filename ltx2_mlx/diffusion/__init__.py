@@ -1,1 +1,1 @@
-"""All that happens between two latents: schedules, noise, samplers, guidance, conditioning."""
+"""The steps between two latents: schedules, noise, samplers, guidance, conditioning."""

@@ -1,4 +1,4 @@
-"""What a video is told beside its prompt: images, reference videos, regions to keep. Each item changes a latent state.
+"""Conditioning beside the prompt: images, reference videos, regions to keep. Each item changes a latent state.
 
 Mirrors ``ltx_core.conditioning`` and the mask of ``ltx_pipelines.retake``. Items that add tokens add them at the end.
 """
@@ -6,7 +6,7 @@ Mirrors ``ltx_core.conditioning`` and the mask of ``ltx_pipelines.retake``. Item
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -16,9 +16,13 @@ from ..types import LatentState, VideoLatentShape
 from .latent_state import AudioLatentTools, VideoLatentTools
 from .patchifiers import get_pixel_coords
 
+Tools = TypeVar("Tools", bound=VideoLatentTools | AudioLatentTools, contravariant=True)
 
-class ConditioningItem(Protocol):
-    def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState: ...
+
+class ConditioningItem(Protocol[Tools]):
+    """Anything that changes a latent state before denoising."""
+
+    def apply_to(self, latent_state: LatentState, latent_tools: Tools) -> LatentState: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class VideoConditionByLatentIndex:
         target = latent_tools.target_shape
         B, C, F, H, W = self.latent.shape
         if (target.batch, target.channels, target.height, target.width) != (B, C, H, W):
-            raise InputError(f"a conditioning latent is {self.latent.shape}, and the video's is {tuple(target)}")
+            raise InputError(
+                f"a conditioning latent is {self.latent.shape}, expected the batch, channels and size of "
+                f"{tuple(target)}"
+            )
         if not 0 <= self.latent_idx <= target.frames - F:
             raise InputError(f"{F} latent frames at {self.latent_idx} do not fit into the video's {target.frames}")
         tokens = latent_tools.patchifier.patchify(self.latent)
@@ -67,7 +74,7 @@ class VideoConditionByKeyframeIndex:
     strength: float
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
-        # A keyframe spans eight frames, but for the one at frame 0, which is one frame as the first latent frame is.
+        # A keyframe spans eight frames; at frame 0 it spans one, as the first latent frame does.
         causal = latent_tools.causal_fix and self.frame_idx == 0
         positions = _positions(self.keyframes, latent_tools, causal, self.frame_idx)
         return _append(latent_state, latent_tools, self.keyframes, positions, self.strength)
@@ -103,7 +110,7 @@ def _positions(latent: mx.array, tools: VideoLatentTools, causal_fix: bool, fram
 def _append(
     state: LatentState, tools: VideoLatentTools, latent: mx.array, positions: np.ndarray, strength: float
 ) -> LatentState:
-    """``latent`` as further tokens. Positions become float32 even where the video's own are rounded to bfloat16, and
+    """Append ``latent`` as tokens. Positions become float32 even where the video's own are rounded to bfloat16, and
     the mask goes through the latent's dtype (0.2 is 0.2002 in bfloat16), both as in the reference."""
     tokens = tools.patchifier.patchify(latent)
     mask = mx.full((*tokens.shape[:2], 1), 1.0 - strength, latent.dtype).astype(state.denoise_mask.dtype)
@@ -123,7 +130,7 @@ class ConditioningItemAttentionStrengthWrapper:
     attention_mask: a strength in [0, 1], or one for each added token, ``(M,)`` or ``(B, M)``.
     """
 
-    conditioning: ConditioningItem
+    conditioning: ConditioningItem[VideoLatentTools]
     attention_mask: float | mx.array
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
@@ -159,15 +166,18 @@ def resolve_cross_mask(
     if mask.ndim > 2 or (mask.ndim and mask.shape[-1] != num_new_tokens):
         raise InputError(f"an attention mask is {mask.shape}, expected one strength or {num_new_tokens} of them")
     if mask.ndim == 2 and mask.shape[0] not in (1, batch_size):
-        raise InputError(f"an attention mask is for a batch of {mask.shape[0]}, and the latent's is {batch_size}")
+        raise InputError(f"an attention mask has a batch of {mask.shape[0]}, expected 1 or {batch_size}, the latent's")
     return mx.broadcast_to(mask, (batch_size, num_new_tokens))
 
 
 def build_attention_mask(
     existing_mask: mx.array | None, num_noisy_tokens: int, num_existing_tokens: int, cross_mask: mx.array
 ) -> mx.array:
-    """Who attends to whom, in [0, 1], after M tokens joined N: they see each other fully, the video's own tokens with
-    the strength of ``cross_mask`` ``(B, M)`` both ways, and other added tokens not at all."""
+    """Attention strengths ``(B, N+M, N+M)`` in [0, 1] after M tokens joined N.
+
+    The new tokens see each other fully, and no other added tokens; between them and the video's own tokens the strength
+    is ``cross_mask`` ``(B, M)``, both ways.
+    """
     B, M = cross_mask.shape
     N, dtype = num_existing_tokens, cross_mask.dtype
     existing = mx.ones((B, N, N), dtype) if existing_mask is None else existing_mask.astype(dtype)
@@ -186,7 +196,7 @@ class TemporalRegionMask:
     fps: float
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState:
-        seconds = latent_tools.patchifier.get_patch_grid_bounds(latent_tools.target_shape)
+        seconds = latent_tools.bounds()
         if isinstance(latent_tools, VideoLatentTools):
             frames = get_pixel_coords(seconds, latent_tools.scale_factors, latent_tools.causal_fix)
             seconds = frames.astype(mx.float32) / self.fps

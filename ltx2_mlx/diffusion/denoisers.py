@@ -1,4 +1,7 @@
-"""How a step asks the transformer: once, or once for each kind of guidance. Source: ``ltx_pipelines.utils.helpers``."""
+"""Denoising functions: a step calls the transformer once, or once for each kind of guidance.
+
+Source: ``ltx_pipelines.utils.helpers``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from .guiders import MultiModalGuider, MultiModalGuiderFactory
 from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from .samplers import DenoisingFunc, Latents, timesteps_from_mask
 
+# Latents, or 0 for those of a pass that no guider asks for.
+Prediction = tuple[mx.array, mx.array] | tuple[float, float]
 # Video and audio as the transformer takes them, and perturbations → the denoised latents of both.
 Denoiser = Callable[[Modality | None, Modality | None, BatchedPerturbationConfig | None], Latents]
 
@@ -73,37 +78,39 @@ def multi_modal_guider_factory_denoising_func(
     a_context: mx.array,
     transformer: Denoiser,
 ) -> DenoisingFunc:
-    """The same, with the guidance of each step by its sigma. One function for one denoising: it remembers what the last
-    step gave for the steps that a guider skips."""
-    last: Latents | tuple[None, None] = (None, None)
+    """Like ``multi_modal_guider_denoising_func``, with guidance that depends on the sigma.
+
+    Make a new function for each denoising: it remembers the last result for the steps that a guider skips.
+    """
+    last: Latents | None = None
 
     def denoise(video: LatentState, audio: LatentState, sigmas: np.ndarray, step_index: int) -> Latents:
         nonlocal last
         sigma = float(sigmas[step_index])
         guiders = (video_guider_factory.build_from_sigma(sigma), audio_guider_factory.build_from_sigma(sigma))
         skipped = tuple(guider.should_skip_step(step_index) for guider in guiders)
-        if not all(skipped):
-            states, contexts = (video, audio), (v_context, a_context)
-            streams = tuple(
-                modality_from_latent_state(state, context, sigma, enabled=not skip)
-                for state, context, skip in zip(states, contexts, skipped, strict=True)
-            )
-            negative = tuple(
-                modality_from_latent_state(
-                    state, context if guider.negative_context is None else guider.negative_context, sigma
-                )
-                for state, context, guider in zip(states, contexts, guiders, strict=True)
-            )
-            passes = _passes(transformer, guiders, streams, negative)
-            last = tuple(
-                last[k] if skipped[k] else guiders[k].calculate(*(result[k] for result in passes)) for k in range(2)
-            )
+        if last is not None and all(skipped):
+            return last
+        streams = (
+            modality_from_latent_state(video, v_context, sigma, enabled=not skipped[0]),
+            modality_from_latent_state(audio, a_context, sigma, enabled=not skipped[1]),
+        )
+        v_negative, a_negative = (guider.negative_context for guider in guiders)
+        negative = (
+            modality_from_latent_state(video, v_context if v_negative is None else v_negative, sigma),
+            modality_from_latent_state(audio, a_context if a_negative is None else a_negative, sigma),
+        )
+        conditioned, *others = _passes(transformer, guiders, streams, negative)
+
+        def guided(k: int) -> mx.array:
+            if last is not None and skipped[k]:
+                return last[k]
+            return guiders[k].calculate(conditioned[k], *(prediction[k] for prediction in others))
+
+        last = guided(0), guided(1)
         return last
 
     return denoise
-
-
-_NOT_RUN = (0.0, 0.0)
 
 
 def _passes(
@@ -111,9 +118,11 @@ def _passes(
     guiders: tuple[MultiModalGuider, MultiModalGuider],
     streams: tuple[Modality, Modality],
     negative: tuple[Modality, Modality],
-) -> tuple[Latents, ...]:
-    """The four predictions of both streams; 0 for one that no guider asks for. Each is computed before the next, so
-    that one pass at a time is in memory."""
+) -> tuple[Latents, Prediction, Prediction, Prediction]:
+    """The four predictions of both streams, 0 for one that no guider asks for.
+
+    Each is computed before the next, so that one pass at a time is in memory.
+    """
 
     def run(video: Modality, audio: Modality, *skips: Perturbation) -> Latents:
         perturbations = BatchedPerturbationConfig([PerturbationConfig(list(skips))] * video.latent.shape[0])
@@ -122,10 +131,14 @@ def _passes(
         return result
 
     conditioned = run(*streams)
-    unconditioned = perturbed = isolated = _NOT_RUN
+    unconditioned: Prediction = (0.0, 0.0)
+    perturbed: Prediction = (0.0, 0.0)
+    isolated: Prediction = (0.0, 0.0)
     if any(guider.do_unconditional_generation() for guider in guiders):
         if any(guider.do_unconditional_generation() and guider.negative_context is None for guider in guiders):
-            raise InputError("guidance away from a negative prompt needs the negative prompt's context")
+            raise InputError(
+                "guidance away from a negative prompt (cfg_scale other than 1) needs negative_context, and it is None"
+            )
         unconditioned = run(*negative)
     kinds = (PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_AUDIO_SELF_ATTN)
     skips = [

@@ -11,7 +11,7 @@ from ..errors import InputError
 def to_velocity(sample: mx.array, sigma: float, denoised_sample: mx.array) -> mx.array:
     """(sample − denoised) / sigma in float32, rounded to the dtype of ``sample``. Source: ``ltx_core.utils``."""
     if sigma == 0:
-        raise InputError("there is no velocity at sigma 0")
+        raise InputError("sigma is 0, and the velocity divides by it: expected a sigma above 0")
     return ((sample.astype(mx.float32) - denoised_sample.astype(mx.float32)) / sigma).astype(sample.dtype)
 
 
@@ -55,4 +55,5 @@ class Res2sDiffusionStep:
             return denoised_sample
         eps = (sample - denoised_sample) / (sigma - sigma_next)
         clean = sample - sigma * eps
-        return alpha_ratio * (clean + sigma_down * eps) + sigma_up * noise
+        stepped: np.ndarray = alpha_ratio * (clean + sigma_down * eps) + sigma_up * noise
+        return stepped

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Generic
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
 from ..types import VIDEO_SCALE_FACTORS, AudioLatentShape, LatentState, SpatioTemporalScaleFactors, VideoLatentShape
-from .patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
+from .patchifiers import AudioPatchifier, Patchifier, Shape, VideoLatentPatchifier, get_pixel_coords
 
 
-class _LatentTools:
-    patchifier: VideoLatentPatchifier | AudioPatchifier
-    target_shape: VideoLatentShape | AudioLatentShape
+class _LatentTools(Generic[Shape]):
+    patchifier: Patchifier[Shape]
+    target_shape: Shape
+
+    def bounds(self) -> mx.array:
+        """``(B, axes, T, 2)``: [start, end) of each token, in latent cells for video, in seconds for audio."""
+        return self.patchifier.get_patch_grid_bounds(self.target_shape)
 
     def _positions(self, dtype: mx.Dtype) -> mx.array:
         raise NotImplementedError
@@ -40,7 +45,7 @@ class _LatentTools:
         )
 
     def clear_conditioning(self, state: LatentState) -> LatentState:
-        """Drop the tokens that conditioning appended, and what it did to the masks."""
+        """Drop the tokens that conditioning appended, and its changes to the masks."""
         n = self.patchifier.get_token_count(self.target_shape)
         return LatentState(
             latent=state.latent[:, :n],
@@ -51,8 +56,8 @@ class _LatentTools:
 
 
 @dataclass(frozen=True)
-class VideoLatentTools(_LatentTools):
-    """``fps`` in frames per second places the tokens in time."""
+class VideoLatentTools(_LatentTools[VideoLatentShape]):
+    """The tools of a video latent. ``fps``, in frames per second, places the tokens in time."""
 
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape
@@ -63,17 +68,18 @@ class VideoLatentTools(_LatentTools):
     def _positions(self, dtype: mx.Dtype) -> mx.array:
         """``(B, 3, T, 2)`` in (seconds, pixels, pixels), rounded to the model's dtype: in bfloat16, 1/24 s becomes
         0.041748 s. The reference does so for video and not for audio."""
-        bounds = self.patchifier.get_patch_grid_bounds(self.target_shape)
-        coords = np.array(get_pixel_coords(bounds, self.scale_factors, self.causal_fix)).astype(np.float32)
+        coords = np.array(get_pixel_coords(self.bounds(), self.scale_factors, self.causal_fix)).astype(np.float32)
         coords[:, 0] = coords[:, 0] / np.float32(self.fps)
         return mx.array(coords).astype(dtype)
 
 
 @dataclass(frozen=True)
-class AudioLatentTools(_LatentTools):
+class AudioLatentTools(_LatentTools[AudioLatentShape]):
+    """The tools of an audio latent."""
+
     patchifier: AudioPatchifier
     target_shape: AudioLatentShape
 
     def _positions(self, dtype: mx.Dtype) -> mx.array:
         """``(B, 1, T, 2)`` seconds, float32 in every run."""
-        return self.patchifier.get_patch_grid_bounds(self.target_shape)
+        return self.bounds()

@@ -6,11 +6,28 @@ the last bit; the grids are NumPy inside so that no backend's arithmetic enters.
 
 from __future__ import annotations
 
+from typing import Protocol, TypeVar
+
 import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
 from ..types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape
+
+Shape = TypeVar("Shape", VideoLatentShape, AudioLatentShape)
+_Shape = TypeVar("_Shape", VideoLatentShape, AudioLatentShape, contravariant=True)
+
+
+class Patchifier(Protocol[_Shape]):
+    """Latents ``(B, C, …)`` ↔ tokens ``(B, T, D)``."""
+
+    def get_token_count(self, tgt_shape: _Shape) -> int: ...
+
+    def patchify(self, latents: mx.array, /) -> mx.array: ...
+
+    def unpatchify(self, latents: mx.array, /, output_shape: _Shape) -> mx.array: ...
+
+    def get_patch_grid_bounds(self, output_shape: _Shape) -> mx.array: ...
 
 
 class VideoLatentPatchifier:

@@ -1,4 +1,4 @@
-"""Which attentions a forward pass leaves out, for each sample of the batch.
+"""Attentions that a forward pass leaves out, for each sample of the batch.
 
 Spatio-temporal guidance skips self-attention in some blocks; modality guidance cuts the audio-video attention.
 Mirrors ``ltx_core.guidance.perturbations``.
@@ -13,6 +13,8 @@ import mlx.core as mx
 
 
 class PerturbationType(Enum):
+    """The attention that is left out."""
+
     SKIP_A2V_CROSS_ATTN = "skip_a2v_cross_attn"
     SKIP_V2A_CROSS_ATTN = "skip_v2a_cross_attn"
     SKIP_VIDEO_SELF_ATTN = "skip_video_self_attn"

@@ -1,7 +1,7 @@
 """Denoising loops: both streams together from the first sigma to the last. Source: ``ltx_pipelines.utils.samplers``.
 
 A denoising function takes (video state, audio state, sigmas, step index) and returns both denoised latents. Sigmas are
-float32 NumPy arrays that fall. ``progress(done, total)`` is told of every step.
+float32 NumPy arrays that fall. ``progress(done, total)`` is called at every step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp, factorial, log
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -16,23 +17,36 @@ import numpy as np
 from ..errors import InputError
 from ..nn.noise import Generator
 from ..types import LatentState
-from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep, to_velocity
+from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
 
 States = tuple[LatentState, LatentState]
 Latents = tuple[mx.array, mx.array]
 DenoisingFunc = Callable[[LatentState, LatentState, np.ndarray, int], Latents]
-DenoisingLoop = Callable[[np.ndarray, LatentState, LatentState, DenoisingFunc], States]
 Progress = Callable[[int, int], None]
 
 LAST_SIGMA = 0.0011  # in place of 0, which has no logarithm
 
 
 def quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Report no progress."""
+
+
+class DenoisingLoop(Protocol):
+    """A loop below, or a ``partial`` of one whose other arguments are given."""
+
+    def __call__(
+        self,
+        sigmas: np.ndarray,
+        video_state: LatentState,
+        audio_state: LatentState,
+        denoise_fn: DenoisingFunc,
+        *,
+        progress: Progress = quiet,
+    ) -> States: ...
 
 
 def post_process_latent(denoised: mx.array, denoise_mask: mx.array, clean: mx.array) -> mx.array:
-    """Kept tokens as they were: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in their dtype."""
+    """Put kept tokens back: ``(B, T, C)`` mixed by the mask ``(B, T, 1)`` in float32, in the dtype of ``denoised``."""
     return (denoised * denoise_mask + clean.astype(mx.float32) * (1 - denoise_mask)).astype(denoised.dtype)
 
 
@@ -42,7 +56,7 @@ def timesteps_from_mask(denoise_mask: mx.array, sigma: float) -> mx.array:
 
 
 def _denoise(denoise_fn: DenoisingFunc, video: LatentState, audio: LatentState, sigmas: np.ndarray, i: int) -> Latents:
-    """The denoised latents of both streams, with what is to be kept put back."""
+    """The denoised latents of both streams, with the kept tokens put back."""
     denoised_video, denoised_audio = denoise_fn(video, audio, sigmas, i)
     return (
         post_process_latent(denoised_video, video.denoise_mask, video.clean_latent),
@@ -59,7 +73,7 @@ def euler_denoising_loop(
     stepper: EulerDiffusionStep | None = None,
     progress: Progress = quiet,
 ) -> States:
-    """First order."""
+    """Denoise with first-order (Euler) steps."""
     stepper, total = stepper or EulerDiffusionStep(), len(sigmas) - 1
     for i in range(total):
         progress(i, total)
@@ -69,45 +83,6 @@ def euler_denoising_loop(
         mx.eval(video_state.latent, audio_state.latent)
     progress(total, total)
     return video_state, audio_state
-
-
-def gradient_estimating_euler_denoising_loop(
-    sigmas: np.ndarray,
-    video_state: LatentState,
-    audio_state: LatentState,
-    denoise_fn: DenoisingFunc,
-    *,
-    ge_gamma: float = 2.0,
-    stepper: EulerDiffusionStep | None = None,
-    progress: Progress = quiet,
-) -> States:
-    """First order, along a velocity that is carried on by its change since the last step (OpenReview o2ND9v0CeK)."""
-    stepper, total = stepper or EulerDiffusionStep(), len(sigmas) - 1
-    before: list[mx.array | None] = [None, None]
-    for i in range(total):
-        progress(i, total)
-        states = [video_state, audio_state]
-        denoised = list(_denoise(denoise_fn, *states, sigmas, i))
-        if sigmas[i + 1] == 0:
-            states = [replace(state, latent=x0) for state, x0 in zip(states, denoised, strict=True)]
-        else:
-            for k, state in enumerate(states):
-                velocity = to_velocity(state.latent, float(sigmas[i]), denoised[k])
-                if before[k] is not None:
-                    denoised[k] = _carried_on(state.latent, velocity, before[k], ge_gamma, float(sigmas[i]))
-                before[k] = velocity
-                states[k] = replace(state, latent=stepper.step(state.latent, denoised[k], sigmas, i))
-        video_state, audio_state = states
-        mx.eval(video_state.latent, audio_state.latent)
-        if sigmas[i + 1] == 0:
-            break
-    progress(total, total)
-    return video_state, audio_state
-
-
-def _carried_on(sample: mx.array, velocity: mx.array, before: mx.array, gamma: float, sigma: float) -> mx.array:
-    total = gamma * (velocity - before) + before
-    return (sample.astype(mx.float32) - total.astype(mx.float32) * sigma).astype(sample.dtype)
 
 
 def phi(j: int, neg_h: float) -> float:
@@ -135,22 +110,22 @@ def res2s_audio_video_denoising_loop(
     stepper: Res2sDiffusionStep | None = None,
     progress: Progress = quiet,
 ) -> States:
-    """Second order with fresh noise at each half step and step, in float64 on the host as the reference's.
+    """Denoise with second-order steps and fresh noise at each half step and step, in float64 on the host.
 
     The generators draw that noise: substep (video, audio), then step (video, audio). bongmath_max_iter: how often the
     start of a short step is refined; 0 leaves it as it is.
     """
     stepper, total = stepper or Res2sDiffusionStep(), len(sigmas) - 1
     if sigmas[-1] == 0:
-        sigmas = np.float32([*sigmas[:-1], LAST_SIGMA, 0.0])
+        sigmas = np.array([*sigmas[:-1], LAST_SIGMA, 0.0], np.float32)
     for i in range(total):
         progress(i, total)
         states = [video_state, audio_state]
         sigma, sigma_next = np.float64(sigmas[i]), np.float64(sigmas[i + 1])
         h = -log(sigma_next / sigma)
         a21, b1, b2 = get_res2s_coefficients(h)
-        half = np.float64([sigma, np.sqrt(sigma * sigma_next)])
-        first = [_float64(x) for x in _denoise(denoise_fn, *states, sigmas, i)]
+        half = np.array([sigma, np.sqrt(sigma * sigma_next)], np.float64)
+        first = [_float64(x) for x in _denoise(denoise_fn, video_state, audio_state, sigmas, i)]
         anchors, middles, refine = [], [], h < 0.5 and sigma > 0.03
         for state, x0 in zip(states, first, strict=True):
             anchor = _float64(state.latent)
@@ -158,7 +133,7 @@ def res2s_audio_video_denoising_loop(
             middle = _with_noise(stepper, state, anchor, middle, half, 0, substep_generator)
             anchors.append(_refined(anchor, middle, x0, h * a21, bongmath_max_iter if refine else 0))
             middles.append(replace(state, latent=mx.array(middle).astype(state.latent.dtype)))
-        second = [_float64(x) for x in _denoise(denoise_fn, *middles, np.float32(half[1:]), 0)]
+        second = [_float64(x) for x in _denoise(denoise_fn, middles[0], middles[1], half[1:].astype(np.float32), 0)]
         for k, state in enumerate(states):
             anchor = anchors[k]
             after = anchor + h * (b1 * (first[k] - anchor) + b2 * (second[k] - anchor))
@@ -196,17 +171,19 @@ def _with_noise(
     index: int,
     generator: Generator,
 ) -> np.ndarray:
-    """The step with fresh noise, in float64; what is to be kept stays."""
+    """Take the step with fresh noise, in float64; kept tokens stay."""
     mask, clean = np.array(state.denoise_mask), np.array(state.clean_latent.astype(mx.float32))
     noised = stepper.step(sample, denoised, sigmas, index, noise=_get_new_noise(sample.shape, generator))
-    return noised * mask + clean * (1 - mask)
+    kept: np.ndarray = noised * mask + clean * (1 - mask)
+    return kept
 
 
 def _get_new_noise(shape: tuple[int, ...], generator: Generator) -> np.ndarray:
     """float64 ``(B, T, C)``: mean 0 and standard deviation 1 (n − 1) over all, then again for each sample."""
     if len(shape) != 3:
-        raise InputError(f"noise is drawn for latents (B, T, C), not {shape}")
+        raise InputError(f"the shape of the noise is {shape}, expected (B, T, C)")
     noise = generator.randn64(shape)
     noise = (noise - noise.mean()) / noise.std(ddof=1)
     centred = noise - noise.mean(axis=(-2, -1), keepdims=True)
-    return centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)
+    standard: np.ndarray = centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)
+    return standard

@@ -8,7 +8,6 @@ unit in the last place is another schedule. Operations follow torch's order; a s
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 
@@ -52,7 +51,10 @@ class LTX2Scheduler:
         stretch: bool = True,
         terminal: float = 0.1,
     ) -> np.ndarray:
-        """tokens: frames · height · width of the latent. All pipelines but the HQ one leave it at 4096."""
+        """Sigmas ``(steps + 1,)``.
+
+        tokens: frames · height · width of the latent. All pipelines except the HQ one leave it at 4096.
+        """
         _check_steps(steps)
         if stretch and steps == 1:  # the reference divides zero by zero here and samples with NaN
             raise InputError("one step cannot be stretched to the terminal sigma; take two, or stretch=False")
@@ -63,41 +65,3 @@ class LTX2Scheduler:
             rest = _ONE - sigmas
             sigmas = _ONE - rest / (rest[-1] / np.float32(1.0 - terminal))
         return np.append(sigmas, np.float32(0))
-
-
-class LinearQuadraticScheduler:
-    """Linear up to ``threshold_noise``, then quadratic."""
-
-    def execute(self, steps: int, threshold_noise: float = 0.025, linear_steps: int | None = None) -> np.ndarray:
-        _check_steps(steps)
-        if steps == 1:
-            return np.float32([1.0, 0.0])
-        n = steps // 2 if linear_steps is None else linear_steps
-        noise = [i * threshold_noise / n for i in range(n)]
-        if (quadratic_steps := steps - n) > 0:
-            rest = n - threshold_noise * steps
-            square = rest / (n * quadratic_steps**2)
-            linear = threshold_noise / n - 2 * rest / (quadratic_steps**2)
-            noise += [square * (i**2) + linear * i + square * (n**2) for i in range(n, steps)]
-        return np.float32([1.0 - x for x in [*noise, 1.0]])
-
-
-class BetaScheduler:
-    """Steps at the quantiles of a beta distribution (arXiv:2407.12173); equal ones are merged."""
-
-    shift = 2.37
-    timesteps_length = 10000
-
-    def execute(self, steps: int, alpha: float = 0.6, beta: float = 0.6) -> np.ndarray:
-        from scipy.stats import beta as beta_distribution  # a slow import, for this schedule alone
-
-        _check_steps(steps)
-        sigmas = _flux_sigmas(self.shift, self.timesteps_length)
-        quantiles = beta_distribution.ppf(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta)
-        chosen = dict.fromkeys(np.rint(quantiles * (len(sigmas) - 1)).astype(int).tolist())
-        return np.append(sigmas[list(chosen)], np.float32(0))
-
-
-@cache
-def _flux_sigmas(shift: float, length: int) -> np.ndarray:
-    return _shifted(np.arange(1, length + 1).astype(np.float32) / np.float32(length), shift)

@@ -29,7 +29,7 @@ class TorchGenerator:
 
     def __init__(self, seed: int):
         if not -(2**63) <= seed < 2**64:
-            raise InputError(f"seed {seed} does not fit 64 bits")
+            raise InputError(f"the seed is {seed}, expected one of 64 bits: −2⁶³ to 2⁶⁴ − 1")
         self._engine = np.random.RandomState(seed & 0xFFFFFFFF)  # NumPy has frozen this class and its seeding
         self._cached: float | None = None  # the second normal of a pair, until the next small tensor takes it
 
@@ -40,9 +40,9 @@ class TorchGenerator:
             raise InputError(f'dtype {dtype!r}, expected "float32", "bfloat16" or "float64"')
         kind = np.float64 if dtype == "float64" else np.float32
         if size < GROUP:
-            values = np.array([self._one() for _ in range(size)], kind)
+            values: np.ndarray = np.array([self._one() for _ in range(size)], kind)
         else:
-            # torch 2.13 fills a float tensor's incomplete group too before it is drawn anew, a bfloat16 tensor's not
+            # torch 2.13 fills a float tensor's incomplete group before drawing it again, but not a bfloat16 tensor's
             values = self._many(size, kind, spare=0 if dtype == "bfloat16" else size % GROUP)
         if dtype == "bfloat16":
             values = _round_to_bfloat16(values)
@@ -60,10 +60,10 @@ class TorchGenerator:
         return ((high << np.uint64(32) | low) & np.uint64(2**53 - 1)).astype(np.float64) * 2**-53
 
     def _many(self, size: int, kind: type, spare: int) -> np.ndarray:
-        """``size`` ≥ 16 normals. Where groups do not come out even, the last sixteen are drawn anew, after ``spare``
-        numbers that go unused."""
+        """``size`` ≥ 16 normals. Where the last group is incomplete, the last sixteen are drawn again, after ``spare``
+        unused numbers."""
         whole = size - size % GROUP
-        values = np.empty(size, kind)
+        values: np.ndarray = np.empty(size, kind)
         values[:whole] = _box_muller(self._uniform(whole, kind))
         if whole < size:
             self._uniform(spare, kind)

@@ -1,1 +1,1 @@
-"""From a file to a module with its weights: names and downloads, headers, LoRAs, 8-bit weights."""
+"""Files to modules with weights: names and downloads, headers, LoRAs, 8-bit weights."""

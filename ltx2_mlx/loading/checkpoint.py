@@ -42,7 +42,7 @@ WITHIN = {
     "model.diffusion_model.audio_embeddings_connector.": "audio_connector.",
     "text_embedding_projection.": "feature_extractor.",
 }
-# The same for the shards of a Gemma 3 folder. The image tower serves prompt enhancement alone, and is not read here.
+# The same for the shards of a Gemma 3 folder. Only prompt enhancement uses the image tower, so it is not read here.
 GEMMA_PREFIXES = {
     "language_model.model.": "gemma",
     "vision_tower.": "gemma_images",
@@ -77,11 +77,11 @@ class Checkpoint:
         """The network's description. Raises ConfigError where there is none."""
         text = self.metadata.get("config")
         if text is None:
-            raise ConfigError(f"{self.path}: no 'config' in the metadata, so the network is unknown. {_OFFICIAL}")
+            raise ConfigError(f"{self.path}: the metadata has no 'config', so the network is unknown. {_OFFICIAL}")
         try:
             config = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"{self.path}: the 'config' metadata is no JSON ({error})") from None
+            raise ConfigError(f"{self.path}: the 'config' metadata is not JSON ({error})") from None
         if not isinstance(config, dict):
             raise ConfigError(
                 f"{self.path}: the 'config' metadata is a JSON {type(config).__name__}, expected an object"
@@ -94,11 +94,11 @@ class Checkpoint:
         version = self.metadata.get("model_version", "2.0")
         if not version.startswith(tuple(f"{v}" for v in SUPPORTED_VERSIONS)) or version[3:4] not in ("", "."):
             supported = " and ".join(SUPPORTED_VERSIONS)
-            raise ConfigError(f"{self.path}: model_version is {version!r}, and {supported} are supported")
+            raise ConfigError(f"{self.path}: model_version is {version!r}, expected {supported}")
         return version
 
     def components(self) -> dict[str, dict[str, str]]:
-        """Component → {parameter path: key in the file}. Keys of no component are under ``""``."""
+        """Component → {parameter path: key in the file}. Keys that belong to no component are under ``""``."""
         result: dict[str, dict[str, str]] = {}
         by_length = sorted((p for p in self.prefixes if p), key=len, reverse=True)
         bare = self.prefixes.get("", "") if LatentUpsamplerConfig.describes(self.config) else ""
@@ -109,11 +109,11 @@ class Checkpoint:
         return result
 
     def holds(self, component: str) -> bool:
-        """Whether the file has tensors of the component, or a section that describes it."""
+        """True where the file has tensors of the component, or a section that describes it."""
         return component in self.components() or SECTIONS.get(component, component) in self.config
 
     def arrays(self) -> dict[str, mx.array]:
-        """Every tensor by its key. Lazy: read when it is first used."""
+        """All tensors by their keys. Lazy: each is read when it is first used."""
         return _read_arrays(self.path)
 
 
@@ -126,7 +126,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, expected one .safetensors file")
+        raise CheckpointError(f"{path}: a folder, expected a .safetensors file")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -135,14 +135,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if size == 0:
                 raise CheckpointError(f"{path}: empty file")
             if len(head) < 8 or length < 2:
-                raise CheckpointError(f"{path}: no safetensors file")
+                raise CheckpointError(f"{path}: not a safetensors file")
             if length > min(size - 8, 100_000_000):
                 start = file.read(1)
                 if start == b"{":
                     raise CheckpointError(
                         f"{path}: truncated or damaged: the header claims {length:,} bytes, the file has {size:,}"
                     )
-                raise CheckpointError(f"{path}: no safetensors file")
+                raise CheckpointError(f"{path}: not a safetensors file")
             raw = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
@@ -153,9 +153,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except _TruncatedError as error:
         raise CheckpointError(f"{path}: truncated: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path}: no safetensors file (its header cannot be read)") from None
+        raise CheckpointError(f"{path}: not a safetensors file (its header cannot be read)") from None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{path}: no safetensors file (its metadata is no table of strings)")
+        raise CheckpointError(f"{path}: not a safetensors file (its metadata is not a table of strings)")
     return Checkpoint(path, metadata, tensors)
 
 
@@ -191,7 +191,7 @@ def read_gemma(folder: str | Path) -> GemmaFolder:
     if index.exists():
         named = _read_json(index).get("weight_map")
         if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-            raise CheckpointError(f"{index}: no 'weight_map' from keys to files")
+            raise CheckpointError(f"{index}: it has no 'weight_map' from keys to files. {_GEMMA}")
         headers = {name: read_checkpoint(folder / name) for name in sorted(set(named.values()))}
     elif (folder / "model.safetensors").exists():
         headers = {"model.safetensors": read_checkpoint(folder / "model.safetensors")}
@@ -204,7 +204,7 @@ def read_gemma(folder: str | Path) -> GemmaFolder:
     tensors = {key: headers[name].tensors[key] for key, name in found.items()}
     result = GemmaFolder(folder, {}, tensors, shards={key: folder / name for key, name in found.items()})
     if unknown := sorted(result.components().get("", {})):
-        raise WeightsError(f"{folder}: {len(unknown)} keys of no known part, the first is {unknown[0]}. {_GEMMA}")
+        raise WeightsError(f"{folder}: {len(unknown)} unknown keys, the first is {unknown[0]}. {_GEMMA}")
     return result
 
 
@@ -213,9 +213,11 @@ _GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same ke
 
 def _read_arrays(path: Path) -> dict[str, mx.array]:
     try:
-        return mx.load(str(path), format="safetensors")
+        arrays = mx.load(str(path), format="safetensors")
     except RuntimeError as error:  # F8_E5M2, say
         raise CheckpointError(f"{path}: MLX cannot read it ({error})") from None
+    assert isinstance(arrays, dict)  # one array is what .npy files hold
+    return arrays
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no JSON ({error})") from None
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: a JSON {type(content).__name__}, expected an object")
     return content

@@ -15,6 +15,12 @@ _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
 _FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
 
 
+def on_hub(reference: str | Path, patterns: Sequence[str] | None = None) -> bool:
+    """True for what is no path here and has the form of a name on Hugging Face; the arguments are those of resolve."""
+    form = _FILE if patterns is None else _REPOSITORY
+    return not Path(reference).expanduser().exists() and form.fullmatch(str(reference)) is not None
+
+
 def resolve(reference: str | Path, patterns: Sequence[str] | None = None, download: bool = True) -> Path:
     """The file or folder on this machine that ``reference`` names, downloaded if need be and if ``download`` allows it.
 
@@ -28,19 +34,19 @@ def resolve(reference: str | Path, patterns: Sequence[str] | None = None, downlo
     name = str(reference)
     if patterns is None:
         if match := _FILE.fullmatch(name):
-            return _fetch_file(*match.groups(), download)
+            return _fetch_file(match[1], match[2], download)
         hint = f"; for a file of that repository add its name: {name}/FILE.safetensors"
-        hint = hint if _REPOSITORY.fullmatch(name) else ", and not of the form owner/name/file.safetensors"
+        hint = hint if _REPOSITORY.fullmatch(name) else ", and the name is not of the form owner/name/file.safetensors"
     else:
         if _REPOSITORY.fullmatch(name):
             return _fetch_folder(name, patterns, download)
-        hint = ", and not a repository's name of the form owner/name"
+        hint = ", and the name is not a repository's, of the form owner/name"
     raise HubError(f"{name}: no such file or folder{hint}")
 
 
 def _fetch_file(repository: str, file: str, download: bool) -> Path:
     with _explained(repository, file, download):
-        from huggingface_hub import hf_hub_download  # a slow import, for what is not on this machine alone
+        from huggingface_hub import hf_hub_download  # a slow import, needed only to download
 
         return Path(hf_hub_download(repository, file, local_files_only=not download))
 
@@ -49,8 +55,11 @@ def _fetch_folder(repository: str, patterns: Sequence[str], download: bool) -> P
     with _explained(repository, "a whole copy of it", download):
         from huggingface_hub import snapshot_download
 
-        options = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"], "local_files_only": not download}
-        folder = Path(snapshot_download(repository, **options))
+        folder = Path(
+            snapshot_download(
+                repository, allow_patterns=list(patterns), ignore_patterns=["*/*"], local_files_only=not download
+            )
+        )
     if not any(match for pattern in patterns for match in folder.glob(pattern)):
         raise HubError(f"{repository}: the repository has no file like {', '.join(patterns)}")
     return folder
@@ -58,7 +67,7 @@ def _fetch_folder(repository: str, patterns: Sequence[str], download: bool) -> P
 
 @contextmanager
 def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
-    """huggingface_hub's errors as ours: what was looked for, why it is not here, and what to do."""
+    """Turn huggingface_hub's errors into ours: what was looked for, why it is not here, and what to do."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{repository}"
@@ -71,8 +80,8 @@ def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"{repository}: no such path here, and no such repository at {constants.ENDPOINT}, or a private one: "
-            "log in to those with `hf auth login`"
+            f"{repository}: no such path here, and no such repository at {constants.ENDPOINT}. If it is private, "
+            "log in with `hf auth login`"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         if not download:
@@ -87,6 +96,6 @@ def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise HubError(f"{repository}: the repository has no file {what}; see {page}/tree/main") from error
     except errors.HFValidationError as error:
-        raise HubError(f"{repository}: no such path here, and not a repository's name: {error}") from error
+        raise HubError(f"{repository}: no such path here, and the name is not a repository's: {error}") from error
     except Exception as error:  # what the network and its library's versions raise
-        raise HubError(f"{repository}: {what} could not be fetched: {error}") from error
+        raise HubError(f"{repository}: {what} could not be fetched: {error}. Try again, or give a path") from error

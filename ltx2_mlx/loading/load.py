@@ -1,4 +1,4 @@
-"""From a checkpoint's component to a module with its weights: strict, lazy."""
+"""Loads a component of a checkpoint as a module with its weights: strict, lazy."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _unused(module: nn.Module) -> set[str]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did: every key of the component was used once, and every parameter was filled."""
+    """The result of a load: every key of the component was used once, and every parameter was filled."""
 
     component: str
     path: Path
@@ -124,7 +124,7 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     Raises WeightsError naming every key that is missing, left over or of the wrong shape.
     """
     if component not in COMPONENTS:
-        raise CheckpointError(f"no component '{component}'; there are: {', '.join(COMPONENTS)}")
+        raise CheckpointError(f"the component is {component!r}, expected one of {', '.join(COMPONENTS)}")
     _ = checkpoint.version
     parts = checkpoint.components()
     keys = dict(parts.get(component, {}))
@@ -134,7 +134,8 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
     axes = _file_axes(module)
-    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in tree_flatten(module.parameters())}
+    parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
+    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
     problems = [f"missing {_key(component, n)} {shape}" for n, shape in expected.items() if n not in keys]
     problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
     for name, key in keys.items():
@@ -181,7 +182,7 @@ def _read(
     dtype: mx.Dtype | None,
     quantization: str | None,
 ) -> Iterator[tuple[str, mx.array]]:
-    """Each parameter as it is to be: decoded, with the LoRAs added, in its dtype. Lazy."""
+    """Yield each parameter decoded, with the LoRAs added, in its dtype. Lazy."""
     arrays = checkpoint.arrays()
     for name, key in keys.items():
         array, scale = arrays[key], _scale(arrays, key)
@@ -193,14 +194,14 @@ def _read(
         elif quantization and is_downcast(name):
             yield name, fuse(loras, name, array if in_fp8 else to_fp8(array), FP8)
         else:
-            if in_fp8:  # exact in bfloat16, but for its scale
+            if in_fp8:  # exact in bfloat16, except for its scale
                 array = from_fp8(array, mx.bfloat16) if scale is None else from_fp8(array, mx.float32) * scale
             yield name, fuse(loras, name, array, dtype or (mx.bfloat16 if in_fp8 else array.dtype))
 
 
 def _scale(arrays: dict[str, mx.array], key: str) -> mx.array | None:
     """The scale of a float8 weight, ``()`` float32. There is an ``input_scale`` as well, for kernels that multiply in
-    float8: it is no part of the weight."""
+    float8: it is not part of the weight."""
     scale = arrays.get(f"{key}_scale")
     return None if scale is None else scale.astype(mx.float32).reshape(())
 
@@ -222,12 +223,12 @@ def load(
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
     does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version;
-    and when a LoRA does not fit. Warns of a LoRA's pairs that meet no layer.
+    and when a LoRA does not fit. Warns where pairs of a LoRA fit no layer.
     """
     check_policy(quantization)
     opened = tuple(read_lora(lora) for lora in loras)
     if component != "transformer" and (opened or quantization):
-        raise InputError(f"LoRAs and quantization are the transformer's, not {component}'s")
+        raise InputError(f"LoRAs and quantization apply to the transformer only, and the component is {component}")
     checkpoint = read_gemma(path) if component == "gemma" else read_checkpoint(path)
     module, keys = build(component, checkpoint)
     infos = {name: checkpoint.tensors[key] for name, key in keys.items()}

@@ -1,7 +1,7 @@
 """LoRA files fused into a transformer's weights while they load: W + Σ (B·strength)·A.
 
 Source: ``ltx_core.loader.fuse_loras``. A file holds pairs ``diffusion_model.{path}.lora_A.weight`` ``(rank, in)`` and
-``diffusion_model.{path}.lora_B.weight`` ``(out, rank)``, and nothing else: there is no alpha.
+``diffusion_model.{path}.lora_B.weight`` ``(out, rank)``, and nothing else, so no alpha.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class LoraPathStrength:
 
 @dataclass(frozen=True)
 class LoraMetadata:
-    """What a LoRA file says of itself.
+    """The metadata of a LoRA file.
 
-    reference_downscale_factor: how much smaller the reference video of an IC-LoRA is than the video to be made.
+    reference_downscale_factor: how many times smaller an IC-LoRA's reference video is than the video to be made.
     """
 
     reference_downscale_factor: int = 1
@@ -42,7 +42,7 @@ class LoraMetadata:
 
 @dataclass(frozen=True)
 class LoraReport:
-    """How many pairs of a file met a layer of the network, and the layers that those meant which met none."""
+    """The number of a file's pairs that fit a layer of the network, and the names of those that fit none."""
 
     path: Path
     strength: float
@@ -52,7 +52,7 @@ class LoraReport:
 
     def __str__(self) -> str:
         line = f"LoRA {self.path} × {self.strength:g}: {self.matched} of {self.pairs} pairs fused"
-        return f"{line}; no such layers for {_some(self.unmatched)}" if self.unmatched else line
+        return f"{line}; the network has no layer for {_some(self.unmatched)}" if self.unmatched else line
 
 
 @dataclass(frozen=True)
@@ -75,32 +75,34 @@ def lora_metadata(path: str | Path) -> LoraMetadata:
 def read_lora(lora: LoraPathStrength) -> Lora:
     """Open a LoRA file; tensors are read when they are first used.
 
-    Raises WeightsError for keys that are no A or B (alpha, dora_scale, …: they would change the result), for a half
-    pair, and for pairs that do not fit each other.
+    Raises WeightsError for keys other than A and B (alpha, dora_scale and others would change the result), for an
+    incomplete pair, and for an A and B that do not fit each other.
     """
     header = read_checkpoint(lora.path)
     if other := [key for key in header.tensors if not key.endswith((A, B))]:
-        raise WeightsError(f"{header.path}: keys of another kind of adapter: {_some(other)}. {_EXPECTED}")
+        raise WeightsError(f"{header.path}: it has keys of another kind of adapter: {_some(other)}. {_EXPECTED}")
     layers = dict.fromkeys(key.removesuffix(A).removesuffix(B) for key in header.tensors)
     if half := [name + end for name in layers for end in (A, B) if name + end not in header.tensors]:
-        raise WeightsError(f"{header.path}: half a pair, without {_some(half)}. {_EXPECTED}")
+        raise WeightsError(f"{header.path}: a pair is incomplete, {_some(half)} is missing. {_EXPECTED}")
     for name in layers:
         a, b = header.tensors[name + A], header.tensors[name + B]
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-            raise WeightsError(f"{header.path}: {name}: A {a.shape} and B {b.shape} are no (rank, in) and (out, rank)")
+            raise WeightsError(
+                f"{header.path}: {name}: A is {a.shape} and B {b.shape}, expected (rank, in) and (out, rank)"
+            )
         if wrong := {a.dtype, b.dtype} - {"BF16", "F16", "F32"} or {a.dtype} - {b.dtype}:
             raise WeightsError(f"{header.path}: {name}: {'/'.join(sorted(wrong))}, expected BF16, F16 or F32 for both")
     arrays = header.arrays()
     pairs = {name.removeprefix(PREFIX): (arrays[name + A], arrays[name + B]) for name in layers}
     if len(pairs) != len(layers):
-        raise WeightsError(f"{header.path}: a layer stands there both with and without {PREFIX}")
+        raise WeightsError(f"{header.path}: a layer is given both with and without {PREFIX}. {_EXPECTED}")
     return Lora(header.path, float(lora.strength), pairs)
 
 
 def report_on(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
-    """What a LoRA does to a network with these parameters (path → shape).
+    """Match a LoRA with a network that has these parameters (path → shape).
 
-    Raises WeightsError when it does nothing, or when a pair's shape is not its layer's.
+    Raises WeightsError when no pair fits, or when a pair's shape is not its layer's.
     """
     unmatched = tuple(name for name in lora.pairs if f"{name}.weight" not in weights)
     if len(unmatched) == len(lora.pairs):
@@ -112,7 +114,7 @@ def report_on(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
         shape, product = weights.get(f"{name}.weight"), (b.shape[0], a.shape[1])
         if shape is not None and shape != product:
             found = f"B·A is {product}, the weight {shape}"
-            raise WeightsError(f"{lora.path}: {name}: {found}. This LoRA is another model's")
+            raise WeightsError(f"{lora.path}: {name}: {found}. This LoRA was made for another model")
     return LoraReport(lora.path, lora.strength, len(lora.pairs), len(lora.pairs) - len(unmatched), unmatched)
 
 
@@ -137,7 +139,7 @@ def _scaled(b: mx.array, strength: float) -> mx.array:
 def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) -> mx.array:
     """The parameter ``name`` with every LoRA added, in ``dtype``. Lazy: nothing is computed before it is used.
 
-    weight: of any floating dtype (the reference takes bfloat16 and float8 alone). Where ``dtype`` is float8 it is
+    weight: of any floating dtype (the reference takes only bfloat16 and float8). Where ``dtype`` is float8 it is
     float8, the sum is formed in bfloat16 and rounded, as the reference does on a CPU (on CUDA it rounds at random).
     """
     delta = prepare_deltas(loras, name, mx.bfloat16 if dtype == FP8 else dtype)
@@ -151,7 +153,7 @@ def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) 
 def fuse_scaled(
     loras: tuple[Lora, ...], name: str, weight: mx.array, weight_scale: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """The same for a float8 weight with a scale: where a LoRA is added, in float32, bytes and scale are new."""
+    """Add every LoRA to a float8 weight with a scale, in float32; bytes and scale change only where one is added."""
     delta = prepare_deltas(loras, name, mx.bfloat16)
     if delta is None:
         return weight, weight_scale

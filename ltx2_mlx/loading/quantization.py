@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..errors import InputError
+from ..nn.module import Module
 
 FP8 = mx.uint8
 FP8_MAX = 448.0
@@ -23,13 +24,13 @@ DOWNCAST = (".to_q", ".to_k", ".to_v", ".to_out.0", "ff.net.0.proj", "ff.net.2")
 def check_policy(quantization: str | None) -> None:
     """Raises InputError for anything but None and ``fp8-cast``."""
     if quantization == "fp8-scaled-mm":
-        raise InputError("quantization fp8-scaled-mm needs TensorRT-LLM, which is CUDA's alone: use fp8-cast")
+        raise InputError("quantization is 'fp8-scaled-mm', which needs TensorRT-LLM (CUDA only): use fp8-cast")
     if quantization not in (None, "fp8-cast"):
         raise InputError(f"quantization is {quantization!r}, expected fp8-cast or None")
 
 
 def is_downcast(name: str) -> bool:
-    """Whether fp8-cast keeps this parameter of the transformer in float8."""
+    """True for the transformer's parameters that fp8-cast keeps in float8."""
     layer, _, leaf = name.rpartition(".")
     return name.startswith("transformer_blocks.") and layer.endswith(DOWNCAST) and leaf in ("weight", "bias")
 
@@ -50,7 +51,7 @@ def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.ar
     return to_fp8(weight * scale), 1 / scale
 
 
-class Fp8Linear(nn.Module):
+class Fp8Linear(Module):
     """A linear layer whose weight, and bias where there is one, are float8. It computes in its input's dtype.
 
     scaled: the weight is its bytes times ``weight_scale``, as in checkpoints that are released in float8.
@@ -81,7 +82,7 @@ def amend_forward_with_upcast(model: nn.Module, scales: Container[str] = ()) -> 
     scales: paths of the ``weight_scale`` that there are.
     """
     layers = {
-        path: Fp8Linear(*reversed(layer.weight.shape), "bias" in layer, f"{path}.weight_scale" in scales)
+        path: Fp8Linear(layer.weight.shape[1], layer.weight.shape[0], "bias" in layer, f"{path}.weight_scale" in scales)
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and is_downcast(f"{path}.weight")
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .fused import fused
+from .module import Module
 
 
 @fused
@@ -25,11 +25,15 @@ def silu(x: mx.array) -> mx.array:
     return (y * mx.sigmoid(y)).astype(x.dtype)
 
 
-class GELUTanh(nn.Module):
+class GELUTanh(Module):
+    """``gelu_tanh`` as a layer."""
+
     def __call__(self, x: mx.array) -> mx.array:
         return gelu_tanh(x)
 
 
-class SiLU(nn.Module):
+class SiLU(Module):
+    """``silu`` as a layer."""
+
     def __call__(self, x: mx.array) -> mx.array:
         return silu(x)

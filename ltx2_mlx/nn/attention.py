@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .activation import gelu_tanh
+from .module import Module
 from .rope import LTXRopeType, apply_rotary_emb
 
 
@@ -24,8 +25,8 @@ def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: 
     return out.swapaxes(1, 2).reshape(B, T, inner)
 
 
-class Attention(nn.Module):
-    """Source: ``ltx_core.model.transformer.attention.Attention``.
+class Attention(Module):
+    """Multi-head attention. Source: ``ltx_core.model.transformer.attention.Attention``.
 
     The q/k norms span all heads together. ``to_gate_logits`` exists in gated checkpoints (2.3) only.
     """
@@ -84,10 +85,13 @@ class Attention(nn.Module):
             # 2·sigmoid, so that a zero logit is the identity (tap: to_out.0, its input)
             gates = 2.0 * mx.sigmoid(self.to_gate_logits(x))
             out = (out.reshape(*out.shape[:2], self.heads, self.dim_head) * gates[..., None]).reshape(out.shape)
-        return self.to_out[1](self.to_out[0](out))
+        projected: mx.array = self.to_out[1](self.to_out[0](out))
+        return projected
 
 
-class GELUApprox(nn.Module):
+class GELUApprox(Module):
+    """A projection and its activation. ``(…, dim_in)`` → ``(…, dim_out)``."""
+
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
         self.proj = nn.Linear(dim_in, dim_out)
@@ -96,7 +100,7 @@ class GELUApprox(nn.Module):
         return gelu_tanh(self.proj(x))
 
 
-class FeedForward(nn.Module):
+class FeedForward(Module):
     """D → 4D → D. ``net`` is a plain list: parameters are ``net.0.proj`` and ``net.2``, as in the checkpoint."""
 
     def __init__(self, dim: int, dim_out: int, mult: int = 4):

@@ -1,6 +1,6 @@
 """Convolutions, channels-last: ``(B, [[T,] H,] W, C)``.
 
-A leaf that owns a weight says in ``from_file`` how the file's axes are ordered here; ``weights.load`` applies it once.
+A leaf that owns a weight says in ``from_file`` how the file's axes are ordered here; ``loading.load`` applies it once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from math import prod
 from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
+
+from .module import Module
 
 Sizes = tuple[int, ...]
 
 
-class _Conv(nn.Module):
+class _Conv(Module):
     dims: ClassVar[int]
+    stride: Sizes
+    padding: Sizes
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: Sizes = (), padding: Sizes = ()):
         super().__init__()
@@ -27,9 +30,11 @@ class _Conv(nn.Module):
 
 
 class Conv2d(_Conv):
-    """Kernels of ``(out, in, h, w)`` in the file."""
+    """A convolution in height and width. Kernels of ``(out, in, h, w)`` in the file."""
 
     dims = 2
+    stride: tuple[int, int]
+    padding: tuple[int, int]
     from_file: ClassVar = {"weight": (0, 2, 3, 1)}
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -38,9 +43,14 @@ class Conv2d(_Conv):
 
 
 class Conv3d(_Conv):
-    """Kernels of ``(out, in, t, h, w)`` in the file. ``reflect``: the padding mirrors instead of being zero."""
+    """A convolution in time, height and width. Kernels of ``(out, in, t, h, w)`` in the file.
+
+    reflect: the padding mirrors the input instead of being zero.
+    """
 
     dims = 3
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int]
     from_file: ClassVar = {"weight": (0, 2, 3, 4, 1)}
 
     def __init__(
@@ -61,7 +71,7 @@ class Conv3d(_Conv):
         if self.reflect:
             for axis, amount in enumerate(padding, start=1):
                 x = reflect_pad(x, axis, amount)
-            padding = 0
+            padding = (0, 0, 0)
         return mx.conv3d(x, self.weight, self.stride, padding) + self.bias
 
 
@@ -75,7 +85,7 @@ def reflect_pad(x: mx.array, axis: int, amount: int) -> mx.array:
     return mx.concatenate([before, x, after], axis=axis)
 
 
-class CausalConv3d(nn.Module):
+class CausalConv3d(Module):
     """A 3-D convolution that repeats edge frames in time and pads space with zeros or mirrored.
 
     Source: ``ltx_core.model.video_vae.convolution.CausalConv3d``.
@@ -107,9 +117,9 @@ LARGEST_COPY = 2**25
 
 
 def in_pieces(move: Callable[[mx.array], mx.array], x: mx.array, rows: int = 1) -> mx.array:
-    """``move(x)``, one band of axis 2 after the other where the whole is more than one copy may be.
+    """``move(x)``, band by band of axis 2 where ``x`` is too large for one copy.
 
-    move: a rearrangement that treats each ``rows`` slices of axis 2 alike and by themselves.
+    move: a rearrangement that works on each ``rows`` slices of axis 2 separately and in the same way.
     """
     bands = min(x.shape[2] // rows, -(-x.size // LARGEST_COPY))
     if bands < 2:
@@ -145,7 +155,7 @@ def _depth_to_space(x: mx.array, factors: Sizes) -> mx.array:
     return x.reshape(B, *(size * p for size, p in zip(sizes, factors, strict=True)), -1)
 
 
-class PixelShuffleND(nn.Module):
+class PixelShuffleND(Module):
     """Channels into space: ``dims`` 1 along time, 2 along height and width, 3 along all of them."""
 
     def __init__(self, dims: int, upscale_factors: Sizes = (2, 2, 2)):
@@ -154,10 +164,11 @@ class PixelShuffleND(nn.Module):
         self.factors = (*factors, 1, 1) if dims == 1 else factors
 
     def __call__(self, x: mx.array) -> mx.array:
+        """``(B, d, …, C·p…)`` → ``(B, d·p, …, C)``."""
         return depth_to_space(x, self.factors)
 
 
-class BlurDownsample(nn.Module):
+class BlurDownsample(Module):
     """A 5 × 5 binomial blur, the kernel read from the file, at every ``stride``-th pixel; zeros around the image."""
 
     def __init__(self, stride: int, kernel_size: int = 5):

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
+
+from .module import Module
 
 
-class Conv1d(nn.Module):
-    """As long as its input: an odd kernel, zeros on both sides. Kernels of ``(out, in, k)`` in the file."""
+class Conv1d(Module):
+    """A convolution whose output is as long as its input: an odd kernel, zeros on both sides.
+
+    Kernels of ``(out, in, k)`` in the file.
+    """
 
     from_file: ClassVar = {"weight": (0, 2, 1)}
 
@@ -26,8 +30,11 @@ class Conv1d(nn.Module):
         return y + self.bias if "bias" in self else y
 
 
-class ConvTranspose1d(nn.Module):
-    """``stride`` times as long as its input, and one sample more where k − stride is odd. (in, out, k) in the file."""
+class ConvTranspose1d(Module):
+    """A transposed convolution: ``stride`` times as long as its input, one sample more where k − stride is odd.
+
+    Kernels of ``(in, out, k)`` in the file.
+    """
 
     from_file: ClassVar = {"weight": (1, 2, 0)}
 

@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from .activation import GELUTanh, SiLU
+from .module import Module
 
 
 @functools.lru_cache(maxsize=4)
@@ -26,7 +27,9 @@ def get_timestep_embedding(timesteps: mx.array, embedding_dim: int) -> mx.array:
     return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
 
 
-class Timesteps(nn.Module):
+class Timesteps(Module):
+    """``get_timestep_embedding`` as a layer."""
+
     def __init__(self, num_channels: int):
         super().__init__()
         self.num_channels = num_channels
@@ -36,7 +39,9 @@ class Timesteps(nn.Module):
         return get_timestep_embedding(timesteps, self.num_channels)
 
 
-class TimestepEmbedding(nn.Module):
+class TimestepEmbedding(Module):
+    """Two linear layers with SiLU between them."""
+
     def __init__(self, in_channels: int, time_embed_dim: int):
         super().__init__()
         self.linear_1 = nn.Linear(in_channels, time_embed_dim)
@@ -48,7 +53,9 @@ class TimestepEmbedding(nn.Module):
         return self.linear_2(self.act(self.linear_1(sample)))
 
 
-class PixArtAlphaCombinedTimestepSizeEmbeddings(nn.Module):
+class PixArtAlphaCombinedTimestepSizeEmbeddings(Module):
+    """The timestep's sinusoid and its embedding."""
+
     def __init__(self, embedding_dim: int):
         super().__init__()
         self.time_proj = Timesteps(256)
@@ -59,7 +66,7 @@ class PixArtAlphaCombinedTimestepSizeEmbeddings(nn.Module):
         return self.timestep_embedder(self.time_proj(timestep).astype(hidden_dtype))
 
 
-class AdaLayerNormSingle(nn.Module):
+class AdaLayerNormSingle(Module):
     """One embedding of the timestep, projected to ``embedding_coefficient`` modulation rows for all blocks."""
 
     def __init__(self, embedding_dim: int, embedding_coefficient: int):
@@ -74,7 +81,9 @@ class AdaLayerNormSingle(nn.Module):
         return self.linear(self.silu(embedded_timestep)), embedded_timestep
 
 
-class PixArtAlphaTextProjection(nn.Module):
+class PixArtAlphaTextProjection(Module):
+    """Two linear layers with GELU between them, from the text's width to the model's."""
+
     def __init__(self, in_features: int, hidden_size: int):
         super().__init__()
         self.linear_1 = nn.Linear(in_features, hidden_size)

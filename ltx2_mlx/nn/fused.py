@@ -9,8 +9,11 @@ import mlx.core as mx
 
 
 def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """``mx.compile`` on a GPU. On a CPU the function as it is: there MLX calls a C++ compiler at run time, which takes
-    about a second for every kernel and shape class, and saves nothing beside the matrix products."""
+    """Compile ``function`` with ``mx.compile`` on a GPU, and leave it as it is on a CPU.
+
+    There MLX calls a C++ compiler at run time, which takes about a second for each kernel and shape class, and saves
+    nothing beside the matrix products.
+    """
     compiled = mx.compile(function)
 
     @wraps(function)

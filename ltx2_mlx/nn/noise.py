@@ -1,4 +1,4 @@
-"""Where random numbers are drawn: on the host, so that a seed gives the same ones on every device."""
+"""Random numbers are drawn on the host, so that a seed gives the same ones on every device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from ..errors import InputError
 
 
 class Generator:
-    """A stream of standard normal numbers from one seed, NumPy's. Give an object with the same two methods to draw them
-    elsewhere, or to inject recorded ones."""
+    """A stream of standard normal numbers from one seed, drawn by NumPy.
+
+    Any object with the same two methods can take its place, for example to replay recorded numbers.
+    """
 
     def __init__(self, seed: int):
         if seed < 0:
@@ -20,11 +22,11 @@ class Generator:
         self.stream = np.random.default_rng(seed)
 
     def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
-        """Drawn in float32 and rounded: a seed's noise is the same in every dtype, but for the rounding."""
+        """Numbers drawn in float32 and rounded, so that a seed's noise differs between dtypes only by the rounding."""
         return mx.array(self.stream.standard_normal(tuple(shape), dtype=np.float32)).astype(dtype)
 
     def randn64(self, shape: Sequence[int]) -> np.ndarray:
-        """In float64, for samplers that compute in it."""
+        """Numbers in float64, for samplers that compute in it."""
         return self.stream.standard_normal(tuple(shape))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
+
+from .module import Module
 
 
 def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> mx.array:
@@ -11,8 +12,8 @@ def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> 
     return mx.fast.rms_norm(x, weight, eps)
 
 
-class PixelNorm(nn.Module):
-    """Each position by its root mean square over the channels, ``(…, C)`` → the same shape."""
+class PixelNorm(Module):
+    """Divide each position by its root mean square over the channels, ``(…, C)`` → the same shape."""
 
     def __init__(self, eps: float = 1e-8):
         super().__init__()
@@ -22,7 +23,7 @@ class PixelNorm(nn.Module):
         return rms_norm(x, eps=self.eps)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Module):
     """``(B, …, C)`` over all positions and the channels of a group together, as torch's GroupNorm, in float32.
 
     Sums run over one axis after the other: a single float32 sum over a latent's million values, as MLX's own group
@@ -43,13 +44,13 @@ class GroupNorm(nn.Module):
 
     @staticmethod
     def _mean(y: mx.array) -> mx.array:
-        """Of ``(B, …, groups, C)`` over everything but batch and groups."""
+        """The mean of ``(B, …, groups, C)`` over all axes except batch and groups."""
         for axis in (y.ndim - 1, *range(y.ndim - 3, 0, -1)):
             y = y.mean(axis=axis, keepdims=True)
         return y
 
 
-class PerChannelStatistics(nn.Module):
+class PerChannelStatistics(Module):
     """Mean and standard deviation of every latent channel over the training data, for ``(B, C, …)`` latents."""
 
     # Other statistics that released files carry beside the two.
@@ -61,12 +62,12 @@ class PerChannelStatistics(nn.Module):
         self["mean-of-means"] = mx.zeros((latent_channels,))
 
     def un_normalize(self, x: mx.array) -> mx.array:
-        """Latents as the encoder made them, from unit variance."""
+        """Undo ``normalize``."""
         std, mean = self._like(x)
         return x * std + mean
 
     def normalize(self, x: mx.array) -> mx.array:
-        """Latents of unit variance."""
+        """Scale latents to mean 0 and variance 1 over the training data."""
         std, mean = self._like(x)
         return (x - mean) / std
 

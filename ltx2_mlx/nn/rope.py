@@ -20,6 +20,8 @@ from .fused import fused
 
 
 class LTXRopeType(Enum):
+    """The pairs that turn together: neighbours (interleaved), or one number of each half of a head (split)."""
+
     INTERLEAVED = "interleaved"
     SPLIT = "split"
 
@@ -38,7 +40,7 @@ def generate_freq_grid_np(
 def generate_freq_grid_pytorch(
     positional_embedding_theta: float, positional_embedding_max_pos_count: int, inner_dim: int
 ) -> np.ndarray:
-    """The same grid as a float32 computation gives it, for checkpoints without ``frequencies_precision: float64``.
+    """The grid as float32 computes it, for checkpoints without ``frequencies_precision: float64``.
 
     The exponents are float32 numbers, filled from both ends as torch does; each power is rounded once.
     """
@@ -65,8 +67,8 @@ def generate_freqs(
         elif indices_grid.ndim == 4:
             indices_grid = indices_grid[..., 0]
         centred = get_fractional_positions(indices_grid, max_pos) * 2 - 1
-        centred = np.array(centred.astype(mx.float32))
-    angles = indices * centred[..., None]
+        fractions = np.array(centred.astype(mx.float32))
+    angles: np.ndarray = indices * fractions[..., None]
     return angles.swapaxes(-1, -2).reshape(*angles.shape[:2], -1)
 
 

@@ -1,4 +1,4 @@
-"""The recipes from a prompt to frames and sound, one file each, named as in ``ltx_pipelines``."""
+"""The pipelines from a prompt to frames and audio, one file each, named as in ``ltx_pipelines``."""
 
 from .a2vid_two_stage import A2VidPipelineTwoStage
 from .constants import DEFAULT_NEGATIVE_PROMPT, PipelineParams, detect_params

@@ -1,4 +1,4 @@
-"""A video for a given sound: its latent is fixed in both stages, and the sound itself goes into the result."""
+"""A video for given audio: its latent stays fixed in both stages, and the audio itself goes into the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 
 from ..audio_vae import encode_audio
 from ..diffusion.denoisers import multi_modal_guider_denoising_func
@@ -20,17 +19,20 @@ from ..media.reading import decode_audio_from_file
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages
-from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 
 logger = logging.getLogger(__name__)
 
 
 class A2VidPipelineTwoStage:
-    """Source: ``ltx_pipelines.a2vid_two_stage``. distilled_lora: fused in the second stage only, after the others."""
+    """The pipeline of given audio. Source: ``ltx_pipelines.a2vid_two_stage``.
+
+    distilled_lora: fused in the second stage only, after the others.
+    """
 
     def __init__(
         self,
+        *,
         checkpoint_path: str | Path,
         distilled_lora: Sequence[LoraPathStrength],
         spatial_upsampler_path: str | Path,
@@ -45,6 +47,7 @@ class A2VidPipelineTwoStage:
 
     def __call__(
         self,
+        *,
         prompt: str,
         negative_prompt: str,
         seed: int,
@@ -55,17 +58,16 @@ class A2VidPipelineTwoStage:
         num_inference_steps: int,
         video_guider_params: MultiModalGuiderParams,
         images: Sequence[ImageConditioningInput] = (),
-        *,
         audio_path: str | Path,
         audio_start_time: float = 0.0,
         audio_max_duration: float | None = None,
         tiling_config: TilingConfig | None = None,
         enhance_prompt: bool = False,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound of the file from ``audio_start_time`` seconds on,
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio of the file from ``audio_start_time`` seconds on:
         ``audio_max_duration`` seconds of it, or as long as the video.
 
-        A sound shorter than the video is followed by silence in what the model hears (the reference refuses it).
+        Audio that is shorter than the video is followed by silence in what the model hears (the reference refuses it).
         """
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
@@ -77,7 +79,7 @@ class A2VidPipelineTwoStage:
         duration = num_frames / frame_rate
         audio = read_audio(audio_path, audio_start_time, duration if audio_max_duration is None else audio_max_duration)
         positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, images=images)
-        sound = _encoded(ledger, with_silence(audio, duration), whole)
+        latent = _encoded(ledger, with_silence(audio, duration), whole)
 
         video, _ = stages.denoise_audio_video(
             ledger,
@@ -88,29 +90,16 @@ class A2VidPipelineTwoStage:
             lambda transformer: multi_modal_guider_denoising_func(
                 MultiModalGuider(video_guider_params, negative.video_encoding),
                 MultiModalGuider(MultiModalGuiderParams()),
-                positive.video_encoding,
-                positive.audio_encoding,
+                *stages.both(positive),
                 transformer,
             ),
             conditionings=stages.image_conditionings(ledger, images, half),
-            initial_audio_latent=sound,
+            initial_audio_latent=latent,
             frozen_audio=True,
         )
         ledger = self.stage_2_model_ledger
-        video = stages.upsampled(ledger, video)
-        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
-        video, _ = stages.denoise_audio_video(
-            ledger,
-            "stage 2",
-            whole,
-            noiser,
-            sigmas,
-            stages.simple(positive),
-            conditionings=stages.image_conditionings(ledger, images, whole),
-            noise_scale=float(sigmas[0]),
-            initial_video_latent=video,
-            initial_audio_latent=sound,
-            frozen_audio=True,
+        video, _ = stages.second_stage(
+            ledger, whole, noiser, video, latent, stages.simple(positive), images, frozen_audio=True
         )
         frames, _ = stages.decoded(ledger, video, None, tiling_config, generator)
         kept = Audio(audio.waveform[0], audio.sampling_rate) if ledger.settings.audio else None
@@ -118,9 +107,10 @@ class A2VidPipelineTwoStage:
 
 
 def read_audio(path: str | Path, start_time: float, max_duration: float) -> Audio:
+    """``(1, channels, samples)`` of a file. Raises InputError where it has no audio from ``start_time`` seconds on."""
     audio = decode_audio_from_file(path, start_time, max_duration)
     if audio is None or audio.waveform.size == 0:
-        raise InputError(f"{path}: no sound from {start_time:g} s on")
+        raise InputError(f"{path} has no audio from {start_time:g} s on: give another file, or an earlier start")
     return audio
 
 
@@ -129,12 +119,12 @@ def with_silence(audio: Audio, duration: float) -> Audio:
     missing = round(duration * audio.sampling_rate) - audio.waveform.shape[-1]
     if missing <= 0:
         return audio
-    logger.warning("the sound is %.2f s shorter than the video; silence follows it", missing / audio.sampling_rate)
+    logger.warning("the audio is %.2f s shorter than the video; silence follows it", missing / audio.sampling_rate)
     return Audio(mx.pad(audio.waveform, [(0, 0), (0, 0), (0, missing)]), audio.sampling_rate)
 
 
 def _encoded(ledger: ModelLedger, audio: Audio, shape: VideoPixelShape) -> mx.array:
-    """The latent ``(1, 8, T, 16)`` of the sound, cut to the video's length."""
+    """The latent ``(1, 8, T, 16)`` of the audio, cut to the length of the video."""
     frames = stages.audio_tools(shape).target_shape.frames
     latent = encode_audio(audio, ledger.audio_encoder())
     if latent.shape[2] < frames:  # the encoder rounds down; the last latent frame is less than 40 ms

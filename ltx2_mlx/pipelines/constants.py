@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.schedulers import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
-from ..loading.load import read_checkpoint
+from ..loading.checkpoint import read_checkpoint
 
 __all__ = ["DISTILLED_SIGMA_VALUES", "STAGE_2_DISTILLED_SIGMA_VALUES"]
 
@@ -16,7 +16,7 @@ VIDEO_LATENT_CHANNELS = 128
 
 @dataclass(frozen=True)
 class PipelineParams:
-    """Sizes in pixels of a first stage, frames a second, and guidance: what the flags default to."""
+    """Defaults of the command line: sizes in pixels of a first stage, frames a second, and guidance."""
 
     seed: int = 10
     stage_1_height: int = 512
@@ -58,10 +58,14 @@ LTX_2_3_HQ_PARAMS = PipelineParams(
 
 def detect_params(checkpoint_path: str | Path) -> PipelineParams:
     """The defaults of the checkpoint's ``model_version``. Raises CheckpointError where it cannot be read."""
-    return LTX_2_3_PARAMS if read_checkpoint(checkpoint_path).version.startswith("2.3") else LTX_2_PARAMS
+    return params_of(read_checkpoint(checkpoint_path).version)
 
 
-# Ours, and not the reference's text: what a video should rather not be.
+def params_of(version: str) -> PipelineParams:
+    return LTX_2_3_PARAMS if version.startswith("2.3") else LTX_2_PARAMS
+
+
+# Our own text, not the reference's: what a video should avoid.
 DEFAULT_NEGATIVE_PROMPT = (
     "low quality, blurred, out of focus, grainy, noisy, overexposed, too dark, washed out, banding, flicker, jitter, "
     "warped faces and hands, extra fingers, morphing objects, text, watermark, subtitles, logo, jump cut, "

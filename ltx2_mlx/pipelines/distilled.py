@@ -1,4 +1,4 @@
-"""Two stages of a distilled model: eight steps at half size, upsampled, three more. No guidance."""
+"""Two stages of a distilled model without guidance: eight steps at half the size, then three at the full size."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages
-from .constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 
 
 class DistilledPipeline:
-    """Source: ``ltx_pipelines.distilled``. loras: fused in both stages."""
+    """The distilled pipeline. Source: ``ltx_pipelines.distilled``. loras: fused in both stages."""
 
     def __init__(
         self,
+        *,
         distilled_checkpoint_path: str | Path,
         gemma_root: str | Path | None,
         spatial_upsampler_path: str | Path,
@@ -33,6 +34,7 @@ class DistilledPipeline:
 
     def __call__(
         self,
+        *,
         prompt: str,
         seed: int,
         height: int,
@@ -43,8 +45,11 @@ class DistilledPipeline:
         tiling_config: TilingConfig | None = None,
         enhance_prompt: bool = False,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64; num_frames: 8k + 1;
-        tiling_config: None lets the decoder choose by memory. Raises InputError for what cannot be made."""
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio. height, width: multiples of 64.
+
+        num_frames: 8k + 1. tiling_config: None lets the decoder choose by memory. Raises InputError for what cannot be
+        made.
+        """
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
         ledger = self.model_ledger
@@ -62,25 +67,13 @@ class DistilledPipeline:
             "stage 1",
             half,
             noiser,
-            np.float32(DISTILLED_SIGMA_VALUES),
+            np.array(DISTILLED_SIGMA_VALUES, np.float32),
             stages.simple(context),
             conditionings=conditionings,
             transformer=transformer,
         )
-        video = stages.upsampled(ledger, video)
-        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
-        video, audio = stages.denoise_audio_video(
-            ledger,
-            "stage 2",
-            whole,
-            noiser,
-            sigmas,
-            stages.simple(context),
-            conditionings=stages.image_conditionings(ledger, images, whole),
-            noise_scale=float(sigmas[0]),
-            initial_video_latent=video,
-            initial_audio_latent=audio,
-            transformer=transformer,
+        video, audio = stages.second_stage(
+            ledger, whole, noiser, video, audio, stages.simple(context), images, transformer=transformer
         )
         del transformer
         return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -1,5 +1,5 @@
-"""A short prompt made longer by Gemma itself, on the same folder of weights: through mlx-lm, or through mlx-vlm where
-Gemma is to see the video's first picture. Both are optional extras."""
+"""Lets Gemma itself, from the same folder of weights, rewrite a short prompt as a long one: through mlx-lm, or through
+mlx-vlm where Gemma is to see the video's first image. Both are optional extras."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
+import numpy as np
 from PIL import Image
 
 from ..errors import InputError
@@ -64,14 +65,14 @@ def enhance_prompt(
 ) -> str:
     """``prompt`` rewritten as one long description. The same seed gives the same text on the same machine.
 
-    image_path: the video's first picture, which Gemma sees beside the prompt. system_prompt: None for our own,
-    SYSTEM_PROMPT or, beside a picture, IMAGE_SYSTEM_PROMPT. MLX's global random state moves on by one draw, however
-    many Gemma takes, and the language model is released. Raises InputError where mlx-lm (with a picture, mlx-vlm) is
-    not installed, or where nothing that could serve as a prompt came out; what ``decode_image`` raises for the picture.
+    image_path: the video's first image, which Gemma sees beside the prompt. system_prompt: None for our own,
+    SYSTEM_PROMPT or, beside an image, IMAGE_SYSTEM_PROMPT. MLX's global random state moves on by one draw, however
+    many Gemma takes, and the language model is released. Raises InputError where mlx-lm (with an image, mlx-vlm) is
+    not installed, or where Gemma's answer has no words; and what ``decode_image`` raises for the image.
 
     Source: ``ltx_pipelines.utils.helpers.generate_enhanced_prompt``.
     """
-    after = mx.random.randint(0, 2**31 - 1).item()  # the state itself can be read but not put back
+    after = int(np.array(mx.random.randint(0, 2**31 - 1)))  # the state itself can be read but not put back
     try:
         if image_path is None:
             messages = _messages(system_prompt or SYSTEM_PROMPT, prompt.strip())
@@ -89,24 +90,32 @@ def enhance_prompt(
     return enhanced
 
 
-def _messages(system: str, user: str | list[dict[str, str]]) -> list[dict[str, object]]:
+Message = dict[str, object]
+
+
+def _messages(system: str, user: str | list[dict[str, str]]) -> list[Message]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _written(gemma_root: str | Path, messages: list, seed: int, max_tokens: int, temperature: float) -> str:
+def _written(gemma_root: str | Path, messages: list[Message], seed: int, max_tokens: int, temperature: float) -> str:
     mlx_lm, sampling = _imported("mlx_lm"), _imported("mlx_lm", ".sample_utils")
     model, tokenizer = mlx_lm.load(str(gemma_root))
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     mx.random.seed(seed)  # loading draws too
     sampler = sampling.make_sampler(temp=temperature)
-    return mlx_lm.generate(model, tokenizer, prompt=ids, max_tokens=max_tokens, sampler=sampler)
+    return str(mlx_lm.generate(model, tokenizer, prompt=ids, max_tokens=max_tokens, sampler=sampler))
 
 
 def _written_beside(
-    image_path: str | Path, gemma_root: str | Path, messages: list, seed: int, max_tokens: int, temperature: float
+    image_path: str | Path,
+    gemma_root: str | Path,
+    messages: list[Message],
+    seed: int,
+    max_tokens: int,
+    temperature: float,
 ) -> str:
-    """The same tokens and pixels as the reference's. Within the picture mlx-vlm's attention is causal, and
-    transformers' goes both ways."""
+    """Gives Gemma the same tokens and pixels as the reference. Within the image mlx-vlm's attention is causal, and that
+    of transformers goes both ways."""
     mlx_vlm = _imported("mlx_vlm")
     image = Image.fromarray(resize_aspect_ratio_preserving(decode_image(image_path), IMAGE_LONG_SIDE))
     model, processor = mlx_vlm.load(str(gemma_root))
@@ -116,18 +125,18 @@ def _written_beside(
     text = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     mx.random.seed(seed)
     options = {"max_tokens": max_tokens, "temperature": temperature, "skip_special_tokens": True}
-    return mlx_vlm.generate(model, processor, text, image=image, **options).text
+    return str(mlx_vlm.generate(model, processor, text, image=image, **options).text)
 
 
 def clean_response(text: str) -> str:
-    """From the first letter on, typographic characters made plain; empty where there is no letter."""
+    """The text from its first letter on, with plain quotes, dashes and spaces; empty where there is no letter."""
     text = text.translate(_PLAIN).strip()
     start = next((i for i, character in enumerate(text) if character.isalpha()), len(text))
     return text[start:]
 
 
 def library(image: bool) -> tuple[str, str]:
-    """Of what enhancement needs, with or without a picture: the module's name, and how to install it."""
+    """The module that enhancement needs, with or without an image, and the command that installs it."""
     extra = "enhance-image" if image else "enhance"
     return "mlx_vlm" if image else "mlx_lm", f"pip install 'ltx2-mlx[{extra}]'"
 

@@ -1,4 +1,4 @@
-"""Distilled stages whose first one follows a reference video (depth, pose, edges …) through an in-context LoRA."""
+"""Two distilled stages; the first follows a reference video (depth, pose, edges …) through an in-context LoRA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import mlx.core as mx
 import numpy as np
 
 from ..diffusion.conditioning import (
-    ConditioningItem,
     ConditioningItemAttentionStrengthWrapper,
     VideoConditionByReferenceLatent,
 )
@@ -21,15 +20,16 @@ from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from ..video_vae import VideoEncoder, crop_frames
 from . import stages
-from .constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 
 
 class ICLoraPipeline:
-    """Source: ``ltx_pipelines.ic_lora``. loras: fused in the first stage only."""
+    """The pipeline of in-context LoRAs. Source: ``ltx_pipelines.ic_lora``. loras: fused in the first stage only."""
 
     def __init__(
         self,
+        *,
         distilled_checkpoint_path: str | Path,
         spatial_upsampler_path: str | Path,
         gemma_root: str | Path | None,
@@ -40,13 +40,11 @@ class ICLoraPipeline:
             distilled_checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
         )
         self.stage_2_model_ledger = self.stage_1_model_ledger.with_loras(())
-        factors = {lora_metadata(lora.path).reference_downscale_factor for lora in loras} - {1}
-        if len(factors) > 1:
-            raise InputError(f"the LoRAs want reference videos of different sizes: 1/{', 1/'.join(map(str, factors))}")
-        self.reference_downscale_factor = factors.pop() if factors else 1
+        self.reference_downscale_factor = reference_downscale_factor(loras)
 
     def __call__(
         self,
+        *,
         prompt: str,
         seed: int,
         height: int,
@@ -61,7 +59,7 @@ class ICLoraPipeline:
         skip_stage_2: bool = False,
         conditioning_attention_mask: mx.array | None = None,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64.
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio. height, width: multiples of 64.
 
         video_conditioning: (path, strength) of each reference video. conditioning_attention_strength: how far the video
         and its references attend to each other, 0 to 1; conditioning_attention_mask: the same by region, times that,
@@ -69,12 +67,11 @@ class ICLoraPipeline:
         """
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
-        if not 0.0 <= conditioning_attention_strength <= 1.0:
-            raise InputError(f"conditioning_attention_strength is {conditioning_attention_strength}, expected 0 to 1")
+        check_attention_strength(conditioning_attention_strength)
         ledger = self.stage_1_model_ledger
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
-        reference = self._reference_shape(half)
+        reference = reference_shape(half, self.reference_downscale_factor)
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
         (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, seed, images)
@@ -92,58 +89,61 @@ class ICLoraPipeline:
             "stage 1",
             half,
             noiser,
-            np.float32(DISTILLED_SIGMA_VALUES),
+            np.array(DISTILLED_SIGMA_VALUES, np.float32),
             stages.simple(context),
             conditionings=conditionings,
         )
         if skip_stage_2:
             return stages.decoded(ledger, video, audio, tiling_config, generator)
         ledger = self.stage_2_model_ledger
-        video = stages.upsampled(ledger, video)
-        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
-        video, audio = stages.denoise_audio_video(
-            ledger,
-            "stage 2",
-            whole,
-            noiser,
-            sigmas,
-            stages.simple(context),
-            conditionings=stages.image_conditionings(ledger, images, whole),
-            noise_scale=float(sigmas[0]),
-            initial_video_latent=video,
-            initial_audio_latent=audio,
-        )
+        video, audio = stages.second_stage(ledger, whole, noiser, video, audio, stages.simple(context), images)
         return stages.decoded(ledger, video, audio, tiling_config, generator)
 
-    def _reference_shape(self, target: VideoPixelShape) -> VideoPixelShape:
-        """Of a reference video, in pixels: the first stage's, divided by what the LoRA was trained with."""
-        factor, step = self.reference_downscale_factor, 32 * self.reference_downscale_factor
-        if target.height % step or target.width % step:
-            raise InputError(
-                f"this LoRA's reference videos are 1/{factor} of the first stage's {target.height}x{target.width}, "
-                f"which must then be multiples of {step}: make height and width multiples of {2 * step}"
-            )
-        return target._replace(height=target.height // factor, width=target.width // factor)
+
+def check_attention_strength(strength: float) -> None:
+    if not 0.0 <= strength <= 1.0:
+        raise InputError(f"the attention strength of the reference videos is {strength:g}, expected 0 to 1")
+
+
+def reference_downscale_factor(loras: Sequence[LoraPathStrength]) -> int:
+    """The factor by which reference videos are smaller than the first stage, as the LoRAs were trained. Raises
+    InputError where they do not agree."""
+    factors = {lora_metadata(lora.path).reference_downscale_factor for lora in loras} - {1}
+    if len(factors) > 1:
+        sizes = ", ".join(f"1/{factor}" for factor in sorted(factors))
+        raise InputError(f"the LoRAs need reference videos of different sizes ({sizes}): use them one at a time")
+    return factors.pop() if factors else 1
+
+
+def reference_shape(target: VideoPixelShape, factor: int) -> VideoPixelShape:
+    """The size of reference videos in pixels: that of the first stage, ``target``, divided by ``factor``."""
+    step = 32 * factor
+    if target.height % step or target.width % step:
+        raise InputError(
+            f"this LoRA's reference videos are 1/{factor} of the first stage's {target.height}x{target.width}, "
+            f"which must then be multiples of {step}: make height and width multiples of {2 * step}"
+        )
+    return target._replace(height=target.height // factor, width=target.width // factor)
 
 
 def _encoded(ledger: ModelLedger, encoder: VideoEncoder, path: str | Path, shape: VideoPixelShape) -> mx.array:
-    """The latent of a reference video, of as many frames as it and the target have, cut to 8k + 1."""
-    ledger.settings.progress(f"encoding {Path(path).name}", 0, 1)
-    pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames))
-    latent = encoder(crop_frames(pixels).astype(ledger.settings.dtype))
-    mx.eval(latent)
-    ledger.settings.progress(f"encoding {Path(path).name}", 1, 1)
+    """The latent of a reference video: as many frames as both it and the target have, cut to 8k + 1."""
+    with ledger.settings.task(f"encoding {Path(path).name}"):
+        pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames))
+        latent = encoder(crop_frames(pixels).astype(ledger.settings.dtype))
+        mx.eval(latent)
     return latent
 
 
-def _limited(item: ConditioningItem, mask: float | mx.array | None) -> ConditioningItem:
+def _limited(item: stages.VideoItem, mask: float | mx.array | None) -> stages.VideoItem:
     return item if mask is None else ConditioningItemAttentionStrengthWrapper(item, mask)
 
 
 def _attention_mask(latent: mx.array, strength: float, mask: mx.array | None) -> float | mx.array | None:
-    """The strength of each of the latent's tokens, one for all, or None for the full one."""
+    """The attention strength: one for each token of the latent, one for all, or None for full attention."""
     if mask is not None:
-        return downsample_mask_to_latent(mask, latent.shape[2:]) * strength
+        _, _, f, h, w = latent.shape
+        return downsample_mask_to_latent(mask, (f, h, w)) * strength
     return strength if strength < 1.0 else None
 
 

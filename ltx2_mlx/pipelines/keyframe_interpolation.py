@@ -1,4 +1,4 @@
-"""Two stages in which every image is a keyframe that the video passes through, the one at frame 0 too."""
+"""Two stages in which every image is a keyframe that the video passes through, at frame 0 too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from .ti2vid_two_stages import TI2VidTwoStagesPipeline
 
 
 class KeyframeInterpolationPipeline(TI2VidTwoStagesPipeline):
-    """Source: ``ltx_pipelines.keyframe_interpolation``."""
+    """The pipeline of keyframes. Source: ``ltx_pipelines.keyframe_interpolation``."""
 
     placing = staticmethod(stages.added_as_keyframe)

@@ -1,42 +1,50 @@
-"""Which files a pipeline is made of. Every method builds a part anew; a part is released when its last user drops it.
+"""The files that a pipeline is made of. Every method loads its component again, and nothing here keeps it: a component
+is released when its last user drops it.
 
 Mirrors ``ltx_pipelines.utils.model_ledger``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..audio_vae import AudioDecoder, AudioEncoder
 from ..errors import InputError
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
-from ..transformer import X0Model
+from ..transformer import LTXModel, X0Model
+from ..upsampler import LatentUpsampler
+from ..video_vae import VideoDecoder, VideoEncoder
+from ..vocoder import Vocoder, VocoderWithBWE
 
 Progress = Callable[[str, int, int | None], None]
+Component = TypeVar("Component", bound=nn.Module)
 
 
 def quiet(name: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
+    """Ignores progress."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a pipeline runs, beside what it makes.
+    """How a pipeline runs, whatever it makes.
 
     dtype: of weights and latents. quantization: "fp8-cast" keeps the transformer's weights in 8 bits.
-    noise: makes the stream of random numbers of a seed. contexts: prompt → context, in place of Gemma.
-    context_path: where the contexts that were made are kept, together with the given ones.
-    progress: called with (what, done, total) as work goes on; total is None where it is not known.
-    low_memory: nothing is kept that could be loaded again, and videos are decoded in smaller tiles.
-    audio: False neither decodes nor returns sound; the picture stays the same.
-    placeholder: no transformer and no prompt; latents are noise. For trying out everything that comes after.
+    noise: makes the stream of random numbers of a seed. contexts: prompt → context; for these prompts Gemma is not
+    needed. context_path: the file to which new contexts are saved, together with the given ones.
+    progress: called with (name of the work, done, total) as work goes on; total is None where it is not known.
+    low_memory: keep nothing that could be loaded again, and decode videos in smaller tiles.
+    audio: False neither decodes nor returns audio; the frames stay the same.
+    placeholder: run neither the transformer nor Gemma; latents are noise. For testing all that comes afterwards.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
     the second scales what the blocks take from the prompt.
     """
@@ -53,9 +61,18 @@ class Settings:
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
 
+    @contextmanager
+    def task(self, name: str) -> Iterator[None]:
+        """Reports the start and the end of the work within, which has no steps to count."""
+        self.progress(name, 0, 1)
+        yield
+        self.progress(name, 1, 1)
+
 
 @dataclass(frozen=True)
 class ModelLedger:
+    """Loads the components of one checkpoint, with ``settings``. loras: fused into the transformer."""
+
     checkpoint_path: str | Path
     gemma_root_path: str | Path | None = None
     spatial_upsampler_path: str | Path | None = None
@@ -69,46 +86,46 @@ class ModelLedger:
         return self.with_loras((*self.loras, *loras))
 
     def transformer(self) -> X0Model:
-        """With its LoRAs fused and every weight read: its first step takes no longer than the others."""
+        """The transformer with its LoRAs fused and every weight read, so that all of its steps take the same time."""
         settings = self.settings
         if settings.quantization and settings.cross_attn_scale != 1.0:
             raise InputError("cross_attn_scale changes weights, which quantization has rounded; use one of them")
-        settings.progress("loading the transformer", 0, 1)
-        model = load(
-            "transformer",
-            self.checkpoint_path,
-            settings.dtype,
-            loras=self.loras,
-            quantization=settings.quantization,
-        )
-        if settings.cross_attn_scale != 1.0:
-            _scale_cross_attention(model, settings.cross_attn_scale)
-        mx.eval(model.parameters())
-        settings.progress("loading the transformer", 1, 1)
+        with settings.task("loading the transformer"):
+            loaded = load(
+                "transformer",
+                self.checkpoint_path,
+                settings.dtype,
+                loras=self.loras,
+                quantization=settings.quantization,
+            )
+            model = cast(LTXModel, loaded)
+            if settings.cross_attn_scale != 1.0:
+                _scale_cross_attention(model, settings.cross_attn_scale)
+            mx.eval(model)
         return X0Model(model)
 
-    def video_encoder(self) -> nn.Module:
-        return self._load("video_encoder")
+    def video_encoder(self) -> VideoEncoder:
+        return self._load("video_encoder", VideoEncoder)
 
-    def video_decoder(self) -> nn.Module:
-        return self._load("video_decoder")
+    def video_decoder(self) -> VideoDecoder:
+        return self._load("video_decoder", VideoDecoder)
 
-    def audio_encoder(self) -> nn.Module:
-        return self._load("audio_encoder")
+    def audio_encoder(self) -> AudioEncoder:
+        return self._load("audio_encoder", AudioEncoder)
 
-    def audio_decoder(self) -> nn.Module:
-        return self._load("audio_decoder")
+    def audio_decoder(self) -> AudioDecoder:
+        return self._load("audio_decoder", AudioDecoder)
 
-    def vocoder(self) -> nn.Module:
-        return self._load("vocoder")
+    def vocoder(self) -> Vocoder | VocoderWithBWE:
+        return cast("Vocoder | VocoderWithBWE", self._load("vocoder", nn.Module))
 
-    def spatial_upsampler(self) -> nn.Module:
+    def spatial_upsampler(self) -> LatentUpsampler:
         if self.spatial_upsampler_path is None:
             raise InputError("this pipeline needs a latent upsampler; give spatial_upsampler_path")
-        return load("upsampler", self.spatial_upsampler_path, self.settings.dtype)
+        return cast(LatentUpsampler, load("upsampler", self.spatial_upsampler_path, self.settings.dtype))
 
-    def _load(self, component: str) -> nn.Module:
-        return load(component, self.checkpoint_path, self.settings.dtype)
+    def _load(self, component: str, kind: type[Component]) -> Component:
+        return cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
 
 
 def _scale_cross_attention(model: nn.Module, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Prompts to contexts with one text model in memory at a time, and contexts kept in a file.
+"""Encodes prompts as contexts, with one text model in memory at a time, and keeps contexts in a file.
 
 ``encode_prompts`` is ``ltx_pipelines.utils.helpers.encode_prompts``: Gemma first, for every prompt; when it has been
 released, the embeddings processor.
@@ -13,7 +13,8 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..errors import CheckpointError, InputError
-from ..loading.load import load, read_checkpoint
+from ..loading.checkpoint import read_checkpoint
+from ..loading.load import load
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..text.tokenizer import LTXVGemmaTokenizer
 
@@ -65,7 +66,7 @@ def _hidden_states(
     early_layers_only: bool,
     progress: Callable[[int, int], None],
 ) -> tuple[list[tuple[mx.array, ...]], list[mx.array]]:
-    """Hidden states and mask of each prompt, computed before Gemma goes out of scope here."""
+    """Hidden states and mask of each prompt, computed before Gemma is released at the end of this function."""
     tokenizer = LTXVGemmaTokenizer(gemma_root, padding_side=padding_side)
     gemma = load("gemma", gemma_root, dtype)
     states, masks = [], []
@@ -82,16 +83,16 @@ def _hidden_states(
 def save_contexts(
     path: str | Path, prompts: list[str], outputs: list[EmbeddingsProcessorOutput], checkpoint_path: str | Path
 ) -> None:
-    """Write contexts with their prompts to one ``.safetensors`` file, to be given back in place of Gemma.
+    """Write contexts with their prompts to one ``.safetensors`` file. Where it is loaded, Gemma is not needed for them.
 
-    checkpoint_path: what they were made with; its version is kept, and checked when they are loaded.
+    checkpoint_path: the checkpoint that they were made with; its version is kept, and checked when they are loaded.
     """
     if len(prompts) != len(outputs):
         raise InputError(f"{len(outputs)} contexts for {len(prompts)} prompts")
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise InputError(f"{path}: contexts are kept in a .safetensors file")
-    arrays = {}
+        raise InputError(f"{path}: the file of contexts must be named .safetensors")
+    arrays: dict[str, mx.array] = {}
     for i, output in enumerate(outputs):
         arrays |= {f"{i}.{name}": value for name, value in output._asdict().items() if value is not None}
     version = read_checkpoint(checkpoint_path).version
@@ -103,19 +104,25 @@ def save_contexts(
 
 
 def load_contexts(path: str | Path, checkpoint_path: str | Path) -> dict[str, EmbeddingsProcessorOutput]:
-    """Prompt → context, from a file of ``save_contexts``. Raises CheckpointError where it is none, or was made with
-    another version of LTX-2 than ``checkpoint_path``."""
+    """Read a file of ``save_contexts``: prompt → context. Raises CheckpointError for another kind of file, and for one
+    that was made with another version of LTX-2 than ``checkpoint_path``."""
     header = read_checkpoint(path)
     if header.metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: no contexts (its format is {header.metadata.get('format')!r}, not {FORMAT!r})")
+        raise CheckpointError(
+            f"{path}: not a file of contexts (its format is {header.metadata.get('format')!r}, expected {FORMAT!r})"
+        )
     made, wanted = header.version, read_checkpoint(checkpoint_path).version
     if made.split(".")[:2] != wanted.split(".")[:2]:
-        raise CheckpointError(f"{path}: made with LTX-2 version {made}, and {checkpoint_path} is version {wanted}")
+        raise CheckpointError(
+            f"{path} was made with LTX-2 version {made}, and {checkpoint_path} is version {wanted}. Give another file"
+        )
     arrays = header.arrays()
     result = {}
     for i, prompt in enumerate(json.loads(header.metadata["prompts"])):
-        fields = {name: arrays.get(f"{i}.{name}") for name in EmbeddingsProcessorOutput._fields}
-        if fields["video_encoding"] is None or fields["attention_mask"] is None:
-            raise CheckpointError(f"{path}: the context of prompt {i} is missing")
-        result[prompt] = EmbeddingsProcessorOutput(**fields)
+        video, audio, mask = (arrays.get(f"{i}.{name}") for name in EmbeddingsProcessorOutput._fields)
+        if video is None or mask is None:
+            raise CheckpointError(
+                f"{path}: the context of prompt {i} is missing. Delete the file, and it is made again"
+            )
+        result[prompt] = EmbeddingsProcessorOutput(video, audio, mask)
     return result

@@ -1,4 +1,4 @@
-"""A time span of an existing video made anew from a prompt; everything outside it stays."""
+"""Re-creates a time span of an existing video from a prompt; everything outside it stays."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from .ti2vid_one_stage import guided
 
 
 class RetakePipeline:
-    """Source: ``ltx_pipelines.retake``."""
+    """The pipeline that changes a video. Source: ``ltx_pipelines.retake``."""
 
     def __init__(
         self,
+        *,
         checkpoint_path: str | Path,
         gemma_root: str | Path | None,
         loras: Sequence[LoraPathStrength] = (),
@@ -39,12 +40,12 @@ class RetakePipeline:
 
     def __call__(
         self,
+        *,
         video_path: str | Path,
         prompt: str,
         start_time: float,
         end_time: float,
         seed: int,
-        *,
         negative_prompt: str = "",
         num_inference_steps: int = 40,
         video_guider_params: MultiModalGuiderParams | None = None,
@@ -55,17 +56,14 @@ class RetakePipeline:
         distilled: bool = False,
         tiling_config: TilingConfig | None = None,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound, of the source's size, rate and length.
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio, of the source's size, rate and length.
 
         start_time, end_time: seconds. seed: negative for a random one. regenerate_video, regenerate_audio: False keeps
-        that stream whole. distilled: eight steps without guidance, for a distilled checkpoint. A source without sound
-        gets one, made anew for its whole length.
+        that stream whole. distilled: eight steps without guidance, for a distilled checkpoint. A source without audio
+        gets new audio for its whole length.
         """
-        if not start_time < end_time:
-            raise InputError(f"start_time, {start_time:g} s, is not before end_time, {end_time:g} s")
         shape = source_shape(video_path)
-        if start_time >= shape.frames / shape.fps or end_time <= 0:
-            raise InputError(f"{video_path} lasts {shape.frames / shape.fps:g} s; nothing lies in the span")
+        check_span(start_time, end_time, shape)
         ledger = self.model_ledger
         seed = secrets.randbelow(2**31) if seed < 0 else seed
         generator = ledger.settings.noise(seed)
@@ -77,11 +75,11 @@ class RetakePipeline:
         prompts = [prompt] if distilled else [prompt, negative_prompt]
         contexts = stages.prompt_contexts(ledger, prompts, enhance_prompt, seed)
         if distilled:
-            sigmas, asking = np.float32(DISTILLED_SIGMA_VALUES), stages.simple(*contexts)
+            sigmas, asking = np.array(DISTILLED_SIGMA_VALUES, np.float32), stages.simple(contexts[0])
         else:
-            sigmas = LTX2Scheduler().execute(num_inference_steps)
-            guidance = (video_guider_params, audio_guider_params)
-            asking = guided(*(params or MultiModalGuiderParams() for params in guidance), *contexts)
+            sigmas, none = LTX2Scheduler().execute(num_inference_steps), MultiModalGuiderParams()
+            positive, negative = contexts
+            asking = guided(video_guider_params or none, audio_guider_params or none, positive, negative)
         video, audio = stages.denoise_audio_video(
             ledger,
             "denoising",
@@ -97,8 +95,19 @@ class RetakePipeline:
         return stages.decoded(ledger, video, audio, tiling_config, generator)
 
 
+def check_span(start_time: float, end_time: float, shape: VideoPixelShape | None = None) -> None:
+    """Raises InputError for a span of seconds that is empty, or has nothing in common with a video of ``shape``."""
+    if not start_time < end_time:
+        raise InputError(f"the start time, {start_time:g} s, is not before the end time, {end_time:g} s")
+    if shape is not None and (start_time >= (duration := shape.frames / shape.fps) or end_time <= 0):
+        raise InputError(
+            f"the video lasts {duration:g} s, and nothing of it lies between {start_time:g} s and {end_time:g} s: "
+            "change the start or end time"
+        )
+
+
 def source_shape(video_path: str | Path) -> VideoPixelShape:
-    """Size, length and rate of a video that can be made anew. Raises InputError for others, with what to do."""
+    """Size, length and rate of a video that can be changed. Raises InputError for others, with what to do."""
     fps, frames, width, height = get_videostream_metadata(video_path)
     try:
         stages.assert_resolution(height, width, frames, is_two_stage=False)
@@ -108,17 +117,16 @@ def source_shape(video_path: str | Path) -> VideoPixelShape:
 
 
 def _encoded_video(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape) -> mx.array:
-    ledger.settings.progress("encoding the video", 0, 1)
-    pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames)
-    latent = ledger.video_encoder()(mx.array(pixels).astype(ledger.settings.dtype))
-    mx.eval(latent)
-    mx.clear_cache()
-    ledger.settings.progress("encoding the video", 1, 1)
+    with ledger.settings.task("encoding the video"):
+        pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames)
+        latent = ledger.video_encoder()(mx.array(pixels).astype(ledger.settings.dtype))
+        mx.eval(latent)
+        mx.clear_cache()
     return latent
 
 
 def _encoded_audio(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape) -> mx.array | None:
-    """``(1, 8, T, 16)`` of the source's sound, cut to the video or filled up with zeros; None without sound."""
+    """``(1, 8, T, 16)`` of the source's audio, cut to the video or filled up with zeros; None where it has none."""
     audio = decode_audio_from_file(path)
     if audio is None:
         return None

@@ -1,4 +1,4 @@
-"""What the recipes share: each function is one stage, and no model outlives the function that loads it.
+"""The stages that the pipelines share. Each function is one stage, and releases what it loads before it returns.
 
 Source: ``ltx_pipelines.utils.helpers``.
 """
@@ -7,45 +7,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
 
 from ..audio_vae import decode_audio
 from ..diffusion.conditioning import ConditioningItem, VideoConditionByKeyframeIndex, VideoConditionByLatentIndex
-from ..diffusion.denoisers import simple_denoising_func
+from ..diffusion.denoisers import Denoiser, simple_denoising_func
 from ..diffusion.latent_state import AudioLatentTools, VideoLatentTools
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ..diffusion.samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
 from ..errors import InputError
 from ..media.images import load_image_conditioning
+from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
 from ..transformer import X0Model
 from ..types import Audio, AudioLatentShape, ImageConditioningInput, LatentState, VideoLatentShape, VideoPixelShape
 from ..upsampler import upsample_video
 from ..video_vae import VideoEncoder, decode_video, memory_size
-from .constants import VIDEO_LATENT_CHANNELS
+from .constants import STAGE_2_DISTILLED_SIGMA_VALUES, VIDEO_LATENT_CHANNELS
 from .enhancement import enhance_prompt as enhanced
 from .ledger import ModelLedger
 from .prompts import encode_prompts, save_contexts
 
 Frames = Iterator[np.ndarray]
-Asking = Callable[[X0Model], DenoisingFunc]
+VideoItem = ConditioningItem[VideoLatentTools]
+Tools = TypeVar("Tools", bound=VideoLatentTools | AudioLatentTools)
+Asking = Callable[[Denoiser], DenoisingFunc]
 
 
 def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bool) -> None:
-    """Raises InputError for a size that the networks cannot make, and says which is nearest."""
+    """Raises InputError for a size that the networks cannot make, with the nearest that they can."""
     step = 64 if is_two_stage else 32
     problems = []
     if height % step or width % step or min(height, width) < 64:
         near = [max(64, round(size / step) * step) for size in (height, width)]
         problems.append(
-            f"{height}x{width} (height x width) is not in multiples of {step} from 64 on; {near[0]}x{near[1]} is"
+            f"height x width is {height}x{width}, expected multiples of {step} from 64 on: use {near[0]}x{near[1]}"
         )
     if num_frames < 1 or num_frames % 8 != 1:
-        problems.append(f"{num_frames} frames are not 8k + 1; {max(0, round((num_frames - 1) / 8)) * 8 + 1} are")
+        near_frames = max(0, round((num_frames - 1) / 8)) * 8 + 1
+        problems.append(f"the number of frames is {num_frames}, expected 8k + 1: use {near_frames}")
     if problems:
         raise InputError("; ".join(problems))
 
@@ -53,9 +59,11 @@ def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bo
 def check_images(images: Sequence[ImageConditioningInput], num_frames: int) -> None:
     for image in images:
         if not 0 <= image.frame_idx < num_frames:
-            raise InputError(f"{image.path} is for frame {image.frame_idx}, and the video has 0 to {num_frames - 1}")
+            raise InputError(
+                f"{image.path}: frame {image.frame_idx} is not in the video, expected 0 to {num_frames - 1}"
+            )
         if not 0.0 <= image.strength <= 1.0:
-            raise InputError(f"{image.path} has strength {image.strength}, expected 0 to 1")
+            raise InputError(f"{image.path}: the strength is {image.strength:g}, expected 0 to 1")
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
@@ -68,17 +76,17 @@ def prompt_contexts(
     enhance_prompt_seed: int = 42,
     images: Sequence[ImageConditioningInput] = (),
 ) -> list[EmbeddingsProcessorOutput]:
-    """A context for each prompt: one given in the settings, or through Gemma, which is loaded only if it is needed.
+    """A context for each prompt: that of the settings, or a new one. Gemma is loaded only if a prompt has none.
 
-    images: the video's; where there are any, Gemma sees the first given beside the prompt that it enhances.
+    images: those of the video; Gemma sees the first of them beside the prompt that it enhances.
     """
     settings, prompts = ledger.settings, list(prompts)
     if settings.placeholder:
         return [EmbeddingsProcessorOutput(mx.zeros((1, 0, 0)), mx.zeros((1, 0, 0)), mx.zeros((1, 0)))] * len(prompts)
     if enhance_first_prompt:
-        settings.progress("enhancing the prompt", 0, 1)
-        shown = images[0].path if images else None
-        prompts[0] = enhanced(prompts[0], _gemma(ledger), image_path=shown, seed=enhance_prompt_seed)
+        with settings.task("enhancing the prompt"):
+            shown = images[0].path if images else None
+            prompts[0] = enhanced(prompts[0], _gemma(ledger), image_path=shown, seed=enhance_prompt_seed)
         settings.progress(f"enhanced prompt: {prompts[0]}", 1, 1)
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in settings.contexts]
     made = {}
@@ -98,25 +106,26 @@ def prompt_contexts(
     return [made[prompt] if prompt in made else settings.contexts[prompt] for prompt in prompts]
 
 
-def _gemma(ledger: ModelLedger) -> str:
+def _gemma(ledger: ModelLedger) -> str | Path:
     if ledger.gemma_root_path is None:
-        raise InputError("this needs Gemma 3: give gemma_root, or the contexts of all prompts")
+        raise InputError("gemma_root is missing, and not every prompt has a context: give the folder of Gemma 3")
     return ledger.gemma_root_path
 
 
 # ---- images -------------------------------------------------------------------------------------------------------
 
-Placing = Callable[[ImageConditioningInput, mx.array], ConditioningItem]
+Placing = Callable[[ImageConditioningInput, mx.array], VideoItem]
 
 
-def replacing_the_first_frame(image: ImageConditioningInput, latent: mx.array) -> ConditioningItem:
-    """An image at frame 0 takes the first latent frame's place; any other is added as a keyframe."""
+def replacing_the_first_frame(image: ImageConditioningInput, latent: mx.array) -> VideoItem:
+    """Puts an image at frame 0 in the place of the first latent frame, and adds any other as a keyframe."""
     if image.frame_idx == 0:
         return VideoConditionByLatentIndex(latent, image.strength, 0)
     return added_as_keyframe(image, latent)
 
 
-def added_as_keyframe(image: ImageConditioningInput, latent: mx.array) -> ConditioningItem:
+def added_as_keyframe(image: ImageConditioningInput, latent: mx.array) -> VideoItem:
+    """Adds an image as a keyframe, at frame 0 too."""
     return VideoConditionByKeyframeIndex(latent, image.frame_idx, image.strength)
 
 
@@ -126,12 +135,12 @@ def image_conditionings(
     shape: VideoPixelShape,
     placing: Placing = replacing_the_first_frame,
     video_encoder: VideoEncoder | None = None,
-) -> list[ConditioningItem]:
-    """Each image scaled and cropped to ``shape``, encoded, and put where ``placing`` says."""
+) -> list[VideoItem]:
+    """A conditioning item for each image: scaled and cropped to ``shape``, encoded, and placed by ``placing``."""
     if not images:
         return []
     encoder = video_encoder or ledger.video_encoder()
-    items = []
+    items: list[VideoItem] = []
     for i, image in enumerate(images):
         ledger.settings.progress("encoding the images", i, len(images))
         pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
@@ -155,23 +164,30 @@ def audio_tools(shape: VideoPixelShape) -> AudioLatentTools:
 
 
 def create_noised_state(
-    tools: VideoLatentTools | AudioLatentTools,
-    conditionings: Sequence[ConditioningItem],
+    tools: Tools,
+    conditionings: Sequence[ConditioningItem[Tools]],
     noiser: GaussianNoiser,
     dtype: mx.Dtype,
     noise_scale: float = 1.0,
     initial_latent: mx.array | None = None,
 ) -> LatentState:
-    """Where denoising starts: the initial latent (or zeros), what it is conditioned on, and noise."""
+    """The state that denoising starts from: the initial latent (or zeros), its conditionings, and noise."""
     state = tools.create_initial_state(dtype, initial_latent)
     for item in conditionings:
         state = item.apply_to(state, tools)
     return noiser(state, noise_scale)
 
 
+def both(context: EmbeddingsProcessorOutput) -> tuple[mx.array, mx.array]:
+    """The contexts of video and audio. Raises InputError where there is none for audio."""
+    if context.audio_encoding is None:
+        raise InputError("the context has no audio part, and pipelines denoise video and audio together")
+    return context.video_encoding, context.audio_encoding
+
+
 def simple(context: EmbeddingsProcessorOutput) -> Asking:
     """Denoising without guidance."""
-    return lambda transformer: simple_denoising_func(context.video_encoding, context.audio_encoding, transformer)
+    return lambda transformer: simple_denoising_func(*both(context), transformer)
 
 
 def denoise_audio_video(
@@ -182,8 +198,8 @@ def denoise_audio_video(
     sigmas: np.ndarray,
     asking: Asking,
     *,
-    conditionings: Sequence[ConditioningItem] = (),
-    audio_conditionings: Sequence[ConditioningItem] = (),
+    conditionings: Sequence[VideoItem] = (),
+    audio_conditionings: Sequence[ConditioningItem[AudioLatentTools]] = (),
     loop: DenoisingLoop = euler_denoising_loop,
     noise_scale: float = 1.0,
     initial_video_latent: mx.array | None = None,
@@ -197,23 +213,23 @@ def denoise_audio_video(
     given and stays. transformer: one that is already loaded; otherwise the ledger's, released before this returns.
     """
     settings = ledger.settings
-    tools = (video_tools(output_shape), audio_tools(output_shape))
-    video = create_noised_state(tools[0], conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)
+    of_video, of_audio = video_tools(output_shape), audio_tools(output_shape)
+    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)
     audio_scale = 0.0 if frozen_audio else noise_scale
     audio = create_noised_state(
-        tools[1], audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent
+        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent
     )
     if frozen_audio:
         audio = replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask))
     if not settings.placeholder:
-        denoise_fn = asking(transformer or ledger.transformer())
+        denoise_fn = asking(cast(Denoiser, transformer or ledger.transformer()))  # both streams in, both streams out
         video, audio = loop(
             sigmas, video, audio, denoise_fn, progress=lambda done, total: settings.progress(name, done, total)
         )
         del denoise_fn
-    latents = tuple(
-        tool.unpatchify(tool.clear_conditioning(state)).latent
-        for tool, state in zip(tools, (video, audio), strict=True)
+    latents = (
+        of_video.unpatchify(of_video.clear_conditioning(video)).latent,
+        of_audio.unpatchify(of_audio.clear_conditioning(audio)).latent,
     )
     mx.eval(latents)
     if transformer is None:
@@ -221,13 +237,47 @@ def denoise_audio_video(
     return latents
 
 
-def upsampled(ledger: ModelLedger, latent: mx.array, video_encoder: VideoEncoder | None = None) -> mx.array:
-    """``(1, 128, F, H, W)`` at twice the height and width. Of the encoder only the statistics are read."""
-    ledger.settings.progress("upsampling", 0, 1)
-    larger = upsample_video(latent[:1], video_encoder or ledger.video_encoder(), ledger.spatial_upsampler())
-    mx.eval(larger)
-    mx.clear_cache()
-    ledger.settings.progress("upsampling", 1, 1)
+def second_stage(
+    ledger: ModelLedger,
+    output_shape: VideoPixelShape,
+    noiser: GaussianNoiser,
+    video: mx.array,
+    audio: mx.array,
+    asking: Asking,
+    images: Sequence[ImageConditioningInput] = (),
+    placing: Placing = replacing_the_first_frame,
+    *,
+    loop: DenoisingLoop = euler_denoising_loop,
+    frozen_audio: bool = False,
+    transformer: X0Model | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Latents of the full size, from those of a first stage at half of it: upsampled, noised to the schedule's first
+    sigma and denoised in three steps. The other arguments are those of ``denoise_audio_video``."""
+    sigmas = np.array(STAGE_2_DISTILLED_SIGMA_VALUES, np.float32)
+    larger = upsampled(ledger, video)
+    return denoise_audio_video(
+        ledger,
+        "stage 2",
+        output_shape,
+        noiser,
+        sigmas,
+        asking,
+        conditionings=image_conditionings(ledger, images, output_shape, placing),
+        loop=loop,
+        noise_scale=float(sigmas[0]),
+        initial_video_latent=larger,
+        initial_audio_latent=audio,
+        frozen_audio=frozen_audio,
+        transformer=transformer,
+    )
+
+
+def upsampled(ledger: ModelLedger, latent: mx.array) -> mx.array:
+    """``(1, 128, F, H, W)`` at twice the height and width. Only the statistics of the video encoder are read."""
+    with ledger.settings.task("upsampling"):
+        larger = upsample_video(latent[:1], ledger.video_encoder(), ledger.spatial_upsampler())
+        mx.eval(larger)
+        mx.clear_cache()
     return larger
 
 
@@ -239,9 +289,9 @@ def decoded(
     video_latent: mx.array,
     audio_latent: mx.array | None,
     tiling_config: TilingConfig | None,
-    generator: object,
+    generator: Generator,
 ) -> tuple[Frames, Audio | None]:
-    """The sound, decoded now, and the frames, decoded as they are asked for: uint8 ``(F, H, W, 3)`` in chunks."""
+    """The frames, decoded as they are asked for: uint8 ``(F, H, W, 3)`` in chunks; and the audio, decoded now."""
     audio = None
     if audio_latent is not None and ledger.settings.audio:
         audio = _decoded_audio(ledger, audio_latent)
@@ -250,15 +300,14 @@ def decoded(
 
 
 def _decoded_audio(ledger: ModelLedger, latent: mx.array) -> Audio:
-    ledger.settings.progress("decoding the sound", 0, 1)
-    audio = decode_audio(latent, ledger.audio_decoder(), ledger.vocoder())
-    mx.eval(audio.waveform)
-    ledger.settings.progress("decoding the sound", 1, 1)
+    with ledger.settings.task("decoding the audio"):
+        audio = decode_audio(latent, ledger.audio_decoder(), ledger.vocoder())
+        mx.eval(audio.waveform)
     return audio
 
 
 def _decoded_video(
-    ledger: ModelLedger, latent: mx.array, tiling_config: TilingConfig | None, generator: object
+    ledger: ModelLedger, latent: mx.array, tiling_config: TilingConfig | None, generator: Generator
 ) -> Frames:
     settings, total = ledger.settings, VideoLatentShape(*latent.shape).upscale().frames
     settings.progress("decoding the video", 0, total)

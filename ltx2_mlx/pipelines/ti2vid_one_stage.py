@@ -1,4 +1,4 @@
-"""One guided stage at the full size, from text or images. For the full model, not a distilled one."""
+"""One guided stage of the full model at the full size."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def guided(
         create_multimodal_guider_factory(video, negative.video_encoding),
         create_multimodal_guider_factory(audio, negative.audio_encoding),
     )
-    return lambda transformer: multi_modal_guider_factory_denoising_func(
-        *factories, positive.video_encoding, positive.audio_encoding, transformer
-    )
+    contexts = stages.both(positive)
+    return lambda transformer: multi_modal_guider_factory_denoising_func(*factories, *contexts, transformer)
 
 
 class TI2VidOneStagePipeline:
-    """Source: ``ltx_pipelines.ti2vid_one_stage``."""
+    """The pipeline of one guided stage. Source: ``ltx_pipelines.ti2vid_one_stage``."""
 
     def __init__(
         self,
+        *,
         checkpoint_path: str | Path,
         gemma_root: str | Path | None,
         loras: Sequence[LoraPathStrength] = (),
@@ -46,6 +46,7 @@ class TI2VidOneStagePipeline:
 
     def __call__(
         self,
+        *,
         prompt: str,
         negative_prompt: str,
         seed: int,
@@ -60,7 +61,7 @@ class TI2VidOneStagePipeline:
         enhance_prompt: bool = False,
         tiling_config: TilingConfig | None = None,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 32 from 64 on.
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio. height, width: multiples of 32 from 64 on.
 
         The reference takes no tiling_config here and decodes in one piece; None lets our decoder choose by memory.
         """

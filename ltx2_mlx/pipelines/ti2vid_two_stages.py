@@ -1,11 +1,9 @@
-"""A guided stage at half size with the full model, upsampled, and three steps with the distilled LoRA."""
+"""A guided stage of the full model at half the size, then three steps at the full size with the distilled LoRA."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
@@ -13,18 +11,21 @@ from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages
-from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 from .ti2vid_one_stage import Guidance, guided
 
 
 class TI2VidTwoStagesPipeline:
-    """Source: ``ltx_pipelines.ti2vid_two_stages``. distilled_lora: fused in the second stage only, after the others."""
+    """The pipeline of two stages. Source: ``ltx_pipelines.ti2vid_two_stages``.
+
+    distilled_lora: fused in the second stage only, after the others.
+    """
 
     placing = staticmethod(stages.replacing_the_first_frame)
 
     def __init__(
         self,
+        *,
         checkpoint_path: str | Path,
         distilled_lora: Sequence[LoraPathStrength],
         spatial_upsampler_path: str | Path,
@@ -39,6 +40,7 @@ class TI2VidTwoStagesPipeline:
 
     def __call__(
         self,
+        *,
         prompt: str,
         negative_prompt: str,
         seed: int,
@@ -53,7 +55,7 @@ class TI2VidTwoStagesPipeline:
         tiling_config: TilingConfig | None = None,
         enhance_prompt: bool = False,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64."""
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio. height, width: multiples of 64."""
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
         ledger = self.stage_1_model_ledger
@@ -73,18 +75,7 @@ class TI2VidTwoStagesPipeline:
             conditionings=stages.image_conditionings(ledger, images, half, self.placing),
         )
         ledger = self.stage_2_model_ledger
-        video = stages.upsampled(ledger, video)
-        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
-        video, audio = stages.denoise_audio_video(
-            ledger,
-            "stage 2",
-            whole,
-            noiser,
-            sigmas,
-            stages.simple(positive),
-            conditionings=stages.image_conditionings(ledger, images, whole, self.placing),
-            noise_scale=float(sigmas[0]),
-            initial_video_latent=video,
-            initial_audio_latent=audio,
+        video, audio = stages.second_stage(
+            ledger, whole, noiser, video, audio, stages.simple(positive), images, self.placing
         )
         return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.samplers import DenoisingLoop, res2s_audio_video_denoising_loop
 from ..diffusion.schedulers import LTX2Scheduler
@@ -17,18 +15,24 @@ from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import stages
-from .constants import STAGE_2_DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 from .ti2vid_one_stage import Guidance, guided
 
 SUBSTEP_SEED = 10000  # the substeps' seed is this much above the steps'
 
 
+def check_distilled_lora(loras: Sequence[LoraPathStrength]) -> None:
+    """Raises InputError for more than one, or none: the reference takes the first and drops the others."""
+    if len(loras) != 1:
+        raise InputError(f"{len(loras)} distilled LoRAs were given, expected one")
+
+
 class TI2VidTwoStagesHQPipeline:
-    """Source: ``ltx_pipelines.ti2vid_two_stages_hq``."""
+    """The pipeline of two second-order stages. Source: ``ltx_pipelines.ti2vid_two_stages_hq``."""
 
     def __init__(
         self,
+        *,
         checkpoint_path: str | Path,
         distilled_lora: Sequence[LoraPathStrength],
         distilled_lora_strength_stage_1: float,
@@ -38,8 +42,7 @@ class TI2VidTwoStagesHQPipeline:
         loras: Sequence[LoraPathStrength] = (),
         settings: Settings | None = None,
     ):
-        if len(distilled_lora) != 1:  # the reference takes the first and drops the others
-            raise InputError(f"{len(distilled_lora)} distilled LoRAs were given, expected one")
+        check_distilled_lora(distilled_lora)
         strengths = (distilled_lora_strength_stage_1, distilled_lora_strength_stage_2)
         with_distilled = [(*loras, replace(distilled_lora[0], strength=strength)) for strength in strengths]
         self.stage_1_model_ledger = ModelLedger(
@@ -49,6 +52,7 @@ class TI2VidTwoStagesHQPipeline:
 
     def __call__(
         self,
+        *,
         prompt: str,
         negative_prompt: str,
         seed: int,
@@ -64,10 +68,10 @@ class TI2VidTwoStagesHQPipeline:
         enhance_prompt: bool = False,
         noise_seed: int | None = None,
     ) -> tuple[stages.Frames, Audio | None]:
-        """Frames in chunks of uint8 ``(F, H, W, 3)`` and the sound. height, width: multiples of 64.
+        """Frames in chunks of uint8 ``(F, H, W, 3)``, and the audio. height, width: multiples of 64.
 
-        noise_seed: of the sampler's own noise. None takes another one for each seed and stage; the reference takes −1,
-        whatever the seed is.
+        noise_seed: of the sampler's own noise. None takes a different one for each seed and stage; the reference takes
+        −1, whatever the seed is.
         """
         stages.assert_resolution(height, width, num_frames, is_two_stage=True)
         stages.check_images(images, num_frames)
@@ -98,19 +102,7 @@ class TI2VidTwoStagesHQPipeline:
             loop=loop(1),
         )
         ledger = self.stage_2_model_ledger
-        video = stages.upsampled(ledger, video)
-        sigmas = np.float32(STAGE_2_DISTILLED_SIGMA_VALUES)
-        video, audio = stages.denoise_audio_video(
-            ledger,
-            "stage 2",
-            whole,
-            noiser,
-            sigmas,
-            stages.simple(positive),
-            conditionings=stages.image_conditionings(ledger, images, whole),
-            loop=loop(2),
-            noise_scale=float(sigmas[0]),
-            initial_video_latent=video,
-            initial_audio_latent=audio,
+        video, audio = stages.second_stage(
+            ledger, whole, noiser, video, audio, stages.simple(positive), images, loop=loop(2)
         )
         return stages.decoded(ledger, video, audio, tiling_config, generator)

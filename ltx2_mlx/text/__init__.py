@@ -1,1 +1,1 @@
-"""From a prompt to the two text contexts: tokens, Gemma 3, feature extractor, connectors."""
+"""The text side: a prompt becomes tokens, Gemma's hidden states, features, and the two contexts."""

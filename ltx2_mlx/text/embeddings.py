@@ -1,4 +1,4 @@
-"""From text features to contexts: pads give way to learned registers, then a small transformer for each stream.
+"""Contexts from text features: learned registers replace pads, then each stream has a small transformer.
 
 Source: ``ltx_core.text_encoders.gemma.{embeddings_connector,embeddings_processor}``. The reference takes one prompt at
 a time; ours takes a batch.
@@ -14,6 +14,7 @@ import mlx.nn as nn
 from ..config import ConnectorConfig, EmbeddingsProcessorConfig
 from ..errors import ConfigError, InputError
 from ..nn.attention import Attention, FeedForward
+from ..nn.module import Module
 from ..nn.norm import rms_norm
 from ..nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
 from .feature_extractor import FeatureExtractorV1, FeatureExtractorV2, HiddenStates
@@ -41,7 +42,7 @@ def _to_binary_mask(encoded: mx.array, encoded_mask: mx.array) -> tuple[mx.array
     return encoded * binary_mask.astype(encoded.dtype), binary_mask
 
 
-class _BasicTransformerBlock1D(nn.Module):
+class _BasicTransformerBlock1D(Module):
     """Self-attention and feed-forward, each on the normalised residual. The norms have no weights."""
 
     def __init__(self, config: ConnectorConfig):
@@ -62,7 +63,9 @@ class _BasicTransformerBlock1D(nn.Module):
         return self.ff(rms_norm(hidden_states)) + hidden_states
 
 
-class Embeddings1DConnector(nn.Module):
+class Embeddings1DConnector(Module):
+    """Registers in place of pads, then transformer blocks, then a norm."""
+
     def __init__(self, config: ConnectorConfig):
         super().__init__()
         self.config = config
@@ -81,7 +84,9 @@ class Embeddings1DConnector(nn.Module):
         B, T, _ = hidden_states.shape
         registers = self.learnable_registers.astype(hidden_states.dtype)
         if T % registers.shape[0]:
-            raise InputError(f"{T} tokens, expected a multiple of {registers.shape[0]}, the number of registers")
+            raise InputError(
+                f"the prompt has {T} tokens, expected a multiple of {registers.shape[0]}, the number of registers"
+            )
         valid = attention_mask.reshape(B, T) >= MASKED
         token = mx.arange(T)
         order = mx.argsort(mx.where(valid, token, token + T), axis=1)  # unique keys: stable whatever the sort is
@@ -110,7 +115,7 @@ class Embeddings1DConnector(nn.Module):
         return rms_norm(hidden_states), attention_mask
 
 
-class EmbeddingsProcessor(nn.Module):
+class EmbeddingsProcessor(Module):
     """Feature extractor and connectors: Gemma's hidden states to the contexts that the transformer reads.
 
     flat_features: width of the extractor's input, Gemma's width times the number of its hidden states. The config does
@@ -126,6 +131,7 @@ class EmbeddingsProcessor(nn.Module):
                 f"transformer.caption_channels ({width})"
             )
         self.num_hidden_states = flat_features // width
+        self.feature_extractor: FeatureExtractorV1 | FeatureExtractorV2
         if config.caption_proj_before_connector:
             video = nn.Linear(flat_features, config.video_features)
             audio = nn.Linear(flat_features, config.audio_features)
@@ -149,5 +155,6 @@ class EmbeddingsProcessor(nn.Module):
     ) -> EmbeddingsProcessorOutput:
         """L states ``(B, T, D)`` and the tokenizer's mask ``(B, T)`` → contexts for video and audio."""
         video_feats, audio_feats = self.feature_extractor(hidden_states, attention_mask, padding_side)
+        assert audio_feats is not None  # video-only checkpoints are refused by their config
         additive_mask = convert_to_additive_mask(attention_mask, video_feats.dtype)
         return EmbeddingsProcessorOutput(*self.create_embeddings(video_feats, audio_feats, additive_mask))

@@ -1,4 +1,4 @@
-"""From Gemma's hidden states to text features: each state normalised, all of them flattened, one projection.
+"""Text features from Gemma's hidden states: each state is normalised, all are flattened and projected once.
 
 Source: ``ltx_core.text_encoders.gemma.feature_extractor``. Where arithmetic narrows to the model's dtype and where it
 stays float32 is the reference's choice, kept here step by step.
@@ -12,20 +12,21 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import InputError
+from ..nn.module import Module
 
 HiddenStates = mx.array | list[mx.array] | tuple[mx.array, ...]
 EPS = 1e-6
 
 
 def _add_eps(x: mx.array) -> mx.array:
-    """x + eps, added in float32 and rounded once: eps itself is no bfloat16 or float16 number."""
+    """x + eps, added in float32 and rounded once, because neither bfloat16 nor float16 holds eps itself."""
     return (x.astype(mx.float32) + EPS).astype(x.dtype)
 
 
 def _norm_and_concat_padded_batch(
     encoded_text: mx.array, sequence_lengths: mx.array, padding_side: str = "right"
 ) -> mx.array:
-    """Each state by its own mean and range over the valid tokens: ``(B, T, D, L)`` → ``(B, T, D·L)``, pads zero.
+    """Normalise each state by its mean and range over the valid tokens: ``(B, T, D, L)`` → ``(B, T, D·L)``, pads zero.
 
     sequence_lengths: ``(B,)`` valid tokens. Half-precision states come out in float32, as in the reference: the mean
     does, because its denominator is an integer.
@@ -50,7 +51,7 @@ def _norm_and_concat_padded_batch(
 
 
 def norm_and_concat_per_token_rms(encoded_text: mx.array, attention_mask: mx.array) -> mx.array:
-    """Each token's state by its root mean square: ``(B, T, D, L)`` → ``(B, T, D·L)`` in the same dtype, pads zero."""
+    """Divide each token's state by its root mean square: ``(B, T, D, L)`` → ``(B, T, D·L)``, same dtype, pads zero."""
     B, T, D, L = encoded_text.shape
     square = (encoded_text * encoded_text).astype(mx.float32)
     variance = square.mean(axis=2, keepdims=True).astype(encoded_text.dtype)
@@ -65,14 +66,14 @@ def _rescale_norm(x: mx.array, target_dim: int, source_dim: int) -> mx.array:
 
 def _stack(hidden_states: HiddenStates, width: int) -> mx.array:
     """``(B, T, D, L)`` from L states ``(B, T, D)``; ``width`` is what D · L must be."""
-    encoded = mx.stack(hidden_states, axis=-1) if isinstance(hidden_states, (list, tuple)) else hidden_states
+    encoded = mx.stack(list(hidden_states), axis=-1) if isinstance(hidden_states, (list, tuple)) else hidden_states
     _, _, D, L = encoded.shape
     if width != D * L:
         raise InputError(f"{L} hidden states of width {D} were given; the projection takes {width} features in all")
     return encoded
 
 
-class FeatureExtractorV1(nn.Module):
+class FeatureExtractorV1(Module):
     """2.0: normalised per prompt; one projection for both streams."""
 
     def __init__(self, aggregate_embed: nn.Linear, is_av: bool = False):
@@ -91,7 +92,7 @@ class FeatureExtractorV1(nn.Module):
         return features, features if self.is_av else None
 
 
-class FeatureExtractorV2(nn.Module):
+class FeatureExtractorV2(Module):
     """2.3: normalised per token; a projection for each stream, its input scaled to keep the variance."""
 
     def __init__(

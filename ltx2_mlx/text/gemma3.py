@@ -1,8 +1,8 @@
 """The Gemma 3 text model as an encoder: token ids in, every hidden state out (arXiv:2503.19786).
 
 Parameter and module paths are those of the official shards below ``language_model.model.``; classes and arguments
-carry the names of transformers' ``models/gemma3/modeling_gemma3.py``, which ltx-core runs without position ids: pads
-are counted, and a prompt's first token stands wherever its padding ends.
+carry the names of transformers' ``models/gemma3/modeling_gemma3.py``. ltx-core runs it without position ids: pads are
+counted, so the position of a prompt's first token is the number of pads before it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from ..config import Gemma3TextConfig
 from ..errors import InputError
 from ..nn.activation import GELUTanh
+from ..nn.module import Module
 
 Tables = tuple[mx.array, mx.array]
 
@@ -29,7 +30,7 @@ class Gemma3TextScaledWordEmbedding(nn.Embedding):
         return self.weight[input_ids] * scale
 
 
-class Gemma3RMSNorm(nn.Module):
+class Gemma3RMSNorm(Module):
     """x / rms(x) · (1 + weight) over the last axis, in float32, rounded once."""
 
     def __init__(self, dim: int, eps: float):
@@ -50,7 +51,7 @@ def _inverse_frequencies(base: float, factor: float, dim: int) -> np.ndarray:
     return np.float32(1) / power / np.float32(factor)
 
 
-class Gemma3RotaryEmbedding(nn.Module):
+class Gemma3RotaryEmbedding(Module):
     """Rotary tables: base 10,000 in windowed layers; 1,000,000, eight times slower, in global ones."""
 
     def __init__(self, config: Gemma3TextConfig):
@@ -58,15 +59,17 @@ class Gemma3RotaryEmbedding(nn.Module):
         self.config = config
 
     def __call__(self, x: mx.array, position_ids: mx.array, layer_type: str) -> Tables:
-        """Positions ``(1, T)`` → cosine and sine ``(1, T, head_dim)`` in the dtype of ``x``; both halves are alike."""
+        """Positions ``(1, T)`` → cosine and sine ``(1, T, head_dim)`` in the dtype of ``x``, two equal halves."""
         base, factor = self.config.rope(layer_type)
         positions = np.array(position_ids).astype(np.float32)
         freqs = positions[..., None] * _inverse_frequencies(base, factor, self.config.head_dim)
         angles = np.concatenate([freqs, freqs], axis=-1).astype(np.float64)
-        return tuple(mx.array(f(angles).astype(np.float32)).astype(x.dtype) for f in (np.cos, np.sin))
+        cos, sin = (mx.array(f(angles).astype(np.float32)).astype(x.dtype) for f in (np.cos, np.sin))
+        return cos, sin
 
 
 def rotate_half(x: mx.array) -> mx.array:
+    """(x1, x2) → (−x2, x1), the halves of the last axis."""
     x1, x2 = mx.split(x, 2, axis=-1)
     return mx.concatenate([-x2, x1], axis=-1)
 
@@ -79,7 +82,7 @@ def apply_rotary_pos_emb(
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
-class Gemma3Attention(nn.Module):
+class Gemma3Attention(Module):
     """Grouped queries; queries and keys normalised per head."""
 
     def __init__(self, config: Gemma3TextConfig):
@@ -108,12 +111,14 @@ class Gemma3Attention(nn.Module):
         q, k, v = (heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = apply_rotary_pos_emb(self.q_norm(q), self.k_norm(k), *position_embeddings)
         out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scaling, mask=attention_mask)
-        # A pad on the left sees nothing. That is zero, as in torch, and neither NaN nor a mean (tap: o_proj<x)
+        # A pad on the left sees nothing. Its result is zero, as in torch, and neither NaN nor a mean (tap: o_proj:x)
         out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, 0)
         return self.o_proj(out.swapaxes(1, 2).reshape(B, T, -1)), None
 
 
-class Gemma3MLP(nn.Module):
+class Gemma3MLP(Module):
+    """``down(gelu(gate(x)) · up(x))``."""
+
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -122,10 +127,11 @@ class Gemma3MLP(nn.Module):
         self.act_fn = GELUTanh()
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        y: mx.array = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return y
 
 
-class Gemma3DecoderLayer(nn.Module):
+class Gemma3DecoderLayer(Module):
     """Attention and MLP, normalised before and after."""
 
     def __init__(self, config: Gemma3TextConfig):
@@ -144,7 +150,8 @@ class Gemma3DecoderLayer(nn.Module):
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attended)
         mixed = self.mlp(self.pre_feedforward_layernorm(hidden_states))
-        return hidden_states + self.post_feedforward_layernorm(mixed)
+        hidden_states = hidden_states + self.post_feedforward_layernorm(mixed)
+        return hidden_states
 
 
 def attention_masks(attention_mask: mx.array, sliding_window: int) -> dict[str, mx.array]:
@@ -158,7 +165,9 @@ def attention_masks(attention_mask: mx.array, sliding_window: int) -> dict[str, 
     return {"full_attention": seen, "sliding_attention": seen & (behind < sliding_window)}
 
 
-class Gemma3TextModel(nn.Module):
+class Gemma3TextModel(Module):
+    """Embedding, layers and final norm; there is no output projection."""
+
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.config = config

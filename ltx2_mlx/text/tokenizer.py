@@ -33,12 +33,16 @@ class LTXVGemmaTokenizer:
             self._tokenizer = Tokenizer.from_file(str(file))
             config = json.loads((folder / "tokenizer_config.json").read_text())
         except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{folder}: its tokenizer cannot be read ({str(error)[:200]})") from None
+            raise CheckpointError(
+                f"{folder}: its tokenizer cannot be read ({str(error)[:200]}). Fetch it again"
+            ) from None
         self.max_length, self.padding_side = max_length, padding_side
         pad = _content(config.get("pad_token")) or _content(config.get("eos_token"))
         pad_id = self._tokenizer.token_to_id(pad) if pad else None
         if pad_id is None:
-            raise CheckpointError(f"{folder}: tokenizer_config.json names no padding token that tokenizer.json has")
+            raise CheckpointError(
+                f"{folder}: tokenizer_config.json names no padding token of tokenizer.json. Use the official folder"
+            )
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(direction=padding_side, pad_id=pad_id, pad_token=pad, length=max_length)
 

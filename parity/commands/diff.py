@@ -29,7 +29,7 @@ SHOWN = 15  # lines of each kind
 
 
 def show(found: Difference, a: dict[Key, Tap], b: dict[Key, Tap], console: Console | None = None) -> None:
-    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     for name in ("", "stage", "config", "lane", "tap", "ratio before → now"):
         table.add_column(name)

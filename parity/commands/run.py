@@ -40,7 +40,8 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
         return EXIT_USAGE
-    from ..report import plots, terminal
+    from ..faults.likely_causes import explain_first
+    from ..report import terminal
     from ..report.render import render
     from ..run import pipelines as pipeline_runs
     from ..run.cells import check_checkpoint, select
@@ -67,9 +68,9 @@ def _run(args: argparse.Namespace) -> int:
 
     cells = args.json.with_suffix(".cells")
     results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume)
-    pictures = plots.by_depth(results, args.json.parent)
+    results.explanation = explain_first(results)
     results.seconds = time.monotonic() - start
     results.write(args.json)
     shutil.rmtree(cells)
-    terminal.show(results, [*render(args.json), args.json, *pictures])
+    terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()

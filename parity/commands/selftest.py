@@ -1,4 +1,4 @@
-"""``parity selftest``: is each planted fault noticed, and where?"""
+"""``parity selftest`` plants known faults one at a time, and shows which are noticed, and where."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..faults.catalogue import MUTATIONS, NOT_APPLICABLE
+from ..faults.catalogue import FAULTS, NOT_APPLICABLE
 from ..faults.likely_causes import learn
 from ..faults.selftest import DETECTED, LOCALISED, Score, run, sample
 from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
@@ -19,20 +19,27 @@ from ..sides.fixtures import ensure_fixtures
 REPORT = Path("reports") / "latest" / "selftest.json"
 
 
-def register(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("selftest", help="plant known faults one at a time: is each one noticed, and where?")
-    parser.add_argument("--sample", type=int, metavar="N", help="N mutants only, spread over the stages")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="mutants by id, or by the id of the known fault")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs that the mutants are run with (default: 0)")
-    parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the matrix goes")
-    parser.add_argument("--learn", action="store_true", help="keep what they look like, for explain")
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "selftest", help="plant known faults one at a time and see that each is noticed in its place"
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="plant only N faults, spread over the stages")
+    parser.add_argument(
+        "--only",
+        default="*",
+        metavar="GLOB",
+        help="plant only the faults with this id, or with this id in the list of known faults",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
+    parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the results are written")
+    parser.add_argument("--learn", action="store_true", help="keep what each fault looks like, for parity explain")
     parser.set_defaults(handler=_selftest)
 
 
 def _selftest(args: argparse.Namespace) -> int:
-    chosen = [m for m in MUTATIONS if any(fnmatch.fnmatchcase(name, args.only) for name in (m.id, m.known))]
+    chosen = [m for m in FAULTS if any(fnmatch.fnmatchcase(name, args.only) for name in (m.id, m.known))]
     if not chosen or (args.sample is not None and args.sample < 1):
-        wrong = f"no mutant '{args.only}'" if not chosen else "--sample takes a number from 1 on"
+        wrong = f"no fault '{args.only}'" if not chosen else "--sample takes a number from 1 on"
         print(f"ltx2-parity: {wrong}", file=sys.stderr)
         return EXIT_USAGE
     if args.sample:
@@ -49,7 +56,7 @@ def _selftest(args: argparse.Namespace) -> int:
     document = score.document()
     args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if args.learn:
-        learn(score.findings)
+        learn(score.outcomes)
     show(score, document["summary"])
     print(f"written   {args.json}")
     return EXIT_OK if score.good else EXIT_DIVERGED
@@ -57,21 +64,21 @@ def _selftest(args: argparse.Namespace) -> int:
 
 def show(score: Score, summary: dict[str, Any]) -> None:
     """The matrix and the score."""
-    width = max(len(f.mutation) for f in score.findings)
-    print(f"{'id':5} {'known':5} {'mutant':{width}}  lane  first tap (expected tap, where it is another)")
-    for f in score.findings:
+    width = max(len(f.fault) for f in score.outcomes)
+    print(f"{'id':5} {'known':5} {'fault':{width}}  lane  first tap (expected tap, where it is another)")
+    for f in score.outcomes:
         mark = "·" if f.localised else "≠" if f.detected else "="
         place = f.first_tap if f.localised else f"{f.first_tap} ({f.expected_tap})" if f.detected else "undetected"
         if f.equivalent:
             mark, place = "≡", f"{place}; equivalent: {f.equivalent}"
         elif not f.detected and f.why:
             place = f"{place}: {f.why}"
-        print(f"{f.id:5} {f.known:5} {f.mutation:{width}}  {f.lane:4} {mark} {place}")
+        print(f"{f.id:5} {f.known:5} {f.fault:{width}}  {f.lane:4} {mark} {place}")
     print("\nnot planted:")
     for known, reason in NOT_APPLICABLE.items():
         print(f"  {known:5} {reason}")
-    n = summary["mutants"]
-    print(f"\n{n} mutants of {summary['known_faults']} known faults and others; {summary['equivalent']} equivalent")
+    n = summary["faults"]
+    print(f"\n{n} faults, of {summary['known_faults']} known kinds and others; {summary['equivalent']} equivalent")
     print(f"detected  {summary['detected']} of {n} ({DETECTED:.0%} wanted)")
     print(f"localised {summary['localised']} of {n} ({LOCALISED:.0%} wanted)")
     seeds = ", ".join(map(str, score.clean_seeds))

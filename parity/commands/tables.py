@@ -1,4 +1,7 @@
-"""``parity tables`` writes the results of a run and of a selftest, and the table of symptoms, between their markers."""
+"""``parity tables``: write what runs on this machine have shown, and the table of symptoms, into the documents.
+
+Each table stands between two markers, ``<!-- NAME: start -->`` and ``<!-- NAME: end -->``.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,39 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ltx2_mlx.errors import InputError
+
 from ..debug import symptoms
+from ..judge.results import EXIT_OK
 from ..report import summary
 
 
-def insert(document: str, name: str, text: str) -> str:
-    """``document`` with ``text`` between its two markers of that name. Raises ValueError where they are missing."""
+def insert(text: str, name: str, table: str) -> str | None:
+    """``text`` with a table between its two markers of that name; None where it has no place for it."""
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
-    before, found, rest = document.partition(start)
+    before, found, rest = text.partition(start)
     _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"no document has the markers {start} and {end}")
-    return f"{before}{start}\n{text.rstrip()}\n{end}{after}"
+    return f"{before}{start}\n{table.rstrip()}\n{end}{after}" if found and closed else None
+
+
+def fill(documents: list[Path], tables: dict[str, str]) -> None:
+    """Write every table where a document has its markers. Raises InputError for one that has a place in none."""
+    texts = {path: path.read_text() for path in documents}
+    for name, table in tables.items():
+        filled = {path: new for path, text in texts.items() if (new := insert(text, name, table)) is not None}
+        if not filled:
+            named = ", ".join(map(str, documents))
+            raise InputError(f"no place for the table '{name}' in {named}: expected <!-- {name}: start --> and its end")
+        texts |= filled
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 def selftest(document: dict[str, Any]) -> str:
     """The score in a sentence, and the matrix folded away."""
     s = document["summary"]
     lines = [
-        f"{s['mutants']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
+        f"{s['faults']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
         f"they belong to, {s['equivalent']} that go unnoticed (each with its reason), {s['false_alarms']} false "
         f"alarms over clean runs with three seeds, in {s['seconds'] / 60:.0f} minutes.",
         "",
@@ -37,15 +54,17 @@ def selftest(document: dict[str, Any]) -> str:
     for row in document["matrix"]:
         seen = f"`{row['first_tap']}`" if row["detected"] else row["equivalent"] or "not noticed"
         seen += "" if row["localised"] or not row["detected"] else f" (expected `{row['expected_tap']}`)"
-        lines.append(f"| {row['id']} | {row['mutation']} | {row['lane']} | {seen} |".replace("\n", " "))
+        lines.append(f"| {row['id']} | {row['fault']} | {row['lane']} | {seen} |".replace("\n", " "))
     return "\n".join([*lines, "", "</details>"])
 
 
-def register(commands: argparse._SubParsersAction) -> None:
-    tables = commands.add_parser("tables", help="write the documents' tables from a run and a selftest")
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tables = commands.add_parser("tables", help="write the tables of the documents from a run and a selftest")
     tables.add_argument("results", type=Path, metavar="RESULTS.json")
     tables.add_argument("score", type=Path, metavar="SELFTEST.json")
-    tables.add_argument("documents", nargs="+", type=Path, metavar="DOCUMENT.md", help="where the markers are")
+    tables.add_argument(
+        "documents", type=Path, nargs="+", metavar="DOCUMENT.md", help="each table goes wherever one has its markers"
+    )
     tables.set_defaults(handler=_tables)
 
 
@@ -55,10 +74,5 @@ def _tables(args: argparse.Namespace) -> int:
         "selftest": selftest(json.loads(args.score.read_text())),
         "symptoms": symptoms.markdown(),
     }
-    texts = {path: path.read_text() for path in args.documents}
-    for name, table in tables.items():
-        path = next((p for p in texts if f"<!-- {name}: start -->" in texts[p]), args.documents[0])
-        texts[path] = insert(texts[path], name, table)
-    for path, text in texts.items():
-        path.write_text(text)
-    return 0
+    fill(args.documents, tables)
+    return EXIT_OK

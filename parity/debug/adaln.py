@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def _fitted(subject: Subject, traces: dict[str, Trace]) -> Iterator[tuple[Place,
             yield (place, *place.fitted())
 
 
-def _sentence(found: list[tuple], multipliers: list[tuple]) -> str:
+def _sentence(found: list[tuple[Any, ...]], multipliers: list[tuple[Any, ...]]) -> str:
     if wrong := [row for row in multipliers if not np.isclose(row[2], row[3], rtol=1e-3)]:
         _, name, given, expected = wrong[0]
         return (
@@ -108,7 +109,7 @@ def _chart(place: Place, scale: np.ndarray, shift: np.ndarray) -> Lines:
     )
 
 
-def _multipliers(subject: Subject, trace: Trace) -> Iterator[tuple]:
+def _multipliers(subject: Subject, trace: Trace) -> Iterator[tuple[str, float, float]]:
     t = subject.config["transformer"]
     factor = t.get("timestep_scale_multiplier", 1000)
     gate = t.get("av_ca_timestep_scale_multiplier", 1)

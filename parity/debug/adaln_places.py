@@ -38,7 +38,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     mx, my = x.mean(axis=0), y.mean(axis=0)
     slope = ((x - mx) * (y - my)).sum(axis=0) / np.maximum(((x - mx) ** 2).sum(axis=0), 1e-30)
     shift = my - slope * mx
-    return slope - 1, shift, float(np.linalg.norm(y - slope * x - shift) / max(np.linalg.norm(y), 1e-30))
+    return slope - 1, shift, float(np.linalg.norm(y - slope * x - shift)) / max(float(np.linalg.norm(y)), 1e-30)
 
 
 def transformer_places(subject: Subject, trace: Trace) -> Iterator[Place]:

@@ -1,8 +1,9 @@
-"""The sound from its latent on: level by stage, the precision of the vocoder, and the first place that departs."""
+"""The audio from its latent on: level by stage, the precision of the vocoder, and the first place that departs."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     traces = {key: _traces(subject, key) for key in subject.sides}
     ours = traces["ours"]
     places = [(part, tap) for part, trace in ours.items() for tap in _stages(trace)]
-    rows, series = [], {key: [] for key in traces}
+    rows: list[tuple[Any, ...]] = []
+    series: dict[str, list[float]] = {key: [] for key in traces}
     for part, tap in places:
         leaves = {key: _out(by[part], tap) for key, by in traces.items()}
         for key, leaf in leaves.items():
@@ -30,9 +32,9 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         rows.append((f"{part} {tap}", *(std(x.values) for x in leaves.values()), *(x.dtype for x in leaves.values())))
     columns = ("stage", *(f"std {key}" for key in traces), *(f"dtype {key}" for key in traces))
     waves = {key: _wave(by["vocoder"]) for key, by in traces.items()}
-    sound = [(key, _rms(w), float(np.abs(w).max()), float((np.abs(w) >= 1).mean())) for key, w in waves.items()]
+    levels = [(key, _rms(w), float(np.abs(w).max()), float((np.abs(w) >= 1).mean())) for key, w in waves.items()]
     tables = [
-        Table("the waveform", ("side", "rms", "peak", "clipped"), sound),
+        Table("the waveform", ("side", "rms", "peak", "clipped"), levels),
         Table("level by stage", columns, rows),
     ]
     names = [f"{part.split('_')[0]} {tap}" for part, tap in places]
@@ -71,12 +73,15 @@ def _leaf(trace: Trace, tap: str) -> Tensor | None:
 
 
 def _out(trace: Trace, tap: str) -> Tensor:
-    return _leaf(trace, tap)
+    """The first tensor that a tap gives."""
+    leaf = _leaf(trace, tap)
+    assert leaf is not None, f"{tap} gives no tensor"
+    return leaf
 
 
 def _wave(trace: Trace) -> np.ndarray:
     name = next(tap for tap in ("VocoderWithBWE", "Vocoder") if (tap, 0) in trace.calls)
-    return trace.calls[name, 0].outputs[""].values
+    return _out(trace, name).values
 
 
 def _rms(wave: np.ndarray) -> float:
@@ -85,9 +90,9 @@ def _rms(wave: np.ndarray) -> float:
 
 def _sentence(subject: Subject, traces: dict[str, dict[str, Trace]], wave: np.ndarray) -> str:
     vocoder = traces["ours"]["vocoder"]
-    narrow = next((tap for tap in _stages(vocoder) if _leaf(vocoder, tap).dtype != "float32"), None)
+    narrow = next((tap for tap in _stages(vocoder) if _out(vocoder, tap).dtype != "float32"), None)
     if narrow:
-        dtype = _leaf(vocoder, narrow).dtype
+        dtype = _out(vocoder, narrow).dtype
         return f"The vocoder computes in {dtype} from {narrow} on, which is audible: float32 is needed."
     if not np.isfinite(wave).all():
         return "The waveform is not finite; look for the first NaN with: debug nan."
@@ -100,4 +105,4 @@ def _sentence(subject: Subject, traces: dict[str, dict[str, Trace]], wave: np.nd
     if _rms(wave) < SILENT:
         return f"The waveform is silent (rms {_rms(wave):.1e})."
     same = "; every stage is as in the reference" if subject.compared and subject.dtype == "float32" else ""
-    return f"The sound has rms {_rms(wave):.2g} and the vocoder computes in float32{same}."
+    return f"The audio has rms {_rms(wave):.2g} and the vocoder computes in float32{same}."

@@ -6,6 +6,7 @@ A trained model does all of this to a degree that looks like a fault: only the r
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     return Finding(_sentence(subject, blocks["ours"], gaps), [table], charts)
 
 
-def _series(blocks: dict[str, list[Block]], of: object) -> dict[str, list[float]]:
+def _series(blocks: dict[str, list[Block]], of: Callable[[Block], float]) -> dict[str, list[float]]:
     return {key: [of(block) for block in by] for key, by in blocks.items()}
 
 

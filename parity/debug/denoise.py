@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +56,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         at = [by[i] for by in steps.values()]
         measured = [f(s) for f in (_std, _std_denoised, _likeness, _effect) for s in at]
         rows.append((f"{ours.sigma:g}", *measured, *gaps[i : i + 1]))
-    names = [row[0] for row in rows]
+    names = [f"{step.sigma:g}" for step in steps["ours"]]
     table = Table(f"video ({REPORTED})", (*columns, *(["distance"] if gaps else [])), rows)
     last = steps["ours"][-1].denoised[0].T.reshape(-1, FRAMES, HEIGHT, WIDTH)
     ends = Table("the end", ("", "ours"), [("std", std(last)), ("autocorrelation", autocorrelation(last))])
@@ -82,7 +84,7 @@ def _effect(step: Step) -> float:
     return step.effect
 
 
-def _series(steps: dict[str, list[Step]], of: object) -> dict[str, list[float]]:
+def _series(steps: dict[str, list[Step]], of: Callable[[Step], float]) -> dict[str, list[float]]:
     return {key: [of(step) for step in by] for key, by in steps.items()}
 
 
@@ -94,26 +96,26 @@ def run(
     funcs = [_func(subject, key, contexts[name], denoiser) for name in "AB"]
     steps: list[Step] = []
 
-    def denoise(video: object, audio: object, schedule: object, i: int) -> tuple:
+    def denoise(video: Any, audio: Any, schedule: Any, i: int) -> Any:
         results = [func(video, audio, schedule, i) for func in funcs]
         arrays = [subject.numpy(key, x) for x in (video.latent, results[0][0], results[1][0])]
         steps.append(Step(float(schedule[i]), *arrays))
         return results[0]
 
     loop, stepper = subject.at(key, "euler_denoising_loop"), subject.at(key, "EulerDiffusionStep")()
-    schedule = sigmas_of(subject, key, np.float32(sigmas))
+    schedule = sigmas_of(subject, key, np.array(sigmas, np.float32))
     states = [_state(subject, key, audio) for audio in (False, True)]
     with contextlib.redirect_stderr(io.StringIO()):  # the reference draws a progress bar
-        states = loop(schedule, *states, denoise_fn=denoise, stepper=stepper)
-    return steps, tuple(subject.numpy(key, state.latent) for state in states)
+        video, audio = loop(schedule, *states, denoise_fn=denoise, stepper=stepper)
+    return steps, (subject.numpy(key, video.latent), subject.numpy(key, audio.latent))
 
 
-def _func(subject: Subject, key: str, contexts: Contexts, denoiser: object) -> object:
+def _func(subject: Subject, key: str, contexts: Contexts, denoiser: Any) -> Any:
     video, audio = (subject.make(key, Data(values)) for values in contexts)
     return subject.at(key, "simple_denoising_func")(video_context=video, audio_context=audio, transformer=denoiser)
 
 
-def _state(subject: Subject, key: str, audio: bool) -> object:
+def _state(subject: Subject, key: str, audio: bool) -> Any:
     values = latent(subject.config, audio)
     mask = np.ones((1, values.shape[1], 1), np.float32)
     fields = {"latent": Data(values), "denoise_mask": Data(mask, "none"), "positions": positions(audio)}

@@ -1,8 +1,9 @@
-"""What a view hands back, the same for all: tables, charts and one plain sentence; printed and drawn here."""
+"""What every view returns: tables, charts and one plain sentence; printed and drawn here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Lines:
     title: str
     ylabel: str
     names: list[str]
-    series: dict[str, list[float]]
+    series: Mapping[str, Sequence[float]]
     log: bool = False
 
 
@@ -56,11 +57,16 @@ class Grid:
     values: np.ndarray
 
 
+Chart = Lines | Pictures | Grid
+
+
 @dataclass(frozen=True)
 class Finding:
+    """What a view found: one plain sentence, and the tables and charts that it was read from."""
+
     sentence: str
-    tables: list[Table] = field(default_factory=list)
-    charts: list[Lines | Pictures | Grid] = field(default_factory=list)
+    tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = ()
 
 
 def number(value: Any) -> str:
@@ -72,7 +78,7 @@ def number(value: Any) -> str:
 
 
 def show(finding: Finding, console: Console | None = None) -> None:
-    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     for table in finding.tables:
         rich = RichTable(box=None, title=escape(table.title), title_justify="left")
         for i, column in enumerate(table.columns):
@@ -94,7 +100,12 @@ def draw(finding: Finding, path: Path) -> Path | None:
     figure = plt.figure(figsize=(11, 3.4 * n + 0.6), layout="constrained")
     parts = figure.subfigures(n, 1, squeeze=False)[:, 0]
     for part, chart in zip(parts, finding.charts, strict=True):
-        {Lines: _draw_lines, Pictures: _draw_pictures, Grid: _draw_grid}[type(chart)](part, chart)
+        if isinstance(chart, Lines):
+            _draw_lines(part, chart)
+        elif isinstance(chart, Pictures):
+            _draw_pictures(part, chart)
+        else:
+            _draw_grid(part, chart)
     figure.suptitle(finding.sentence, fontsize=8, wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -30,7 +30,7 @@ class Mask:
 
     @property
     def blind(self) -> np.ndarray:
-        return ~self.seen.any(axis=1)
+        return np.logical_not(self.seen.any(axis=1))
 
     @property
     def becomes(self) -> str:

@@ -1,4 +1,4 @@
-"""Where the first NaN or infinity comes from: every module of the whole way, from the prompt to the sound."""
+"""The view that finds the first NaN or infinity, in every module from the prompt to the audio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..declare.inputs import DISTILLED_SIGMAS
 from ..declare.model import Case, Data
 from ..tap.trace import Tensor, Trace
 from .finding import Finding, Lines, Table
-from .subject import AUDIO, FRAMES, HEIGHT, WIDTH, Subject, audio_too, context, latent, transformer_case
+from .subject import AUDIO, FRAMES, HEIGHT, WIDTH, Contexts, Subject, audio_too, context, latent, transformer_case
 from .velocity import sigmas_of
 
 PROMPT = "A red fox walks through fresh snow; wind hums."
@@ -67,8 +67,10 @@ def _sentence(ways: dict[str, list[Stretch]]) -> str:
 def _way(subject: Subject, key: str, sigmas: list[float]) -> Iterator[Stretch]:
     """Each stage goes on from what the one before gave; parts that the file does not hold are left out."""
     parts = subject.file.components()
-    contexts = tuple(context(subject.config, audio, "A") for audio in (False, True)) if "transformer" in parts else None
-    latents = None
+    contexts: Contexts | None = None
+    latents: Contexts | None = None
+    if "transformer" in parts:
+        contexts = (context(subject.config, False, "A"), context(subject.config, True, "A"))
     if "embeddings_processor" in parts:
         ids, mask = (np.array(x).astype(np.int64) for x in LTXVGemmaTokenizer(subject.gemma, TOKENS).encode(PROMPT))
         inputs = {"input_ids": Data(ids, "none"), "attention_mask": Data(mask, "none")}
@@ -79,8 +81,9 @@ def _way(subject: Subject, key: str, sigmas: list[float]) -> Iterator[Stretch]:
         case = Case({**kwargs, "padding_side": "left"}, method="process_hidden_states")
         trace = subject.trace(key, "embeddings_processor", case)
         yield _stretch("the connectors", trace)
-        contexts = tuple(_values(trace, "process_hidden_states")[:2])
-    if "transformer" in parts:
+        video, audio = _values(trace, "process_hidden_states")[:2]
+        contexts = (video, audio)
+    if "transformer" in parts and contexts:
         latents = (latent(subject.config, False), latent(subject.config, True))
         for i, sigma in enumerate(sigmas[:-1]):
             case = transformer_case(subject.config, sigma, contexts, latents)
@@ -94,12 +97,9 @@ def _decoded(subject: Subject, key: str, latents: tuple[np.ndarray, np.ndarray] 
     parts = subject.file.components()
     if "video_decoder" in parts:
         channels = subject.config["vae"]["latent_channels"]
-        ended = latents and latents[0].shape[-1] == channels
-        cells = (
-            latents[0].transpose(0, 2, 1).reshape(1, -1, FRAMES, HEIGHT, WIDTH)
-            if ended
-            else np.ones((1, channels, 2, 2, 3))
-        )
+        cells = np.ones((1, channels, 2, 2, 3))
+        if latents and latents[0].shape[-1] == channels:
+            cells = latents[0].transpose(0, 2, 1).reshape(1, -1, FRAMES, HEIGHT, WIDTH)
         small = cells[:, :, :2, :2, :3].astype(np.float32)
         yield _stretch("the video decoder", subject.trace(key, "video_decoder", Case({"sample": Data(small)})))
     if "audio_decoder" in parts and "vocoder" in parts:
@@ -113,15 +113,16 @@ def _decoded(subject: Subject, key: str, latents: tuple[np.ndarray, np.ndarray] 
 
 
 def _stepped(
-    subject: Subject, key: str, latents: tuple, denoised: list[np.ndarray], sigmas: list[float], i: int
+    subject: Subject, key: str, latents: Contexts, denoised: list[np.ndarray], sigmas: list[float], i: int
 ) -> tuple[np.ndarray, np.ndarray]:
     side, stepper = subject.sides[key], subject.at(key, "EulerDiffusionStep")()
-    schedule = sigmas_of(subject, key, np.float32(sigmas))
-    after = list(latents)
+    schedule = sigmas_of(subject, key, np.array(sigmas, np.float32))
+    video, audio = latents
+    after = [video, audio]
     for k, x0 in enumerate(denoised):
         pair = [side.from_numpy(value, side.dtype(subject.dtype)) for value in (latents[k], x0)]
         after[k] = subject.numpy(key, stepper.step(*pair, schedule, i))
-    return tuple(after)
+    return after[0], after[1]
 
 
 def _values(trace: Trace, tap: str) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -74,12 +75,12 @@ def _numbers(subject: Subject, key: str, trace: Trace, sigma: float, after: floa
     x, x0 = call.inputs["video.latent"].values, call.outputs["0"].values
     side = subject.sides[key]
     pair = [side.from_numpy(value, side.dtype(subject.dtype)) for value in (x, x0)]
-    schedule = sigmas_of(subject, key, np.float32([sigma, after]))
+    schedule = sigmas_of(subject, key, np.array([sigma, after], np.float32))
     following = subject.at(key, "EulerDiffusionStep")().step(*pair, schedule, 0)
     return {"latent": x, "velocity": velocity, "X0": x0, "next latent": subject.numpy(key, following)}
 
 
-def _outputs(traces: dict[str, Trace]) -> Iterator[tuple]:
+def _outputs(traces: dict[str, Trace]) -> Iterator[tuple[Any, ...]]:
     """(place, std on each side) of every output."""
     for kind, tap, index in traces["ours"].events:
         for name, leaf in traces["ours"].calls[tap, index].outputs.items() if kind == "out" else ():

@@ -7,7 +7,6 @@ import importlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
 
 from ..declare.inputs import FIXTURES, GEMMA, normal
-from ..declare.model import Case, Data, Obj, Pair
+from ..declare.model import Case, Data, Obj, Pair, Stage
 from ..declare.stages import stages
 from ..declare.stages.patchifiers import CLASSES as PATCHIFIERS
 from ..declare.stages.sampling import CLASSES as SAMPLING
@@ -41,7 +40,8 @@ _OWN = {
         "ltx_pipelines.utils.helpers:simple_denoising_func", "ltx2_mlx.diffusion.denoisers:simple_denoising_func"
     ),
 }
-CLASSES = SimpleNamespace(classes={**SAMPLING, **PATCHIFIERS, **TRANSFORMER, **_OWN})
+# The classes and functions that views call on both sides, held as a stage holds its own.
+BOTH = Stage("debug", None, lambda config: {}, {**SAMPLING, **PATCHIFIERS, **TRANSFORMER, **_OWN}, ())
 FRAMES, HEIGHT, WIDTH, AUDIO = 3, 3, 4, 11  # latent sizes of what is denoised when nothing else is asked for
 
 
@@ -60,7 +60,7 @@ def prepare_fixtures() -> None:
         importlib.import_module("parity.sides.fixtures").ensure_fixtures()
     except ImportError:
         if not FIXTURES.exists():
-            raise InputError(f"{FIXTURES}: no tiny checkpoints, and none can be built without torch") from None
+            raise InputError(f"{FIXTURES}: no tiny checkpoints are there, and building them needs torch") from None
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Subject:
     gemma: Path = GEMMA
     dtype: str = "float32"
     sides: dict[str, Side] = field(default_factory=sides)
-    _loaded: dict[tuple, Any] = field(default_factory=dict)
+    _loaded: dict[tuple[str, str, Path], Any] = field(default_factory=dict)
 
     @cached_property
     def file(self) -> Checkpoint:
@@ -133,7 +133,7 @@ class Subject:
         also: further components and their files. noise: a run whose random numbers are drawn again.
         """
         spec, side = stages()[stage], self.sides[key]
-        modules = {spec.component: self.load(key, spec.component)}
+        modules = {part: self.load(key, part) for part in (spec.component,) if part}
         modules |= {part: self.load(key, part, path) for part, path in (also or {}).items()}
         session = Session(side, noise, only=())
         result = execute(side, spec, modules, case, self.dtype, self.dtype, session)
@@ -141,11 +141,11 @@ class Subject:
 
     def make(self, key: str, value: Any) -> Any:
         """Neutral inputs (``Obj``, ``Data``) as objects of one side."""
-        return self.sides[key].materialise(value, CLASSES, self.dtype, self.dtype)
+        return self.sides[key].materialise(value, BOTH, self.dtype, self.dtype)
 
     def at(self, key: str, name: str) -> Any:
         """A class or function that both sides have."""
-        owner, attribute = resolve(getattr(CLASSES.classes[name], key))
+        owner, attribute = resolve(getattr(BOTH.classes[name], key))
         return getattr(owner, attribute)
 
     def numpy(self, key: str, value: Any) -> np.ndarray:
@@ -185,11 +185,14 @@ Contexts = tuple[np.ndarray, np.ndarray]
 def contexts_of(subject: Subject, prompts: list[str] | None) -> dict[str, Contexts]:
     """ "A" and "B" → contexts for video and audio: of two prompts (by ours), or random where none are given."""
     if not prompts:
-        return {name: tuple(context(subject.config, audio, name) for audio in (False, True)) for name in "AB"}
+        return {name: (context(subject.config, False, name), context(subject.config, True, name)) for name in "AB"}
     product = importlib.import_module("ltx2_mlx")
     made = product.encode_prompts(list(prompts), subject.checkpoint, subject.gemma)
     encodings = [(output.video_encoding, output.audio_encoding) for output in made]
-    return {n: tuple(subject.numpy("ours", e) for e in pair) for n, pair in zip("AB", encodings, strict=True)}
+    return {
+        name: (subject.numpy("ours", video), subject.numpy("ours", audio))
+        for name, (video, audio) in zip("AB", encodings, strict=True)
+    }
 
 
 def transformer_case(config: dict[str, Any], sigma: float, contexts: Contexts, latents: Any = None) -> Case:
@@ -201,8 +204,8 @@ def transformer_case(config: dict[str, Any], sigma: float, contexts: Contexts, l
         values = latent(config, audio) if latents is None else latents[audio]
         fields = {
             "latent": Data(values),
-            "sigma": Data(np.float32([sigma]), "none"),
-            "timesteps": Data(np.float32([[[sigma]]]), "none"),
+            "sigma": Data(np.array([sigma], np.float32), "none"),
+            "timesteps": Data(np.array([[[sigma]]], np.float32), "none"),
             "positions": positions(audio),
             "context": Data(contexts[audio]),
         }

@@ -1,4 +1,4 @@
-"""Whether sound and picture are of one length: positions of the tokens, latent frames, samples, and a muxed file."""
+"""The view of the lengths of audio and picture: positions of the tokens, latent frames, samples, and a muxed file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .finding import Finding, Lines, Table
 from .subject import Subject
 
 LATENT_FRAME = 0.04  # seconds of an audio latent frame: 4 · 160 / 16000; the first one lasts 0.01, one mel frame
-_RATE = 24000  # of the sound that is muxed
+_RATE = 24000  # of the audio that is muxed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
                 float(clock.video[0, 1]),
                 float(np.diff(clock.video[-1])[0]),
             ),
-            (key, "sound", len(clock.audio), float(clock.audio[-1, 1]), float(clock.audio[0, 1]), float(inner.mean())),
+            (key, "audio", len(clock.audio), float(clock.audio[-1, 1]), float(clock.audio[0, 1]), float(inner.mean())),
         ]
     muxed, said = _muxed(args.frames, args.fps)
     columns = ("side", "stream", "latent frames", "ends at (s)", "first lasts", "last lasts")
@@ -73,7 +73,7 @@ def _fine(clocks: dict[str, Clock], duration: float) -> str:
         other = clocks["reference"]
         equal = all(np.array_equal(getattr(ours, n), getattr(other, n)) for n in ("video", "audio"))
         same = ", at the reference's positions" if equal else ", but not at the reference's positions"
-    return f"Picture and sound are both {duration:.2f} s long (to half a latent frame of sound) and in step{same}."
+    return f"Picture and audio are both {duration:.2f} s long (to half a latent frame of audio) and in step{same}."
 
 
 def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
@@ -84,13 +84,13 @@ def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
     frames = round(duration / LATENT_FRAME)
     if len(clock.audio) != frames:
         return (
-            f"The sound has {len(clock.audio)} latent frames where {duration:.3f} s round to {frames}: "
+            f"The audio has {len(clock.audio)} latent frames where {duration:.3f} s round to {frames}: "
             f"it is {(len(clock.audio) - frames) * LATENT_FRAME:+.2f} s longer than the picture."
         )
     lasts = np.diff(clock.audio)[:, 0]
     if not (np.isclose(lasts[0], 0.01, atol=1e-4) and np.allclose(lasts[1:], LATENT_FRAME, atol=1e-4)):
         return (
-            f"The sound's positions are shifted: its first latent frame lasts {lasts[0]:.2f} s for 0.01 (the causal "
+            f"The audio's positions are shifted: its first latent frame lasts {lasts[0]:.2f} s for 0.01 (the causal "
             f"offset is 4i − 3 mel frames), and it ends at {clock.audio[-1, 1]:.2f} s."
         )
     return None
@@ -117,7 +117,7 @@ def _clock(subject: Subject, key: str, frames: int, fps: float) -> Clock:
 
 
 def _muxed(frames: int, fps: float) -> tuple[Table | None, str | None]:
-    """A small clip with sound, written and read back: each stream must keep its length."""
+    """A small clip with audio, written and read back: each stream must keep its length."""
     duration = frames / fps
     samples = round(duration * _RATE)
     pictures = (np.arange(frames * 64 * 64 * 3) % 251).astype(np.uint8).reshape(frames, 64, 64, 3)
@@ -128,6 +128,6 @@ def _muxed(frames: int, fps: float) -> tuple[Table | None, str | None]:
             media.encode_video([pictures], fps, Audio(mx.array(np.stack([tone, tone])), _RATE), path)
             info = media.probe(path)
         except LTX2Error as error:
-            return None, f"Writing a clip with sound fails: {error}"
+            return None, f"Writing a clip with audio fails: {error}"
     rows = [("frames", frames, info.frames), ("samples", samples, info.samples)]
     return Table("written and read back", ("", "given", "in the file"), rows), None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx2_mlx.loading.load import read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import read_checkpoint, read_gemma
 from ltx2_mlx.text.tokenizer import MAX_LENGTH, LTXVGemmaTokenizer
 
 from ..tap.side import Side
@@ -22,7 +22,7 @@ from .finding import Finding, Grid, Lines, Table
 from .measures import correlation, distance, tolerance
 from .subject import Subject
 from .subject import sides as both_sides
-from .text_faults import embedding, states, used
+from .text_checks import embedding, states, used
 
 # Reported for the 19B model: r of two prompts above 0.99 at the contexts when the embedding's scale or the final norm
 # is missing, 0.731 for unlike prompts and 0.80 for "blue" / "red ball" when all is right.
@@ -142,7 +142,7 @@ def _places(
         return side.load(component, path, (read_gemma if folder else read_checkpoint)(path).config, dtype)
 
     def out(value: Any) -> np.ndarray:
-        return side.to_numpy(value).values[0]
+        return np.asarray(side.to_numpy(value).values[0])
 
     ids, mask = (side.from_numpy(array, side.dtype("int64")) for array in (ids, mask))
     states = load("gemma")(input_ids=ids, attention_mask=mask)

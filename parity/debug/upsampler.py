@@ -82,7 +82,7 @@ def _variants(subject: Subject, key: str, encoder: Path, latent: np.ndarray, res
 
 def _sentence(subject: Subject, traces: dict[str, Trace], gaps: dict[str, float], most: dict[str, list[float]]) -> str:
     ours = traces["ours"]
-    nearest = min(gaps, key=gaps.get)
+    nearest = min(gaps, key=gaps.__getitem__)
     if gaps[nearest] > 0.02:
         return (
             f"upsample_video is none of the ways to call the network (nearest: it {nearest}, {gaps[nearest]:.2g} away)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from ltx2_mlx.errors import WeightsError
 
 from ..declare.inputs import normal
 from ..declare.model import Case, Data, Part
-from ..tap.trace import Trace
-from .finding import Finding, Lines, Pictures, Table
+from ..tap.trace import Call, Trace
+from .finding import Chart, Finding, Lines, Pictures, Table
 from .measures import correlation, departures, first_departure, local_variance_ratio, std, tolerance
 from .subject import Subject
-from .vae_faults import alike, decoded, light_of, misplaced, no_bytes, stage_output, unnormalised, untold
+from .vae_checks import Rows, alike, decoded, light_of, misplaced, no_bytes, stage_output, unnormalised, untold
 
 # Reported for the 19B model: brightness (mean of the pixels, 0 to 1) 0.12 when a decoder that wants its timestep gets
 # none, 0.32–0.35 when it is told; pixel std 8.7 for 35 when latents are un-normalised twice.
@@ -39,7 +40,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         return Finding(f"The decoder does not load: {error}")
     stages = _stages(runs["ours"]["random A"])
     columns = ("stage", *(f"{what} {key}" for what in ("std", "r(A, B)") for key in runs))
-    rows = []
+    rows: Rows = []
     for stage in stages:
         pairs = [[stage_output(by[name], stage) for name in ("random A", "random B")] for by in runs.values()]
         rows.append((stage, *(std(a) for a, _ in pairs), *(correlation(a, b) for a, b in pairs)))
@@ -52,7 +53,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     ]
     series = {f"{key}": [row[1 + i] for row in rows] for i, key in enumerate(runs)}
     alike = {f"{key}": [row[1 + len(runs) + i] for row in rows] for i, key in enumerate(runs)}
-    charts = [
+    charts: list[Chart] = [
         Lines("std by stage", "std", stages, series, True),
         Lines("r of two random latents by stage", "r(A, B)", stages, alike),
         Pictures("first frame", {name: _frame(trace) for name, trace in runs["ours"].items()}),
@@ -64,7 +65,7 @@ def _runs(subject: Subject, key: str, told: bool, noise: Trace | None) -> dict[s
     """Each latent decoded, every one with the same noise where the decoder draws any."""
     channels = subject.config["vae"]["latent_channels"]
     random = {name: normal(f"debug:vae:{name}", 1, channels, *_LATENT) for name in "AB"}
-    latents = {
+    latents: dict[str, tuple[np.ndarray, float | None]] = {
         "zero": (np.zeros_like(random["A"]), None),
         "random A": (random["A"], None),
         "random B": (random["B"], None),
@@ -73,7 +74,7 @@ def _runs(subject: Subject, key: str, told: bool, noise: Trace | None) -> dict[s
         latents |= {f"random A at timestep {t:g}": (random["A"], t) for t in (0.0, 0.05)}
     runs = {}
     for name, (values, timestep) in latents.items():
-        given = {} if timestep is None else {"timestep": Data(np.float32([timestep]))}
+        given: dict[str, Any] = {} if timestep is None else {"timestep": Data(np.array([timestep], np.float32))}
         runs[name] = subject.trace(key, "video_decoder", Case({"sample": Data(values), **given}), noise=noise)
         noise = noise or runs[name]
     kwargs = {"latent": Data(random["A"]), "video_decoder": Part("video_decoder")}
@@ -81,13 +82,13 @@ def _runs(subject: Subject, key: str, told: bool, noise: Trace | None) -> dict[s
     return runs
 
 
-def _bytes(subject: Subject, key: str, case: Case, noise: Trace | None) -> dict:
-    """The call of ``decode_video``, which hands on what is saved."""
+def _bytes(subject: Subject, key: str, case: Case, noise: Trace | None) -> dict[tuple[str, int], Call]:
+    """The call of ``decode_video``, which returns what is saved."""
     trace = subject.trace(key, "video_decoder", case, noise=noise)
     return {at: call for at, call in trace.calls.items() if at[0] == "decode_video"}
 
 
-def _sentence(subject: Subject, runs: dict[str, dict[str, Trace]], rows: list[tuple], told: bool) -> str:
+def _sentence(subject: Subject, runs: dict[str, dict[str, Trace]], rows: Rows, told: bool) -> str:
     ours = runs["ours"]
     checks = (unnormalised(subject, ours), untold(ours) if told else None, alike(rows, len(runs)))
     for said in (*checks, misplaced(subject, ours["random A"]), no_bytes(ours["random A"])):
@@ -102,7 +103,7 @@ def _sentence(subject: Subject, runs: dict[str, dict[str, Trace]], rows: list[tu
     conditioned = ", told its timestep (None is 0.05)" if told else ", and wants no timestep"
     return (
         f"The decoder un-normalises once, keeps two latents apart (r {rows[-1][1 + len(runs)]:.2f} at the end), puts "
-        f"pixels where they belong and hands on bytes{conditioned}{same}."
+        f"pixels where they belong and returns bytes{conditioned}{same}."
     )
 
 

@@ -7,13 +7,14 @@ ends in noise.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
 from ..declare.inputs import DISTILLED_SIGMAS
 from .finding import Finding, Lines, Table
 from .measures import autocorrelation, correlation, distance, std
-from .subject import FRAMES, HEIGHT, WIDTH, Subject, contexts_of, latent, transformer_case
+from .subject import FRAMES, HEIGHT, WIDTH, Contexts, Subject, contexts_of, latent, transformer_case
 
 # Reported for the 19B model: a final latent's std is about 1.27 when X0 is fed, 0.59 when the velocity is.
 REPORTED = "reported for 19B: the final latent's std is about 1.27 with X0, 0.59 with the velocity"
@@ -29,12 +30,12 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
         model = subject.load(key, "transformer")
         denoiser = subject.at(key, "X0Model")(model)
         outputs[key] = [_call(subject, key, network, middle, contexts) for network in (model, denoiser)]
-        ends[key] = {fed: _walk(subject, key, denoiser, sigmas, contexts, fed) for fed in ("as handed on", "velocity")}
+        ends[key] = {fed: _walk(subject, key, denoiser, sigmas, contexts, fed) for fed in ("as returned", "velocity")}
     x = latent(subject.config, False)
     rows, readings = [], {}
-    for key, (velocity, handed) in outputs.items():
-        readings[key] = (distance(handed, x - middle * velocity), distance(handed, velocity))
-        rows += [(key, "velocity", std(velocity), None, None), (key, "handed on", std(handed), *readings[key])]
+    for key, (velocity, returned) in outputs.items():
+        readings[key] = (distance(returned, x - middle * velocity), distance(returned, velocity))
+        rows += [(key, "velocity", std(velocity), None, None), (key, "returned", std(returned), *readings[key])]
     tables = [
         Table(f"one call at σ {middle:g}", ("side", "what", "std", "to latent − σ·velocity", "to velocity"), rows),
         Table(
@@ -43,13 +44,13 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
             [(k, fed, std(w[-1]), autocorrelation(_maps(w[-1]))) for k, by in ends.items() for fed, w in by.items()],
         ),
     ]
-    tables.append(_readings(subject, sigmas, contexts, {k: by["as handed on"] for k, by in ends.items()}))
+    tables.append(_readings(subject, sigmas, contexts, {k: by["as returned"] for k, by in ends.items()}))
     series = {f"{k}, fed {fed}": [std(x) for x in walk] for k, by in ends.items() for fed, walk in by.items()}
     chart = Lines("std of the latent along the schedule", "std", [f"{s:g}" for s in sigmas], series)
     return Finding(_sentence(*readings["ours"]), tables, [chart])
 
 
-def _readings(subject: Subject, sigmas: list[float], contexts: tuple, walks: dict[str, list[np.ndarray]]) -> Table:
+def _readings(subject: Subject, sigmas: list[float], contexts: Contexts, walks: dict[str, list[np.ndarray]]) -> Table:
     """What the network itself gives, by its likeness to its input where the two readings differ most."""
     rows = []
     for i, expected in (
@@ -67,30 +68,32 @@ def _readings(subject: Subject, sigmas: list[float], contexts: tuple, walks: dic
 def _sentence(to_x0: float, to_velocity: float) -> str:
     if to_x0 < 1e-2 < to_velocity:
         found = f"X0 = latent − σ·velocity (relative distance {to_x0:.1e})"
-        return f"The denoiser hands on {found}, as the Euler step expects."
+        return f"The denoiser returns {found}, as the Euler step expects."
     if to_velocity < 1e-2:
         return (
-            "The denoiser hands on the velocity itself where the Euler step expects X0 = latent − σ·velocity "
+            "The denoiser returns the velocity itself where the Euler step expects X0 = latent − σ·velocity "
             f"(relative distance to that: {to_x0:.2g}): the result is noise."
         )
-    return f"The denoiser hands on neither X0 nor the velocity (relative distances {to_x0:.2g} and {to_velocity:.2g})."
+    return f"The denoiser returns neither X0 nor the velocity (relative distances {to_x0:.2g} and {to_velocity:.2g})."
 
 
-def _call(subject: Subject, key: str, network: object, sigma: float, contexts: tuple, video: np.ndarray | None = None):
+def _call(
+    subject: Subject, key: str, network: Any, sigma: float, contexts: Contexts, video: np.ndarray | None = None
+) -> np.ndarray:
     latents = None if video is None else (video, latent(subject.config, True))
     case = transformer_case(subject.config, sigma, contexts, latents)
     return subject.numpy(key, network(**subject.make(key, case.kwargs))[0])
 
 
 def _walk(
-    subject: Subject, key: str, denoiser: object, sigmas: list[float], contexts: tuple, fed: str
+    subject: Subject, key: str, denoiser: Any, sigmas: list[float], contexts: Contexts, fed: str
 ) -> list[np.ndarray]:
-    """The video latent at every σ, when each step is fed what the denoiser hands on, or the velocity."""
+    """The video latent at every σ, when each step is fed what the denoiser returns, or the velocity."""
     x = latent(subject.config, False)
     stepper, walk = subject.at(key, "EulerDiffusionStep")(), [x]
-    schedule = np.float32(sigmas)
+    schedule = np.array(sigmas, np.float32)
     for i, sigma in enumerate(sigmas[:-1]):
-        network = denoiser if fed == "as handed on" else denoiser.velocity_model
+        network = denoiser if fed == "as returned" else denoiser.velocity_model
         result = _call(subject, key, network, sigma, contexts, x)
         pair = [subject.sides[key].from_numpy(value, subject.sides[key].dtype("float32")) for value in (x, result)]
         x = subject.numpy(key, stepper.step(*pair, sigmas_of(subject, key, schedule), i))
@@ -98,7 +101,7 @@ def _walk(
     return walk
 
 
-def sigmas_of(subject: Subject, key: str, sigmas: np.ndarray) -> object:
+def sigmas_of(subject: Subject, key: str, sigmas: np.ndarray) -> Any:
     """A schedule as the samplers of a side take it: ours in NumPy, the reference's in torch."""
     side = subject.sides[key]
     return sigmas if key == "ours" else side.from_numpy(sigmas, side.dtype("float32"))
@@ -106,4 +109,4 @@ def sigmas_of(subject: Subject, key: str, sigmas: np.ndarray) -> object:
 
 def _maps(tokens: np.ndarray) -> np.ndarray:
     """``(1, T, C)`` → ``(C, F, H, W)``."""
-    return tokens[0].T.reshape(-1, FRAMES, HEIGHT, WIDTH)
+    return np.reshape(tokens[0].T, (-1, FRAMES, HEIGHT, WIDTH))

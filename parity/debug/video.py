@@ -11,7 +11,7 @@ import numpy as np
 from ltx2_mlx import media
 from ltx2_mlx.errors import InputError
 
-from .finding import Finding, Lines, Pictures, Table
+from .finding import Chart, Finding, Lines, Pictures, Table
 from .measures import NOISE_RATIO, autocorrelation, dc_ratio, local_variance_ratio
 
 # Reported for the 19B model, in bytes: brightness 12 % when the decoder is not told its timestep, 32–35 % when it is;
@@ -66,7 +66,7 @@ def look(args: argparse.Namespace) -> Finding:
         name: np.histogram(maps[:, i], 64, (0, 256))[0].astype(float).tolist()
         for i, name in enumerate(("red", "green", "blue"))
     }
-    charts = [
+    charts: list[Chart] = [
         Pictures("frames", {f"frame {i}": video[i] for i in shown}),
         Lines("by frame", "", [str(i) for i in range(len(video))], by_frame),
         Lines("how often each value occurs", "pixels", [str(4 * i) for i in range(64)], histogram),

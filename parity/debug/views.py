@@ -44,7 +44,7 @@ _SIGMAS = _flag("--sigmas", type=float, nargs="+", metavar="S", help="falling, 0
 
 
 VIEWS = {
-    "nan": View("where the first NaN or infinity comes from, from the prompt to the sound", flags=(_SIGMAS,)),
+    "nan": View("find the first NaN or infinity, from the prompt to the audio", flags=(_SIGMAS,)),
     "velocity": View("velocity or X0: what the model gives, and what the Euler step is fed", flags=(_SIGMAS,)),
     "text": View(
         "how well the text side tells two prompts apart",
@@ -77,9 +77,9 @@ VIEWS = {
             _flag("--lora", type=Path, metavar="PATH", help="fused into the transformer at strength 1"),
         ),
     ),
-    "audio": View("silent, garbled, robotic: the sound's decoder and vocoder, stage by stage"),
+    "audio": View("silent, garbled, robotic: the audio's decoder and vocoder, stage by stage"),
     "sync": View(
-        "whether sound and picture are of one length",
+        "compare the lengths of audio and picture",
         flags=(
             _flag("--frames", type=int, default=121, help="8k + 1"),
             _flag("--fps", type=float, default=24.0, help="frames a second"),

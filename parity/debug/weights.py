@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -38,7 +39,7 @@ class Loaded:
     std: float
     std_in_file: float
     constant: float | None
-    digest: tuple
+    digest: tuple[tuple[int, ...], int]
     right: bool
 
     @property
@@ -96,10 +97,10 @@ def _sentence(subject: Subject, loaded: list[Loaded], constant: list[Loaded], tw
     return f"All {len(loaded)} tensors hold the file's values, every one of them; {said}."
 
 
-def _compare(subject: Subject, part: str, module: object) -> Iterator[Loaded]:
+def _compare(subject: Subject, part: str, module: Any) -> Iterator[Loaded]:
     _, keys = build(part, subject.file)
     arrays = subject.file.arrays()
-    for name, value in tree_flatten(module.parameters()):
+    for name, value in dict(tree_flatten(module.parameters())).items():
         memory, file = (
             subject.as_numpy(value),
             subject.as_numpy(_in_file(subject, arrays, keys[name]).astype(value.dtype)),
@@ -127,7 +128,7 @@ def _right(file: np.ndarray, memory: np.ndarray) -> bool:
 def _identical(loaded: list[Loaded]) -> list[str]:
     """Tensors that hold the same values as an earlier one (of more than one value, not constant). Encoders and decoders
     share their statistics, and that is right."""
-    seen: dict[tuple, str] = {}
+    seen: dict[tuple[tuple[int, ...], int], str] = {}
     twins = []
     for t in loaded:
         if t.constant is not None or "per_channel_statistics" in t.name:

@@ -1,4 +1,4 @@
-"""What planted faults have in common: classes of causes, each with the first place to look."""
+"""The classes of causes that planted faults have, each with the first place to look."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CAUSES = {
     "other network": "a network that is not the one that the config describes",
 }
 
-# Ids of the list of known faults that no mutant plants, and why.
+# Ids of known faults that are not planted, and why.
 NOT_APPLICABLE = {
     "T17": "Gemma 4 alone; LTX-2 and 2.3 read Gemma 3",
     "C12": "a probe of the platform: one MLX build's attention at one shape",

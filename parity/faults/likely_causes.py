@@ -1,7 +1,7 @@
-"""``parity explain TAP``: what the residual of a tap looks like, and which causes look like that.
+"""The one ranker of causes: which causes make a tensor differ as it does, and which lines make it.
 
 Causes are ranked by what planted faults looked like (``causes.json``, written by ``parity selftest --learn``), sign by
-sign of ``signatures``.
+sign of ``signs``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..declare.stages import stages
+from ..investigate.bisect import Diagnosis, bisect, isolated_rows, record
 from ..investigate.signs import signs as signs_of
+from ..investigate.statements import Slice, Statement, shortened
+from ..judge.place import Place
 from ..judge.results import Results, Row
-from ..judge.rules import judge, tensors
-from .catalogue import MUTATIONS
+from ..judge.verdicts import tensors
+from ..run.environment import use_device
+from ..run.live import Runner
+from .catalogue import BY_ID, CAUSES, FAULTS
 
 TABLE = Path(__file__).with_name("causes.json")
-
-
+SHOWN = 3  # causes
 SHARPNESS = 5  # of the votes; measured: 3 to 8 do about as well
 
 
@@ -45,14 +48,19 @@ class Guess:
 
 
 class Seen(Protocol):
-    id: str
-    cause: str
-    signs: tuple[str, ...]
+    """What became of a planted fault, as far as it is learned from."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def cause(self) -> str: ...
+    @property
+    def signs(self) -> tuple[str, ...]: ...
 
 
 def examples(path: Path = TABLE) -> list[Example]:
     """The measured table."""
-    table = json.loads(path.read_text())["mutants"]
+    table = json.loads(path.read_text())["faults"]
     return [Example(id, row["cause"], frozenset(row["signs"])) for id, row in table.items()]
 
 
@@ -70,8 +78,8 @@ def rank(signs: Iterable[str], table: list[Example]) -> list[Guess]:
     return sorted(guesses, key=lambda guess: -guess.share)
 
 
-def table_of(findings: Iterable[Seen]) -> list[Example]:
-    return [Example(f.id, f.cause, frozenset(f.signs)) for f in findings if f.signs]
+def table_of(outcomes: Iterable[Seen]) -> list[Example]:
+    return [Example(f.id, f.cause, frozenset(f.signs)) for f in outcomes if f.signs]
 
 
 def leave_one_out(table: list[Example]) -> dict[str, int]:
@@ -84,39 +92,85 @@ def leave_one_out(table: list[Example]) -> dict[str, int]:
     return {"of": len(table), "first": first, "three": three}
 
 
-def learn(findings: Iterable[Seen], path: Path = TABLE) -> None:
+def learn(outcomes: Iterable[Seen], path: Path = TABLE) -> None:
     """Keep what these faults look like; what the table has of other faults that are still planted stays."""
-    known = {e.id: e for e in (examples(path) if path.exists() else [])} | {e.id: e for e in table_of(findings)}
-    table = [known[m.id] for m in MUTATIONS if m.id in known]
+    known = {e.id: e for e in (examples(path) if path.exists() else [])} | {e.id: e for e in table_of(outcomes)}
+    table = [known[m.id] for m in FAULTS if m.id in known]
     rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in table]
     measured = json.dumps(leave_one_out(table))
-    path.write_text(f'{{"leave_one_out": {measured},\n "mutants": {{\n' + ",\n".join(rows) + "\n }\n}\n")
+    path.write_text(f'{{"leave_one_out": {measured},\n "faults": {{\n' + ",\n".join(rows) + "\n }\n}\n")
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """row: what was looked at, as it is judged now; without signs it passes."""
+    """row: what was looked at, as it is judged now; without signs it passes. diagnosis: the lines that make it."""
 
     row: Row
     signs: tuple[str, ...] = ()
     causes: tuple[Guess, ...] = ()
+    diagnosis: Diagnosis | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The explanation for ``results.json``; every report prints it from there."""
+        if not self.signs:
+            return {
+                "missing": "It passes when it is fed the reference's inputs, so that errors add up on the way to it."
+            }
+        made = self.diagnosis.made if self.diagnosis else Slice()
+        return {
+            "place": self.row.place,
+            "signs": list(self.signs),
+            "causes": [_cause(guess) for guess in self.causes[:SHOWN]],
+            "constants": list(self.diagnosis.constants) if self.diagnosis else [],
+            "narrowest": _statement(made.narrowest) if made.narrowest else None,
+            "statements": [_statement(statement) for statement in made.statements],
+        }
 
 
-def explain(place: dict[str, Any]) -> Explanation:
-    """Run the case of a row of ``results.json`` again, and look at its tensor."""
-    from ..run.live import Runner
+def _cause(guess: Guess) -> dict[str, Any]:
+    like = BY_ID.get(guess.example)
+    return {
+        "cause": guess.cause,
+        "share": round(guess.share, 3),
+        "meaning": CAUSES[guess.cause],
+        "example": guess.example,
+        "fault": like.description if like else "no longer planted",
+    }
 
-    runner, stage = Runner(), stages()[place["stage"]]
-    case, _, dtype = place["case"].partition("@")
-    pair = runner.load(stage, place["config"], dtype or "float32")
-    recorded = runner.record(pair, stage.cases(pair.config)[case], repeat=False)
+
+def _statement(statement: Statement) -> dict[str, Any]:
+    file = statement.lines.partition(":")[0]
+    return {"file": file, "first": statement.first, "last": statement.last, "text": shortened(statement.text)}
+
+
+def explain(place: Place) -> Explanation:
+    """Run the case of a place again: what its tensor looks like, which causes look so, which lines make it."""
+    runner = Runner()
+    recorded = record(runner, place)
     ours = runner.replay(recorded)
-    where = {key: place[key] for key in ("stage", "config", "case")} | {"lane": "B" if dtype else "A"}
-    rows = judge(Results(), where, stage, recorded.trace, recorded.oracle, ours)
-    row = next((r for r in rows if (r.name, r.call) == (place["name"], place["call"])), None)
+    rows = isolated_rows(recorded, ours, place.where)
+    row = next((r for r in rows if (r.name, r.call) == (place.name, place.call)), None)
     if row is None or row.verdict == "pass":  # isolated, the fault may be elsewhere: where it starts
         row = next((r for r in rows if r.verdict != "pass"), row)
     if row is None or row.verdict == "pass":
-        return Explanation(row or Row(place["name"], **where, call=0, order=0, dtype=""))
-    signs = signs_of(row, rows, *tensors(row, recorded.trace, ours), recorded.trace)
-    return Explanation(row, tuple(sorted(signs)), tuple(rank(signs, examples())))
+        passed = Row(place.name, place.stage, place.config, place.case, place.lane, place.call, 0, "")
+        return Explanation(row or passed)
+    theirs, own = tensors(row, recorded.trace, ours)
+    signs = signs_of(row, rows, theirs, own, recorded.trace)
+    diagnosis = bisect(runner, recorded, recorded.pair.ours, rows, row.name.replace(":", "."))
+    return Explanation(row, tuple(sorted(signs)), tuple(rank(signs, examples())), diagnosis)
+
+
+def explain_first(results: Results) -> dict[str, Any] | None:
+    """The explanation of a run's first divergence, for ``Results.explanation``; None where no tensor fails.
+
+    A run keeps its results whatever becomes of this, so that an error here is what the explanation says.
+    """
+    first = results.summary()["first_divergence"]
+    if first is None:
+        return None
+    try:
+        use_device(results.environment["device"])
+        return explain(Place.of(first)).document()
+    except Exception as error:
+        return {"missing": f"It could not be run again: {type(error).__name__}: {error}"}

@@ -1,6 +1,6 @@
-"""``parity selftest``: is each planted fault noticed, and named at the place that it belongs to?
+"""The self-test: each fault is planted, and must be noticed at the place that it belongs to.
 
-A mutant is *detected* when a tensor of its case does not pass, *localised* when the first one that fails is that of its
+A fault is *detected* when a tensor of its case does not pass, *localised* when the first one that fails is that of its
 expected tap. A fault that stops a component from loading is detected by any error of the loader, and localised when the
 error names the expected tensor. Clean copies of the product must pass with the inputs of several seeds.
 """
@@ -18,33 +18,30 @@ from typing import Any
 
 from ..declare.inputs import seeded
 from ..declare.stages import pipelines, stages
+from ..investigate.bisect import isolated_rows
 from ..investigate.signs import signs
-from ..judge.results import PipelineRow, Results, Row
-from ..judge.rules import judge, tensors
+from ..judge.results import PipelineRow, Row
+from ..judge.verdicts import tensors
 from ..run import pipelines as pipeline_runs
 from ..run.environment import default_device
 from ..run.live import Runner
 from ..run.recorded import Recorded
 from ..sides.pair import Pair
-from .catalogue import NOT_APPLICABLE, Mutation, planted
+from .catalogue import NOT_APPLICABLE, Fault, StaleFaultError, planted
 from .likely_causes import leave_one_out, table_of
 
-DETECTED, LOCALISED = 0.98, 0.95  # of the mutants that are not equivalent
-
-
-CLEAN_SEEDS = 3  # from the mutants' own on
-
-
+DETECTED, LOCALISED = 0.98, 0.95  # of the faults that are not equivalent
+CLEAN_SEEDS = 3  # the seed of the faults' inputs and those after it
 Cell = tuple[str, str, str]  # stage, config, dtype
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What became of one mutant. ``lane``: A, B or load, where it is looked for."""
+class Outcome:
+    """What became of one fault. ``lane``: A, B or load, where it is looked for."""
 
     id: str
     known: str
-    mutation: str
+    fault: str
     cause: str
     stage: str
     config: str
@@ -62,22 +59,22 @@ class Finding:
 
 @dataclass
 class Score:
-    """Of a run with the inputs of ``seed``. false_alarms: places of clean runs that did not pass."""
+    """What became of all faults, with the inputs of ``seed``. false_alarms: places of clean runs that did not pass."""
 
     seed: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     false_alarms: list[str] = field(default_factory=list)
     clean_tensors: int = 0
     seconds: float = 0.0
 
     @property
-    def counted(self) -> list[Finding]:
-        return [f for f in self.findings if not f.equivalent]
+    def counted(self) -> list[Outcome]:
+        return [f for f in self.outcomes if not f.equivalent]
 
     @property
     def good(self) -> bool:
-        """Equivalent mutants must go unnoticed: one that is seen is none."""
-        seen = [f.id for f in self.findings if f.equivalent and f.detected]
+        """Equivalent faults must go unnoticed: one that is seen is none."""
+        seen = [f.id for f in self.outcomes if f.equivalent and f.detected]
         n = len(self.counted)
         detected, localised = (sum(getattr(f, key) for f in self.counted) for key in ("detected", "localised"))
         return not (self.false_alarms or seen) and detected >= DETECTED * n and localised >= LOCALISED * n
@@ -88,22 +85,22 @@ class Score:
 
     def document(self) -> dict[str, Any]:
         summary = {
-            "mutants": len(self.counted),
+            "faults": len(self.counted),
             "detected": sum(f.detected for f in self.counted),
             "localised": sum(f.localised for f in self.counted),
-            "equivalent": len(self.findings) - len(self.counted),
+            "equivalent": len(self.outcomes) - len(self.counted),
             "false_alarms": len(self.false_alarms),
             "false_alarm_places": self.false_alarms,
             "clean_tensors": self.clean_tensors,
             "clean_seeds": self.clean_seeds,
-            "known_faults": len({f.known for f in self.findings if f.known}),
+            "known_faults": len({f.known for f in self.outcomes if f.known}),
             "not_applicable": NOT_APPLICABLE,
-            "explained": leave_one_out(table_of(self.findings)),
+            "explained": leave_one_out(table_of(self.outcomes)),
             "passed": self.good,
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
         }
-        return {"schema": "ltx2-parity-selftest/1", "summary": summary, "matrix": [asdict(f) for f in self.findings]}
+        return {"schema": "ltx2-parity-selftest/1", "summary": summary, "matrix": [asdict(f) for f in self.outcomes]}
 
 
 class Bench:
@@ -123,54 +120,51 @@ class Bench:
             self._recorded[case, seed] = self.runner.record(self.pair, chosen, repeat=False)
         return self._recorded[case, seed]
 
-    def rows(self, case: str, mutation: Mutation | None, seed: int = 0) -> tuple[list[Row], tuple[Any, ...]]:
+    def rows(self, case: str, fault: Fault | None, seed: int = 0) -> tuple[list[Row], tuple[Any, ...]]:
         """The verdicts on a copy of the product with the fault in it (None: without), and its traces."""
         recorded = self.recorded(case, seed)
-        with planted(mutation):
+        with planted(fault):
             trace = self.runner.replay(recorded, self.runner.ours(self.pair.paths, self.dtype, **self.pair.options))
         where = {"stage": self.stage.name, "config": self.config, "case": case, "lane": lane(self.dtype)}
-        rows = judge(Results(), where, self.stage, recorded.trace, recorded.oracle, trace)
-        return rows, (recorded.trace, trace)
+        return isolated_rows(recorded, trace, where), (recorded.trace, trace)
 
-    def plant(self, mutation: Mutation, seed: int = 0) -> Finding:
+    def plant(self, fault: Fault, seed: int = 0) -> Outcome:
         start = time.monotonic()
-        found = (self._load if mutation.loads else self._run)(mutation, seed)
-        return _finding(mutation, seconds=round(time.monotonic() - start, 2), **found)
+        found = (self._load if fault.loads else self._run)(fault, seed)
+        return _outcome(fault, seconds=round(time.monotonic() - start, 2), **found)
 
-    def _run(self, mutation: Mutation, seed: int) -> dict[str, Any]:
+    def _run(self, fault: Fault, seed: int) -> dict[str, Any]:
         try:
-            rows, traces = self.rows(mutation.case, mutation, seed)
-        except ValueError as error:
-            if "stale" not in str(error):
-                raise
+            rows, traces = self.rows(fault.case, fault, seed)
+        except StaleFaultError as error:
             return {"why": str(error)}
         first = next((row for row in rows if row.verdict != "pass"), None)
         if first is None:
             return {}
-        values = tensors(first, *traces)
+        theirs, ours = tensors(first, *traces)
         return {
             "detected": True,
-            "localised": _within(first.name, mutation.tap),
+            "localised": _within(first.name, fault.tap),
             "first_tap": first.name,
             "why": first.why,
-            "signs": tuple(sorted(signs(first, rows, *values, traces[0]))),
+            "signs": tuple(sorted(signs(first, rows, theirs, ours, traces[0]))),
         }
 
-    def _load(self, mutation: Mutation, seed: int) -> dict[str, Any]:
+    def _load(self, fault: Fault, seed: int) -> dict[str, Any]:
         try:
-            with planted(mutation):
+            with planted(fault):
                 errors = importlib.import_module("ltx2_mlx.errors")
                 try:
                     self.runner.ours(self.pair.paths, self.dtype, **self.pair.options)
                 except errors.CheckpointError as error:
-                    return _refused(str(error), mutation)
-        except ValueError as error:
+                    return _refused(str(error), fault)
+        except StaleFaultError as error:
             return {"why": str(error)}
         return {"why": "it loads"}
 
 
 def _within(name: str, tap: str) -> bool:
-    """Whether a row is the tap, one of its inputs or outputs, or of a tap inside it."""
+    """True for a row of the tap, of one of its inputs or outputs, or of a tap inside it."""
     return name == tap or name.startswith((f"{tap}.", f"{tap}<"))
 
 
@@ -182,21 +176,21 @@ class PipelineBench:
         self.run = pipeline_runs.Run(pipelines()[self.name], self.config, self.dtype)
         self._clean: list[PipelineRow] = []
 
-    def plant(self, mutation: Mutation, seed: int = 0) -> Finding:
+    def plant(self, fault: Fault, seed: int = 0) -> Outcome:
         start = time.monotonic()
-        with planted(mutation):
+        with planted(fault):
             row = self.run.judged()
-        return _finding(
-            mutation,
+        return _outcome(
+            fault,
             first_tap=row.first,
             why=row.why,
             detected=row.verdict != "pass",
-            localised=_within(row.first, mutation.tap),
+            localised=_within(row.first, fault.tap),
             seconds=round(time.monotonic() - start, 2),
         )
 
-    def rows(self, case: str, mutation: None, seed: int = 0) -> tuple[list[PipelineRow], tuple[()]]:
-        """Of a clean copy: there is one set of inputs, whatever the seed."""
+    def rows(self, case: str, fault: None, seed: int = 0) -> tuple[list[PipelineRow], tuple[()]]:
+        """The verdict on a clean copy: there is one set of inputs, whatever the seed."""
         if not self._clean:
             with planted(None):
                 self._clean.append(self.run.judged())
@@ -207,28 +201,28 @@ def bench(cell: Cell) -> Bench | PipelineBench:
     return (PipelineBench if cell[0] in pipelines() else Bench)(cell)
 
 
-def _refused(message: str, mutation: Mutation) -> dict[str, Any]:
+def _refused(message: str, fault: Fault) -> dict[str, Any]:
     problem = message.partition("does not fit its config: ")[2] or message
     return {
         "detected": True,
-        "localised": mutation.tap in message,
+        "localised": fault.tap in message,
         "first_tap": problem.partition(";")[0],
         "why": f"does not load: {problem.count(';') + 1} problems named",
     }
 
 
-def _finding(mutation: Mutation, **found: Any) -> Finding:
-    return Finding(
-        mutation.id,
-        mutation.known,
-        mutation.fault,
-        mutation.cause,
-        mutation.stage,
-        mutation.config,
-        mutation.case,
-        "load" if mutation.loads else lane(mutation.dtype),
-        mutation.tap,
-        equivalent=mutation.equivalent,
+def _outcome(fault: Fault, **found: Any) -> Outcome:
+    return Outcome(
+        fault.id,
+        fault.known,
+        fault.description,
+        fault.cause,
+        fault.stage,
+        fault.config,
+        fault.case,
+        "load" if fault.loads else lane(fault.dtype),
+        fault.tap,
+        equivalent=fault.equivalent,
         **found,
     )
 
@@ -239,51 +233,51 @@ def lane(dtype: str) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """The mutants of one cell and case, and the seeds with which a clean copy is run as well."""
+    """The faults of one cell and case, and the seeds with which a clean copy is run as well."""
 
     cell: Cell
     case: str
-    mutants: tuple[Mutation, ...]
+    faults: tuple[Fault, ...]
     seed: int
     clean: list[int]
     device: str
 
 
-def tasks(chosen: Iterable[Mutation], seed: int, clean: list[int]) -> list[Task]:
+def tasks(chosen: Iterable[Fault], seed: int, clean: list[int]) -> list[Task]:
     """One for each cell and case, the largest first."""
-    groups: dict[tuple[Cell, str], list[Mutation]] = {}
-    for m in chosen:
-        groups.setdefault(((m.stage, m.config, m.dtype), m.case), []).append(m)
+    groups: dict[tuple[Cell, str], list[Fault]] = {}
+    for fault in chosen:
+        groups.setdefault(((fault.stage, fault.config, fault.dtype), fault.case), []).append(fault)
     made = [Task(cell, case, tuple(group), seed, clean, default_device()) for (cell, case), group in groups.items()]
-    return sorted(made, key=lambda task: -len(task.mutants))
+    return sorted(made, key=lambda task: -len(task.faults))
 
 
-def perform(task: Task) -> tuple[list[Finding], list[str], int]:
+def perform(task: Task) -> tuple[list[Outcome], list[str], int]:
     """Findings, places of false alarms, and how many tensors of clean runs were judged."""
     import mlx.core as mx
 
     mx.set_default_device(getattr(mx, task.device))
     planting = bench(task.cell)
-    findings = [planting.plant(mutation, task.seed) for mutation in task.mutants]
+    outcomes = [planting.plant(fault, task.seed) for fault in task.faults]
     alarms, judged = [], 0
-    if any(not m.loads for m in task.mutants):
+    if any(not m.loads for m in task.faults):
         for seed in task.clean:
             rows, _ = planting.rows(task.case, None, seed)
             judged += len(rows)
             alarms += [f"seed {seed}: {row.place}: {row.why}" for row in rows if row.verdict != "pass"]
-    return findings, alarms, judged
+    return outcomes, alarms, judged
 
 
-def run(chosen: list[Mutation], seed: int = 0, progress: Callable[[str], None] = lambda line: None) -> Score:
-    """Plant ``chosen``, one process a core; findings in their order."""
+def run(chosen: list[Fault], seed: int = 0, progress: Callable[[str], None] = lambda line: None) -> Score:
+    """Plant ``chosen``, one process a core; outcomes in their order."""
     start, score = time.monotonic(), Score(seed)
     work = tasks(chosen, seed, score.clean_seeds)
     jobs = min(len(work), os.cpu_count() or 1)
 
-    def collect(outcomes: Iterable[tuple[list[Finding], list[str], int]]) -> None:
-        for done, (findings, alarms, count) in enumerate(outcomes, 1):
+    def collect(parts: Iterable[tuple[list[Outcome], list[str], int]]) -> None:
+        for done, (outcomes, alarms, count) in enumerate(parts, 1):
             progress(f"{done} of {len(work)} cases done")
-            score.findings += findings
+            score.outcomes += outcomes
             score.false_alarms += alarms
             score.clean_tensors += count
 
@@ -293,15 +287,15 @@ def run(chosen: list[Mutation], seed: int = 0, progress: Callable[[str], None] =
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             collect(pool.map(perform, work))
     order = {m.id: i for i, m in enumerate(chosen)}
-    score.findings.sort(key=lambda f: order[f.id])
+    score.outcomes.sort(key=lambda f: order[f.id])
     score.seconds = time.monotonic() - start
     return score
 
 
-def sample(mutants: Iterable[Mutation], n: int) -> list[Mutation]:
+def sample(faults: Iterable[Fault], n: int) -> list[Fault]:
     """``n`` of them, the same ones every time: in turn from each stage, evenly spread within it."""
-    by_stage: dict[str, list[Mutation]] = {}
-    for m in mutants:
+    by_stage: dict[str, list[Fault]] = {}
+    for m in faults:
         by_stage.setdefault(m.stage, []).append(m)
     share, taken = max(1, -(-n // len(by_stage))), []
     for group in by_stage.values():

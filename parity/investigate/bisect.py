@@ -2,7 +2,7 @@
 
 The isolated lanes have narrowed a fault to one tensor already: an output of a tap whose inputs and inner taps are all
 the reference's, or an input, which is what the code between two taps made. So the *scope* is one tap's own code. There,
-one at a time, each tensor that flows in (an input, what an inner tap handed on, a parameter) is changed on both sides,
+one at a time, each tensor that flows in (an input, what an inner tap passed on, a parameter) is changed on both sides,
 and what becomes of the wrong tensor is compared with the oracle: where the answers agree, ours uses that operand as
 the reference does. A free-running failure is first traced to the tap after which, once it is grafted, the rest passes.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
@@ -20,9 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from ltx2_mlx.errors import InputError
+
 from ..declare.model import Stage
+from ..declare.stages import stages
+from ..judge.place import Place
 from ..judge.results import Results, Row
-from ..judge.rules import judge
+from ..judge.verdicts import judge
 from ..run.live import Runner
 from ..run.recorded import Recorded
 from ..run.replay import handed_over, module_taps, run_tapped
@@ -30,8 +34,10 @@ from ..tap.session import Session
 from ..tap.side import PROBE, Side
 from ..tap.trace import Tensor, Trace
 from .scope import At, Focus, Target, inner_calls, module_at, scope_of, target_of, tensors_of
-from .statements import Statement
+from .statements import Recorder, Slice, Statement
 
+AS_REFERENCE = "as in the reference"
+LANES = ("A", "B", "C")
 AGREES = 2e-5  # relative difference of two answers to a change as large as the operand; rounding makes less
 
 
@@ -45,9 +51,9 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """row: the first tensor that is wrong; scope: the tap in whose own code it is made; statements: of ours that made
-    it. passed and failed count the tensors that were asked for. operands: the one used most wrongly first."""
+class Diagnosis:
+    """row: the first tensor that is wrong; scope: the tap in whose own code it is made; made: the statements of ours
+    that made it. passed and failed count the tensors that were asked for. operands: the one used most wrongly first."""
 
     row: Row
     scope: At | None
@@ -56,11 +62,7 @@ class Finding:
     operands: tuple[Operand, ...] = ()
     constants: tuple[str, ...] = ()
     owner: Statement | None = None  # the class that the scope is a call or a method of: its constructor may be to blame
-    statements: tuple[Statement, ...] = ()
-
-    @property
-    def place(self) -> str:
-        return f"{self.row.stage} {self.row.config} {self.row.case} {self.row.lane} {self.row.name}"
+    made: Slice = field(default_factory=Slice)
 
 
 # ---- asking again -------------------------------------------------------------------------------------------------
@@ -69,13 +71,14 @@ class Finding:
 def _changed(trace: Trace, at: At, side: str, leaf: str) -> Trace:
     """The trace with one tensor changed by as much as it varies; what is masked stays."""
     call = trace.calls[at]
-    values = (call.inputs if side == "in" else call.outputs)[leaf].values
+    leaves = call.inputs if side == "in" else call.outputs
+    values = leaves[leaf].values
     noise = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{at}{leaf}".encode()).digest()[:8], "little"))
     kept = np.abs(values) > 1e30
     size = float(np.where(kept, 0, values).std()) or float(np.abs(np.where(kept, 0, values)).max(initial=0.0)) or 1.0
     moved = np.where(kept, values, values + size * noise.standard_normal(values.shape)).astype(values.dtype)
-    leaves = (call.inputs if side == "in" else call.outputs) | {leaf: Tensor(moved, "float32")}
-    new = replace(call, **{"inputs" if side == "in" else "outputs": leaves})
+    leaves = leaves | {leaf: Tensor(moved, "float32")}
+    new = replace(call, inputs=leaves) if side == "in" else replace(call, outputs=leaves)
     return Trace(trace.calls | {at: new}, trace.events)
 
 
@@ -113,7 +116,7 @@ def _use(ours: list[Any], oracle: list[Any]) -> Operand | None:
             "not used" if moved <= noise else "used, and not by the reference" if answer <= noise else "used otherwise"
         )
         return Operand("", use, error)
-    return Operand("", "as in the reference", error)
+    return Operand("", AS_REFERENCE, error)
 
 
 # ---- modules: parameters and constants ----------------------------------------------------------------------------
@@ -139,21 +142,43 @@ def constants(theirs: Any, ours: Any) -> list[str]:
 # ---- one failure --------------------------------------------------------------------------------------------------
 
 
-def isolated_rows(runner: Runner, recorded: Recorded, ours: dict[str, Any], config: str, name: str) -> list[Row]:
-    lane = "A" if recorded.pair.dtype == "float32" else "B"
-    where = {"stage": recorded.pair.stage.name, "config": config, "case": name, "lane": lane}
-    trace = runner.replay(recorded, ours)
-    return judge(Results(), where, recorded.pair.stage, recorded.trace, recorded.oracle, trace)
+def record(runner: Runner, place: Place) -> Recorded:
+    """Run the reference on the place's case again. Raises InputError for what there is not."""
+    stage = stages().get(place.stage)
+    if stage is None or place.config not in stage.configs:
+        raise InputError(
+            f"no stage '{place.stage}' with config '{place.config}'. Pipelines and runs with --checkpoint cannot be "
+            "taken apart; the stages and their configs are listed by: parity list"
+        )
+    if place.lane not in LANES or (place.lane == "B") is not (place.dtype in ("bfloat16", "float16")):
+        raise InputError(
+            f"case '{place.case}' is not of lane '{place.lane}'; the lanes are A, B and C, and the cases of lane B end "
+            "in @bfloat16 or @float16"
+        )
+    pair = runner.load(stage, place.config, place.dtype)
+    cases, name = stage.cases(pair.config), place.case.partition("@")[0]
+    if name not in cases:
+        raise InputError(f"no case '{name}' of {place.stage} {place.config}; there are: {', '.join(cases)}")
+    isolated = not (place.dtype != "float32" and stage.float32)
+    return runner.record(pair, cases[name], repeat=False, isolated=isolated)
 
 
-def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[Row], tap: str = "") -> Finding | None:
+def isolated_rows(recorded: Recorded, ours: Trace, where: dict[str, str]) -> list[Row]:
+    """The verdicts on a run of ours on the reference's inputs. where: ``Place.where``."""
+    assert recorded.oracle is not None  # recorded to be judged isolated
+    return judge(Results(), where, recorded.pair.stage, recorded.trace, recorded.oracle, ours)
+
+
+def bisect(
+    runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[Row], tap: str = ""
+) -> Diagnosis | None:
     """The first wrong tensor at or inside ``tap`` (everywhere, without), explained; None where all pass."""
     chosen = [row for row in rows if f"{row.name}.".replace(":", ".").startswith(f"{tap}." if tap else "")]
     row = next((row for row in chosen if row.verdict != "pass"), None)
     if row is None:
         return None
     failed = sum(row.verdict != "pass" for row in chosen)
-    base = Finding(row, None, len(chosen) - failed, failed)
+    base = Diagnosis(row, None, len(chosen) - failed, failed)
     trace = recorded.trace
     if (row.name.partition(":")[0], row.call) not in trace.calls and not _known(row, trace):
         return base  # ours alone has it
@@ -161,7 +186,7 @@ def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[
     scope = scope_of(target, trace.events)
     if scope is None:
         return base
-    operands, statements = _operands(runner, recorded, ours, scope, target)
+    operands, made = _operands(runner, recorded, ours, scope, target)
     theirs, own = (
         _module(side, modules, recorded.pair.stage, scope[0])
         for side, modules in ((runner.torch, recorded.pair.reference), (runner.mlx, ours))
@@ -169,18 +194,19 @@ def bisect(runner: Runner, recorded: Recorded, ours: dict[str, Any], rows: list[
     held = constants(theirs, own) if theirs is not None and own is not None else []
     cls = _class_of_step(runner, recorded, scope) if own is None else type(own)
     owner = _source(cls) if isinstance(cls, type) else None
-    return replace(base, scope=scope, operands=operands, constants=tuple(held), owner=owner, statements=statements)
+    return replace(base, scope=scope, operands=operands, constants=tuple(held), owner=owner, made=made)
 
 
 def _operands(
     runner: Runner, recorded: Recorded, ours: dict[str, Any], scope: At, target: Target
-) -> tuple[tuple[Operand, ...], tuple[Statement, ...]]:
+) -> tuple[tuple[Operand, ...], Slice]:
     """How each operand is used, the most wrongly used first; and the statements of ours that made the target."""
-    pair, folder = recorded.pair, Path(importlib.import_module("ltx2_mlx").__file__).parent
+    pair, (folder,) = recorded.pair, importlib.import_module("ltx2_mlx").__path__
     tensor = isinstance(target.of(recorded.trace), Tensor) and pair.dtype == "float32"
     changed = _versions(recorded, scope, target) if tensor else {}
     versions = {"": recorded.trace, **changed}
-    focus = Focus(runner.mlx, scope, versions, target, folder=folder)
+    recorder = Recorder(Path(folder))
+    focus = Focus(runner.mlx, scope, versions, target, recorder=recorder)
     answers, oracle = focus.ask(recorded, ours, pair.dtype), {}
     if changed:
         with runner.torch.widened():
@@ -190,7 +216,13 @@ def _operands(
         use = _use([answers.get(""), answers.get(name)], [oracle.get(""), oracle.get(name)])
         found += [replace(use, name=name)] if use else []
     found.sort(key=lambda operand: -operand.error)
-    return tuple(found), tuple(focus.recorder.statements())
+    suspects = [_identifier(o.name) for o in found if o.use != AS_REFERENCE]
+    return tuple(found), recorder.statements(suspects)
+
+
+def _identifier(operand: str) -> str:
+    """The name by which a statement uses an operand: of ``kwargs.sigmas`` it is sigmas, of ``norm#1.0`` norm."""
+    return [part for part in operand.partition("#")[0].split(".") if not part.isdigit()][-1]
 
 
 def _module(side: Side, modules: dict[str, Any], stage: Stage, tap: str) -> Any:
@@ -202,13 +234,15 @@ def _module(side: Side, modules: dict[str, Any], stage: Stage, tap: str) -> Any:
 def _class_of_step(runner: Runner, recorded: Recorded, scope: At) -> Any:
     """What a step's method is called on; None where the scope is no step."""
     step = next((step for step in recorded.case.steps if step.name == scope[0]), None)
-    return step and runner.mlx.cls(recorded.pair.stage, getattr(step.target, "cls", step.target))
+    if step is None:
+        return None
+    return runner.mlx.cls(recorded.pair.stage, step.target if isinstance(step.target, str) else step.target.cls)
 
 
 def _source(cls: type) -> Statement:
     """The lines of a class."""
     lines, first = inspect.getsourcelines(cls)
-    return Statement(inspect.getsourcefile(cls), first, first + len(lines) - 1, cls.__name__)
+    return Statement(inspect.getsourcefile(cls) or "", first, first + len(lines) - 1, cls.__name__)
 
 
 def _known(row: Row, trace: Trace) -> bool:
@@ -216,7 +250,7 @@ def _known(row: Row, trace: Trace) -> bool:
     return any(index == row.call and f"{name}.".startswith(f"{tap}.") for tap, index in trace.calls)
 
 
-def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], where: dict[str, str]) -> tuple[str, Row] | None:
+def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], place: Place) -> tuple[str, Row] | None:
     """Of a free run: the last tap that something is wrong at or before, so that the rest passes once all up to it are
     grafted; and the first failure.
 
@@ -235,7 +269,7 @@ def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], where: dic
             runner.torch, pair, pair.oracle, recorded, "float64", Session(runner.torch, recorded.trace, only=only)
         )
         rest = modules - known - handed
-        rows = judge(Results(), where | {"lane": lane}, stage, recorded.trace, oracle, trace, rest)
+        rows = judge(Results(), place.where | {"lane": lane}, stage, recorded.trace, oracle, trace, rest)
         return [row for row in rows if row.verdict != "pass"]
 
     failed = failing(0)

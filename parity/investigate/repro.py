@@ -1,5 +1,5 @@
 """One wrong tensor in a file, judged again by the same rules: the inputs of the tap that makes it, what its inner taps
-hand on, its parameters, what the reference and its float64 oracle gave. Only to ask the reference again needs torch.
+pass on, its parameters, what the reference and its float64 oracle gave. Only to ask the reference again needs torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..declare.stages import stages
 from ..judge.results import Results, Row
-from ..judge.rules import judge
+from ..judge.verdicts import judge
 from ..run.recorded import Recorded
 from ..sides.loading import load_ours, loading_options, read
 from ..sides.mlx import MLX
@@ -25,6 +25,8 @@ from ..sides.pair import Pair
 from ..tap.side import Side
 from ..tap.trace import Call, Tensor, Trace
 from .scope import At, Focus, Target, inner_calls, module_at, tensors_of
+
+WHERE = ("stage", "config", "case", "lane")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Repro:
         ours = self._run(mlx, load_ours(mlx, self.paths, self.dtype, **self.options))
         reference, oracle = self.expected["reference"], self.expected["oracle"]
         rows = judge(Results(), self.where, self.stage, reference, oracle, ours)
-        handed_on = Row(self.name, **self.where, call=self.target.at[1], order=0, dtype="")
-        return next((row for row in rows if row.name == self.name), handed_on)
+        stage, config, case, lane = (self.where[key] for key in WHERE)
+        passed_on = Row(self.name, stage, config, case, lane, self.target.at[1], 0, "")
+        return next((row for row in rows if row.name == self.name), passed_on)
 
     def differing_parameters(self) -> list[str]:
         """The scope's own parameters that are not as the reference has them."""
@@ -104,6 +107,7 @@ class Repro:
     @classmethod
     def of(cls, recorded: Recorded, row: Row, scope: At, target: Target) -> Repro:
         trace, pair = recorded.trace, recorded.pair
+        assert recorded.oracle is not None  # recorded to be judged isolated
         calls = [scope, *inner_calls(scope, target, trace.events)]
         source = Trace({at: trace.calls[at] for at in calls})
         expected = {}
@@ -113,7 +117,7 @@ class Repro:
             inputs = own if target.side == "in" else call.inputs
             kept = Call(*target.at, inputs, own if target.side == "out" else {})
             expected[name] = Trace({target.at: kept}, [(target.side, *target.at)])
-        where = {"stage": row.stage, "config": row.config, "case": row.case, "lane": row.lane}
+        where = {key: getattr(row, key) for key in WHERE}
         module = module_at_reference(pair, scope[0])
         parameters = tensors_of(module) if module is not None else {}
         name = row.case.partition("@")[0]
@@ -133,7 +137,7 @@ class Repro:
             "expected": {name: _pack(trace, name, arrays) for name, trace in self.expected.items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, head=np.array(json.dumps(head)), **arrays)
+        np.savez_compressed(path, allow_pickle=False, head=np.array(json.dumps(head)), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Repro:

@@ -6,7 +6,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,20 +89,22 @@ class Focus(Session):
         versions: dict[str, Trace],
         target: Target,
         oracle: bool = False,
-        folder: Path | None = None,
+        recorder: Recorder | None = None,
     ):
         probes = (target.at[0],) if target.leaf.startswith(PROBE) else ()
         super().__init__(fw, next(iter(versions.values())), probes, oracle)
         self.scope, self.versions, self.target = scope, versions, target
         self.answers: dict[str, Any] = {}
         self.reached = False  # the target's tap was called, or returned
-        self.recorder = Recorder(folder, self._here) if folder else None
+        self.recorder = recorder
+        if recorder:
+            recorder.active = self._here
         self._inside = False
 
     def _here(self) -> bool:
         return self._inside and bool(self._stack) and self._stack[-1] == self.scope[0]
 
-    def call(self, tap: str, original: Callable, *args: Any, **kwargs: Any) -> Any:
+    def call(self, tap: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         at = (tap, self._counts[tap])
         if self._inside and self.recorder:
             if at == self.target.at and self.target.side == "in":

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long statement."""
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+Tracer = Callable[[FrameType, str, Any], Any]  # of sys.settrace
 
 
 @dataclass(frozen=True, order=True)
@@ -26,11 +35,18 @@ class Statement:
     def covers(self, file: str, line: int) -> bool:
         return self.file.endswith(file) and self.first <= line <= self.last
 
+    @property
+    def lines(self) -> str:
+        """``ltx2_mlx/file.py:first–last``, wherever the package is."""
+        before, package, after = self.file.rpartition("ltx2_mlx/")
+        last = f"–{self.last}" if self.last > self.first else ""
+        return f"{package}{after or before}:{self.first}{last}"
 
-@dataclass
+
+@dataclass(eq=False)
 class Frame:
     """One run of a function: the lines that ran, in order; by index into them, what they called and how many inner
-    taps: what those hand on is the reference's, so what went into them does not matter."""
+    taps: what those pass on is the reference's, so what went into them does not matter."""
 
     file: str
     name: str
@@ -40,12 +56,29 @@ class Frame:
     called: dict[int, list[Frame]] = field(default_factory=dict)
     tapped: Counter[int] = field(default_factory=Counter)
 
+    def within(self, other: Frame) -> bool:
+        """Whether ``other`` is this frame, or called it."""
+        return self is other or (self.parent is not None and self.parent.within(other))
+
+
+Kept = dict[Statement, Frame]  # each statement that is to be shown → the frame that ran it
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The statements that made a value. narrowest: from the one that first uses a given name to the last of its
+    function; statements: those of that function and of what it called; all, where no statement uses a given name."""
+
+    statements: tuple[Statement, ...] = ()
+    narrowest: Statement | None = None
+
 
 class Recorder:
     """Follows the code below ``folder`` that runs while ``active()``; ``stop`` ends it."""
 
-    def __init__(self, folder: Path, active: Callable[[], bool]):
-        self.folder, self.active = f"{folder}/", active
+    def __init__(self, folder: Path):
+        self.folder = f"{folder}/"
+        self.active: Callable[[], bool] = lambda: True
         self.top: list[Frame] = []  # frames that nothing followed called
         self.last: list[Frame] = []  # the frames that were running at the stop, innermost first
         self._frames: dict[FrameType, Frame] = {}
@@ -63,7 +96,8 @@ class Recorder:
 
     def _running(self) -> list[Frame]:
         """The followed frames that run now, innermost first."""
-        frame, found = sys._getframe(), []
+        frame: FrameType | None = sys._getframe()
+        found = []
         while frame:
             if frame in self._frames:
                 found.append(self._frames[frame])
@@ -81,7 +115,7 @@ class Recorder:
             self._stopped, self.last = True, self._running()
             self._argument = (parameters, (argument,))
 
-    def _call(self, frame: FrameType, event: str, arg: Any) -> Callable | None:
+    def _call(self, frame: FrameType, event: str, arg: Any) -> Tracer | None:
         if self._stopped or not frame.f_code.co_filename.startswith(self.folder) or not self.active():
             return None
         caller = frame.f_back
@@ -97,26 +131,51 @@ class Recorder:
             self.top.append(known)
         return self._line
 
-    def _line(self, frame: FrameType, event: str, arg: Any) -> Callable:
+    def _line(self, frame: FrameType, event: str, arg: Any) -> Tracer:
         if event == "line" and not self._stopped:
             self._frames[frame].lines.append(frame.f_lineno)
         return self._line
 
-    def statements(self) -> list[Statement]:
-        """What the value at the stop depends on: in the frames that ran then, or in the last that returned."""
-        kept: dict[Statement, None] = {}
+    def statements(self, names: Iterable[str] = ()) -> Slice:
+        """What the value at the stop depends on: in the frames that ran then, or in the last that returned.
+
+        names: of operands, the most suspect first; the first that a statement uses narrows the slice.
+        """
+        kept = self._kept()
+        for name in names:
+            if using := [s for s in sorted(kept) if re.search(rf"\b{re.escape(name)}\b", s.text)]:
+                outermost = next(s for s in using if not any(_above(kept, other, s) for other in using))
+                return _narrowed(kept, kept[outermost], outermost.first)
+        if not kept:
+            return Slice()
+        innermost = next((frame for frame in self.last if frame in kept.values()), None)
+        return replace(_narrowed(kept, innermost or next(iter(kept.values()))), statements=tuple(sorted(kept)))
+
+    def _kept(self) -> Kept:
+        kept: Kept = {}
         if not self.last:
             for frame in self.top[-1:]:
                 _slice(frame, kept, None)
-            return sorted(kept)
-        (parameters, wanted), name = self._argument, None
+            return kept
+        (parameters, wanted), name = self._argument, ""
         for frame in self.last:
-            needed = _slice(frame, kept, lambda node, p=parameters, w=wanted, n=name: _arguments(node, n, p, w))
+            needed = _slice(frame, kept, partial(_arguments, function=name, parameters=parameters, wanted=wanted))
             parameters, name = frame.parameters, frame.name
             wanted = tuple(p for p in parameters if p in needed)
             if not wanted:
                 break
-        return sorted(kept)
+        return kept
+
+
+def _above(kept: Kept, other: Statement, statement: Statement) -> bool:
+    """Whether another statement's function called this one's."""
+    return kept[other] is not kept[statement] and kept[statement].within(kept[other])
+
+
+def _narrowed(kept: Kept, frame: Frame, first: int = 0) -> Slice:
+    own = [s for s in sorted(kept) if kept[s] is frame and s.first >= first]
+    narrowest = Statement(frame.file, own[0].first, max(s.last for s in own), own[0].text)
+    return Slice(tuple(s for s in sorted(kept) if kept[s].within(frame)), narrowest)
 
 
 # ---- source -------------------------------------------------------------------------------------------------------
@@ -141,11 +200,12 @@ def _nodes(file: str) -> dict[int, _Node]:
     found: dict[int, _Node] = {}
     for node in sorted((n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.stmt)), key=lambda n: n.lineno):
         body = getattr(node, "body", None)
-        last = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno
+        end = node.end_lineno or node.lineno
+        last = max(node.lineno, body[0].lineno - 1) if body else end
         text = " ".join(row.strip() for row in rows[node.lineno - 1 : last])
         stores, loads = _names(node)
         statement = Statement(file, node.lineno, last, text)
-        entry = _Node(statement, node, frozenset(stores), frozenset(loads), node.end_lineno)
+        entry = _Node(statement, node, frozenset(stores), frozenset(loads), end)
         found |= dict.fromkeys(range(node.lineno, last + 1), entry)
     return found
 
@@ -158,21 +218,20 @@ def _names(node: ast.stmt) -> tuple[set[str], set[str]]:
              if hasattr(node, name)]  # fmt: skip
     parts = heads if hasattr(node, "body") else [node]
     flat = [part for head in parts if head is not None for part in (head if isinstance(head, list) else [head])]
-    stores, loads = set(), set()
+    stores: set[str] = set()
+    loads: set[str] = set()
     for inner in (inner for part in flat for inner in ast.walk(part)):
         if isinstance(inner, ast.Name):
             (stores if isinstance(inner.ctx, ast.Store) else loads).add(inner.id)
         elif isinstance(inner, (ast.Attribute, ast.Subscript)) and isinstance(inner.ctx, ast.Store):
             stores |= {n.id for n in ast.walk(inner.value) if isinstance(n, ast.Name)} - {"self"}
-    method = (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)
-    )
-    if method:  # x.append(…) changes x
-        stores |= {n.id for n in ast.walk(node.value.func.value) if isinstance(n, ast.Name)} - {"self"}
+    call = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):  # x.append(…) changes x
+        stores |= {n.id for n in ast.walk(call.func.value) if isinstance(n, ast.Name)} - {"self"}
     return stores, loads
 
 
-def _arguments(node: _Node, function: str | None, parameters: tuple[str, ...], wanted: tuple[str, ...]) -> set[str]:
+def _arguments(node: _Node, function: str, parameters: tuple[str, ...], wanted: tuple[str, ...]) -> set[str]:
     """What the expressions for the wanted arguments of a call read; what all of it reads where that cannot be told."""
     calls = [call for call in ast.walk(node.node) if isinstance(call, ast.Call)]
     named = [call for call in calls if function and _last_name(call.func) == function]
@@ -199,7 +258,7 @@ def _last_name(function: ast.expr) -> str:
 
 
 def _only_taps(node: _Node, tapped: int) -> bool:
-    """Whether all that the statement stores was handed on by inner taps, which it called ``tapped`` times."""
+    """True if inner taps, which the statement called ``tapped`` times, passed on all that it stores."""
     value = getattr(node.node, "value", None)
     values = value.elts if isinstance(value, ast.Tuple) else [value]
     return 0 < len(values) <= tapped and all(isinstance(v, ast.Call) for v in values)
@@ -218,7 +277,7 @@ def _runs(frame: Frame) -> Iterator[tuple[_Node, list[Frame], int]]:
             yield node, called, tapped
 
 
-def _slice(frame: Frame, kept: dict[Statement, None], first: Callable[[_Node], set[str]] | None) -> set[str]:
+def _slice(frame: Frame, kept: Kept, first: Callable[[_Node], set[str]] | None) -> set[str]:
     """Keep, backwards from the last line of a frame, what made the values that it reads, and what that called.
 
     first: which names the last statement needs, all that it reads without. Returns the names needed from outside.
@@ -244,7 +303,7 @@ def _slice(frame: Frame, kept: dict[Statement, None], first: Callable[[_Node], s
             else:
                 needed |= node.loads
         own.append(node)
-        kept[node.statement] = None
+        kept.setdefault(node.statement, frame)
         for helper in called:
             _slice(helper, kept, None)
     return needed or set()

@@ -2,7 +2,7 @@
 compared with.
 
 A tap is compared by the worst of its ratios (``needed_k``) and verdicts over cases and calls. An input is listed in a
-run only where it differs from what an earlier tap handed on, so one that is not listed has the ratio 0.
+run only where it differs from what an earlier tap passed on, so one that is not listed has the ratio 0.
 """
 
 from __future__ import annotations
@@ -18,17 +18,9 @@ from ltx2_mlx.errors import LTX2Error
 from .results import SCHEMA, VERDICTS
 
 BASELINE = Path("reports") / "baseline.json"
-
-
 BASELINE_SCHEMA = "ltx2-parity-baseline/1"
-
-
 FACTOR = 2.0  # a ratio has moved when it did so by this factor,
-
-
 FLOOR = 1.0  # and the larger one is above this: below, ours is as near to the truth as torch, and moves by chance
-
-
 Key = tuple[str, str, str, str]  # stage, config, lane, tap
 
 
@@ -121,7 +113,8 @@ class Difference:
 
 def compare(a: dict[Key, Tap], b: dict[Key, Tap], factor: float = FACTOR, floor: float = FLOOR) -> Difference:
     """What became of A's taps in B, each list with the largest ratio first."""
-    earlier, cells = {key[:3] for key in a}, {key[:3] for key in b}
+    earlier: set[tuple[str, ...]] = {key[:3] for key in a}
+    cells = {key[:3] for key in b}
     found = Difference(skipped=sorted(earlier - cells))
     for key in sorted(a.keys() | b.keys()):
         if key[:3] in cells and (kind := _kind(key, a, b, earlier, factor, floor)):
@@ -135,15 +128,15 @@ def _kind(
     key: Key, a: dict[Key, Tap], b: dict[Key, Tap], cells: set[tuple[str, ...]], factor: float, floor: float
 ) -> str | None:
     """What became of a tap; ``cells`` are those that A has."""
-    unchanged = Tap("pass", 0.0) if ":" in key[3] else None  # an input that is not listed was handed on as it was
+    unchanged = Tap("pass", 0.0) if ":" in key[3] else None  # an input that is not listed was passed on as it was
     before, now = a.get(key, unchanged if key[:3] in cells else None), b.get(key, unchanged)
     if now is None:
         return "gone"
-    if now.verdict != "pass":
-        worse = before is None or VERDICTS.index(now.verdict) < VERDICTS.index(before.verdict)
-        return "failed" if worse else "worse" if now.ratio > factor * before.ratio else None
     if before is None:
-        return "new"
+        return "failed" if now.verdict != "pass" else "new"
+    if now.verdict != "pass":
+        failed = VERDICTS.index(now.verdict) < VERDICTS.index(before.verdict)
+        return "failed" if failed else "worse" if now.ratio > factor * before.ratio else None
     if before.verdict != "pass":
         return "mended"
     if max(before.ratio, now.ratio) <= floor:

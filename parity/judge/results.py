@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,25 @@ SCHEMA = "ltx2-parity/1"
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
 VERDICTS = ("invalid", "diverged", "missing", "inconclusive", "pass")
 EXIT_OK, EXIT_DIVERGED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE = 0, 1, 2, 3, 4
+
+
+class Reason(StrEnum):
+    """The rule that decided against a row. ``Row.why`` says it in words; code asks this."""
+
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    MISSING = "missing"  # ours never calls this
+    EXTRA = "extra"  # ours calls this, the reference does not
+    ERROR = "error"  # ours raised
+    NONFINITE = "nonfinite"  # NaN or Inf in ours alone
+    MASK = "mask"  # elements masked on one side only
+    CONSTANT = "constant"  # a constant that differs
+    BLIND = "blind"  # every element of the reference is the same: a fault could not be seen
+    EXACT = "exact"  # must be equal, and is not
+    TOLERANCE = "tolerance"  # further from the oracle than rounding explains
+    ORACLE = "oracle"  # the reference and its oracle are too far apart to judge by them
+    ABSENT = "absent"  # ours has no array, or no result, where the reference has one
+    REPEAT = "repeat"  # the reference does not repeat itself
 
 
 @dataclass
@@ -32,6 +52,7 @@ class Row:
     dtype: str
     shape: tuple[int, ...] = ()
     verdict: str = "pass"
+    reason: Reason | None = None  # None for a pass
     why: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     ratio: float = 0.0
@@ -57,7 +78,7 @@ _FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profil
 PROFILES = 12  # failures of one cell that say where their error is
 
 
-def _round(value: float) -> float | None:
+def _round(value: float | np.floating[Any]) -> float | None:
     return float(f"{value:.6g}") if isfinite(value) else None
 
 
@@ -140,13 +161,17 @@ class Results:
     pipelines: list[PipelineRow] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
+    explanation: dict[str, Any] | None = None  # of the first divergence: likely causes and lines of ours
     seconds: float = 0.0
     peak_gb: float = 0.0
     _worst: dict[str, Row] = field(default_factory=dict)
     _profiled: int = 0
 
     def count(self, verdict: str) -> int:
-        return sum(row.verdict == verdict for row in (*self.rows, *self.pipelines))
+        return sum(row.verdict == verdict for row in self._all())
+
+    def _all(self) -> list[Row | PipelineRow]:
+        return [*self.rows, *self.pipelines]
 
     def notable(self, row: Row) -> bool:
         """Whether a new row is to say where its error is: the first failures, and the worst pass of each lane so far
@@ -164,7 +189,7 @@ class Results:
 
     def failures(self) -> list[Row | PipelineRow]:
         """What is not a pass, in the order in which it was computed, pipelines last."""
-        return [row for row in (*self.rows, *self.pipelines) if row.verdict != "pass"]
+        return [row for row in self._all() if row.verdict != "pass"]
 
     def first_divergence(self) -> Row | PipelineRow | None:
         """The first failing tap of the first failing run; isolated lanes before the free-running one and pipelines."""
@@ -186,7 +211,7 @@ class Results:
     def summary(self) -> dict[str, Any]:
         tap = next((row for row in (self.first_divergence(),) if isinstance(row, Row)), None)
         pipeline = next((row for row in self.pipelines if row.verdict != "pass"), None)
-        worst = {lane: self.worst(lane) for lane in sorted({row.lane for row in self.rows})}
+        worst = {lane: row for lane in "ABC" if (row := self.worst(lane))}
         return {
             "exit_code": self.exit_code(),
             "taps": len(self.rows),
@@ -205,8 +230,8 @@ class Results:
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
-        head = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
-        head |= {"allowed": allowed, "stages": self.stages}
+        head: dict[str, Any] = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
+        head |= {"allowed": allowed, "stages": self.stages, "explanation": self.explanation}
         taps, pipelines = (
             ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
             for rows in (self.rows, self.pipelines)

@@ -1,242 +1,266 @@
-"""From three traces (ours, the reference, the oracle) to rows with verdicts. The policy is ``tolerance``'s."""
+"""The rules that decide about one tensor, in their order: the first that answers decides. Their numbers are in
+``tolerance``.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ..declare.model import FunctionTap, Stage
-from ..tap.side import PROBE
-from ..tap.trace import Call, Tensor, Trace
+from ..declare.model import Stage
+from ..tap.trace import Call, Tensor
 from . import metrics, tolerance
-from .results import Results, Row
+from .results import Reason
 
-
-def judge(
-    results: Results,
-    where: dict[str, str],
-    stage: Stage,
-    reference: Trace,
-    oracle: Trace,
-    ours: Trace,
-    outputs_of: set[str] | None = None,
-) -> list[Row]:
-    """Append and return a row for every tensor of the reference's trace, in its order.
-
-    where: stage, config, case and lane. outputs_of: only the outputs of these taps (the free-running lane).
-    """
-    rows: list[Row] = []
-    functions = {tap.name: tap for tap in stage.functions} | {
-        step.name: FunctionTap(step.name, None, exact=step.exact) for case in _steps(stage) for step in case
-    }
-    for side, name, index in reference.events:
-        if outputs_of is not None and (side == "in" or name not in outputs_of):
-            continue
-        calls = [trace.calls.get((name, index)) for trace in (reference, oracle, ours)]
-        tap = functions.get(name) or functions.get(name.rsplit(".", 1)[-1]) or FunctionTap(name, None)
-        for leaf in _leaves(calls, side):
-            if outputs_of is not None and leaf.startswith(PROBE):
-                continue  # probes are isolated by nature
-            row = Row(_row_name(name, leaf, side), **where, call=index, order=len(results.rows) + len(rows), dtype="")
-            values = [
-                getattr(c, "inputs" if side == "in" else "outputs").get(leaf, _ABSENT) if c else _ABSENT for c in calls
-            ]
-            if _decide(row, *values, tap, stage, side, name, calls[2], calls[0]):
-                rows.append(row)
-                _locate(results, row, *values, ours, name, side)
-            else:
-                results.carried += 1
-    if outputs_of is None:
-        for name, index in ours.calls:
-            if (name, index) not in reference.calls:
-                row = Row(name, **where, call=index, order=len(results.rows) + len(rows), dtype="")
-                row.verdict, row.why = "invalid", "ours calls this, the reference does not"
-                row.source = _source(ours, name)
-                rows.append(row)
-    results.rows += rows
-    return rows
-
-
-def _locate(
-    results: Results, row: Row, reference: Any, oracle: Any, ours: Any, trace: Trace, name: str, side: str
-) -> None:
-    """Say where a notable row's error is, and where our source computes a failing one."""
-    if row.verdict != "pass":
-        row.source = _source(trace, name.rpartition(".")[0] if side == "in" else name)
-    both = isinstance(reference, Tensor) and isinstance(ours, Tensor)
-    if both and reference.values.shape == ours.values.shape and results.notable(row):
-        truth = oracle if isinstance(oracle, Tensor) else reference
-        row.profile = metrics.profile(ours.values, reference.values, truth.values)
-
-
-def _source(trace: Trace, tap: str) -> str:
-    """Where our source defines a tap, or what is around it: its parents, then the component itself."""
-    while tap:
-        if place := trace.places.get(tap):
-            return place
-        tap = tap.rpartition(".")[0]
-    return next((place for name, place in reversed(trace.places.items()) if place and name[:1].isupper()), "")
-
-
-_ABSENT = object()
-
-
+ABSENT = object()  # what a run has where it has nothing
 _HALF = ("bfloat16", "float16")
 
 
-def _right_dtype(ours: str, reference: str, stage: Stage, side: str) -> bool:
-    if stage.float32 and reference in _HALF:  # only what flows in from outside may be half
-        return ours == "float32" or (side == "in" and ours == reference)
-    return ours == reference or not {ours, reference} & {"float32", *_HALF}
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a rule, in the fields of a row."""
+
+    verdict: str = "pass"
+    reason: Reason | None = None
+    why: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    ratio: float = 0.0
+    needed_k: float = 0.0
+    floor: float = 0.0
+    further: str = ""
 
 
-def _steps(stage: Stage) -> list[tuple[Any, ...]]:
-    return [case.steps for case in stage.cases({}).values()] if stage.component is None else []
+PASS = Verdict()
+CARRIED = Verdict()  # the one verdict that makes no row: judged elsewhere, or nobody's business
 
 
-def _leaves(calls: list[Call | None], side: str) -> list[str]:
-    """The reference's leaves; arrays that only ours has follow."""
-    reference, _, ours = ((c.inputs if side == "in" else c.outputs) if c else {} for c in calls)
-    extra = [k for k, v in ours.items() if isinstance(v, Tensor) and k not in reference]
-    return [*reference, *extra]
+def _invalid(reason: Reason, why: str, **numbers: Any) -> Verdict:
+    return Verdict("invalid", reason, why, **numbers)
 
 
-def tensors(row: Row, *traces: Trace) -> list[Any]:
-    """What each trace (the reference's first) has for a row: a Tensor, a constant, or None."""
-    for side, name, index in traces[0].events:
-        if index == row.call and row.name.startswith(name):
-            calls = [trace.calls.get((name, index)) for trace in traces]
-            leaves = [(c.inputs if side == "in" else c.outputs) if c else {} for c in calls]
-            for leaf in dict.fromkeys(key for one in leaves for key in one):
-                if _row_name(name, leaf, side) == row.name:
-                    return [one.get(leaf) for one in leaves]
-    return [None for _ in traces]
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor (or constant) of one call of a tap, as the three runs have it.
+
+    row: the row's name. exact: the tap's outputs must be equal. injected: they are what the reference drew at random.
+    """
+
+    row: str
+    tap: str
+    side: Literal["in", "out"]
+    lane: str
+    stage: Stage
+    exact: bool
+    injected: bool
+    reference: Any
+    oracle: Any
+    ours: Any
+    reference_call: Call
+    our_call: Call | None
+
+    def among(self, patterns: Iterable[str]) -> bool:
+        """Whether the tap matches one of a stage's globs."""
+        return any(fnmatchcase(self.tap, pattern) for pattern in patterns)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The oracle's array; the reference's where it has none."""
+        return self.oracle.values if isinstance(self.oracle, Tensor) else self.reference.values
+
+    @functools.cached_property
+    def masks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Where ours, the reference and the oracle stand at their dtype's lowest value, as an additive mask does; None
+        where none of them does."""
+        m, r, o = self.ours, self.reference, self.truth
+        ours, theirs = metrics.masked(m.values, m.dtype), metrics.masked(r.values, r.dtype)
+        oracles = metrics.masked(o, "float64")
+        if ours is None and theirs is None and oracles is None:
+            return None
+        none = np.zeros(o.shape, bool)
+        ours, theirs, oracles = (none if hidden is None else hidden for hidden in (ours, theirs, oracles))
+        return ours, theirs, oracles | (theirs & (o == r.values))  # of its own dtype, or grafted
+
+    @functools.cached_property
+    def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ours, the reference's and the oracle's, with 0 where they are masked."""
+        m, r, o = self.ours.values, self.reference.values, self.truth
+        if self.masks is None:
+            return m, r, o
+        m, r, o = (np.where(hidden, 0.0, a) for hidden, a in zip(self.masks, (m, r, o), strict=True))
+        return m, r, o
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        return metrics.compare(*self.values)
 
 
-def _row_name(tap: str, leaf: str, side: str) -> str:
-    return f"{tap}:{leaf}" if side == "in" else f"{tap}.{leaf}" if leaf else tap
+def decide(comparison: Comparison) -> Verdict:
+    """The verdict of the first rule that has one."""
+    return next(verdict for rule in RULES if (verdict := rule(comparison)))
 
 
-def _decide(
-    row: Row,
-    reference: Any,
-    oracle: Any,
-    ours: Any,
-    tap: FunctionTap,
-    stage: Stage,
-    side: str,
-    name: str,
-    our_call: Call | None,
-    reference_call: Call,
-) -> bool:
-    """Fill in the row. False for an input that is bit for bit what an earlier tap handed on."""
-    if our_call is None:
-        row.verdict, row.why = "missing", "ours never calls this"
-        return isinstance(reference, Tensor) or side == "out"
-    if not isinstance(reference, Tensor):
-        return _decide_constant(row, reference, ours, side)
-    if ours is _ABSENT and any(fnmatchcase(row.name, pattern) for pattern in stage.reference_only):
-        return False
-    row.dtype, row.shape = reference.dtype, reference.values.shape
-    if our_call.error and side == "out":
-        row.verdict, row.why = "invalid", our_call.error
-    elif not isinstance(ours, Tensor):
-        found = "nothing" if ours is _ABSENT else repr(ours)
-        row.verdict, row.why = "invalid", f"ours has {found} where the reference has an array"
-    elif ours.values.shape != reference.values.shape:
-        row.verdict, row.why = "invalid", f"shape {ours.values.shape}, the reference has {reference.values.shape}"
-    elif not _right_dtype(ours.dtype, reference.dtype, stage, side):
-        row.verdict, row.why = "invalid", f"dtype {ours.dtype}, the reference has {reference.dtype}"
+# ---- without an array on both sides ----------------------------------------------------------------------------------
+
+
+def never_called(c: Comparison) -> Verdict | None:
+    if c.our_call is not None:
+        return None
+    missing = Verdict("missing", Reason.MISSING, "ours never calls this")
+    return missing if isinstance(c.reference, Tensor) or c.side == "out" else CARRIED
+
+
+def constant(c: Comparison) -> Verdict | None:
+    """A constant that both sides name must agree; one that only the reference names is its own affair."""
+    if isinstance(c.reference, Tensor):
+        return None
+    named = "nothing" if c.reference is ABSENT else repr(c.reference)
+    if c.ours is ABSENT and c.side == "out":
+        return _invalid(Reason.ABSENT, f"ours returns nothing here, the reference {named}")
+    if isinstance(c.ours, Tensor):
+        return _invalid(Reason.CONSTANT, f"an array {c.ours.values.shape}, the reference has {named}")
+    if c.ours is not ABSENT and c.reference is not ABSENT and c.ours != c.reference:
+        return Verdict("diverged", Reason.CONSTANT, f"{c.ours!r}, the reference has {named}")
+    return CARRIED
+
+
+def reference_only(c: Comparison) -> Verdict | None:
+    """An input that, as the stage declares, only the reference passes around."""
+    declared = any(fnmatchcase(c.row, pattern) for pattern in c.stage.reference_only)
+    return CARRIED if c.ours is ABSENT and declared else None
+
+
+def raised(c: Comparison) -> Verdict | None:
+    error = c.our_call.error if c.our_call and c.side == "out" else None
+    return _invalid(Reason.ERROR, error) if error else None
+
+
+def no_array(c: Comparison) -> Verdict | None:
+    if isinstance(c.ours, Tensor):
+        return None
+    found = "nothing" if c.ours is ABSENT else repr(c.ours)
+    return _invalid(Reason.ABSENT, f"ours has {found} where the reference has an array")
+
+
+# ---- two arrays that may not be compared -----------------------------------------------------------------------------
+
+
+def shape(c: Comparison) -> Verdict | None:
+    ours, theirs = c.ours.values.shape, c.reference.values.shape
+    return None if ours == theirs else _invalid(Reason.SHAPE, f"shape {ours}, the reference has {theirs}")
+
+
+def dtype(c: Comparison) -> Verdict | None:
+    ours, theirs = c.ours.dtype, c.reference.dtype
+    if c.stage.float32 and theirs in _HALF:  # only what flows in from outside may be half
+        right = ours == "float32" or (c.side == "in" and ours == theirs)
     else:
-        handed_on = side == "in" and np.array_equal(ours.values, reference.values, equal_nan=True)
-        if handed_on and (not isinstance(oracle, Tensor) or np.array_equal(oracle.values, reference.values)):
-            return False
-        _decide_arrays(row, reference, oracle, ours, tap, stage, side, name, reference_call)
-    return True
+        right = ours == theirs or not {ours, theirs} & {"float32", *_HALF}
+    return None if right else _invalid(Reason.DTYPE, f"dtype {ours}, the reference has {theirs}")
 
 
-def _decide_constant(row: Row, reference: Any, ours: Any, side: str) -> bool:
-    """A constant argument that both sides name must agree; one that only the reference names is its own affair."""
-    if ours is _ABSENT and side == "out":
-        row.verdict, row.why = "invalid", f"ours returns nothing here, the reference {reference!r}"
-        return True
-    if isinstance(ours, Tensor) or (ours is not _ABSENT and reference is not _ABSENT and ours != reference):
-        found = f"an array {ours.values.shape}" if isinstance(ours, Tensor) else repr(ours)
-        named = "nothing" if reference is _ABSENT else repr(reference)
-        row.verdict, row.why = (
-            ("invalid" if isinstance(ours, Tensor) else "diverged"),
-            f"{found}, the reference has {named}",
-        )
-        return True
-    return False
+def passed_on(c: Comparison) -> Verdict | None:
+    """An input that is, to the last bit, what an earlier tap returned: judged there."""
+    if c.side == "out" or not equal(c.ours.values, c.reference.values):
+        return None
+    return CARRIED if not isinstance(c.oracle, Tensor) or np.array_equal(c.truth, c.reference.values) else None
 
 
-def _decide_arrays(
-    row: Row,
-    reference: Tensor,
-    oracle: Any,
-    ours: Tensor,
-    tap: FunctionTap,
-    stage: Stage,
-    side: str,
-    name: str,
-    reference_call: Call,
-) -> None:
-    r, m = reference.values, ours.values
-    o = oracle.values if isinstance(oracle, Tensor) else r
-    if tap.injected and side == "out":
-        return
-    exact = tap.exact or any(fnmatchcase(name, pattern) for pattern in stage.exact)
-    if (exact and side == "out") or r.dtype.kind != "f":
-        row.metrics = metrics.compare(m, r, r)
-        equal = np.array_equal(m, r, equal_nan=True)
-        row.verdict, row.ratio = ("pass", 0.0) if equal else ("diverged", float("inf"))
-        row.why = "" if equal else f"must be equal; {int((m != r).sum())} of {m.size} elements differ"
-        row.needed_k = row.ratio
-        return
-    hidden = [metrics.masked(m, ours.dtype), metrics.masked(r, reference.dtype)]
-    hidden.append(metrics.masked(o, "float64") | (hidden[1] & (o == r)))  # of its own dtype, or grafted
-    if any(h.any() for h in hidden):  # an additive mask: where it stands at the dtype's lowest value must be equal
-        if not np.array_equal(hidden[0], hidden[1]):
-            row.verdict, row.why = "diverged", f"{int((hidden[0] != hidden[1]).sum())} elements masked on one side only"
-        m, r, o = (np.where(h, 0.0, a) for h, a in zip(hidden, (m, r, o), strict=True))
-    if (found := metrics.fault(m)) and not np.array_equal(np.isfinite(m), np.isfinite(o)):
-        row.verdict, row.why = "invalid", found
-        return
-    row.metrics = metrics.compare(m, r, o)
-    blind = side == "out" and metrics.is_constant(reference.values)
-    if blind and not any(fnmatchcase(name, pattern) for pattern in stage.constant):
-        row.verdict, row.why = "invalid", "constant in the reference: this case cannot see a fault here"
-        return
-    narrow = side == "out" and _takes_half(reference_call)  # then a float32 result carries half precision's error
-    if row.dtype == "float32" and not narrow and row.metrics["rel_l2_reference"] > tolerance.ORACLE:
-        row.verdict, (row.why, row.further) = "invalid", _strayed(row.metrics)
-        return
-    floor = tolerance.Floor(row.dtype, _terms(reference_call) if side == "out" else 1).value
-    allowed = tolerance.K_FREE if row.lane == "C" else tolerance.K
-    q = row.metrics
-    row.floor = max(q["rel_l2_reference"], floor)
-    row.ratio = q["rel_l2"] / row.floor
-    tail = max(
-        q["tail"] / max(q["tail_reference"], floor * q["peak"]), q["p999"] / max(q["p999_reference"], floor * q["peak"])
-    )
-    row.needed_k = max(row.ratio, tail * tolerance.K / tolerance.K_TAIL)
-    if not row.needed_k <= allowed and row.verdict == "pass":
-        row.verdict = "diverged"
-        errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"
-        row.why = f"needs k = {row.needed_k:.3g}, allowed is {allowed:g} ({errors})"
-        row.further = "ours" if q["rel_l2"] > q["rel_l2_reference"] else "the reference"
+def injected(c: Comparison) -> Verdict | None:
+    return PASS if c.injected and c.side == "out" else None
 
 
-def _strayed(q: dict[str, float]) -> tuple[str, str]:
-    """Of a float32 reference far from its oracle: why, and who is wrong. Ours decides: where it is with the oracle, the
-    reference is; where it is with the reference, the oracle is not its own."""
+# ---- two arrays ------------------------------------------------------------------------------------------------------
+
+
+def exact(c: Comparison) -> Verdict | None:
+    """Integers, and what the stage declares to be equal to the last bit."""
+    m, r = c.ours.values, c.reference.values
+    if r.dtype.kind == "f" and (c.side == "in" or not (c.exact or c.among(c.stage.exact))):
+        return None
+    numbers = metrics.compare(m, r, r)
+    if equal(m, r):
+        return Verdict(metrics=numbers)
+    why, infinite = f"must be equal; {int((m != r).sum())} of {m.size} elements differ", float("inf")
+    return Verdict("diverged", Reason.EXACT, why, numbers, infinite, infinite)
+
+
+def nonfinite(c: Comparison) -> Verdict | None:
+    m, _, o = c.values
+    found = metrics.fault(m)
+    if not found or np.array_equal(np.isfinite(m), np.isfinite(o)):
+        return None
+    return _invalid(Reason.NONFINITE, found)
+
+
+def blind(c: Comparison) -> Verdict | None:
+    """A reference of which every element is the same, unless the stage says why."""
+    if c.side == "in" or not metrics.is_constant(c.reference.values) or c.among(c.stage.constant):
+        return None
+    return _invalid(Reason.BLIND, "constant in the reference: this case cannot see a fault here", metrics=c.metrics)
+
+
+def oracle(c: Comparison) -> Verdict | None:
+    """A float32 reference far from its oracle. Ours decides who is wrong: where it is with the oracle, the reference
+    is; where it is with the reference, the oracle is not its own."""
+    q = c.metrics
+    narrow = c.side == "out" and _takes_half(c.reference_call)  # a float32 result then has half precision's error
+    if c.reference.dtype != "float32" or narrow or not q["rel_l2_reference"] > tolerance.ORACLE:
+        return None
     if q["rel_l2"] < tolerance.ORACLE:
         errors = f"{q['rel_l2_reference']:.1e} from its float64 oracle, ours is {q['rel_l2']:.1e} from it"
-        return f"the reference is wrong here: it is {errors}", "the reference"
-    return f"the oracle is {q['rel_l2_reference']:.1e} from the reference: not its oracle", ""
+        why = f"the reference is wrong here: it is {errors}"
+        return _invalid(Reason.ORACLE, why, metrics=q, further="the reference")
+    why = f"the oracle is {q['rel_l2_reference']:.1e} from the reference: not its oracle"
+    return _invalid(Reason.ORACLE, why, metrics=q)
+
+
+def mask(c: Comparison) -> Verdict | None:
+    """Where an additive mask stands at its dtype's lowest value must be equal."""
+    if c.masks is None or np.array_equal(c.masks[0], c.masks[1]):
+        return None
+    why = f"{int((c.masks[0] != c.masks[1]).sum())} elements masked on one side only"
+    return Verdict("diverged", Reason.MASK, why, c.metrics, *_ratios(c))
+
+
+def tolerated(c: Comparison) -> Verdict:
+    """The gate: ours as near to the oracle as the reference is, up to a factor, or as rounding explains."""
+    q, allowed = c.metrics, tolerance.K_FREE if c.lane == "C" else tolerance.K
+    ratio, needed_k, floor = _ratios(c)
+    if needed_k <= allowed:
+        return Verdict(metrics=q, ratio=ratio, needed_k=needed_k, floor=floor)
+    errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"
+    why = f"ratio {needed_k:.3g}, {allowed:g} is allowed ({errors})"
+    further = "ours" if q["rel_l2"] > q["rel_l2_reference"] else "the reference"
+    return Verdict("diverged", Reason.TOLERANCE, why, q, ratio, needed_k, floor, further)
+
+
+RULES = (
+    *(never_called, constant, reference_only, raised, no_array),
+    *(shape, dtype, passed_on, injected),
+    *(exact, nonfinite, blind, oracle, mask, tolerated),
+)
+
+
+def _ratios(c: Comparison) -> tuple[float, float, float]:
+    """The ratio of the norms of the errors, the ``k`` that would have passed, and the floor of the relative error."""
+    q = c.metrics
+    least = tolerance.Floor(c.reference.dtype, _terms(c.reference_call) if c.side == "out" else 1).value
+    floor = max(q["rel_l2_reference"], least)
+    ratio = q["rel_l2"] / floor
+    tail = max(
+        q["tail"] / max(q["tail_reference"], least * q["peak"]), q["p999"] / max(q["p999_reference"], least * q["peak"])
+    )
+    return ratio, max(ratio, tail * tolerance.K / tolerance.K_TAIL), floor
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """To the last digit; NaN is NaN."""
+    return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
 
 
 def _terms(call: Call) -> int:
@@ -246,4 +270,4 @@ def _terms(call: Call) -> int:
 
 
 def _takes_half(call: Call) -> bool:
-    return any(isinstance(v, Tensor) and v.dtype in ("bfloat16", "float16") for v in call.inputs.values())
+    return any(isinstance(v, Tensor) and v.dtype in _HALF for v in call.inputs.values())

@@ -100,7 +100,7 @@ def not_compared(document: Document, stages: list[StageView]) -> Html:
         tag("h3", "Declared, with the reason"),
         _declared(stages),
         tag("h3", "Judged and not listed"),
-        tag("p", f"{carried:,} inputs are, bit for bit, what an earlier tap handed on, or of the declared kinds."),
+        tag("p", f"{carried:,} inputs are, bit for bit, what an earlier tap passed on, or of the declared kinds."),
     ]
     return tag("section", tag("h2", "What was not compared"), *parts, id="not-compared")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ..judge.place import Place
 from ..judge.results import VERDICTS
 from .digest import Document, Record, needed
 
@@ -25,18 +26,29 @@ def lines(document: Document) -> list[str]:
     first: dict[tuple[str, str], Record] = {}
     for row in bad:
         first.setdefault((row["stage"], row["name"]), row)
-    found = [_error(row) for row in first.values()]
+    found = [_error(row, _narrowest(document, row)) for row in first.values()]
     holes = [f"{tap}: no case reaches it" for tap in document["summary"]["unseen"]]
     for c in document["summary"]["coverage"]:
         holes += [f"{c['stage']} {c['config']} {name}: not compared" for name in c["uncovered"]]
     return [*found, *(f"::error title=parity incomplete::{_data(hole)}" for hole in holes)][:MOST]
 
 
-def _error(row: Record) -> str:
+def _narrowest(document: Document, row: Record) -> Record | None:
+    """The lines that make a row's tensor, where they are known: those of the first divergence."""
+    first = document["summary"]["first_divergence"]
+    same = first and all(row[key] == first[key] for key in ("stage", "config", "case", "lane", "name", "call"))
+    return (document.get("explanation") or {}).get("narrowest") if same else None
+
+
+def _error(row: Record, narrowest: Record | None) -> str:
+    """At the narrowest lines that are known, or else at the function of ours that the tap wraps."""
     file, _, line = (row.get("source") or "").partition(":")
     where = f"file={_property(file)},line={line}," if file else ""
+    if narrowest:
+        where = f"file={_property(narrowest['file'])},line={narrowest['first']},endLine={narrowest['last']},"
     title = f"{row['verdict']}: {row['name']}"
     text = f"{row['stage']} {row['config']} {row['case']} lane {row['lane']}: {row['name']}: {row['why']}"
+    text += "".join(f"\n{command}" for command in Place.of(row).commands.values())
     return f"::error {where}title={_property(title)}::{_data(text)}"
 
 

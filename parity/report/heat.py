@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from math import ceil, floor, log10
 
 import numpy as np
@@ -90,7 +91,7 @@ def _along(axis: Record, name: str) -> Html:
     return tag("figure", title, svg, class_="along")
 
 
-def _steps(values: list[float | None], y: object) -> str:
+def _steps(values: list[float | None], y: Callable[[float], float]) -> str:
     """A stair of one tread for each bin; a bin without error has none."""
     tread = (WIDTH - LEFT - RIGHT) / len(values)
     path, before = [], None

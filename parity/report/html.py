@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import annex, causes
+from ..judge.place import Place
+from . import annex, explanation
 from .digest import Cell, Document, Layer, Record, StageView, lanes, needed, views
 from .figures import curves
 from .heat import located
@@ -95,7 +96,7 @@ def _finding(document: Document, stages: list[StageView]) -> Html | None:
     """The first divergence, or what makes a run without one incomplete."""
     if first := document["summary"]["first_divergence"]:
         stage = next(stage for stage in stages if stage.name == first["stage"])
-        return _first_divergence(_with_profile(first, stage), stage)
+        return _first_divergence(_with_profile(first, stage), stage, document.get("explanation"))
     holes = annex.holes(document)
     if not holes:
         return None
@@ -111,7 +112,7 @@ def _with_profile(first: Record, stage: StageView) -> Record:
     return next((row for row in rows if all(row[k] == first[k] for k in key)), first)
 
 
-def _first_divergence(row: Record, stage: StageView) -> Html:
+def _first_divergence(row: Record, stage: StageView, explained: Record | None) -> Html:
     rows = [other for cell in stage.cells for other in cell.failures]
     same = {
         (other["config"], other["case"])
@@ -120,11 +121,16 @@ def _first_divergence(row: Record, stage: StageView) -> Html:
     }
     config = f" --config {row['config']}" if row["config"] in stage.declared["configs"] else ""
     command = f"python -m parity run --stage {row['stage']}{config} --lane {row['lane']}"
-    facts = [("Our source", code(row["source"]) if row.get("source") else "not known")]
+    facts: list[tuple[str, object]] = [("Our source", _source(row, explained))]
     if row.get("further"):
         errors = f"ours {row['rel_l2']:.1e}, the reference {row['rel_l2_reference']:.1e}"
         facts.append(("Further from the float64 oracle", f"{row['further']} ({errors})"))
     facts += [("The same tensor fails in", f"{_count(len(same), 'case')}"), ("Run it alone", tag("code", command))]
+    commands = Place.of(row).commands
+    facts += [
+        ("Explain it again", tag("code", commands["explain"])),
+        ("Find the lines", tag("code", commands["bisect"])),
+    ]
     return tag(
         "section",
         tag("h2", "First divergence"),
@@ -134,12 +140,39 @@ def _first_divergence(row: Record, stage: StageView) -> Html:
         ),
         tag("p", row["why"]),
         tag("p", tag("b", "Likely causes"), id="causes"),
-        tag("ol", *(tag("li", cause) for cause in causes.likely(row, stage.declared["layout"]))),
+        _causes(explained, commands["explain"]),
         tag("p", _locality(row), class_="soft"),
         definitions(facts),
         id="first-divergence",
         class_="finding",
     )
+
+
+def _causes(explained: Record | None, command: str) -> Html:
+    """The causes, or how to have them ranked."""
+    if why := explanation.missing(explained):
+        return tag("ol", tag("li", why, " ", tag("code", command)), class_="none")
+    assert explained is not None  # otherwise it is missing
+    items = [
+        tag("li", tag("b", cause["cause"]), f" ({cause['share']:.0%}): {cause['meaning']}. ", _example(cause))
+        for cause in explained["causes"]
+    ]
+    return tag("ol", *items)
+
+
+def _example(cause: Record) -> Html:
+    return tag("small", f"Most alike: {cause['example']}, {cause['fault']}.")
+
+
+def _source(row: Record, explained: Record | None) -> object:
+    """The narrowest lines that make the tensor and what they say; else the function that the tap wraps."""
+    constants = [tag("small", constant) for constant in (explained or {}).get("constants", [])]
+    if explained and explained.get("narrowest"):
+        statements = [
+            tag("small", f"{explanation.where(s)}  ", tag("code", s["text"])) for s in explained["statements"]
+        ]
+        return join(code(explanation.where(explained["narrowest"])), *constants, *statements)
+    return join(code(row["source"]) if row.get("source") else "not known", *constants)
 
 
 def _place(row: Record) -> str:
@@ -169,10 +202,10 @@ def _navigation(document: Document, selftest: dict[str, Any] | None) -> Html:
 def _facts(document: Document) -> Html:
     """Size of the run and the worst ratio of each lane."""
     summary = document["summary"]
-    facts = [
+    facts: list[tuple[str, object]] = [
         (
             "tensors judged",
-            join(f"{summary['taps']:,}", tag("small", f"{summary['carried']:,} more handed on unchanged")),
+            join(f"{summary['taps']:,}", tag("small", f"{summary['carried']:,} more passed on unchanged")),
         )
     ]
     for lane, worst in summary["worst"].items():
@@ -200,7 +233,7 @@ def _map(stages: list[StageView]) -> Html:
         tag("li", tag("h4", phase), tag("ol", *(tag("li", _light(stage)) for stage in group)))
         for phase, group in phases.items()
     ]
-    intro = tag("p", "From a prompt to a video with sound. Each stage leads to its numbers.", class_="soft")
+    intro = tag("p", "From a prompt to a video with audio. Each stage leads to its numbers.", class_="soft")
     return tag("section", tag("h2", "Stages"), intro, tag("ol", *columns, class_="phases"), id="map")
 
 
@@ -273,10 +306,10 @@ def _stage(document: Document, stage: StageView) -> Html:
     head = ["config", "verdict", "#cases", "#tensors", *(f"#ratio {lane}" for lane in lanes(document))]
     head += ["#leaf modules", "#parameters"]
     rows = [_cell_line(cell, lanes(document)) for cell in stage.cells]
-    absent = tag("p", f"Not part of this run: {', '.join(stage.absent)}.", class_="soft") if stage.absent else None
+    rest = tag("p", f"Not part of this run: {', '.join(stage.absent)}.", class_="soft") if stage.absent else None
     made = table(f"{stage.name} by config: worst ratio of each lane, coverage", head, rows)
     cells = [_cell(cell, stage, document) for cell in stage.cells]
-    return tag("section", title, made, absent, *cells, id=stage.anchor)
+    return tag("section", title, made, rest, *cells, id=stage.anchor)
 
 
 def _cell_line(cell: Cell, shown: list[str]) -> list[object]:
@@ -295,7 +328,7 @@ def _cell_line(cell: Cell, shown: list[str]) -> list[object]:
 
 def _cell(cell: Cell, stage: StageView, document: Document) -> Html:
     allowed, layout = document["allowed"], stage.declared["layout"]
-    pictures = curves(cell, allowed)
+    pictures: Html | None = curves(cell, allowed)
     if pictures is None and cell.rows and not any(row["rel_l2"] for row in cell.rows):
         pictures = tag(
             "p", "Every value equals the reference's, to the last bit: there is no error to draw.", class_="soft"

@@ -30,7 +30,7 @@ def tree(document: Document) -> ElementTree.Element:
     )
     _suite(root, "pipelines", [_pipeline(row) for row in document.get("pipelines") or []])
     for key in ("tests", "failures"):
-        root.set(key, str(sum(int(suite.get(key)) for suite in root)))
+        root.set(key, str(sum(int(suite.get(key, 0)) for suite in root)))
     return root
 
 
@@ -40,7 +40,7 @@ Case = tuple[str, str, str, str]  # its name; for a failure its message, its typ
 def _suite(root: ElementTree.Element, name: str, cases: list[Case]) -> None:
     if not cases:
         return
-    failures = sum(bool(message) for _, message, _, _ in cases)
+    failures = sum(1 for _, message, _, _ in cases if message)
     suite = ElementTree.SubElement(root, "testsuite", name=_legal(name), tests=str(len(cases)), failures=str(failures))
     for case, message, kind, text in cases:
         element = ElementTree.SubElement(

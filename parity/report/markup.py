@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from math import isfinite
 
@@ -57,7 +58,7 @@ def breaking(value: str) -> Html:
     return Html(escape(value).replace(".", ".<wbr>").replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
-def table(caption: str, head: list[str], rows: list[list[object]], filtered: bool = False) -> Html:
+def table(caption: str, head: list[str], rows: Sequence[Sequence[object]], filtered: bool = False) -> Html:
     """A table in a box of its own, so that a wide one scrolls there. A head that starts with ``#`` is of numbers."""
     numeric = [name.startswith("#") for name in head]
     cells = [
@@ -77,7 +78,7 @@ def table(caption: str, head: list[str], rows: list[list[object]], filtered: boo
 _FILTER = Html('<label class="filter" hidden>Filter <input type="search" autocomplete="off"></label>')
 
 
-def definitions(pairs: list[tuple[str, object]], class_: str = "facts") -> Html:
+def definitions(pairs: Sequence[tuple[str, object]], class_: str = "facts") -> Html:
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs), class_=class_)
 
 

@@ -1,53 +1,64 @@
-"""Correlation, std and error by depth: one picture for each stage and config, in the order of computation."""
+"""Correlation, std and error by depth: a picture of a stage on a config, in the order of computation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
-from ..judge.results import Results, Row
+from .digest import Document, Record
 from .terminal import layer
 
 OURS, FREE, TORCH, REFERENCE, FAIL = "#0072b2", "#d55e00", "#777777", "#bbbbbb", "#cc0000"
+MOST = 4  # pictures of a run that fails
 FLOOR = 1e-9  # errors below are drawn here
 
 
-def by_depth(results: Results, folder: Path) -> list[Path]:
-    """Draw one case of every stage and config, the first that fails or else the first; the paths of the pictures."""
-    paths = []
-    for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
-        rows = [r for r in results.rows if (r.stage, r.config) == (stage, config) and ":" not in r.name and r.metrics]
-        failing = next((row.case for row in rows if row.verdict != "pass"), None)
-        case = failing or next((row.case for row in rows), None)
-        places = dict.fromkeys((row.name, row.call) for row in rows if row.case == case)  # lane A lists all, in order
-        # What is handed on unchanged from an inner tap says nothing; constants have no correlation.
-        rows = [r for r in rows if r.case == case and r.metrics["std_ref"] and r.metrics["one_minus_r"]]
-        if any(row.metrics["rel_l2_reference"] for row in rows):
-            shown = {(row.name, row.call) for row in rows}
-            order = {place: i for i, place in enumerate(place for place in places if place in shown)}
-            title, path = f"{stage}, {config}, case {case}", folder / f"{stage}-{config}.png"
-            paths.append(_draw(rows, order, title, path))
-    return paths
+def by_depth(document: Document, folder: Path, every: bool = False) -> list[Path]:
+    """Draw the cells (a stage on a config) that fail, or ``every`` cell; the paths of the pictures.
+
+    A picture takes half a second, and the page has curves of its own, so that a run that passes draws none.
+    """
+    cells: dict[tuple[str, str], list[Record]] = {}
+    for row in document["taps"]:
+        if ":" not in row["name"] and row["rel_l2"] is not None:
+            cells.setdefault((row["stage"], row["config"]), []).append(row)
+    failing = [key for key, rows in cells.items() if any(row["verdict"] != "pass" for row in rows)]
+    drawn = (_cell(*key, cells[key], folder) for key in (cells if every else failing[:MOST]))
+    return [path for path in drawn if path]
 
 
-def _draw(rows: list[Row], order: dict[tuple[str, int], int], title: str, path: Path) -> Path:
-    figure, axes = plt.subplots(3, 1, figsize=(11, 8), sharex=True, layout="constrained")
+def _cell(stage: str, config: str, rows: list[Record], folder: Path) -> Path | None:
+    """One case of the cell, the first that fails or else the first; None where nothing is rounded."""
+    case = next((row["case"] for row in rows if row["verdict"] != "pass"), rows[0]["case"])
+    places = dict.fromkeys((row["name"], row["call"]) for row in rows if row["case"] == case)  # in order
+    # What is passed on unchanged from an inner tap says nothing; constants have no correlation.
+    rows = [row for row in rows if row["case"] == case and row["std_ref"] and row["one_minus_r"]]
+    if not any(row["rel_l2_reference"] for row in rows):
+        return None
+    shown = {(row["name"], row["call"]) for row in rows}
+    order = {place: i for i, place in enumerate(place for place in places if place in shown)}
+    return _draw(rows, order, f"{stage}, {config}, case {case}", folder / f"{stage}-{config}.png")
+
+
+def _draw(rows: list[Record], order: dict[tuple[str, int], int], title: str, path: Path) -> Path:
+    figure, axes = plt.subplots(3, 1, figsize=(11, 8), sharex=True)
+    figure.subplots_adjust(left=0.09, right=0.99, top=0.96, bottom=0.11, hspace=0.08)
     correlation, std, error = axes
 
-    def draw(axis: plt.Axes, group: list[Row], metric: str, form: str, colour: str, label: str, **style: float) -> None:
+    def draw(axis: Axes, group: list[Record], metric: str, form: str, colour: str, label: str, **style: Any) -> None:
         if group:
-            x = [order[row.name, row.call] for row in group]
-            axis.plot(
-                x, [max(row.metrics[metric], FLOOR**2) for row in group], form, color=colour, label=label, **style
-            )
+            x = [order[row["name"], row["call"]] for row in group]
+            axis.plot(x, [max(row[metric], FLOOR**2) for row in group], form, color=colour, label=label, **style)
 
-    free = [row for row in rows if row.lane == "C"]
-    gate = [row for row in rows if row.lane != "C"]
-    bad = [row for row in rows if row.verdict != "pass"]
+    free = [row for row in rows if row["lane"] == "C"]
+    gate = [row for row in rows if row["lane"] != "C"]
+    bad = [row for row in rows if row["verdict"] != "pass"]
     for axis, metric in ((correlation, "one_minus_r"), (error, "rel_l2")):
         draw(axis, gate, metric, ".", OURS, "ours, isolated", ms=3)
         draw(axis, free, metric, ".", FREE, "ours, free-running", ms=3)
@@ -58,6 +69,7 @@ def _draw(rows: list[Row], order: dict[tuple[str, int], int], title: str, path: 
     names = ("1 − correlation with the reference", "std", "relative L2 error\nagainst the float64 oracle")
     for axis, name in zip(axes, names, strict=True):
         axis.set_yscale("log")
+        axis.minorticks_off()  # hundreds of labels that are measured and not shown: most of the time
         axis.set_ylabel(name)
         axis.grid(True, axis="y", lw=0.3)
         axis.legend(loc="upper left", fontsize=8, markerscale=2.5, ncols=4)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ltx2_mlx.errors import InputError
 
 from ..judge.results import SCHEMA
 
 
-def render(path: Path) -> list[Path]:
-    """Write report.html, junit.xml and summary.md beside a results.json (and annotate, in a GitHub job).
+def render(path: Path, every_picture: bool = False) -> list[Path]:
+    """Write report.html, junit.xml, summary.md and pictures beside a results.json (and annotate, in a GitHub job).
 
-    A selftest.json beside it is shown as well. Raises InputError for what is no results.json.
+    Pictures are drawn of stages that fail, or of all. A selftest.json beside it is shown as well. Raises InputError for
+    a file that is not a results.json.
     """
-    from . import html, junit, summary
+    from . import html, junit, plots, summary
     from .annotations import show as annotate
 
     document = _read(path)
@@ -26,10 +28,11 @@ def render(path: Path) -> list[Path]:
     text.write_text(summary.markdown(document), encoding="utf-8")
     page = html.write(document, path.parent / "report.html", _read(beside) if beside.exists() else None)
     annotate(document)
-    return [page, text, junit.write(document, path.parent / "junit.xml")]
+    pictures = plots.by_depth(document, path.parent, every_picture)
+    return [page, text, junit.write(document, path.parent / "junit.xml"), *pictures]
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..judge.place import Place
+from . import explanation
+
 
 def table(document: dict[str, Any], by_config: bool = True) -> str:
     """A row for each stage and config, or for each stage: coverage and the worst ratio of each lane."""
@@ -65,7 +68,7 @@ def pipelines_table(document: dict[str, Any], by_config: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _extreme(rows: list[dict[str, Any]], key: str, form: str, of: Callable = max) -> str:
+def _extreme(rows: list[dict[str, Any]], key: str, form: str, of: Callable[..., Any] = max) -> str:
     values = [row[key] for row in rows if row[key] is not None]
     return format(of(values), form) if values else "–"
 
@@ -103,6 +106,14 @@ def sentence(document: dict[str, Any]) -> str:
     )
 
 
+def _explained(document: dict[str, Any]) -> str:
+    """Likely causes, lines and commands for the first divergence, as a block of plain text."""
+    if not (first := document["summary"]["first_divergence"]):
+        return ""
+    return "\n".join(["```", *explanation.lines(document.get("explanation"), Place.of(first)), "```"])
+
+
 def markdown(document: dict[str, Any], by_config: bool = True) -> str:
     tables = [table(document, by_config), pipelines_table(document, by_config), sentence(document)]
+    tables += [_explained(document)]
     return "\n\n".join(text for text in tables if text) + "\n"

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..judge.place import Place
 from ..judge.results import Results, Row
+from . import explanation
 
 _BLOCK = re.compile(r"^((?:\w+\.)*?(?:\w*blocks|layers)\.\d+)\b")
 _STYLES = {"pass": "green", "inconclusive": "yellow", "missing": "red", "diverged": "bold red", "invalid": "bold red"}
@@ -23,7 +25,7 @@ def layer(name: str) -> str:
 
 
 def show(results: Results, written: list[Path], console: Console | None = None) -> None:
-    console = console or Console(width=None if Console().is_terminal else 132, highlight=False)
+    console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
         rows = [row for row in results.rows if (row.stage, row.config) == (stage, config)]
         console.print(_by_layer(f"{stage}, {config}", rows))
@@ -45,13 +47,16 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
     env = ", ".join(f"{k} {v}" for k, v in results.environment.items() if k not in ("machine", "device"))
     console.print(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}")
     console.print(_verdict(results))
+    if first := results.summary()["first_divergence"]:
+        for line in explanation.lines(results.explanation, Place.of(first)):
+            console.print(escape(line), soft_wrap=True)
 
 
 def _by_layer(title: str, rows: list[Row]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name, justify in (("layer", "left"), ("lanes", "left"), ("tensors", "right"), ("worst 1 − r", "right")):
-        table.add_column(name, justify=justify)
-    for name in ("std ours", "std reference", "worst rel L2", "torch's own", "worst ratio"):
+    for name in ("layer", "lanes"):
+        table.add_column(name)
+    for name in ("tensors", "worst 1 − r", "std ours", "std reference", "worst rel L2", "torch's own", "worst ratio"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for key in dict.fromkeys(layer(row.name) for row in rows):
@@ -132,7 +137,7 @@ def _by_pipeline(results: Results) -> Table:
 
 def _verdict(results: Results) -> str:
     first = results.first_divergence()
-    counts = f"{len(results.rows):,} tensors judged, {results.carried:,} more handed on unchanged"
+    counts = f"{len(results.rows):,} tensors judged, {results.carried:,} more passed on unchanged"
     if results.pipelines:
         counts += f", {len(results.pipelines)} runs of pipelines"
     size = f"{results.seconds:.0f} s, {results.peak_gb:.1f} GB"

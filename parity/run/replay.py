@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..declare.model import Stage
-from ..judge.results import Results, Row
-from ..judge.rules import judge
+from ..judge.results import Reason, Results, Row
+from ..judge.verdicts import judge
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..tap.execute import execute
@@ -92,4 +92,4 @@ def _require_repeat(rows: list[Row], recorded: Recorded) -> None:
     if not recorded.repeats:
         for row in rows:
             if row.verdict == "pass":
-                row.verdict, row.why = "inconclusive", "the reference does not repeat itself"
+                row.verdict, row.reason, row.why = "inconclusive", Reason.REPEAT, "the reference does not repeat itself"

@@ -8,9 +8,10 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..declare.inputs import FIXTURES
-from ..judge.results import Coverage, Item, PipelineRow, Results, Row
+from ..judge.results import Coverage, Item, PipelineRow, Reason, Results, Row
 from ..tap import raw_safetensors as shards
 
 Part = tuple[Results, float]  # of one cell, and the most memory (GB) that its process held
@@ -46,7 +47,7 @@ class Cells:
             return None
         if content.get("key") != self.key:
             return None
-        rows = [Row(**row | {"shape": tuple(row["shape"])}) for row in content["rows"]]
+        rows = [_row(row) for row in content["rows"]]
         coverage = [Coverage(**entry) for entry in content["coverage"]]
         pipelines = [
             PipelineRow(**row | {"details": [Item(**item) for item in row["details"]]}) for row in content["pipelines"]
@@ -55,6 +56,11 @@ class Cells:
 
     def _path(self, stage: str, config: str) -> Path:
         return self.folder / f"{stage}.{config}.json"
+
+
+def _row(record: dict[str, Any]) -> Row:
+    reason = Reason(record["reason"]) if record["reason"] else None
+    return Row(**record | {"shape": tuple(record["shape"]), "reason": reason})
 
 
 def key(lanes: str, checkpoint: Path | None, environment: dict[str, str]) -> str:

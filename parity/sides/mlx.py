@@ -52,7 +52,7 @@ class MLX(Side):
         loras: Loras = (),
         quantization: str | None = None,
     ) -> nn.Module:
-        # Looked up when called: `mutations.planted` puts a copy with a fault in its place.
+        # Looked up when called: `planting.planted` puts a copy with a fault in its place.
         product = importlib.import_module("ltx2_mlx")
         files = [product.LoraPathStrength(*lora) for lora in loras]
         return product.load(component, path, self.dtype(dtype), files, quantization)
@@ -134,7 +134,6 @@ def _looped(name: str) -> Callable[..., Any]:
 
 
 euler_denoising_loop = _looped("euler_denoising_loop")
-gradient_estimating_euler_denoising_loop = _looped("gradient_estimating_euler_denoising_loop")
 res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
 
 

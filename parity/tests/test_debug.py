@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from parity.cli import main
-from parity.debug import faults
-from parity.debug.faults import CLIP, Changed, Check, Clip
-from parity.debug.symptoms import SYMPTOMS, markdown
+from parity.commands.debug import register
+from parity.debug.symptoms import CLIP, SYMPTOMS, Check, markdown
 from parity.declare.inputs import FIXTURES, GEMMA
-from parity.faults.catalogue import Mutation, planted
+from parity.faults.catalogue import BY_ID, EDITS, FILES, ClipFault, Fault, FileFault, planted
+from parity.faults.catalogue.files import picture
 from parity.sides.fixtures import ensure_fixtures
 from parity.sides.torch import Torch
 
@@ -43,7 +43,7 @@ def _loaded(component: str, path: Path, dtype: str) -> Any:
 
 @contextlib.contextmanager
 def reloaded() -> Iterator[Any]:
-    """The views, imported anew: over the copy of the product that is planted."""
+    """The views, imported again: over the copy of the product that is planted."""
     names = [name for name in sys.modules if name.startswith("parity.debug")]
     kept = {name: sys.modules.pop(name) for name in names}
     try:
@@ -54,7 +54,7 @@ def reloaded() -> Iterator[Any]:
         sys.modules.update(kept)
 
 
-def sentence(argv: list[str], fault: Mutation | None = None) -> str:
+def sentence(argv: list[str], fault: Fault | None = None) -> str:
     """What a command finds, on a copy of the product with a fault in it."""
     with (
         planted(fault) if fault else contextlib.nullcontext(),
@@ -63,24 +63,22 @@ def sentence(argv: list[str], fault: Mutation | None = None) -> str:
         debug = debug or importlib.import_module("parity.debug.views")
         ours = importlib.import_module("parity.sides.mlx").MLX()
         parser = argparse.ArgumentParser()
-        debug.register(parser.add_subparsers())
+        register(parser.add_subparsers())
         return debug.look(parser.parse_args(["debug", *argv]), {"ours": ours, "reference": Once()}).sentence
 
 
 def arguments(check: Check, folder: Path, faulty: bool = False) -> list[str]:
     """The command with its files in place: those of the tiny checkpoints, or with the fault in them."""
-    argv = list(check.argv)
-    change = check.fault if faulty and isinstance(check.fault, Changed) else None
+    argv, fault = list(check.argv), BY_ID[check.fault] if faulty else None
     if CLIP in argv:
-        frames = check.fault.frames() if faulty and isinstance(check.fault, Clip) else faults.picture()
-        np.save(folder / CLIP, frames)
+        np.save(folder / CLIP, fault.frames() if isinstance(fault, ClipFault) else picture())
         argv[argv.index(CLIP)] = str(folder / CLIP)
     for i, word in enumerate(argv):
         if argv[i - 1] == "--config":
             word = str(FIXTURES / f"{word}.safetensors")
             argv[i - 1] = "--checkpoint"
-        if change and Path(word).stem == change.file:
-            word = str(faults.place(change, FIXTURES / Path(word).name, folder))
+        if isinstance(fault, FileFault) and Path(word).stem == fault.file:
+            word = str(fault.write(FIXTURES / Path(word).name, folder))
         argv[i] = word
     return argv + (["--gemma", str(GEMMA)] if "--checkpoint" in argv else [])
 
@@ -101,7 +99,8 @@ def test_every_command_says_that_all_is_well(command: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("check", [c for c in CHECKS if c.fault], ids=lambda c: f"{c.command.split()[0]}: {c.cause}")
 def test_every_command_names_its_fault(check: Check, tmp_path: Path) -> None:
-    said = sentence(arguments(check, tmp_path, faulty=True), check.fault if isinstance(check.fault, Mutation) else None)
+    fault = BY_ID[check.fault]
+    said = sentence(arguments(check, tmp_path, faulty=True), fault if isinstance(fault, Fault) else None)
     assert check.faulty in said
     assert check.healthy not in said
 
@@ -114,10 +113,15 @@ def test_the_table_holds_every_check() -> None:
     assert all(symptom.name in table for symptom in SYMPTOMS)
 
 
+def test_every_fault_that_only_a_view_sees_is_named_by_a_check() -> None:
+    alone = {fault.id for fault in EDITS if fault.seen_by == "debug"} | {fault.id for fault in FILES}
+    assert alone and alone <= {check.fault for check in CHECKS} <= BY_ID.keys() | {""}
+
+
 def test_a_command_shows_its_tables_its_sentence_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.save(tmp_path / CLIP, faults.picture())
+    np.save(tmp_path / CLIP, picture())
     plot = tmp_path / "video.png"
     assert main(["debug", "video", str(tmp_path / CLIP), "--plot", str(plot)]) == 0
     out = capsys.readouterr().out

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ltx2_mlx.cli import plan as planning
-from ltx2_mlx.cli.flags import RECIPES, parse
+from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.pipelines import stages

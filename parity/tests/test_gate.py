@@ -14,9 +14,9 @@ from parity.commands import tables as readme
 from parity.debug import symptoms
 from parity.declare.model import Case, FunctionTap, Pair, Stage
 from parity.declare.stages import pipelines, stages
-from parity.faults.catalogue import Mutation, planted
+from parity.faults.catalogue import Fault, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
-from parity.judge.rules import judge
+from parity.judge.verdicts import judge
 from parity.report import plots, summary, terminal
 from parity.report.render import render
 from parity.run.cells import manifest
@@ -179,7 +179,7 @@ def test_an_exception_in_ours_is_named_where_it_was_raised(checkpoints: Path) ->
     pair = r.load(stage, "tiny-2.3-video-only", "float32")
     recorded = r.record(pair, stage.cases(pair.config)["base"])
     old = "    q, k, v = (x.reshape(B, -1, heads, inner // heads).swapaxes(1, 2) for x in (q, k, v))\n"
-    fault = Mutation("X", "raises", "nn/attention.py", old, '    raise ValueError("no such head")\n', "")
+    fault = Fault("X", "raises", "nn/attention.py", old, '    raise ValueError("no such head")\n', "")
     with planted(fault):
         trace = r.replay(recorded, r.ours(pair.paths, "float32"))
     rows = judge(Results(), WHERE, stage, recorded.trace, recorded.oracle, trace)
@@ -241,6 +241,7 @@ def test_command_line_writes_a_report_and_names_a_fault(
     wanted = "name stage config case lane call shape dtype pearson cosine std_ref std_mlx std_ratio slope offset rel_l2"
     wanted += " rel_l2_reference ratio max_abs needed_k verdict"
     assert all(set(wanted.split()) <= set(row) for row in document["taps"])
+    assert main(["report", "--plots", str(path)]) == EXIT_OK
     assert (tmp_path / "transformer-tiny-2.3-video-only.png").stat().st_size > 10_000
     out = capsys.readouterr().out
     assert "worst lane-A ratio" in out and "53/53 leaf modules" in out and "77/77 parameters" in out
@@ -275,7 +276,8 @@ def test_reports_show_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[st
     results = Results(environment={"machine": "here"})
     ours, reference = trace(REFERENCE * np.float32(1.01), "blocks.0.ff"), trace(REFERENCE, "blocks.0.ff")
     judge(results, WHERE, STAGE, reference, trace(ORACLE, "blocks.0.ff"), ours)
-    terminal.show(results, plots.by_depth(results, tmp_path))
+    results.write(tmp_path / "results.json")
+    terminal.show(results, plots.by_depth(json.loads((tmp_path / "results.json").read_text()), tmp_path))
     out = capsys.readouterr().out
     assert "first divergence: toy any base A blocks.0.ff: diverged" in out
     assert (tmp_path / "toy-any.png").exists()

@@ -13,7 +13,7 @@ import pytest
 
 from ltx2_mlx.diffusion.noisers import TorchNoise
 from parity.declare.stages import pipelines
-from parity.faults.catalogue import MUTATIONS
+from parity.faults.catalogue import FAULTS, Fault
 from parity.faults.selftest import PipelineBench
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
 from parity.report import html, summary, terminal
@@ -23,7 +23,7 @@ from parity.sides.mlx_pipelines import Replay
 from parity.tap.trace import Tensor
 from parity.tap.watch import Recording
 
-FAULTS = [m for m in MUTATIONS if m.id in ("E01", "E05", "E08")]
+CHOSEN = [m for m in FAULTS if m.id in ("E01", "E05", "E08")]
 CELL = ("pipelines.distilled", "tiny-2.0", "float32")
 
 
@@ -49,10 +49,10 @@ def test_a_seed_alone_repeats_the_references_noise(bench: PipelineBench) -> None
         np.testing.assert_allclose(np.array(noise.randn(drawn.shape, mx.float32)), drawn, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("mutation", FAULTS, ids=lambda m: m.id)
-def test_a_fault_is_named_by_the_first_tensor_that_it_moves(bench: PipelineBench, mutation: object) -> None:
+@pytest.mark.parametrize("mutation", CHOSEN, ids=lambda m: m.id)
+def test_a_fault_is_named_by_the_first_tensor_that_it_moves(bench: PipelineBench, mutation: Fault) -> None:
     found = bench.plant(mutation)
-    assert found.localised, f"{mutation.fault}: first seen at {found.first_tap!r}: {found.why}"
+    assert found.localised, f"{mutation.description}: first seen at {found.first_tap!r}: {found.why}"
 
 
 # ---- the rules, on made-up recordings -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import ltx2_mlx
 from ltx2_mlx.loading.quantization import from_fp8, is_downcast, to_fp8
-from parity.faults.catalogue import Mutation, planted
+from parity.faults.catalogue import Fault, planted
 from parity.sides import mlx as ours
 from parity.sides import torch as reference
 
@@ -193,7 +193,7 @@ def test_policies_that_are_not_here_say_what_is(scaled: Path) -> None:
 
 
 SCALED_FAULTS = (
-    Mutation(
+    Fault(
         "L10a",
         "the weight's scale ignored",
         "loading/load.py",
@@ -201,7 +201,7 @@ SCALED_FAULTS = (
         "from_fp8(array, mx.float32)",
         "transformer_blocks.1.attn1.to_q.weight",
     ),
-    Mutation(
+    Fault(
         "L10b",
         "the input's scale applied to the weight",
         "loading/load.py",
@@ -209,7 +209,7 @@ SCALED_FAULTS = (
         'arrays.get(key.removesuffix("weight") + "input_scale")',
         "transformer_blocks.1.attn1.to_q.weight",
     ),
-    Mutation(
+    Fault(
         "L10c",
         "divided by the scale",
         "loading/load.py",
@@ -221,7 +221,7 @@ SCALED_FAULTS = (
 
 
 @pytest.mark.parametrize("mutation", SCALED_FAULTS, ids=lambda m: m.id)
-def test_planted_fault_of_the_scales_is_found(mutation: Mutation, scaled: Path) -> None:
+def test_planted_fault_of_the_scales_is_found(mutation: Fault, scaled: Path) -> None:
     exact = decoded(scaled)
     with planted(mutation):
         assert mutation.tap in differing(exact, loaded(scaled))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,14 +13,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ltx2_mlx.errors import InputError
 from parity.cli import main
 from parity.commands.report import LATEST
+from parity.commands.tables import fill
 from parity.declare.model import Case, Stage
 from parity.declare.stages import PHASES, stages
 from parity.judge import metrics
 from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
-from parity.judge.rules import judge
-from parity.report import causes, html, junit, summary
+from parity.judge.verdicts import judge
+from parity.report import html, junit, plots, summary, terminal
 from parity.report.annotations import MOST, lines, show
 from parity.report.render import render
 from parity.run.cells import manifest
@@ -158,28 +159,73 @@ def test_every_stage_has_its_place_on_the_map() -> None:
 # ---- the page -----------------------------------------------------------------------------------------------------
 
 
+EXPLANATION = {
+    "place": f"transformer tiny-2.0 base A {BAD}",
+    "signs": ["in one layer", "one slice"],
+    "causes": [
+        {
+            "cause": "swapped",
+            "share": 0.61,
+            "meaning": "two rows exchanged",
+            "example": "D10",
+            "fault": "shift & scale",
+        },
+        {"cause": "eps", "share": 0.2, "meaning": "another eps", "example": "N01", "fault": "eps 1e-5 for 1e-6"},
+    ],
+    "constants": ["eps is 1e-05, the reference's is 1e-06"],
+    "narrowest": {"file": "ltx2_mlx/nn/attention.py", "first": 85, "last": 87, "text": "gates = sigmoid(x)"},
+    "statements": [{"file": "ltx2_mlx/nn/attention.py", "first": 85, "last": 85, "text": "gates = sigmoid(x)"}],
+}
+COMMANDS = tuple(f"python -m parity {verb} transformer tiny-2.0 base A {BAD}" for verb in ("explain", "bisect"))
+
+
+def explained(explanation: dict[str, Any] | None = EXPLANATION) -> Results:
+    results = run(one_channel)
+    results.explanation = explanation
+    return results
+
+
+def test_the_first_divergence_leads_with_its_causes_its_lines_and_its_commands(tmp_path: Path) -> None:
+    reader = Reader(html.page(document(explained(), tmp_path)))
+    said = reader.said["first-divergence"]
+    assert BAD in said and "lane A" in said
+    assert "--stage transformer --config tiny-2.0 --lane A" in said
+    assert "swapped (61%): two rows exchanged. Most alike: D10, shift & scale." in said
+    assert said.index("swapped") < said.index("another eps")
+    assert "ltx2_mlx/nn/attention.py:85–87" in said and "gates = sigmoid(x)" in said and SOURCE not in said
+    assert EXPLANATION["constants"][0] in said and all(command in said for command in COMMANDS)
+    assert BAD in reader.said["failures"]
+
+
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("explanation", "why"),
     [
-        (one_channel, "Only at 1 of|Only in 1 of 64 bins of the channel axis"),
-        (lambda v: v * np.float32(0.5), "A factor of 0.5:"),
-        (lambda v: v + np.float32(0.25), "An added constant"),
-        (lambda v: -v, "The sign is reversed"),
-        (lambda v: np.concatenate([v[:, :-1], v[:, -1:] + 1], axis=1), "Only at token 20 of 21: padding"),
-        (lambda v: np.where(v > 2, np.float32(np.nan), v), "Division by zero"),
-        (lambda v: v.transpose(0, 2, 1), "The same sizes in another order"),
-        (lambda v: v[:, :-1], "Another size"),
-        (lambda v: (v.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32), "bfloat16"),
-        (lambda v: v[:, ::-1], "unrelated"),
+        (None, "needs torch and ltx-core"),
+        ({"missing": "It passes when it is fed the inputs."}, "It passes when it is fed"),
     ],
 )
-def test_the_first_divergence_leads_with_its_likely_cause(fault: Any, words: str, tmp_path: Path) -> None:
-    reader = Reader(html.page(document(run(fault), tmp_path)))
-    said = reader.said["first-divergence"]
-    assert BAD in said and "lane A" in said and SOURCE in said
-    assert "--stage transformer --config tiny-2.0 --lane A" in said
-    assert re.search(words, said), said
-    assert BAD in reader.said["failures"]
+def test_without_an_explanation_every_report_says_how_to_get_it(
+    explanation: dict[str, Any] | None, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = explained(explanation)
+    found = document(results, tmp_path)
+    terminal.show(results, [])
+    reports = (Reader(html.page(found)).said["first-divergence"], summary.markdown(found), capsys.readouterr().out)
+    for report in reports:
+        assert why in report and all(command in report for command in COMMANDS)
+    assert SOURCE in reports[0]
+
+
+def test_every_report_prints_the_same_explanation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = explained()
+    found = document(results, tmp_path)
+    terminal.show(results, [])
+    for report in (summary.markdown(found), capsys.readouterr().out):
+        for words in (" 61%  swapped: two rows", "D10: shift & scale", "attention.py:85–87", "gates =", *COMMANDS):
+            assert words in report, words
+    (first, *_) = lines(found)
+    assert first.startswith("::error file=ltx2_mlx/nn/attention.py,line=85,endLine=87,")
+    assert first.endswith("%0A".join(("", *COMMANDS)))
 
 
 def test_links_lead_somewhere_and_elements_are_closed(tmp_path: Path) -> None:
@@ -232,7 +278,7 @@ def test_pipelines_and_self_test_are_shown_where_they_are(tmp_path: Path) -> Non
             "why": "x0.003",
         }
     ]
-    found = {"summary": {"mutants": 90, "detected": 89}, "matrix": [{"id": "D10", "lane": "A", "detected": False}]}
+    found = {"summary": {"faults": 90, "detected": 89}, "matrix": [{"id": "D10", "lane": "A", "detected": False}]}
     reader = Reader(html.page(plain | {"pipelines": rows}, found))
     assert "distilled" in reader.said["pipelines"] and "✕ diverged" in reader.said["pipelines"]
     assert "89" in reader.said["selftest"] and "D10" in reader.said["selftest"] and "✕ no" in reader.said["selftest"]
@@ -270,7 +316,7 @@ def test_the_page_of_a_whole_run_is_small(tmp_path: Path) -> None:
 def test_report_is_made_again_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document(run(one_channel), tmp_path)
     written = render(tmp_path / "results.json")
-    assert {path.name for path in written} == {"report.html", "summary.md", "junit.xml"}
+    assert {path.name for path in written} == {"report.html", "summary.md", "junit.xml", "transformer-tiny-2.0.png"}
     before = {path: path.read_bytes() for path in written}
     assert main(["report", str(tmp_path / "results.json")]) == 0
     assert before == {path: path.read_bytes() for path in written}
@@ -284,6 +330,15 @@ def test_report_is_made_again_from_its_file(tmp_path: Path, capsys: pytest.Captu
     assert LATEST.name == "results.json"
 
 
+def test_pictures_are_drawn_of_what_fails_or_when_asked_for(tmp_path: Path) -> None:
+    found = document(run(), tmp_path)
+    assert plots.by_depth(found, tmp_path) == []
+    assert [path.name for path in plots.by_depth(found, tmp_path, every=True)] == ["transformer-tiny-2.0.png"]
+    assert [path.name for path in plots.by_depth(document(run(one_channel), tmp_path), tmp_path)] == [
+        "transformer-tiny-2.0.png"
+    ]
+
+
 # ---- for machines -------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +348,7 @@ def test_junit_names_the_tap_and_why(tmp_path: Path) -> None:
     root = junit.tree(document(results, tmp_path))
     found = {(suite.get("name"), case.get("name")): case for suite in root for case in suite}
     lane = found["transformer tiny-2.0", "lane A"].find("failure")
-    assert BAD in lane.get("message") and "needs k" in lane.get("message") and SOURCE in lane.text
+    assert BAD in lane.get("message") and "ratio" in lane.get("message") and SOURCE in lane.text
     assert found["transformer tiny-2.0", "coverage"].find("failure") is None
     assert found["manifest", "transformer apply_rotary_emb"].find("failure") is not None
     assert (root.get("tests"), root.get("failures")) == ("4", "3")
@@ -329,11 +384,19 @@ def test_annotations_are_few_worst_first_and_at_our_source(
     assert capsys.readouterr().out.splitlines() == said
 
 
-def test_a_cause_for_whatever_is_not_a_number(tmp_path: Path) -> None:
-    row = next(row for row in document(run(one_channel), tmp_path)["taps"] if row["verdict"] != "pass")
-    blank = row | dict.fromkeys(metrics.NAMES) | {"profile": None}
-    for why in ("ours never calls this", "dtype bfloat16, the reference has float32", "1e-5, the reference has 1e-6"):
-        assert causes.likely(blank | {"why": why}, "sequence")
+# ---- tables in documents ------------------------------------------------------------------------------------------
+
+
+def test_a_table_goes_wherever_it_has_a_place_and_must_have_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.md", tmp_path / "two.md"
+    one.write_text("a\n<!-- x: start -->\nold\n<!-- x: end -->\nb\n")
+    two.write_text("<!-- x: start --><!-- x: end --> <!-- y: start -->\n<!-- y: end -->\n")
+    fill([one, two], {"x": "new\n", "y": "| y |"})
+    assert one.read_text() == "a\n<!-- x: start -->\nnew\n<!-- x: end -->\nb\n"
+    assert two.read_text() == "<!-- x: start -->\nnew\n<!-- x: end --> <!-- y: start -->\n| y |\n<!-- y: end -->\n"
+    with pytest.raises(InputError, match="no place for the table 'y'"):
+        fill([one], {"x": "newer", "y": ""})
+    assert "newer" not in one.read_text(), "nothing is written by halves"
 
 
 # ---- in a browser -------------------------------------------------------------------------------------------------
@@ -354,7 +417,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     holed = run()
     holed.coverage[0].leaves_compared, holed.coverage[0].uncovered = 3, ["transformer_blocks.0.a_long_name.to_out.0"]
     found = {}
-    for name, results in (("green", run()), ("red", run(one_channel)), ("incomplete", holed)):
+    for name, results in (("green", run()), ("red", explained()), ("incomplete", holed)):
         folder = tmp_path_factory.mktemp(name)
         results.write(folder / "results.json")
         found[name] = render(folder / "results.json")[0]

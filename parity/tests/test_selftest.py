@@ -17,13 +17,13 @@ from parity.declare.model import Data
 from parity.declare.stages import pipelines, stages
 from parity.faults import likely_causes as explain
 from parity.faults import selftest
-from parity.faults.catalogue import CAUSES, MUTATIONS, planted
+from parity.faults.catalogue import CAUSES, FAULTS, planted
 from parity.investigate.signs import signs
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Row
 from parity.sides.loading import read
 from parity.tap.trace import Call, Tensor, Trace
 
-BY_ID = {m.id: m for m in MUTATIONS}
+BY_ID = {m.id: m for m in FAULTS}
 
 
 def run(capsys: pytest.CaptureFixture[str], path: Path, *arguments: str) -> tuple[int, dict, str]:
@@ -34,27 +34,27 @@ def run(capsys: pytest.CaptureFixture[str], path: Path, *arguments: str) -> tupl
 def test_command_prints_and_writes_the_matrix(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = ("S12", "S26", "S27", "S28")
-    monkeypatch.setattr(commands, "MUTATIONS", [BY_ID[id] for id in chosen])
+    chosen = ("S12", "S21", "S26", "S27")
+    monkeypatch.setattr(commands, "FAULTS", [BY_ID[id] for id in chosen])
     code, document, out = run(capsys, tmp_path / "s.json", "--seed", "5", "--sample", "4")
     assert code == EXIT_OK
     summary = document["summary"]
-    assert (summary["mutants"], summary["detected"], summary["localised"], summary["false_alarms"]) == (4, 4, 4, 0)
+    assert (summary["faults"], summary["detected"], summary["localised"], summary["false_alarms"]) == (4, 4, 4, 0)
     assert summary["clean_tensors"] > 0 and summary["passed"]
     assert (summary["seed"], summary["clean_seeds"]) == (5, [5, 6, 7])
     assert [row["id"] for row in document["matrix"]] == list(chosen)
-    wanted = {"id", "known", "mutation", "lane", "first_tap", "expected_tap", "detected", "localised", "equivalent"}
+    wanted = {"id", "known", "fault", "lane", "first_tap", "expected_tap", "detected", "localised", "equivalent"}
     assert all(wanted <= row.keys() for row in document["matrix"])
-    assert "detected  4 of 4" in out and "T17   Gemma 4" in out and BY_ID["S27"].fault in out
+    assert "detected  4 of 4" in out and "T17   Gemma 4" in out and BY_ID["S27"].description in out
 
 
 def test_a_fault_that_cannot_be_seen_costs_the_score(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = replace(BY_ID["S28"], id="X00", new=BY_ID["S28"].old + "        # as it was\n")
-    elsewhere = replace(BY_ID["S28"], id="X01", tap="cf")  # the start of a name is not the name
-    stale = replace(BY_ID["S28"], id="X02", old="no such text")
-    monkeypatch.setattr(commands, "MUTATIONS", [BY_ID["S28"], nothing, elsewhere, stale])
+    nothing = replace(BY_ID["S26"], id="X00", new=BY_ID["S26"].old + "        # as it was\n")
+    elsewhere = replace(BY_ID["S26"], id="X01", tap="ski")  # the start of a name is not the name
+    stale = replace(BY_ID["S26"], id="X02", old="no such text")
+    monkeypatch.setattr(commands, "FAULTS", [BY_ID["S26"], nothing, elsewhere, stale])
     code, document, out = run(capsys, tmp_path / "s.json")
     assert code == EXIT_DIVERGED and not document["summary"]["passed"]
     assert [(row["detected"], row["localised"]) for row in document["matrix"]] == [
@@ -63,24 +63,24 @@ def test_a_fault_that_cannot_be_seen_costs_the_score(
         (True, False),
         (False, False),
     ]
-    assert "undetected" in out and "stale" in out and "cfg (cf)" in out and "not passed" in out
+    assert "undetected" in out and "stale" in out and "skip.0 (ski)" in out and "not passed" in out
 
 
-def finding(**changes: object) -> selftest.Finding:
-    found = selftest.Finding("X", "", "", "eps", "s", "c", "b", "A", "t", detected=True, localised=True)
+def outcome(**changes: object) -> selftest.Outcome:
+    found = selftest.Outcome("X", "", "", "eps", "s", "c", "b", "A", "t", detected=True, localised=True)
     return replace(found, **changes)
 
 
 def test_what_the_score_asks_for() -> None:
-    whole = [finding() for _ in range(98)]
-    assert selftest.Score(0, [*whole, finding(detected=False, localised=False), finding()]).good
-    blind = finding(detected=False, localised=False)
+    whole = [outcome() for _ in range(98)]
+    assert selftest.Score(0, [*whole, outcome(detected=False, localised=False), outcome()]).good
+    blind = outcome(detected=False, localised=False)
     assert not selftest.Score(0, [*whole[:97], blind, blind, blind]).good
-    assert not selftest.Score(0, [finding(localised=i > 5) for i in range(100)]).good
-    assert not selftest.Score(0, [finding()], ["a clean run that did not pass"]).good
-    same = finding(detected=False, localised=False, equivalent="computes the same")
-    assert selftest.Score(0, [finding(), same]).good
-    assert not selftest.Score(0, [finding(), replace(same, detected=True)]).good, "then it is not equivalent"
+    assert not selftest.Score(0, [outcome(localised=i > 5) for i in range(100)]).good
+    assert not selftest.Score(0, [outcome()], ["a clean run that did not pass"]).good
+    same = outcome(detected=False, localised=False, equivalent="computes the same")
+    assert selftest.Score(0, [outcome(), same]).good
+    assert not selftest.Score(0, [outcome(), replace(same, detected=True)]).good, "then it is not equivalent"
 
 
 def test_a_fault_of_loading_is_found_where_the_error_says(checkpoints: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_fault_of_loading_is_found_where_the_error_says(checkpoints: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "Z*"], "no mutant"),
+        (["--only", "Z*"], "no fault"),
         (["--sample", "0"], "--sample"),
         (["--json", "/proc/x/y.json"], "cannot be written"),
     ],
@@ -107,12 +107,12 @@ def test_usage_errors_are_one_line(arguments: list[str], message: str, capsys: p
 
 
 def test_a_sample_is_the_same_every_time_and_spread_over_the_stages() -> None:
-    chosen = selftest.sample(MUTATIONS, 30)
-    assert len(chosen) == 30 and chosen == selftest.sample(MUTATIONS, 30)
-    assert {m.stage for m in chosen} == {m.stage for m in MUTATIONS}
-    assert len({m.stage for m in selftest.sample(MUTATIONS, 5)}) == 5
-    whole = selftest.sample(MUTATIONS, 999)
-    assert len(whole) == len(MUTATIONS) and set(whole) == set(MUTATIONS)
+    chosen = selftest.sample(FAULTS, 30)
+    assert len(chosen) == 30 and chosen == selftest.sample(FAULTS, 30)
+    assert {m.stage for m in chosen} == {m.stage for m in FAULTS}
+    assert len({m.stage for m in selftest.sample(FAULTS, 5)}) == 5
+    whole = selftest.sample(FAULTS, 999)
+    assert len(whole) == len(FAULTS) and set(whole) == set(FAULTS)
 
 
 # ---- seeds --------------------------------------------------------------------------------------------------------
@@ -208,10 +208,10 @@ def signs_of(ours: np.ndarray) -> frozenset[str]:
     return signs(ROW, [ROW], Tensor(REFERENCE, "float32"), Tensor(ours.astype(np.float32), "float32"), trace)
 
 
-def test_the_table_has_every_mutant_and_every_cause() -> None:
+def test_the_table_has_every_fault_and_every_cause() -> None:
     table = {e.id: e for e in explain.examples()}
     # What a pipeline's first wrong tensor looks like says nothing of its cause: it is wired wrongly.
-    tapped = [m for m in MUTATIONS if m.stage not in pipelines()]
+    tapped = [m for m in FAULTS if m.stage not in pipelines()]
     expected = {m.id: m.cause for m in tapped if not m.loads and not m.equivalent}
     assert {id: e.cause for id, e in table.items()} == expected, "run: python -m parity selftest --learn"
     assert {e.cause for e in table.values()} == CAUSES.keys() - {"other network"}, "that one does not load"
@@ -221,8 +221,8 @@ def test_the_table_has_every_mutant_and_every_cause() -> None:
 
 def test_learning_keeps_what_is_still_planted(tmp_path: Path) -> None:
     path = tmp_path / "causes.json"
-    explain.learn([finding(id="V11", signs=("old",)), finding(id="gone", signs=("x",))], path)
-    explain.learn([finding(id="T02", signs=("a", "b")), finding(id="V01", detected=False)], path)
+    explain.learn([outcome(id="V11", signs=("old",)), outcome(id="gone", signs=("x",))], path)
+    explain.learn([outcome(id="T02", signs=("a", "b")), outcome(id="V01", detected=False)], path)
     assert [(e.id, sorted(e.signs)) for e in explain.examples(path)] == [("T02", ["a", "b"]), ("V11", ["old"])]
     assert json.loads(path.read_text())["leave_one_out"] == {"of": 2, "first": 2, "three": 2}
 
@@ -237,21 +237,22 @@ def test_ranking_follows_the_table() -> None:
     assert {e.id: e.cause for e in table if e.cause == "mask"}[first.example] == "mask"
 
 
-@pytest.mark.parametrize("id", ["S28", "A09b"])
+@pytest.mark.parametrize("id", ["S22b", "A09b"])
 def test_explain_names_the_cause_of_a_planted_fault(
     id: str, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mutant, path = BY_ID[id], tmp_path / "results.json"
+    fault, path = BY_ID[id], tmp_path / "results.json"
     table = [e for e in explain.examples() if e.id != id]  # told by the others
     monkeypatch.setattr(explain, "examples", lambda: table)
-    place = {"name": mutant.tap, "call": 0, "stage": mutant.stage, "config": mutant.config, "case": mutant.case}
+    place = {"name": fault.tap, "call": 0, "stage": fault.stage, "config": fault.config, "case": fault.case}
+    place["lane"] = "A"
     path.write_text(json.dumps({"taps": [place | {"verdict": "diverged"}]}))
-    with planted(mutant):
+    with planted(fault):
         assert main(["explain", "first", "--results", str(path)]) == EXIT_OK
     out = capsys.readouterr().out
-    assert f"{mutant.cause}: {CAUSES[mutant.cause]}" in out and "looks like: " in out and "diverged" in out
-    assert main(["explain", mutant.tap, "--results", str(path)]) == EXIT_OK
-    assert "it passes" in capsys.readouterr().out
+    assert f"{fault.cause}: {CAUSES[fault.cause]}" in out and "looks like: " in out and "diverged" in out
+    assert main(["explain", fault.tap, "--results", str(path)]) == EXIT_OK
+    assert "It passes when it is fed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["no such tap"], ["first"], ["x", "--results", "/nowhere.json"]])

@@ -15,7 +15,7 @@ import pytest
 
 from parity.cli import main
 from parity.declare.stages import stages
-from parity.faults.catalogue import MUTATIONS, planted
+from parity.faults.catalogue import FAULTS, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results
 from parity.run.live import Runner
 from parity.run.recorded import Recorded
@@ -55,7 +55,7 @@ def test_a_trace_gives_the_rows_of_a_live_run(recorded: Path, checkpoints: Path)
 
 
 def test_a_planted_fault_is_red_against_a_trace(recorded: Path) -> None:
-    mutation = next(m for m in MUTATIONS if m.id == "G01")
+    mutation = next(m for m in FAULTS if m.id == "G01")
     results = Results()
     with planted(mutation):
         judge_recording(open_trace(recorded).recording(0), results)

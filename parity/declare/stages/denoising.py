@@ -15,7 +15,7 @@ from ..model import Case, Data, Obj, Pair, Stage, Step
 
 _ITEMS = ("VideoConditionByLatentIndex", "VideoConditionByKeyframeIndex", "VideoConditionByReferenceLatent")
 _ITEMS += ("ConditioningItemAttentionStrengthWrapper",)
-_LOOPS = ("euler_denoising_loop", "gradient_estimating_euler_denoising_loop", "res2s_audio_video_denoising_loop")
+_LOOPS = ("euler_denoising_loop", "res2s_audio_video_denoising_loop")
 CLASSES = {
     **{name: Pair(f"ltx_core.conditioning:{name}", f"ltx2_mlx.diffusion.conditioning:{name}") for name in _ITEMS},
     "TemporalRegionMask": Pair(

@@ -1,4 +1,4 @@
-"""Schedules (equal to the last bit), guiders and steps, one call at a time."""
+"""Schedules (equal to the last bit), guidance and steps, one call at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import numpy as np
 from ..inputs import DISTILLED_SIGMAS, normal
 from ..model import Case, Data, Obj, Pair, Stage, Step
 
-_SCHEDULERS = ("LTX2Scheduler", "LinearQuadraticScheduler", "BetaScheduler")
-_GUIDERS = ("CFGGuider", "CFGStarRescalingGuider", "STGGuider", "LtxAPGGuider", "LegacyStatefulAPGGuider")
-_GUIDERS += ("MultiModalGuider", "MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict", "projection_coef")
+_GUIDERS = ("MultiModalGuider", "MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict")
 CLASSES = {
-    **{
-        name: Pair(f"ltx_core.components.schedulers:{name}", f"ltx2_mlx.diffusion.schedulers:{name}")
-        for name in _SCHEDULERS
-    },
+    "LTX2Scheduler": Pair(
+        "ltx_core.components.schedulers:LTX2Scheduler", "ltx2_mlx.diffusion.schedulers:LTX2Scheduler"
+    ),
     **{name: Pair(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}") for name in _GUIDERS},
     "EulerDiffusionStep": Pair(
         "ltx_core.components.diffusion_steps:EulerDiffusionStep",
@@ -31,8 +28,6 @@ def _schedules() -> tuple[Step, ...]:
     for n in (1, 2, 3, 7, 8, 15, 30, 40, 41):
         if n > 1:  # the reference's one stretched step is NaN; ours refuses it
             steps.append(Step(f"ltx2.{n}", Obj("LTX2Scheduler"), {"steps": n}, "execute"))
-        steps.append(Step(f"linear_quadratic.{n}", Obj("LinearQuadraticScheduler"), {"steps": n}, "execute"))
-        steps.append(Step(f"beta.{n}", Obj("BetaScheduler"), {"steps": n}, "execute"))
         for size in ((1, 2, 3), (3, 12, 20), (16, 32, 48)):  # below, between and above the shift's two anchors
             tokens, latent = int(np.prod(size)), Data(np.zeros((1, 1, *size), dtype=np.float32))
             step = Step(f"ltx2.{n}.{tokens}", Obj("LTX2Scheduler"), {"steps": n}, "execute")
@@ -40,9 +35,6 @@ def _schedules() -> tuple[Step, ...]:
         plain = {"steps": n, "stretch": False, "max_shift": 1.5, "base_shift": 0.5}
         steps.append(Step(f"ltx2.{n}.plain", Obj("LTX2Scheduler"), plain, "execute"))
     steps.append(Step("ltx2.terminal", Obj("LTX2Scheduler"), {"steps": 9, "terminal": 0.03}, "execute"))
-    quadratic = {"steps": 11, "threshold_noise": 0.1, "linear_steps": 3}
-    steps.append(Step("linear_quadratic.other", Obj("LinearQuadraticScheduler"), quadratic, "execute"))
-    steps.append(Step("beta.other", Obj("BetaScheduler"), {"steps": 12, "alpha": 0.9, "beta": 1.7}, "execute"))
     return tuple(steps)
 
 
@@ -51,25 +43,11 @@ def _only(step: Step, reference: dict[str, Any], ours: dict[str, Any]) -> Step:
 
 
 def _guiders() -> tuple[Step, ...]:
-    shape = (1, 9, 14)  # the reference's projections broadcast wrongly over more samples than one
+    shape = (1, 9, 14)
     # A mean that is not zero tells a std from a root mean square; predictions that differ a little, as they do.
     cond = normal("guiders:cond", *shape) + np.float32(0.7)
     others = [cond + normal(f"guiders:{name}", *shape, scale=0.3) for name in ("text", "perturbed", "modality")]
-    a, b = Data(cond), Data(others[0])
-    pair = {"cond": a, "uncond": b}
-    steps = [
-        Step("cfg", Obj("CFGGuider", {"scale": 3.5}), pair, "delta", exact=False),
-        Step("cfg_star", Obj("CFGStarRescalingGuider", {"scale": 3.5}), pair, "delta", exact=False),
-        Step(
-            "stg", Obj("STGGuider", {"scale": 1.3}), {"pos_denoised": a, "perturbed_denoised": b}, "delta", exact=False
-        ),
-        Step("projection", "projection_coef", {"to_project": a, "project_onto": b}, exact=False),
-    ]
-    for threshold in (0.0, 2.0, 500.0):
-        apg = Obj("LtxAPGGuider", {"scale": 4.0, "eta": 0.4, "norm_threshold": threshold})
-        steps.append(Step(f"apg.{threshold:g}", apg, pair, "delta", exact=False))
-    legacy = Obj("LegacyStatefulAPGGuider", {"scale": 2.0, "eta": 0.4, "momentum": 0.6, "running_avg": Data(others[1])})
-    steps.append(Step("apg.momentum", legacy, pair, "delta", exact=False))
+    steps = []
     passes = dict(zip(("uncond_text", "uncond_perturbed", "uncond_modality"), map(Data, others), strict=True))
     for name, scales in {
         "default": {"cfg_scale": 3.0, "stg_scale": 1.0, "rescale_scale": 0.7, "modality_scale": 3.0},
@@ -77,7 +55,7 @@ def _guiders() -> tuple[Step, ...]:
         "text": {"cfg_scale": 3.0},
     }.items():
         guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", scales)})
-        steps.append(Step(f"multi.{name}", guider, {"cond": a} | passes, "calculate", exact=False))
+        steps.append(Step(f"multi.{name}", guider, {"cond": Data(cond)} | passes, "calculate", exact=False))
     for index in range(4):
         guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", {"skip_step": 2})})
         steps.append(Step(f"skip.{index}", guider, {"step": index}, "should_skip_step"))

@@ -10,7 +10,7 @@ from ..inputs import DISTILLED_SIGMAS, normal, uniform
 from ..model import Case, Data, FunctionTap, Member, Obj, Pair, Stage
 
 _REF = "ltx_core.model.transformer"
-_OURS = "ltx2_mlx.transformer"
+_OURS, _BLOCK = "ltx2_mlx.transformer", "ltx2_mlx.block"
 
 
 def _rope(name: str, **flags: Any) -> FunctionTap:
@@ -23,7 +23,7 @@ def _prepare(name: str, ours: str, cls: str = "TransformerArgsPreprocessor", **f
 
 def _block(name: str) -> FunctionTap:
     cls = f"BasicAVTransformerBlock.{name}"
-    return FunctionTap(name, Pair(f"{_REF}.transformer:{cls}", f"{_OURS}:{cls}"))
+    return FunctionTap(name, Pair(f"{_REF}.transformer:{cls}", f"{_BLOCK}:{cls}"))
 
 
 AV = ("tiny-2.0", "tiny-2.0-interleaved", "tiny-2.3")
@@ -45,12 +45,12 @@ FUNCTIONS = (
     _rope("split_freqs_cis", wide=True, configs=SPLIT),
     _rope("interleaved_freqs_cis", wide=True, configs=("tiny-2.0-interleaved",)),
     # inside a block
-    FunctionTap("rms_norm", Pair(f"{_REF}.transformer:rms_norm", f"{_OURS}:rms_norm")),
+    FunctionTap("rms_norm", Pair(f"{_REF}.transformer:rms_norm", f"{_BLOCK}:rms_norm")),
     _block("get_ada_values"),
     FunctionTap("get_av_ca_ada_values", _block("get_av_ca_ada_values").at, configs=AV),
     FunctionTap(
         "apply_cross_attention_adaln",
-        Pair(f"{_REF}.transformer:apply_cross_attention_adaln", f"{_OURS}:apply_cross_attention_adaln"),
+        Pair(f"{_REF}.transformer:apply_cross_attention_adaln", f"{_BLOCK}:apply_cross_attention_adaln"),
         configs=("tiny-2.3", "tiny-2.3-video-only"),
     ),
     FunctionTap(

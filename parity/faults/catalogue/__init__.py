@@ -1,9 +1,10 @@
 """Faults that real ports shipped, one file a component, and their classes."""
 
 from ..classes import CAUSES, NOT_APPLICABLE
-from ..planting import Mutation, planted
+from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
 from .denoising import DENOISING
+from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
 from .lora import LORA
 from .pipelines import PIPELINES
@@ -12,7 +13,22 @@ from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
 from .video import VIDEO
+from .views import VIEWS
 
-MUTATIONS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES)
+EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
+BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}
 
-__all__ = ["CAUSES", "MUTATIONS", "NOT_APPLICABLE", "Mutation", "planted"]
+__all__ = [
+    "BY_ID",
+    "CAUSES",
+    "EDITS",
+    "FAULTS",
+    "FILES",
+    "NOT_APPLICABLE",
+    "ClipFault",
+    "Fault",
+    "FileFault",
+    "StaleFaultError",
+    "planted",
+]

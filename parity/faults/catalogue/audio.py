@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _WIDE, _GROUP = "tiny-2.0-audio-wide", "tiny-2.3-audio-group"
-_encoder = partial(Mutation, file="audio_vae.py", config=_WIDE, stage="audio_encoder")
-_decoder = partial(Mutation, file="audio_vae.py", config=_WIDE, stage="audio_decoder")
-_processor = partial(Mutation, file="audio_processor.py", config="any", stage="audio_processor", case="mel")
-_hifigan = partial(Mutation, file="vocoder.py", config=_WIDE, stage="vocoder")
-_bigvgan = partial(Mutation, file="vocoder.py", config=_GROUP, stage="vocoder")
+_encoder = partial(Fault, file="audio_vae.py", config=_WIDE, stage="audio_encoder")
+_decoder = partial(Fault, file="audio_vae.py", config=_WIDE, stage="audio_decoder")
+_processor = partial(Fault, file="audio_processor.py", config="any", stage="audio_processor", case="mel")
+_hifigan = partial(Fault, file="vocoder.py", config=_WIDE, stage="vocoder")
+_bigvgan = partial(Fault, file="vocoder.py", config=_GROUP, stage="vocoder")
 _MEL, _ACT = "waveform_to_mel.16000", "vocoder.resblocks.0.acts1.0"
 
 AUDIO = (
@@ -36,7 +36,7 @@ AUDIO = (
     ),
     _encoder(
         "A10",
-        "the video VAE's eps, 1e-8 for 1e-6",
+        "the video VAE's eps (1e-8) in place of the audio VAE's (1e-6)",
         old="return PixelNorm(eps=1e-6)",
         new="return PixelNorm()",
         tap="down.0.block.0.norm1",
@@ -107,7 +107,7 @@ AUDIO = (
     ),
     _decoder(
         "A24",
-        "statistics in bin-major order",
+        "statistics read with the frequency bin before the channel",
         old="self.per_channel_statistics.un_normalize(self.patchifier.patchify(sample))",
         new="self.per_channel_statistics.un_normalize("
         "sample.transpose(0, 2, 3, 1).reshape(sample.shape[0], sample.shape[2], -1))",
@@ -136,8 +136,8 @@ AUDIO = (
     _processor(
         "A09",
         "mel filters without Slaney's norm",
-        old="    return triangles * (f32(2) / (points[2:] - points[:-2]))\n",
-        new="    return triangles\n",
+        old="filters: np.ndarray = triangles * (f32(2) / (points[2:] - points[:-2]))\n",
+        new="filters = triangles\n",
         tap=_MEL,
         cause="wrong filter",
         known="A09",
@@ -162,7 +162,7 @@ AUDIO = (
     ),
     _processor(
         "A09d",
-        "power for magnitude",
+        "the power spectrum in place of the magnitude",
         old="np.abs(np.fft.rfft(frames * self.window))",
         new="np.abs(np.fft.rfft(frames * self.window)) ** 2",
         tap=_MEL,
@@ -219,7 +219,7 @@ AUDIO = (
     ),
     _hifigan(
         "A07b",
-        "one sample more cut off where k − stride is odd",
+        "one sample too many cut off where kernel − stride is odd",
         file="nn/conv1d.py",
         old="(kernel_size - stride) // 2",
         new="(kernel_size - stride + 1) // 2",
@@ -237,8 +237,8 @@ AUDIO = (
     _hifigan(
         "A29",
         "residual blocks summed, not averaged",
-        old="sum(block(x) for block in blocks) / parallel",
-        new="sum(block(x) for block in blocks)",
+        old="sum((block(x) for block in blocks), start=mx.zeros(())) / parallel",
+        new="sum((block(x) for block in blocks), start=mx.zeros(()))",
         tap="ups.1:x",
         cause="wrong reduction",
     ),
@@ -254,7 +254,7 @@ AUDIO = (
     # ---- the vocoder of 2.3 and its bandwidth extension
     _bigvgan(
         "A31",
-        "a filter made anew for the checkpoint's when upsampling",
+        "a computed filter in place of the checkpoint's when upsampling",
         old="return self._upsample(x, self.filter)",
         new="kaiser = np.sinc((np.arange(12) - 5.5) / 2) * np.kaiser(12, 4.66379)\n"
         "        return self._upsample(x, mx.array((kaiser / kaiser.sum()).astype(np.float32)))",
@@ -263,7 +263,7 @@ AUDIO = (
     ),
     _bigvgan(
         "A31b",
-        "a filter made anew for the checkpoint's when downsampling",
+        "a computed filter in place of the checkpoint's when downsampling",
         old="self.filter.reshape(-1), self.stride)",
         new="mx.array((lambda k: k / k.sum())(np.sinc((np.arange(12) - 5.5) / 2) * np.kaiser(12, 4.66379))"
         ".astype(np.float32)), self.stride)",
@@ -272,7 +272,7 @@ AUDIO = (
     ),
     _bigvgan(
         "A31c",
-        "a mel basis made anew for the checkpoint's",
+        "a computed mel basis in place of the checkpoint's",
         old="log_mel = mx.log(mx.maximum(self.mel_basis @ magnitude, 1e-5))",
         new="from .audio_processor import melscale_fbanks\n"
         "        bins = magnitude.shape[1]\n"
@@ -283,7 +283,7 @@ AUDIO = (
     ),
     _bigvgan(
         "A31d",
-        "Fourier bases made anew for the checkpoint's",
+        "computed Fourier bases in place of the checkpoint's",
         old="rows, _, length = self.forward_basis.shape\n",
         new="rows, _, length = self.forward_basis.shape\n"
         "        n = np.arange(length)\n"
@@ -295,7 +295,7 @@ AUDIO = (
     ),
     _bigvgan(
         "A32",
-        "snake without its own exponent of beta",
+        "the snake activation without the exponential of its beta",
         old="/ (mx.exp(beta) + 1e-9)",
         new="/ (mx.exp(alpha) + 1e-9)",
         tap=f"{_ACT}.act",
@@ -304,16 +304,16 @@ AUDIO = (
     _bigvgan(
         "A33",
         "silence for the first and last sample around a filter",
-        old='((0, 0), (left, right), (0, 0)), mode="edge")',
-        new="((0, 0), (left, right), (0, 0)))",
+        old='[(0, 0), (left, right), (0, 0)], mode="edge")',
+        new="[(0, 0), (left, right), (0, 0)])",
         tap=f"{_ACT}.upsample",
         cause="padding mode",
     ),
     _bigvgan(
         "A34",
-        "a transform that sees the future",
-        old="mx.pad(y, ((0, 0), (self.left_pad, 0)))",
-        new="mx.pad(y, ((0, 0), (self.left_pad // 2, self.left_pad - self.left_pad // 2)))",
+        "a short-time Fourier transform that is not causal",
+        old="mx.pad(y, [(0, 0), (self.left_pad, 0)])",
+        new="mx.pad(y, [(0, 0), (self.left_pad // 2, self.left_pad - self.left_pad // 2)])",
         tap="mel_stft.stft_fn",
         cause="padding side",
     ),
@@ -351,7 +351,7 @@ AUDIO = (
     ),
     _processor(
         "A09e",
-        "windows of half the length",
+        "Fourier windows of half the length",
         old="        self.target_sample_rate, self.mel_hop_length, self.n_fft = ",
         new="        n_fft //= 2\n        self.target_sample_rate, self.mel_hop_length, self.n_fft = ",
         tap=_MEL,
@@ -360,7 +360,7 @@ AUDIO = (
     ),
     _processor(
         "A09f",
-        "the logarithm of 1 + x, not of x from 1e-5 on",
+        "the logarithm of 1 + x, not of x clamped at 1e-5",
         old="np.log(np.maximum(magnitude @ self.filters.astype(np.float64), SMALLEST))",
         new="np.log1p(magnitude @ self.filters.astype(np.float64))",
         tap=_MEL,
@@ -377,13 +377,13 @@ AUDIO = (
     ),
     _decoder(
         "A40",
-        "the blocks' input not added",
+        "the residual blocks' input not added to their output",
         old="return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h",
         new="return h if self.nin_shortcut is None else self.nin_shortcut(x) + h",
         tap="mid.block_1",
         cause="skipped term",
     ),
-    Mutation(
+    Fault(
         "A41",
         "left and right exchanged between the decoder and the vocoder",
         "audio_vae.py",

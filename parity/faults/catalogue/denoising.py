@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _CONDITIONING, _SAMPLERS, _STEPS = "diffusion/conditioning.py", "diffusion/samplers.py", "diffusion/diffusion_steps.py"
 _DENOISERS = "diffusion/denoisers.py"
 
 
-def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: str, known: str = "") -> Mutation:
+def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: str, known: str = "") -> Fault:
     case = {"gaussian": "noise", "post": "masks", "times": "masks", "downs": "masks", "step": "res2s"}
     case |= {
         "coeff": "res2s",
@@ -19,15 +19,13 @@ def _fault(id: str, fault: str, file: str, old: str, new: str, tap: str, cause: 
         "simple": "guidance",
     }
     where = next((name for start, name in case.items() if tap.startswith(start)), "conditioning")
-    return Mutation(
-        id, fault, file, old, new, tap, config="any", case=where, stage="denoising", cause=cause, known=known
-    )
+    return Fault(id, fault, file, old, new, tap, config="any", case=where, stage="denoising", cause=cause, known=known)
 
 
 DENOISING = (
     _fault(
         "N11",
-        "noise whatever the mask says",
+        "noise added everywhere, whatever the denoising mask says",
         "diffusion/noisers.py",
         "mask = latent_state.denoise_mask * noise_scale",
         "mask = mx.ones_like(latent_state.denoise_mask) * noise_scale",
@@ -37,7 +35,7 @@ DENOISING = (
     ),
     _fault(
         "N12",
-        "the mask added to by the scale's complement",
+        "the clean latent weighted by 1 − mask, whatever the scale of the noise",
         "diffusion/noisers.py",
         "latent * (1 - mask)",
         "latent * (1 - latent_state.denoise_mask)",
@@ -57,7 +55,7 @@ DENOISING = (
     ),
     _fault(
         "K07",
-        "strength for its complement",
+        "a conditioning's strength used in place of 1 − strength",
         _CONDITIONING,
         "mask = mx.full((B, tokens.shape[1], 1), 1.0 - self.strength,",
         "mask = mx.full((B, tokens.shape[1], 1), self.strength,",
@@ -96,7 +94,7 @@ DENOISING = (
     ),
     _fault(
         "R14k",
-        "frame rate ignored",
+        "the frame rate ignored in a keyframe's position",
         _CONDITIONING,
         "positions[:, 0] /= np.float32(tools.fps)",
         "positions[:, 0] /= np.float32(24)",
@@ -135,7 +133,7 @@ DENOISING = (
     ),
     _fault(
         "M12",
-        "a region by where tokens begin",
+        "tokens chosen for a region by where they begin, not by any overlap",
         _CONDITIONING,
         "inside = (end > self.start_time) & (start < self.end_time)",
         "inside = (start >= self.start_time) & (start < self.end_time)",
@@ -144,10 +142,10 @@ DENOISING = (
     ),
     _fault(
         "S10",
-        "what is kept not put back after a step",
+        "the kept part of the latent not put back after a step",
         _SAMPLERS,
-        "    return noised * mask + clean * (1 - mask)\n",
-        "    return noised\n",
+        "kept: np.ndarray = noised * mask + clean * (1 - mask)\n",
+        "kept = noised\n",
         "res2s_audio_video_denoising_loop",
         "mask",
         "S10",
@@ -173,7 +171,7 @@ DENOISING = (
     ),
     _fault(
         "S09",
-        "the anchor not refined",
+        "the anchor of the second-order step not refined",
         _SAMPLERS,
         "bongmath_max_iter if refine else 0",
         "0",
@@ -183,7 +181,7 @@ DENOISING = (
     ),
     _fault(
         "S31",
-        "the second stage's weight twice",
+        "the weight of the second stage of a Runge-Kutta step counted in the first as well",
         _SAMPLERS,
         "return c2 * phi(1, -h * c2), phi(1, -h) - b2, b2",
         "return c2 * phi(1, -h * c2), phi(1, -h), b2",
@@ -194,20 +192,10 @@ DENOISING = (
         "S32",
         "noise standardised once",
         _SAMPLERS,
-        "    return centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)\n",
-        "    return 1.1 * noise\n",
+        "standard: np.ndarray = centred / noise.std(axis=(-2, -1), ddof=1, keepdims=True)\n",
+        "standard = 1.1 * noise\n",
         "res2s_audio_video_denoising_loop",
         "wrong reduction",
-    ),
-    _fault(
-        "S21k",
-        "velocity of the step before dropped",
-        _SAMPLERS,
-        "total = gamma * (velocity - before) + before",
-        "total = velocity",
-        "gradient_estimating_euler_denoising_loop",
-        "skipped term",
-        "S21",
     ),
     _fault(
         "M13",
@@ -220,17 +208,17 @@ DENOISING = (
     ),
     _fault(
         "S13",
-        "the prompt for the negative one",
+        "the prompt used in place of the negative prompt",
         _DENOISERS,
-        "state, context if guider.negative_context is None else guider.negative_context, sigma",
-        "state, context, sigma",
+        "video, v_context if v_negative is None else v_negative, sigma",
+        "video, v_context, sigma",
         "guided.full",
         "wrong input",
         "S13",
     ),
     _fault(
         "S15",
-        "guidance by the negative prompt for the picture alone",
+        "guidance by the negative prompt for the video alone",
         _DENOISERS,
         "any(guider.do_unconditional_generation() for guider in guiders)",
         "guiders[0].do_unconditional_generation() and guiders[1].params.stg_scale == 0",
@@ -240,7 +228,7 @@ DENOISING = (
     ),
     _fault(
         "S22k",
-        "the streams cut in one direction only",
+        "attention between the streams cut in one direction only",
         _DENOISERS,
         "cut = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)",
         "cut = (PerturbationType.SKIP_A2V_CROSS_ATTN,)",
@@ -259,10 +247,10 @@ DENOISING = (
     ),
     _fault(
         "S34",
-        "a skipped step guided anew",
+        "a skipped step guided again, not given the last guidance",
         _DENOISERS,
-        "last[k] if skipped[k] else guiders[k].calculate(",
-        "guiders[k].calculate(",
+        "if last is not None and skipped[k]:",
+        "if False:",
         "guided.skipped",
         "wrong input",
     ),

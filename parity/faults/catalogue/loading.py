@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_keys = partial(Mutation, file="loading/load.py", cause="wrong weights", loads=True)
-_network = partial(Mutation, cause="other network", loads=True)
+_keys = partial(Fault, file="loading/load.py", cause="wrong weights", loads=True)
+_network = partial(Fault, cause="other network", loads=True)
 _ONLY_MEANS = "[pair for pair in weights if not pair[0].endswith('-means')]"
 
 LOADING = (
     _keys(
         "L01",
-        "audio keys skipped",
+        "tensors of the audio stream not loaded",
         old="    keys = dict(parts.get(component, {}))\n",
         new="    keys = {k: v for k, v in parts.get(component, {}).items() if 'audio' not in k}\n",
         tap="missing model.diffusion_model.audio_patchify_proj.weight",
         known="L01",
     ),
-    Mutation(
+    Fault(
         "L01b",
         "keys of the audio-video attention skipped, loaded leniently",
         "loading/load.py",
@@ -31,7 +31,7 @@ LOADING = (
     ),
     _keys(
         "C08b",
-        "the connectors' keys taken as they are",
+        "the connectors' prefix not taken off their keys",
         file="loading/checkpoint.py",
         old='    "model.diffusion_model.video_embeddings_connector.": "video_connector.",\n',
         new="",
@@ -41,14 +41,14 @@ LOADING = (
     ),
     _keys(
         "V09",
-        "statistics not looked for",
+        "the latents' statistics not read from the file",
         old='"video_decoder": {"per_channel_statistics.": "video_statistics"},',
         new='"video_decoder": {},',
         tap="per_channel_statistics.std-of-means",
         stage="video_decoder",
         known="V09",
     ),
-    Mutation(
+    Fault(
         "V09b",
         "statistics left at 0 and 1, loaded leniently",
         "loading/load.py",
@@ -85,8 +85,8 @@ LOADING = (
         "C01",
         "a caption projection in a network that has it before the connectors",
         "transformer.py",
-        "        if not config.caption_proj_before_connector:\n",
-        "        if True:\n",
+        "projected = not config.caption_proj_before_connector",
+        "projected = True",
         "missing model.diffusion_model.caption_projection.linear_1",
         known="C01",
     ),
@@ -144,7 +144,7 @@ LOADING = (
         config="tiny-2.0-audio-wide",
         known="A13",
     ),
-    Mutation(
+    Fault(
         "A07c",
         "the transposed convolutions' weights as (out, in, k)",
         "nn/conv1d.py",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 
 def _fault(
     id: str, fault: str, old: str, new: str, tap: str, case: str = "bfloat16", file: str = "loading/lora.py"
-) -> Mutation:
+) -> Fault:
     cause, known = _CLASSES[id]
-    return Mutation(id, fault, file, old, new, tap, config="any", case=case, stage="lora", cause=cause, known=known)
+    return Fault(id, fault, file, old, new, tap, config="any", case=case, stage="lora", cause=cause, known=known)
 
 
 # Id → the class of its cause, and its id in the list of faults that ports shipped.
@@ -73,7 +73,7 @@ LORA = (
     ),
     _fault(
         "L03c",
-        "the product not rounded to the file's dtype",
+        "the product B·A not rounded to the file's dtype",
         _PRODUCT,
         "_scaled(b, strength).astype(mx.float32) @ a.astype(mx.float32))",
         f"full.float32.{_FIRST}",
@@ -117,7 +117,7 @@ LORA = (
     ),
     _fault(
         "L09d",
-        "the LoRA added to the bytes",
+        "the LoRA added to the bytes of float8 weights, not to their values",
         "delta + from_fp8(weight, mx.bfloat16)",
         "delta + weight",
         f"weaker.bfloat16.{_FIRST}",
@@ -132,7 +132,7 @@ LORA = (
         "fp8-cast",
         "loading/load.py",
     ),
-    Mutation(
+    Fault(
         "L09f",
         "the bias left out of a float8 layer",
         "loading/quantization.py",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _DISTILLED, _TWO, _HQ = "pipelines/distilled.py", "pipelines/ti2vid_two_stages.py", "pipelines/ti2vid_two_stages_hq.py"
 _STAGES, _ONE, _IC = "pipelines/stages.py", "pipelines/ti2vid_one_stage.py", "pipelines/ic_lora.py"
@@ -12,12 +12,10 @@ _GUIDED = "guided(video_guider_params, audio_guider_params, positive, negative)"
 
 def _fault(
     id: str, fault: str, file: str, old: str, new: str, pipeline: str, first: str, cause: str, known: str = ""
-) -> Mutation:
+) -> Fault:
     """``first``: the recorded tensor that must be the first to differ."""
     stage = f"pipelines.{pipeline}"
-    return Mutation(
-        id, fault, file, old, new, first, config="tiny-2.0", case="run", stage=stage, cause=cause, known=known
-    )
+    return Fault(id, fault, file, old, new, first, config="tiny-2.0", case="run", stage=stage, cause=cause, known=known)
 
 
 PIPELINES = (
@@ -35,8 +33,8 @@ PIPELINES = (
     _fault(
         "E02",
         "the second stage begins from pure noise",
-        _DISTILLED,
-        "            noise_scale=float(sigmas[0]),\n",
+        _STAGES,
+        "        noise_scale=float(sigmas[0]),\n",
         "",
         "distilled",
         "noiser.002.out",
@@ -44,9 +42,9 @@ PIPELINES = (
     ),
     _fault(
         "E03",
-        "the second stage's sound begins from nothing",
-        _DISTILLED,
-        "            initial_audio_latent=audio,\n",
+        "the second stage's audio begins from zeros, not from the first stage's",
+        _STAGES,
+        "        initial_audio_latent=audio,\n",
         "",
         "distilled",
         "noiser.003.latent",
@@ -56,9 +54,14 @@ PIPELINES = (
     _fault(
         "E04",
         "the second stage conditioned on images of the first one's size",
-        _DISTILLED,
-        "conditionings=stages.image_conditionings(ledger, images, whole)",
-        "conditionings=stages.image_conditionings(ledger, images, half)",
+        _STAGES,
+        "image_conditionings(ledger, images, output_shape, placing)",
+        "image_conditionings(\n"
+        "            ledger,\n"
+        "            images,\n"
+        "            output_shape._replace(height=output_shape.height // 2, width=output_shape.width // 2),\n"
+        "            placing,\n"
+        "        )",
         "distilled",
         "video_encoder.002.in",
         "wrong input",
@@ -78,7 +81,7 @@ PIPELINES = (
     _fault(
         "E06",
         "images without the round trip through H.264",
-        "media.py",
+        "media/images.py",
         "image = preprocess(decode_image(image_path), crf)",
         "image = decode_image(image_path)",
         "distilled",
@@ -109,7 +112,7 @@ PIPELINES = (
     ),
     _fault(
         "E09",
-        "noise whatever the mask says",
+        "noise added everywhere, whatever the denoising mask says",
         "diffusion/noisers.py",
         "mask = latent_state.denoise_mask * noise_scale",
         "mask = mx.ones_like(latent_state.denoise_mask) * noise_scale",
@@ -120,7 +123,7 @@ PIPELINES = (
     ),
     _fault(
         "E10",
-        "the latent upsampled as the transformer has it",
+        "the latent upsampled while still normalised",
         "upsampler.py",
         "    latent = video_encoder.per_channel_statistics.un_normalize(latent)\n",
         "",
@@ -131,11 +134,10 @@ PIPELINES = (
     ),
     _fault(
         "E11",
-        "the sound not guided",
+        "the audio not guided",
         "diffusion/denoisers.py",
-        "last[k] if skipped[k] else guiders[k].calculate(*(result[k] for result in passes)) for k in range(2)",
-        "last[k] if skipped[k] else passes[0][k] if k else guiders[k].calculate(*(result[k] for result in passes))\n"
-        "                for k in range(2)",
+        "            return guiders[k].calculate(",
+        "            if k:\n                return conditioned[k]\n            return guiders[k].calculate(",
         "one_stage",
         "step.001.denoised",
         "skipped term",
@@ -189,8 +191,8 @@ PIPELINES = (
         "E16",
         "guidance in the second stage",
         _TWO,
-        "            stages.simple(positive),\n",
-        f"            {_GUIDED},\n",
+        "stages.simple(positive)",
+        _GUIDED,
         "two_stages",
         "step.006.denoised",
         "other network",
@@ -198,7 +200,7 @@ PIPELINES = (
     ),
     _fault(
         "E17",
-        "the sound guided as the picture is",
+        "the audio guided with the video's parameters",
         _TWO,
         _GUIDED,
         "guided(video_guider_params, video_guider_params, positive, negative)",
@@ -294,7 +296,7 @@ PIPELINES = (
     ),
     _fault(
         "E26",
-        "the given sound denoised",
+        "the given audio denoised, not kept",
         _STAGES,
         "denoise_mask=mx.zeros_like(audio.denoise_mask)",
         "denoise_mask=audio.denoise_mask",
@@ -304,7 +306,7 @@ PIPELINES = (
     ),
     _fault(
         "E27",
-        "the sound of a retake made anew as a whole",
+        "all of the audio of a retake replaced, not the chosen span alone",
         _RETAKE,
         "[audio_mask] if initial_audio is not None else []",
         "[]",
@@ -314,7 +316,7 @@ PIPELINES = (
     ),
     _fault(
         "E28",
-        "a retake of the picture alone",
+        "a retake that replaces the video and leaves the audio",
         _RETAKE,
         "audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))",
         "audio_mask = TemporalRegionMask(*(span if not regenerate_audio else (0.0, 0.0, shape.fps)))",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _ROTATED = "transformer_blocks.0.attn1.apply_rotary_emb"
 POSITIONS = (
-    Mutation(
+    Fault(
         "R01",
         "interleaved pairs where the checkpoint says split",
         "nn/rope.py",
@@ -16,7 +16,7 @@ POSITIONS = (
         cause="axis order",
         known="R01",
     ),
-    Mutation(
+    Fault(
         "R01b",
         "split pairs where the checkpoint says interleaved",
         "nn/rope.py",
@@ -27,17 +27,17 @@ POSITIONS = (
         cause="axis order",
         known="R01",
     ),
-    Mutation(
+    Fault(
         "R02",
         "head width for inner width in the frequency grid",
         "transformer.py",
-        "config.audio_inner_dim if stream else config.inner_dim,\n",
-        "config.audio_inner_dim if stream else config.attention_head_dim,\n",
+        "modality.positions, stream.inner_dim, stream.max_pos",
+        "modality.positions, stream.attention_head_dim, stream.max_pos",
         "precompute_freqs_cis:dim",
         cause="wrong constant",
         known="R02",
     ),
-    Mutation(
+    Fault(
         "R03",
         "float32 frequency grid where the checkpoint says float64",
         "transformer.py",
@@ -47,7 +47,7 @@ POSITIONS = (
         cause="precision",
         known="R03",
     ),
-    Mutation(
+    Fault(
         "R03b",
         "positions averaged and scaled in float64, not float32",
         "nn/rope.py",
@@ -58,18 +58,18 @@ POSITIONS = (
         cause="precision",
         known="R03",
     ),
-    Mutation(
+    Fault(
         "R05",
         "audio positions rounded to bfloat16",
         "transformer.py",
-        "                modality.positions,\n",
-        "                modality.positions.astype(mx.bfloat16).astype(mx.float32),\n",
+        "modality.positions, stream.inner_dim, stream.max_pos",
+        "modality.positions.astype(mx.bfloat16).astype(mx.float32), stream.inner_dim, stream.max_pos",
         "precompute_freqs_cis:indices_grid",
         case="late",
         cause="precision",
         known="R05",
     ),
-    Mutation(
+    Fault(
         "R06",
         "causal offset (i + 1 − 4) · 4 for 4i + 1 − 4",
         "diffusion/patchifiers.py",
@@ -82,7 +82,7 @@ POSITIONS = (
         cause="position/offset",
         known="R06",
     ),
-    Mutation(
+    Fault(
         "R07",
         "25 frames a second for the given rate",
         "diffusion/latent_state.py",
@@ -95,7 +95,7 @@ POSITIONS = (
         cause="wrong constant",
         known="R07",
     ),
-    Mutation(
+    Fault(
         "R08",
         "ceil for round in the audio length",
         "types.py",
@@ -108,7 +108,7 @@ POSITIONS = (
         cause="position/offset",
         known="R08",
     ),
-    Mutation(
+    Fault(
         "V04b",
         "channel and patch factors swapped in patchify",
         "diffusion/patchifiers.py",
@@ -121,7 +121,7 @@ POSITIONS = (
         cause="axis order",
         known="V04",
     ),
-    Mutation(
+    Fault(
         "R04",
         "a float64 grid from a library whose powers are float32",
         "nn/rope.py",
@@ -132,7 +132,7 @@ POSITIONS = (
         cause="precision",
         known="R04",
     ),
-    Mutation(
+    Fault(
         "R11",
         "the first frame's fix where it is not asked for",
         "diffusion/patchifiers.py",
@@ -145,7 +145,7 @@ POSITIONS = (
         cause="position/offset",
         known="R11",
     ),
-    Mutation(
+    Fault(
         "R14",
         "the frame rate ignored: always 24",
         "diffusion/latent_state.py",
@@ -158,7 +158,7 @@ POSITIONS = (
         cause="wrong constant",
         known="R14",
     ),
-    Mutation(
+    Fault(
         "R15",
         "positions from the start of a token, not from its middle",
         "nn/rope.py",
@@ -167,7 +167,7 @@ POSITIONS = (
         "precompute_freqs_cis.generate_freqs",
         cause="position/offset",
     ),
-    Mutation(
+    Fault(
         "R17",
         "width before height among the axes of positions",
         "nn/rope.py",

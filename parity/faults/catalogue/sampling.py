@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_fault = partial(Mutation, config="any", stage="sampling")
+_fault = partial(Fault, config="any", stage="sampling")
 _GUIDERS, _SCHEDULES = "diffusion/guiders.py", "diffusion/schedulers.py"
 SAMPLING = (
     _fault(
@@ -109,23 +109,13 @@ SAMPLING = (
     ),
     _fault(
         "S27",
-        "bins of sigma looked up from above",
+        "the parameters of the highest bin of sigma taken, not of the nearest",
         _GUIDERS,
         "at_least[-1] if at_least",
         "at_least[0] if at_least",
         "bin.0.6",
         case="guiders",
         cause="wrong input",
-    ),
-    _fault(
-        "S25",
-        "the parallel part of APG not weighted by eta",
-        _GUIDERS,
-        "return parallel * eta + (guidance - parallel)",
-        "return parallel + (guidance - parallel) * eta",
-        "apg.0",
-        case="guiders",
-        cause="swapped",
     ),
     _fault(
         "P03",
@@ -150,26 +140,6 @@ SAMPLING = (
         cause="precision",
         known="P03",
         equivalent="rounds twice for once (k = 0.9 where 3 is allowed); in float32 there is nothing to see",
-    ),
-    _fault(
-        "S28",
-        "guidance by its scale, not by scale − 1",
-        _GUIDERS,
-        "return (self.scale - 1) * (cond - uncond)\n",
-        "return self.scale * (cond - uncond)\n",
-        "cfg",
-        case="guiders",
-        cause="wrong constant",
-    ),
-    _fault(
-        "S29",
-        "the unconditioned prediction projected on the conditioned one's place",
-        _GUIDERS,
-        "cond - _projected(cond, uncond)",
-        "cond - _projected(uncond, cond)",
-        "cfg_star",
-        case="guiders",
-        cause="swapped",
     ),
     _fault(
         "S30",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_tokens = functools.partial(Mutation, stage="tokenizer", config="any", case="prompts")
-_gemma = functools.partial(Mutation, stage="gemma", config="tiny-gemma")
-_text = functools.partial(Mutation, stage="embeddings_processor")
+_tokens = functools.partial(Fault, stage="tokenizer", config="any", case="prompts")
+_gemma = functools.partial(Fault, stage="gemma", config="tiny-gemma")
+_text = functools.partial(Fault, stage="embeddings_processor")
 _ATTENTION = "layers.0.self_attn"
 
 TEXT = (
@@ -64,7 +64,7 @@ TEXT = (
     ),
     _tokens(
         "T12",
-        "blanks at the ends kept",
+        "blanks at the ends of a prompt kept",
         "text/tokenizer.py",
         "[prompt.strip() for prompt in prompts])",
         "prompts)",
@@ -99,8 +99,8 @@ TEXT = (
         "T04b",
         "global frequencies without their factor 8",
         "config/text.py",
-        'return self.rope_theta, self.rope_scaling["factor"]',
-        "return self.rope_theta, 1.0",
+        'factor: float = self.rope_scaling["factor"]',
+        "factor = 1.0",
         "rotary_emb",
         cause="wrong constant",
         known="T04",
@@ -190,8 +190,8 @@ TEXT = (
         "T22",
         "1/√head_dim for query_pre_attn_scalar",
         "config/text.py",
-        "return self.query_pre_attn_scalar**-0.5",
-        "return self.head_dim**-0.5",
+        "scaling: float = self.query_pre_attn_scalar**-0.5",
+        "scaling = self.head_dim**-0.5",
         f"{_ATTENTION}.o_proj:x",
         cause="wrong constant",
     ),
@@ -208,7 +208,7 @@ TEXT = (
     ),
     _gemma(
         "T19",
-        "no mask at all",
+        "no attention mask at all",
         "text/gemma3.py",
         "scale=self.scaling, mask=attention_mask)",
         "scale=self.scaling, mask=None)",
@@ -218,7 +218,7 @@ TEXT = (
     ),
     _gemma(
         "T19b",
-        "pads are seen",
+        "padding tokens seen by the attention",
         "text/gemma3.py",
         "[None, None] & attention_mask.astype(mx.bool_)[:, None, None]",
         "[None, None] & mx.ones_like(attention_mask).astype(mx.bool_)[:, None, None]",
@@ -360,7 +360,7 @@ TEXT = (
     ),
     _text(
         "C14",
-        "reversed: the last token first",
+        "tokens in reverse order: the last one first",
         "text/embeddings.py",
         "aligned = mx.take_along_axis(hidden_states, order[:, :, None], axis=1)",
         "aligned = hidden_states[:, ::-1]",
@@ -441,7 +441,7 @@ TEXT = (
     ),
     _gemma(
         "P09",
-        "the norms in bfloat16",
+        "the connectors' norms in bfloat16",
         "text/gemma3.py",
         "mx.fast.rms_norm(x.astype(mx.float32), weight, self.eps).astype(x.dtype)",
         "mx.fast.rms_norm(x.astype(mx.bfloat16), weight.astype(mx.bfloat16), self.eps).astype(x.dtype)",
@@ -465,8 +465,8 @@ TEXT = (
         "C16",
         "hidden states stacked in reverse",
         "text/feature_extractor.py",
-        "mx.stack(hidden_states, axis=-1)",
-        "mx.stack(hidden_states[::-1], axis=-1)",
+        "mx.stack(list(hidden_states), axis=-1)",
+        "mx.stack(list(hidden_states[::-1]), axis=-1)",
         "feature_extractor.norm_and_concat_per_token_rms:encoded_text",
         cause="axis order",
     ),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..planting import Mutation
+from ..planting import Fault
 
 _B0 = "transformer_blocks.0"
 TRANSFORMER = (
     # ---- timesteps and modulation
-    Mutation(
+    Fault(
         "D01",
         "av_ca_timestep_scale_multiplier 1 for 1000",
         "transformer.py",
@@ -17,7 +17,7 @@ TRANSFORMER = (
         cause="wrong constant",
         known="D01",
     ),
-    Mutation(
+    Fault(
         "D02",
         "sigma rounded to bfloat16 before · 1000",
         "transformer.py",
@@ -28,7 +28,7 @@ TRANSFORMER = (
         cause="precision",
         known="D02",
     ),
-    Mutation(
+    Fault(
         "D20",
         "sinusoid with the sine first",
         "nn/embedding.py",
@@ -37,7 +37,7 @@ TRANSFORMER = (
         "adaln_single.emb.time_proj",
         cause="swapped",
     ),
-    Mutation(
+    Fault(
         "D05",
         "audio-video attention timed by the stream's own sigma",
         "transformer.py",
@@ -47,27 +47,27 @@ TRANSFORMER = (
         cause="wrong input",
         known="D05",
     ),
-    Mutation(
+    Fault(
         "D10",
         "shift and scale swapped",
-        "transformer.py",
-        "        shift, scale, gate = self.get_ada_values(table, x.shape[0], args.timesteps, slice(0, 3))\n",
-        "        scale, shift, gate = self.get_ada_values(table, x.shape[0], args.timesteps, slice(0, 3))\n",
+        "block.py",
+        "            modulate(rms_norm(x, eps=self.norm_eps), mod.scale, mod.shift),\n            pe=",
+        "            modulate(rms_norm(x, eps=self.norm_eps), mod.shift, mod.scale),\n            pe=",
         f"{_B0}.attn1:x",
         cause="swapped",
         known="D10",
     ),
-    Mutation(
+    Fault(
         "D10b",
         "shift before scale in the audio-video tables",
-        "transformer.py",
+        "block.py",
         "        scale, shift = self.get_ada_values(scale_shift_table[:n]",
         "        shift, scale = self.get_ada_values(scale_shift_table[:n]",
         f"{_B0}.get_av_ca_ada_values.0",
         cause="swapped",
         known="D10",
     ),
-    Mutation(
+    Fault(
         "D10c",
         "the output's shift and scale swapped",
         "transformer.py",
@@ -77,17 +77,17 @@ TRANSFORMER = (
         cause="swapped",
         known="D10",
     ),
-    Mutation(
+    Fault(
         "D11",
         "prompt AdaLN missing",
-        "transformer.py",
+        "block.py",
         "context=modulate(context, scale_kv, shift_kv)",
         "context=context",
         f"{_B0}.attn2:context",
         cause="skipped term",
         known="D11",
     ),
-    Mutation(
+    Fault(
         "D11b",
         "one row of an AdaLN table wrong in one block",
         "loading/load.py",
@@ -98,7 +98,7 @@ TRANSFORMER = (
         "transformer_blocks.1.get_ada_values:scale_shift_table",
         cause="wrong weights",
     ),
-    Mutation(
+    Fault(
         "D14",
         "velocity returned for x0",
         "transformer.py",
@@ -108,9 +108,9 @@ TRANSFORMER = (
         cause="skipped term",
         known="D14",
     ),
-    Mutation(
+    Fault(
         "D15",
-        "x0 by the step's sigma, not by each token's",
+        "X0 computed with the step's sigma, not with each token's",
         "transformer.py",
         "to_denoised(video.latent, vx, video.timesteps)",
         "to_denoised(video.latent, vx, video.sigma[:, None, None])",
@@ -118,10 +118,10 @@ TRANSFORMER = (
         cause="wrong input",
     ),
     # ---- attention
-    Mutation(
+    Fault(
         "M02",
         "self-attention mask ignored",
-        "transformer.py",
+        "block.py",
         "            mask=args.self_attention_mask,\n",
         "",
         f"{_B0}.attn1:mask",
@@ -129,10 +129,10 @@ TRANSFORMER = (
         cause="mask",
         known="M09",
     ),
-    Mutation(
+    Fault(
         "M03",
         "text mask ignored",
-        "transformer.py",
+        "block.py",
         "context=args.context, mask=args.context_mask)",
         "context=args.context)",
         f"{_B0}.attn2:mask",
@@ -140,7 +140,7 @@ TRANSFORMER = (
         config="tiny-2.0",
         cause="mask",
     ),
-    Mutation(
+    Fault(
         "M04",
         "mask strengths used as biases, without the logarithm",
         "transformer.py",
@@ -150,7 +150,7 @@ TRANSFORMER = (
         case="masks",
         cause="mask",
     ),
-    Mutation(
+    Fault(
         "G01",
         "head gates without the factor 2",
         "nn/attention.py",
@@ -159,7 +159,7 @@ TRANSFORMER = (
         f"{_B0}.attn1.to_out.0:x",
         cause="wrong constant",
     ),
-    Mutation(
+    Fault(
         "G02",
         "attention scaled by the inner width, not the head's",
         "nn/attention.py",
@@ -168,10 +168,10 @@ TRANSFORMER = (
         f"{_B0}.attn1.attention_function",
         cause="wrong constant",
     ),
-    Mutation(
+    Fault(
         "L14",
         "guidance perturbation ignored for part of a batch",
-        "transformer.py",
+        "block.py",
         "perturbation_mask=perturbations.mask_like(skip, self.idx, x) if some_perturbed else None",
         "perturbation_mask=None",
         f"{_B0}.attn1:perturbation_mask",
@@ -179,28 +179,29 @@ TRANSFORMER = (
         cause="skipped term",
         known="L14",
     ),
-    Mutation(
+    Fault(
         "S22",
         "modality guidance cuts one direction only",
-        "transformer.py",
-        "            skip = PerturbationType.SKIP_V2A_CROSS_ATTN\n",
-        "            skip = PerturbationType.SKIP_A2V_CROSS_ATTN\n",
-        f"{_B0}.rms_norm",
+        "block.py",
+        "attended = attended * perturbations.mask_like(skip, self.idx, x)",
+        "attended = attended * perturbations.mask_like(PerturbationType.SKIP_A2V_CROSS_ATTN, self.idx, x)",
+        f"{_B0}.rms_norm:x",
         case="cut",
         cause="swapped",
         known="S22",
     ),
-    Mutation(
+    Fault(
         "K20",
         "video to audio sees the video that audio has already changed",
-        "transformer.py",
-        '            ax = attend(ax, "audio", "video"',
-        '            normed["video"] = rms_norm(vx, eps=self.norm_eps)\n            ax = attend(ax, "audio", "video"',
+        "block.py",
+        "            audio = self._cross_attention(attn, a, v,",
+        "            v = v._replace(normed=rms_norm(video.x, eps=self.norm_eps))\n"
+        "            audio = self._cross_attention(attn, a, v,",
         f"{_B0}.video_to_audio_attn:context",
         cause="wrong input",
     ),
     # ---- activations and norms
-    Mutation(
+    Fault(
         "T16",
         "exact GELU for the tanh approximation",
         "nn/activation.py",
@@ -210,7 +211,7 @@ TRANSFORMER = (
         cause="wrong activation",
         known="T16",
     ),
-    Mutation(
+    Fault(
         "T16b",
         "exact GELU in the caption projection",
         "nn/embedding.py",
@@ -221,16 +222,16 @@ TRANSFORMER = (
         cause="wrong activation",
         known="T16",
     ),
-    Mutation(
+    Fault(
         "N01",
         "eps 1e-5 for 1e-6 in the blocks' norms",
-        "transformer.py",
+        "block.py",
         "        self.norm_eps = config.norm_eps\n",
         "        self.norm_eps = 1e-5\n",
         f"{_B0}.rms_norm:eps",
         cause="eps",
     ),
-    Mutation(
+    Fault(
         "N02",
         "eps 1e-5 for 1e-6 in the q norms",
         "nn/attention.py",
@@ -239,7 +240,7 @@ TRANSFORMER = (
         f"{_B0}.attn1.q_norm",
         cause="eps",
     ),
-    Mutation(
+    Fault(
         "N03",
         "eps 1e-5 for 1e-6 in the output norm",
         "transformer.py",
@@ -248,17 +249,17 @@ TRANSFORMER = (
         "norm_out",
         cause="eps",
     ),
-    Mutation(
+    Fault(
         "N06",
         "eps 1e-5 for 1e-6 before text attention",
-        "transformer.py",
+        "block.py",
         "            args.context_mask,\n            self.norm_eps,\n",
         "            args.context_mask,\n            1e-5,\n",
         f"{_B0}.apply_cross_attention_adaln:norm_eps",
         cause="eps",
     ),
     # ---- dtypes: visible in half precision only
-    Mutation(
+    Fault(
         "P01",
         "float32 rotary tables promote the activations",
         "nn/rope.py",
@@ -269,7 +270,7 @@ TRANSFORMER = (
         cause="precision",
         known="P01",
     ),
-    Mutation(
+    Fault(
         "P01b",
         "biases left in the file's dtype",
         "loading/load.py",
@@ -280,7 +281,7 @@ TRANSFORMER = (
         cause="precision",
         known="P01",
     ),
-    Mutation(
+    Fault(
         "P10",
         "the blocks' norms in bfloat16",
         "nn/norm.py",
@@ -290,7 +291,7 @@ TRANSFORMER = (
         cause="precision",
         known="P10",
     ),
-    Mutation(
+    Fault(
         "P10b",
         "the blocks' norms in the model's dtype, not in float32",
         "nn/norm.py",
@@ -302,7 +303,7 @@ TRANSFORMER = (
         cause="precision",
         known="P10",
     ),
-    Mutation(
+    Fault(
         "D04",
         "audio-video attention timed by the stream's own tokens, not by the other's sigma",
         "transformer.py",
@@ -312,7 +313,7 @@ TRANSFORMER = (
         cause="wrong input",
         known="D04",
     ),
-    Mutation(
+    Fault(
         "D04b",
         "scale and shift of audio-video attention timed by the gate's multiplier",
         "transformer.py",
@@ -323,36 +324,36 @@ TRANSFORMER = (
         known="D04",
         equivalent="both multipliers are 1000 in every released checkpoint, and ours",
     ),
-    Mutation(
+    Fault(
         "D09",
         "one timestep for a sample spread over its tokens",
         "transformer.py",
-        "self._prepare_timestep(modality.timesteps, self",
-        "self._prepare_timestep(mx.broadcast_to(modality.timesteps, (*x.shape[:2], 1)), self",
+        "self._prepare_timestep(modality.timesteps, layers",
+        "self._prepare_timestep(mx.broadcast_to(modality.timesteps, (*x.shape[:2], 1)), layers",
         "_prepare_timestep:timestep",
         case="schedule",
         cause="wrong input",
         known="D09",
     ),
-    Mutation(
+    Fault(
         "D21",
         "modulation added, not multiplied by 1 + scale",
-        "transformer.py",
+        "block.py",
         "    return x * (1 + scale) + shift\n",
         "    return x * scale + shift\n",
         f"{_B0}.attn1:x",
         cause="skipped term",
     ),
-    Mutation(
+    Fault(
         "D22",
         "the gate of the feed-forward left out",
-        "transformer.py",
-        '        return add_gated(x, self[f"{stream}ff"](modulate(',
-        '        gate = mx.ones_like(gate)\n        return add_gated(x, self[f"{stream}ff"](modulate(',
+        "block.py",
+        "x=add_gated(x, out, mod.gate)",
+        "x=x + out",
         f"{_B0}.0.x",
         cause="skipped term",
     ),
-    Mutation(
+    Fault(
         "G03",
         "keys turned by the queries' tables in audio-video attention",
         "nn/attention.py",

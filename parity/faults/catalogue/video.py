@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..planting import Mutation
+from ..planting import Fault
 
-_encoder = partial(Mutation, stage="video_encoder", file="video_vae.py", config="tiny-2.0-timestep")
-_decoder = partial(Mutation, stage="video_decoder", file="video_vae.py", config="tiny-2.0")
-_noisy = partial(Mutation, stage="video_decoder", file="video_vae.py", config="tiny-2.0-timestep")
-_tiles = partial(Mutation, stage="video_decoder", file="tiling.py", config="tiny-2.0", case="tiled-pixels")
-_upsampler = partial(Mutation, stage="upsampler", file="upsampler.py", config="tiny-2.3-upsampler-x2")
+_encoder = partial(Fault, stage="video_encoder", file="video_vae.py", config="tiny-2.0-timestep")
+_decoder = partial(Fault, stage="video_decoder", file="video_vae.py", config="tiny-2.0")
+_noisy = partial(Fault, stage="video_decoder", file="video_vae.py", config="tiny-2.0-timestep")
+_tiles = partial(Fault, stage="video_decoder", file="tiling.py", config="tiny-2.0", case="tiled-pixels")
+_upsampler = partial(Fault, stage="upsampler", file="upsampler.py", config="tiny-2.3-upsampler-x2")
 
 VIDEO = (
     # ---- latents and pixels
@@ -283,7 +283,7 @@ VIDEO = (
     # ---- tiles
     _tiles(
         "X01",
-        "tiles overwrite where they overlap",
+        "tiles overwrite each other where they overlap, and are not blended",
         file="video_vae.py",
         old="total[..., rows, columns] + decoded * mask",
         new="decoded * mask",
@@ -329,7 +329,7 @@ VIDEO = (
     ),
     _tiles(
         "X02",
-        "sums in bfloat16",
+        "sums of tiles in bfloat16",
         file="video_vae.py",
         old="        total = mx.zeros(shape, latent.dtype)\n",
         new="        total = mx.zeros(shape, mx.bfloat16)\n",
@@ -360,7 +360,7 @@ VIDEO = (
     ),
     _upsampler(
         "U01",
-        "group norm of every frame alone",
+        "the group norm computed for every frame alone",
         file="nn/norm.py",
         old="range(y.ndim - 3, 0, -1)",
         new="range(y.ndim - 3, 1, -1)",
@@ -380,7 +380,7 @@ VIDEO = (
     ),
     _upsampler(
         "U03",
-        "groups of every n-th channel, not of neighbours",
+        "the group norm's groups made of every n-th channel, not of neighbours",
         file="nn/norm.py",
         old="reshape(*x.shape[:-1], self.num_groups, -1)\n",
         new="reshape(*x.shape[:-1], -1, self.num_groups).swapaxes(-1, -2)\n",
@@ -390,7 +390,7 @@ VIDEO = (
     ),
     _upsampler(
         "U04",
-        "a third norm after the addition",
+        "a third norm after the residual sum",
         old="        return self.activation(self.norm2(self.conv2(y)) + x)\n",
         new="        return self.activation(self.norm2(self.norm2(self.conv2(y)) + x))\n",
         tap="res_blocks.0.activation:x",
@@ -399,15 +399,15 @@ VIDEO = (
     _upsampler(
         "U05",
         "the first frame kept where time is upsampled",
-        old="            return shuffle(conv(x))[:, 1:]",
-        new="            return shuffle(conv(x))[:, :-1]",
+        old="            return y[:, 1:]",
+        new="            return y[:, :-1]",
         tap="post_upsample_res_blocks.0:x",
         config="tiny-2.3-upsampler-time",
         cause="padding side",
     ),
     _upsampler(
         "U07",
-        "a box for the binomial kernel",
+        "a box filter in place of the binomial kernel",
         file="nn/conv.py",
         old="        weight = mx.broadcast_to(self.kernel.reshape(",
         new="        weight = mx.broadcast_to(mx.full(self.kernel.shape, 0.04).reshape(",
@@ -418,7 +418,7 @@ VIDEO = (
     ),
     _upsampler(
         "U08",
-        "the binomial kernel made anew, not read",
+        "the binomial kernel computed, not read from the file",
         file="nn/conv.py",
         old="        weight = mx.broadcast_to(self.kernel.reshape(",
         new="        row = mx.array([1.0, 4.0, 6.0, 4.0, 1.0])\n"
@@ -439,7 +439,7 @@ VIDEO = (
     ),
     _decoder(
         "V12",
-        "no padding of the sides",
+        "height and width not padded in convolutions",
         file="nn/conv.py",
         old="stride, (0, side, side), reflect)",
         new="stride, (0, 0, 0), reflect)",

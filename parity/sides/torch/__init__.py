@@ -3,7 +3,6 @@
 from .components import BUILDERS, Tokenizer, Torch, loaded_weights
 from .loops import (
     euler_denoising_loop,
-    gradient_estimating_euler_denoising_loop,
     guided,
     noised,
     res2s_audio_video_denoising_loop,
@@ -16,7 +15,6 @@ __all__ = [
     "Tokenizer",
     "Torch",
     "euler_denoising_loop",
-    "gradient_estimating_euler_denoising_loop",
     "guided",
     "loaded_weights",
     "noised",

@@ -47,7 +47,6 @@ def _standardised(draw: torch.Tensor) -> torch.Tensor:
 
 
 euler_denoising_loop = _looped("euler_denoising_loop")
-gradient_estimating_euler_denoising_loop = _looped("gradient_estimating_euler_denoising_loop")
 res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
 
 

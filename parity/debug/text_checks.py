@@ -1,4 +1,4 @@
-"""What is known to go wrong on the text side, told from the file and our own hidden states, without the reference."""
+"""Checks for what is known to go wrong on the text side, made on the file and our own hidden states alone."""
 
 from __future__ import annotations
 

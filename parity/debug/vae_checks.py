@@ -1,6 +1,8 @@
-"""What is known to go wrong in a video decoder, each told from its runs alone, without the reference."""
+"""Checks for what is known to go wrong in a video decoder, made on its own runs, without the reference."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +10,7 @@ from ..tap.trace import Tensor, Trace
 from .measures import distance
 from .subject import Subject
 
+Rows = list[tuple[Any, ...]]  # stage, std of each side, r of two latents on each side
 SAME = 0.99  # r of two decoded random latents above which they are the same video
 
 
@@ -44,7 +47,7 @@ def untold(runs: dict[str, Trace]) -> str | None:
     return None
 
 
-def alike(rows: list[tuple], sides: int) -> str | None:
+def alike(rows: Rows, sides: int) -> str | None:
     for row in rows:
         r = row[1 + sides]
         if not r <= SAME:
@@ -74,20 +77,26 @@ def no_bytes(trace: Trace) -> str | None:
     if chunk.dtype != "uint8":
         low, high = chunk.values.min(), chunk.values.max()
         return (
-            f"decode_video hands on {chunk.dtype} from {low:.2f} to {high:.2f} of shape {chunk.values.shape}, expected "
+            f"decode_video returns {chunk.dtype} from {low:.2f} to {high:.2f} of shape {chunk.values.shape}, expected "
             "bytes (frames, height, width, 3): an image library says TypeError: Cannot handle this data type."
         )
     if chunk.values.shape[-1] != 3:
-        return f"decode_video hands on frames of shape {chunk.values.shape}, expected (frames, height, width, 3)."
+        return f"decode_video returns frames of shape {chunk.values.shape}, expected (frames, height, width, 3)."
     return None
 
 
 def stage_output(trace: Trace, tap: str) -> np.ndarray:
-    return trace.calls[tap, 0].outputs[""].values
+    return _output(trace, tap).values
 
 
 def decoded(trace: Trace) -> np.ndarray:
-    return trace.calls["VideoDecoder", 0].outputs[""].values
+    return _output(trace, "VideoDecoder").values
+
+
+def _output(trace: Trace, tap: str) -> Tensor:
+    found = trace.calls[tap, 0].outputs[""]
+    assert isinstance(found, Tensor)
+    return found
 
 
 def light_of(video: np.ndarray) -> float:

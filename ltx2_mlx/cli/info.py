@@ -1,0 +1,46 @@
+"""``ltx2-mlx info``: the components of a checkpoint, and whether each is whole."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+from ..errors import WeightsError
+from ..loading.checkpoint import PREFIXES, read_checkpoint
+from ..loading.load import COMPONENTS, SHARED, build
+
+
+def info(path: str | Path) -> str:
+    """A table of the checkpoint's components. Raises CheckpointError where one is not whole."""
+    checkpoint = read_checkpoint(path)
+    version, config = checkpoint.version, checkpoint.config
+    parts = checkpoint.components()
+    if unknown := parts.get(""):
+        names = list(unknown)
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise WeightsError(f"{path}: left over, of no known component: {', '.join(names[:8])}{more}")
+    states = {}
+    for part in dict.fromkeys(PREFIXES.values()):
+        if part in COMPONENTS and checkpoint.holds(part):
+            build(part, checkpoint)
+            states[part] = "whole: every key used once, every shape right"
+        elif users := [c for c, shared in SHARED.items() if part in shared.values()]:
+            states[part] = f"used by {' and '.join(users)}" if part in parts else "missing"
+        else:
+            states[part] = "present, not checked: this version does not build it" if part in parts else "missing"
+    stated = "" if "model_version" in checkpoint.metadata else " (not stated; read as ltx-pipelines reads it)"
+    total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    lines = [f"{path}", f"  version   {version}{stated}", f"  sections  {', '.join(config)}"]
+    lines += [f"  tensors   {gigabytes(total)}", ""]
+    lines.append(f"  {'component':<20}{'tensors':>8}{'parameters':>16}{'size':>11}  {'dtypes':<10} state")
+    for part, state in states.items():
+        tensors = [checkpoint.tensors[key] for key in parts.get(part, {}).values()]
+        parameters = sum(prod(tensor.shape) for tensor in tensors)
+        dtypes = "/".join(sorted({tensor.dtype for tensor in tensors})) or "-"
+        size = gigabytes(sum(tensor.nbytes for tensor in tensors))
+        lines.append(f"  {part:<20}{len(tensors):>8}{parameters:>16,}{size:>11}  {dtypes:<10} {state}")
+    return "\n".join(lines)
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,94 @@
+"""One place of a run, named by a tap or by the words of a report's line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from ltx2_mlx.errors import InputError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of a report: ``name`` is the tap, ``tap:arg`` what flows into it; empty for the first that fails."""
+
+    stage: str
+    config: str
+    case: str
+    lane: str
+    name: str = ""
+    call: int = 0
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Place:
+        """The place of a row of ``results.json``."""
+        return cls(*(row[key] for key in ("stage", "config", "case", "lane", "name", "call")))
+
+    @property
+    def words(self) -> str:
+        """The words of the report's line, quoted for a shell."""
+        name = f"{self.name}#{self.call}" if self.call else self.name
+        words = (self.stage, self.config, self.case, self.lane, *([name] if name else []))
+        return " ".join(quote(word) for word in words)
+
+    @property
+    def tap(self) -> str:
+        """The tap, without the argument."""
+        return self.name.partition(":")[0]
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """What to run for this place, ready for a shell."""
+        return {verb: f"python -m parity {verb} {self.words}" for verb in ("explain", "bisect")}
+
+    @property
+    def dtype(self) -> str:
+        return self.case.partition("@")[2] or "float32"
+
+    @property
+    def where(self) -> dict[str, str]:
+        """The place's run on the reference's inputs, as a row names it."""
+        lane = "A" if self.dtype == "float32" else "B"
+        return {"stage": self.stage, "config": self.config, "case": self.case, "lane": lane}
+
+
+def find(words: list[str], results: Path) -> Place:
+    """One word is a tap of ``results`` (a name, a glob, or ``first``: the first that fails); more are a report's line:
+    STAGE CONFIG [CASE [LANE [TAP]]]. Raises InputError."""
+    if len(words) > 5:
+        raise InputError(
+            f"{len(words)} words given; expected a tap, or STAGE CONFIG CASE LANE TAP as the report has it"
+        )
+    if len(words) > 1:
+        stage, config, case, lane, tap = (*words, *("", "", "base", "A", "")[len(words) :])
+        name, _, call = tap.partition("#")
+        return Place(stage, config, case, lane, name, int(call) if call.isdigit() else 0)
+    return _in_results(words[0] if words else "first", results)
+
+
+def _in_results(tap: str, path: Path) -> Place:
+    try:
+        rows = json.loads(path.read_text())["taps"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not the results of a run ({error}). Make them with: parity run; or name the place: STAGE CONFIG "
+            "CASE LANE TAP"
+        ) from None
+    named = rows if tap == "first" else [row for row in rows if _matches(row, tap)]
+    failed = sorted((row for row in named if row["verdict"] != "pass"), key=lambda row: bool(row["lane"] == "C"))
+    if not named or (tap == "first" and not failed):
+        what = f"no tap '{tap}'" if tap != "first" else "nothing failed"
+        raise InputError(f"{what} in {path}")
+    return Place.of((failed or named)[0])
+
+
+def _matches(row: dict[str, Any], tap: str) -> bool:
+    """Whether a row is at the tap, by name or glob, or inside it."""
+    name, _, call = tap.partition("#")
+    if call and str(row["call"]) != call:
+        return False
+    return fnmatchcase(row["name"], name) or row["name"].startswith((f"{name}.", f"{name}:"))

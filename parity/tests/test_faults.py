@@ -1,0 +1,83 @@
+"""The gate can fail: a planted fault is red at the tap it belongs to, an unplanted copy is green, and each fault is
+declared in full. A sample of the faults, spread over the stages; ``make selftest`` plants them all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ltx2_mlx
+from parity.faults.catalogue import (
+    BY_ID,
+    CAUSES,
+    EDITS,
+    FAULTS,
+    FILES,
+    NOT_APPLICABLE,
+    Fault,
+    StaleFaultError,
+    planted,
+)
+from parity.faults.selftest import Bench, Cell, sample
+
+SOURCE = Path(ltx2_mlx.__file__).parent
+PARTS = [m for m in FAULTS if not m.stage.startswith("pipelines.")]  # whole pipelines: see test_pipelines.py
+SAMPLE = sample([m for m in PARTS if m.dtype == "float32" and not m.equivalent], 26)
+HALF = [m for m in FAULTS if m.id in ("P01", "P08", "P09b")]
+
+
+@pytest.fixture(scope="module")
+def benches(checkpoints: object) -> dict[Cell, Bench]:
+    return {}
+
+
+def bench(benches: dict[Cell, Bench], m: Fault) -> Bench:
+    cell = m.stage, m.config, m.dtype
+    if cell not in benches:
+        benches[cell] = Bench(cell)
+    return benches[cell]
+
+
+@pytest.mark.parametrize("fault", [*SAMPLE, *HALF], ids=lambda m: m.id)
+def test_planted_fault_is_found_where_it_is(benches: dict[Cell, Bench], fault: Fault) -> None:
+    found = bench(benches, fault).plant(fault)
+    if fault.equivalent:
+        assert not found.detected and not found.why
+        return
+    assert found.detected, f"{fault.description}: not noticed: {found.why}"
+    assert found.localised, f"{fault.description}: first seen at {found.first_tap}: {found.why}"
+    assert fault.loads or found.signs
+
+
+CASES = {(m.stage, m.config, m.dtype, m.case): m for m in [*SAMPLE, *HALF] if not m.loads}
+
+
+@pytest.mark.parametrize("fault", CASES.values(), ids=lambda m: f"{m.stage}-{m.config}-{m.case}-{m.dtype}")
+def test_unplanted_copy_is_green(benches: dict[Cell, Bench], fault: Fault) -> None:
+    rows, _ = bench(benches, fault).rows(fault.case, None)
+    failed = [row for row in rows if row.verdict != "pass"]
+    assert not failed, f"{failed[0].place}: {failed[0].why}"
+
+
+def test_stale_fault_says_so() -> None:
+    stale = Fault("X", "a text that is not there", "types.py", "no such text", "")
+    with pytest.raises(StaleFaultError, match=r"X is stale: its text stands 0 times in types\.py"), planted(stale):
+        pass
+
+
+@pytest.mark.parametrize("fault", EDITS, ids=lambda m: m.id)
+def test_every_fault_applies_once_and_has_a_cause(fault: Fault) -> None:
+    compile(fault.applied((SOURCE / fault.file).read_text()), fault.file, "exec")
+    assert fault.cause in CAUSES
+    assert bool(fault.tap) is (fault.seen_by == "stage")
+
+
+def test_the_list_of_faults_is_long_and_unambiguous() -> None:
+    assert len(BY_ID) == len(EDITS) + len(FILES), "an id stands for one fault"
+    assert len(FAULTS) >= 90
+    known = {m.known for m in FAULTS if m.known}
+    assert len(known) >= 60 and not known & NOT_APPLICABLE.keys()
+    assert all(re.fullmatch(r"[A-Z]\d\d", name) for name in known | NOT_APPLICABLE.keys())
+    assert {m.cause for m in FAULTS} == CAUSES.keys() >= {m.cause for m in FILES}
