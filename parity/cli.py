@@ -5,28 +5,55 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
+from ltx2_mlx import __version__
 from ltx2_mlx.errors import LTX2Error
 
-from .commands import accept, bisect, check, debug, diff, explain, record, report, run, selftest, tables
-from .commands import list as list_command
-from .judge.results import EXIT_USAGE
-
-VERBS = (run, list_command, check, record, report, diff, accept, explain, bisect, selftest, debug, tables)
+VERBS = (
+    "run", "list", "check", "record", "report", "diff", "accept", "explain", "bisect", "selftest", "debug", "tables",
+)  # fmt: skip
+EXIT_USAGE = 2
+HARNESS, MLX = "parity,reference", "cpu"  # extras of the package
+EXTRAS = dict.fromkeys(
+    ("rich", "matplotlib", "torch", "torchaudio", "ltx_core", "ltx_pipelines", "transformers"), HARNESS
+) | {"mlx": MLX}
 
 
 def parser() -> argparse.ArgumentParser:
+    """Every verb with its flags. A verb that cannot be imported, for want of an extra, is there and says so."""
     made = argparse.ArgumentParser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
+    made.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
     for verb in VERBS:
-        verb.register(commands)
+        try:
+            import_module(f".commands.{verb}", __package__).register(commands)
+        except ImportError as error:
+            lacking = commands.add_parser(verb, help=_remedy(error), add_help=False)
+            lacking.set_defaults(lacking=_remedy(error))
     return made
 
 
+def _remedy(error: ImportError) -> str:
+    """What to install for a library that an import did not find. Raises the error for one that no extra holds."""
+    library = (error.name or "").partition(".")[0]
+    if library not in EXTRAS:
+        raise error
+    return f"needs {library}, which is not installed: pip install 'ltx2-mlx[{EXTRAS[library]}]'"
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    made = parser()
+    args, rest = made.parse_known_args(argv)
+    if remedy := getattr(args, "lacking", None):
+        print(f"ltx2-parity: {args.command} {remedy}", file=sys.stderr)
+        return EXIT_USAGE
+    if rest:
+        made.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return args.handler(args)
+        return int(args.handler(args))
     except LTX2Error as error:
         print(f"ltx2-parity: {error}", file=sys.stderr)
-        return EXIT_USAGE
+    except ImportError as error:
+        print(f"ltx2-parity: {args.command} {_remedy(error)}", file=sys.stderr)
+    return EXIT_USAGE

@@ -118,11 +118,11 @@ def decode_audio_from_file(
 ) -> Audio | None:
     """``(1, channels, samples)`` float32 in [−1, 1] of ``max_duration`` seconds at most from ``start_time`` on.
 
-    None where there is no sound, or none in that window. Read to its end, an AAC track brings up to 1,023 samples of
-    padding. Unlike the reference, this reads files that state no duration, and centres 8-bit sound on 0.
+    None where there is no audio, or none in that window. Read to its end, an AAC track brings up to 1,023 samples of
+    padding. Unlike the reference, this reads files that state no duration, and centres 8-bit audio on 0.
     """
     if start_time < 0 or (max_duration is not None and max_duration <= 0):
-        raise InputError(f"sound from {start_time} s for {max_duration} s, expected a start ≥ 0 and a duration > 0")
+        raise InputError(f"audio from {start_time} s for {max_duration} s, expected a start ≥ 0 and a duration > 0")
     with _reading(path) as container:
         if not container.streams.audio:
             return None

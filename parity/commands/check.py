@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from ..judge.results import Results
+from ..run.pool import count
 from ..run.resume import Part
 from ..run.tracefile import TraceError, open_trace
 
@@ -19,10 +20,16 @@ def register(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the trace's one checkpoint is now")
     check.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
     check.add_argument("--json", type=Path, default=REPORTS / "results.json", metavar="PATH")
+    check.add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="processes at once (default: as many as the cores and the free memory allow)",
+    )
     check.set_defaults(handler=_check)
 
 
-def check(path: Path, checkpoint: Path | None = None, device: str | None = None) -> Results:
+def check(path: Path, checkpoint: Path | None = None, device: str | None = None, jobs: int | None = None) -> Results:
     """Judge ours against every cell of a trace. Raises TraceError where it is not as it was recorded."""
     from ..run.coverage import unseen
     from ..run.environment import default_device
@@ -30,7 +37,8 @@ def check(path: Path, checkpoint: Path | None = None, device: str | None = None)
 
     trace, device = open_trace(path, checkpoint), device or default_device()
     tasks = [(path, checkpoint, index, device) for index in range(len(trace.cells))]
-    results = in_processes(_check_cell, tasks, device)
+    names = [f"check {entry['stage']} {entry['config']}" for entry in trace.manifest["cells"]]
+    results = in_processes(_check_cell, tasks, names, device, jobs=jobs)
     recorded = {name: value for name, value in trace.manifest["versions"].items() if name not in ("device", "mlx")}
     results.environment |= {f"{name} of the trace": value for name, value in recorded.items()}
     whole = [cell for cell, entry in zip(trace.cells, trace.manifest["cells"], strict=True) if entry["inventory"]]
@@ -54,7 +62,7 @@ def _check(args: argparse.Namespace) -> int:
     from ..report import terminal
 
     start = time.monotonic()
-    results = check(args.trace, args.checkpoint, args.device)
+    results = check(args.trace, args.checkpoint, args.device, args.jobs)
     results.seconds = time.monotonic() - start
     try:
         results.write(args.json)

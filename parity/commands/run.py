@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..judge.results import EXIT_USAGE
+from ..run.pool import count
 
 REPORTS = Path("reports") / "latest"
 
@@ -29,6 +30,12 @@ def register(commands: argparse._SubParsersAction) -> None:
     )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was killed: keep its finished cells")
+    run.add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="processes at once (default: as many as the cores and the free memory allow)",
+    )
     run.set_defaults(handler=_run)
 
 
@@ -67,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
     cells = args.json.with_suffix(".cells")
-    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume)
+    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume, args.jobs)
     results.explanation = explain_first(results)
     results.seconds = time.monotonic() - start
     results.write(args.json)

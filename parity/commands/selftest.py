@@ -14,6 +14,7 @@ from ..faults.catalogue import FAULTS, NOT_APPLICABLE
 from ..faults.likely_causes import learn
 from ..faults.selftest import DETECTED, LOCALISED, Score, run, sample
 from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
+from ..run.pool import count
 from ..sides.fixtures import ensure_fixtures
 
 REPORT = Path("reports") / "latest" / "selftest.json"
@@ -33,6 +34,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
     parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the results are written")
     parser.add_argument("--learn", action="store_true", help="keep what each fault looks like, for parity explain")
+    parser.add_argument(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help="processes at once (default: as many as the cores and the free memory allow)",
+    )
     parser.set_defaults(handler=_selftest)
 
 
@@ -52,7 +59,11 @@ def _selftest(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     ensure_fixtures()
     start = time.monotonic()
-    score = run(chosen, args.seed, lambda line: print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr))
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr)
+
+    score = run(chosen, args.seed, progress, args.jobs)
     document = score.document()
     args.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     if args.learn:

@@ -8,12 +8,9 @@ error names the expected tensor. Clean copies of the product must pass with the 
 from __future__ import annotations
 
 import importlib
-import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from typing import Any
 
 from ..declare.inputs import seeded
@@ -25,6 +22,7 @@ from ..judge.verdicts import tensors
 from ..run import pipelines as pipeline_runs
 from ..run.environment import default_device
 from ..run.live import Runner
+from ..run.pool import spread
 from ..run.recorded import Recorded
 from ..sides.pair import Pair
 from .catalogue import NOT_APPLICABLE, Fault, StaleFaultError, planted
@@ -268,11 +266,15 @@ def perform(task: Task) -> tuple[list[Outcome], list[str], int]:
     return outcomes, alarms, judged
 
 
-def run(chosen: list[Fault], seed: int = 0, progress: Callable[[str], None] = lambda line: None) -> Score:
-    """Plant ``chosen``, one process a core; outcomes in their order."""
+def run(
+    chosen: list[Fault],
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+    jobs: int | None = None,
+) -> Score:
+    """Plant ``chosen``, in ``jobs`` processes; outcomes in their order."""
     start, score = time.monotonic(), Score(seed)
     work = tasks(chosen, seed, score.clean_seeds)
-    jobs = min(len(work), os.cpu_count() or 1)
 
     def collect(parts: Iterable[tuple[list[Outcome], list[str], int]]) -> None:
         for done, (outcomes, alarms, count) in enumerate(parts, 1):
@@ -281,11 +283,8 @@ def run(chosen: list[Fault], seed: int = 0, progress: Callable[[str], None] = la
             score.false_alarms += alarms
             score.clean_tensors += count
 
-    if jobs == 1:
-        collect(map(perform, work))
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            collect(pool.map(perform, work))
+    names = [f"selftest {' '.join(task.cell)} {task.case}" for task in work]
+    collect(map(perform, work) if len(work) == 1 or jobs == 1 else spread(perform, work, names, jobs))
     order = {m.id: i for i, m in enumerate(chosen)}
     score.outcomes.sort(key=lambda f: order[f.id])
     score.seconds = time.monotonic() - start

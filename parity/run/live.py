@@ -152,8 +152,9 @@ def run(
     progress: Callable[[str], None] = lambda line: None,
     keep: Path | None = None,
     resume: bool = False,
+    jobs: int | None = None,
 ) -> Results:
-    """Every chosen cell, one process a core; what they found, in the order in which they were chosen.
+    """Every chosen cell, in ``jobs`` processes; what they found, in the order in which they were chosen.
 
     keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
     """
@@ -165,7 +166,8 @@ def run(
     if resume:
         progress(f"{sum(part is not None for part in known)} of {len(chosen)} cells kept from the run before")
     tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
-    results = in_processes(_run_cell, tasks, device, progress, known)
+    names = [f"run {stage.name} {config} {lanes}" for stage, config in chosen]
+    results = in_processes(_run_cell, tasks, names, device, progress, known, jobs)
     parts = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
     results.stages = manifest(parts)
     results.unseen = unseen(results, parts) if "A" in lanes and checkpoint is None else []

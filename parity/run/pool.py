@@ -1,46 +1,169 @@
-"""Work spread over processes."""
+"""Work spread over processes, as many as the cores and the free memory allow."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from heapq import nlargest
 from multiprocessing import get_context
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 from ..judge.results import Results
 from .environment import environment
 from .resume import Part
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Costs = dict[str, tuple[float, float]]  # by the name of a task: seconds, and the most memory (GB) that its process held
+
+COSTS = Path("reports") / "costs.json"  # of the last run of each task
+UNKNOWN = (0.0, 2.2)  # of a task that has not run here; 2.2 GB is the most that one of the tiny checkpoints' cells took
+SPARE = 0.9  # the part of the free memory that may be used
+
 
 def in_processes(
-    work: Callable[[Any], Part],
-    tasks: Sequence[Any],
+    work: Callable[[Task], Part],
+    tasks: Sequence[Task],
+    names: Sequence[str],
     device: str,
     progress: Callable[[str], None] = lambda line: None,
     known: Sequence[Part | None] | None = None,
+    jobs: int | None = None,
 ) -> Results:
-    """``work`` on every task that is not ``known``, one process a core; what they found, in the order of the tasks."""
+    """``work`` on every task that is not ``known``; what was found, in the order of the tasks."""
     known = known or [None] * len(tasks)
-    open_tasks = [task for task, part in zip(tasks, known, strict=True) if part is None]
+    todo = [index for index, part in enumerate(known) if part is None]
+    jobs = jobs or jobs_for_tasks([names[index] for index in todo])
+    found = spread(work, [tasks[index] for index in todo], [names[index] for index in todo], jobs)
     results = Results(environment=environment(device))
-    jobs = max(1, min(len(open_tasks), os.cpu_count() or 1))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        found = pool.map(work, open_tasks)
-        for done, earlier in enumerate(known, 1):
-            part, peak = earlier or next(found)
-            progress(f"{done} of {len(tasks)} cells done")
-            results.rows += part.rows
-            results.coverage += part.coverage
-            results.pipelines += part.pipelines
-            results.carried += part.carried
-            results.peak_gb = max(results.peak_gb, peak)
-    results.peak_gb *= jobs
+    peaks: list[float] = []
+    for done, earlier in enumerate(known, 1):
+        part, peak = earlier or next(found)
+        progress(f"{done} of {len(tasks)} cells done")
+        results.rows += part.rows
+        results.coverage += part.coverage
+        results.pipelines += part.pipelines
+        results.carried += part.carried
+        peaks.append(peak)
+    results.peak_gb = sum(nlargest(jobs, peaks))
+    found.close()
     for order, row in enumerate(results.rows):
         row.order = order
     return results
+
+
+def spread(
+    work: Callable[[Task], Result], tasks: Sequence[Task], names: Sequence[str], jobs: int | None = None
+) -> Generator[Result, None, None]:
+    """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks."""
+    costs = known_costs()
+    found: Costs = {}
+    order = sorted(range(len(tasks)), key=lambda index: -costs.get(names[index], UNKNOWN)[0])
+    with ProcessPoolExecutor(jobs or jobs_for_tasks(names), mp_context=get_context("spawn")) as pool:
+        futures = {index: pool.submit(_measured, work, tasks[index]) for index in order}
+        try:
+            for index, name in enumerate(names):
+                result, seconds, peak = futures.pop(index).result()
+                found[name] = round(seconds, 2), round(peak, 3)
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+            _keep(costs | found)
+
+
+def _measured(work: Callable[[Task], Result], task: Task) -> tuple[Result, float, float]:
+    start = time.monotonic()
+    return work(task), time.monotonic() - start, peak_gb()
+
+
+# ---- how many --------------------------------------------------------------------------------------------------------
+
+
+def jobs_for(cores: int, free_bytes: float, peaks: Sequence[float]) -> int:
+    """The most processes, up to one a core and one a task, whose tasks fit the memory even if the largest meet.
+
+    peaks: bytes that each task takes at its most. One process is the least, whatever is free.
+    """
+    jobs, taken = 0, 0.0
+    for peak in sorted(peaks, reverse=True)[:cores]:
+        taken += peak
+        if taken > SPARE * free_bytes:
+            break
+        jobs += 1
+    return max(jobs, 1)
+
+
+def jobs_for_tasks(names: Sequence[str]) -> int:
+    """``jobs_for`` on this machine, now, by what the tasks of these names took the last time."""
+    costs = known_costs()
+    return jobs_for(cores(), free_bytes(), [costs.get(name, UNKNOWN)[1] * 1e9 for name in names])
+
+
+def jobs_for_workers() -> int:
+    """``jobs_for`` where each process may take as much as the largest cell: for the workers of pytest."""
+    return jobs_for(cores(), free_bytes(), [UNKNOWN[1] * 1e9] * cores())
+
+
+def count(text: str) -> int:
+    """The number of ``--jobs``."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def free_bytes() -> float:
+    """Memory that processes can take without swapping: on this machine, or in this container where that is less."""
+    if sys.platform == "darwin":
+        return free_on_macos(subprocess.run(["vm_stat"], capture_output=True, text=True, check=True).stdout)
+    found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    free = int(found[1]) * 1024.0 if found else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, float(limit) - float(used))
+
+
+def free_on_macos(vm_stat: str) -> float:
+    """Pages that are free or can be at once, from the output of ``vm_stat``."""
+    page = re.search(r"page size of (\d+) bytes", vm_stat)
+    counts = re.findall(r"^Pages (?:free|inactive|speculative|purgeable): +(\d+)\.", vm_stat, re.MULTILINE)
+    return sum(map(int, counts)) * float(page[1] if page else 16384)
+
+
+# ---- what tasks took -------------------------------------------------------------------------------------------------
+
+
+def known_costs() -> Costs:
+    """What each task took the last time that it ran here."""
+    try:
+        return {name: (seconds, peak) for name, (seconds, peak) in json.loads(COSTS.read_text()).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep(costs: Costs) -> None:
+    """Write ``COSTS``, whole or not at all. Without it the next run is slower, no more: a failure is no error."""
+    scratch = COSTS.with_name(f"{COSTS.name}.{os.getpid()}")
+    try:
+        COSTS.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n")
+        scratch.replace(COSTS)
+    except OSError:
+        scratch.unlink(missing_ok=True)
 
 
 def peak_gb() -> float:
@@ -49,5 +172,6 @@ def peak_gb() -> float:
 
 
 def show_progress(line: str) -> None:
+    """Overwrite the terminal's last line; nothing where there is no terminal."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K  {line}", end="", file=sys.stderr, flush=True)

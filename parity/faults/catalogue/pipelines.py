@@ -134,7 +134,7 @@ PIPELINES = (
     ),
     _fault(
         "E11",
-        "the audio not guided",
+        "the sound not guided",
         "diffusion/denoisers.py",
         "            return guiders[k].calculate(",
         "            if k:\n                return conditioned[k]\n            return guiders[k].calculate(",
@@ -200,7 +200,7 @@ PIPELINES = (
     ),
     _fault(
         "E17",
-        "the audio guided with the video's parameters",
+        "the sound guided as the picture is",
         _TWO,
         _GUIDED,
         "guided(video_guider_params, video_guider_params, positive, negative)",
@@ -296,7 +296,7 @@ PIPELINES = (
     ),
     _fault(
         "E26",
-        "the given audio denoised, not kept",
+        "the given sound denoised",
         _STAGES,
         "denoise_mask=mx.zeros_like(audio.denoise_mask)",
         "denoise_mask=audio.denoise_mask",
@@ -306,7 +306,7 @@ PIPELINES = (
     ),
     _fault(
         "E27",
-        "all of the audio of a retake replaced, not the chosen span alone",
+        "the sound of a retake made anew as a whole",
         _RETAKE,
         "[audio_mask] if initial_audio is not None else []",
         "[]",
@@ -316,7 +316,7 @@ PIPELINES = (
     ),
     _fault(
         "E28",
-        "a retake that replaces the video and leaves the audio",
+        "a retake of the picture alone",
         _RETAKE,
         "audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))",
         "audio_mask = TemporalRegionMask(*(span if not regenerate_audio else (0.0, 0.0, shape.fps)))",

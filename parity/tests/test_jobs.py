@@ -1,0 +1,85 @@
+"""Work spread over processes: how many, in which order, and what is remembered of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from parity.cli import main
+from parity.run import pool
+
+GB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "peaks", "jobs"),
+    [
+        (16, 8, [2.2] * 60, 3),  # 16 cores and 8 GB: three of the largest fit, a fourth does not
+        (16, 8, [2.2] + [0.4] * 60, 13),
+        (16, 64, [2.2] * 60, 16),
+        (16, 64, [2.2] * 5, 5),
+        (12, 16, [2.2] * 60, 6),
+        (3, 7, [2.2] * 60, 2),  # a hosted Apple runner
+        (2, 24, [2.2] * 60, 2),
+        (16, 1, [2.2] * 60, 1),  # one, whatever is free
+        (16, 8, [], 1),
+    ],
+)
+def test_jobs_fit_the_memory(cores: int, free: float, peaks: list[float], jobs: int) -> None:
+    found = pool.jobs_for(cores, free * GB, [peak * GB for peak in peaks])
+    assert found == jobs
+    assert found == 1 or sum(sorted(peaks)[-found:]) <= pool.SPARE * free
+
+
+def test_free_memory_on_macos_is_read_from_vm_stat() -> None:
+    lines = "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:   100.\nPages active:  900.\n"
+    lines += "Pages inactive:   50.\nPages speculative:  7.\nPages wired down:  300.\nPages purgeable:   3.\n"
+    assert pool.free_on_macos(lines) == 160 * 16384
+
+
+def test_this_machine_has_cores_and_memory() -> None:
+    assert pool.cores() >= 1 and pool.free_bytes() > 0
+    assert 1 <= pool.jobs_for_workers() <= pool.cores()
+
+
+def doze(task: tuple[float, Path]) -> str:
+    seconds, log = task
+    with log.open("a") as file:
+        file.write(f"{seconds}\n")
+    time.sleep(seconds)
+    return f"dozed {seconds}"
+
+
+def test_the_longest_go_first_and_results_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "COSTS", tmp_path / "costs.json")
+    seconds, log = [0.0, 0.4, 0.2], tmp_path / "log"
+    tasks, names = [(s, log) for s in seconds], ["a", "b", "c"]
+    for known, expected in (("{}", [0.0, 0.4, 0.2]), ('{"a": [1, 1], "b": [9, 1], "c": [5, 1]}', [0.4, 0.2, 0.0])):
+        pool.COSTS.write_text(known)
+        log.write_text("")
+        assert list(pool.spread(doze, tasks, names, 1)) == [f"dozed {s}" for s in seconds]
+        assert [float(line) for line in log.read_text().split()] == expected
+    costs = pool.known_costs()
+    assert costs["b"][0] >= 0.4 and all(0 < peak < pool.UNKNOWN[1] for _, peak in costs.values())
+
+
+def fail(task: int) -> int:
+    return 1 // task
+
+
+def test_what_is_known_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "COSTS", tmp_path / "costs.json")
+    with pytest.raises(ZeroDivisionError):
+        list(pool.spread(fail, [1, 0, 1], ["one", "none", "last"], 1))
+    assert set(pool.known_costs()) == {"one"}
+    pool.COSTS.write_text("not JSON")
+    assert pool.known_costs() == {}
+
+
+@pytest.mark.parametrize("verb", [["run"], ["check", "trace.json"], ["selftest"]])
+def test_no_jobs_are_refused(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*verb, "--jobs", "0"])
+    assert "argument --jobs: invalid count value: '0'" in capsys.readouterr().err
