@@ -48,8 +48,9 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
             container.mux(stream.encode(frame.reformat(format="yuv420p")))
             container.mux(stream.encode())
         file.seek(0)
-        with av.open(file) as container:
-            return next(container.decode(video=0)).to_ndarray(format="rgb24")
+        with av.open(file, "r") as decoded:
+            pixels: np.ndarray = next(decoded.decode(video=0)).to_ndarray(format="rgb24")
+            return pixels
 
 
 def resize_aspect_ratio_preserving(image: np.ndarray, long_side: int) -> np.ndarray:
@@ -57,8 +58,8 @@ def resize_aspect_ratio_preserving(image: np.ndarray, long_side: int) -> np.ndar
     height, width = image.shape[-3:-1]
     scale = long_side / float(max(height, width))
     resized = resize_and_center_crop(image, int(height * scale), int(width * scale))
-    frames = resized[0].transpose(1, 2, 3, 0)
-    return frames[0] if len(frames) == 1 else frames
+    frames: np.ndarray = resized[0].transpose(1, 2, 3, 0)
+    return np.asarray(frames[0]) if len(frames) == 1 else frames
 
 
 def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
