@@ -80,10 +80,10 @@ def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.nda
     weight_y, weight_x = weight_y[:, None, None], weight_x[:, None]
     rows = [frames[:, y].astype(np.float32) for y in (top, bottom)]
     upper, lower = (row[:, :, left] * (1 - weight_x) + row[:, :, right] * weight_x for row in rows)
-    result = upper * (1 - weight_y) + lower * weight_y
+    result: np.ndarray = upper * (1 - weight_y) + lower * weight_y
     if image.dtype == np.uint8:
         result = np.rint(result).astype(np.uint8)
-    return result.transpose(3, 0, 1, 2)[None]
+    return np.expand_dims(result.transpose(3, 0, 1, 2), 0)
 
 
 def _bilinear(source: int, target: int, kept: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
