@@ -14,6 +14,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The number for ``-n auto``: a worker holds torch and a reference model, and not every machine has the memory."""
+    from parity.run.pool import jobs_for_workers
+
+    return jobs_for_workers()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     import mlx.core as mx
 

@@ -273,7 +273,7 @@ def test_the_encoder_is_given_what_the_reference_gives_it(tmp_path: Path, monkey
 
 
 def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
-    """With x264's own options this clip gave 7 files in 80 encodings on a CPU with AVX-512."""
+    """With x264's own options a clip of this kind gave 7 files in 80 encodings on a CPU with AVX-512."""
     blocks = np.random.default_rng(1).integers(0, 256, (42, 50, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     video = np.stack([blocks[i : i + 96, 2 * i : 2 * i + 160] for i in range(30)])
     files, pictures = set(), set()

@@ -48,8 +48,9 @@ def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
             container.mux(stream.encode(frame.reformat(format="yuv420p")))
             container.mux(stream.encode())
         file.seek(0)
-        with av.open(file) as container:
-            return next(container.decode(video=0)).to_ndarray(format="rgb24")
+        with av.open(file, "r") as decoded:
+            pixels: np.ndarray = next(decoded.decode(video=0)).to_ndarray(format="rgb24")
+            return pixels
 
 
 def resize_aspect_ratio_preserving(image: np.ndarray, long_side: int) -> np.ndarray:
@@ -57,8 +58,8 @@ def resize_aspect_ratio_preserving(image: np.ndarray, long_side: int) -> np.ndar
     height, width = image.shape[-3:-1]
     scale = long_side / float(max(height, width))
     resized = resize_and_center_crop(image, int(height * scale), int(width * scale))
-    frames = resized[0].transpose(1, 2, 3, 0)
-    return frames[0] if len(frames) == 1 else frames
+    frames: np.ndarray = resized[0].transpose(1, 2, 3, 0)
+    return np.asarray(frames[0]) if len(frames) == 1 else frames
 
 
 def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -79,10 +80,10 @@ def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.nda
     weight_y, weight_x = weight_y[:, None, None], weight_x[:, None]
     rows = [frames[:, y].astype(np.float32) for y in (top, bottom)]
     upper, lower = (row[:, :, left] * (1 - weight_x) + row[:, :, right] * weight_x for row in rows)
-    result = upper * (1 - weight_y) + lower * weight_y
+    result: np.ndarray = upper * (1 - weight_y) + lower * weight_y
     if image.dtype == np.uint8:
         result = np.rint(result).astype(np.uint8)
-    return result.transpose(3, 0, 1, 2)[None]
+    return np.expand_dims(result.transpose(3, 0, 1, 2), 0)
 
 
 def _bilinear(source: int, target: int, kept: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

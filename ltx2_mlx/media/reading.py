@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -64,20 +64,28 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
 
 def probe(path: str | Path) -> MediaInfo:
     """Decode the whole of a file's first video and first audio stream, and tell what they are."""
-    found: dict[str, object] = {}
+    info = MediaInfo()
     with _reading(path) as container:
         if container.streams.video:
-            stream = container.streams.video[0]
-            found |= {"width": stream.codec_context.width, "height": stream.codec_context.height}
-            found |= {"fps": stream.average_rate, "frames": sum(1 for _ in container.decode(stream))}
+            video = container.streams.video[0]
+            size, frames = video.codec_context, sum(1 for _ in container.decode(video))
+            info = replace(info, width=size.width, height=size.height, fps=video.average_rate, frames=frames)
     with _reading(path) as container:
         if container.streams.audio:
-            stream = container.streams.audio[0]
-            samples = sum(frame.samples for frame in container.decode(stream))
-            if stream.duration is not None:
-                samples = min(samples, round(stream.duration * stream.time_base * stream.rate))
-            found |= {"sample_rate": stream.rate, "channels": stream.codec_context.channels, "samples": samples}
-    return MediaInfo(**found)
+            audio = container.streams.audio[0]
+            samples = sum(frame.samples for frame in container.decode(audio))
+            if audio.duration is not None:
+                samples = min(samples, round(audio.duration * _tick(audio, path) * audio.rate))
+            channels = audio.codec_context.channels
+            info = replace(info, sample_rate=audio.rate, channels=channels, samples=samples)
+    return info
+
+
+def _tick(stream: av.AudioStream, path: str | Path) -> Fraction:
+    """The unit of a stream's times, in seconds."""
+    if stream.time_base is None:
+        raise MediaError(f"{path}: states no time base of its audio")
+    return stream.time_base
 
 
 def get_videostream_metadata(path: str | Path) -> VideoStreamMetadata:
@@ -127,7 +135,7 @@ def decode_audio_from_file(
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
-        pieces, first_time = _audio_pieces(container, stream, start_time, max_duration)
+        pieces, first_time = _audio_pieces(container, stream, _tick(stream, path), start_time, max_duration)
     if not pieces:
         return None
     waveform = np.concatenate(pieces, axis=1)
@@ -139,21 +147,26 @@ def decode_audio_from_file(
 
 
 def _audio_pieces(
-    container: av.container.InputContainer, stream: av.AudioStream, start_time: float, max_duration: float | None
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    tick: Fraction,
+    start_time: float,
+    max_duration: float | None,
 ) -> tuple[list[np.ndarray], float]:
     """The codec's frames that touch the window, each ``(channels, samples)``, and when the first begins, in seconds."""
     if max_duration is not None:
         end_time = start_time + max_duration
     elif stream.duration is not None:
-        end_time = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        end_time = float(((stream.start_time or 0) + stream.duration) * tick)
     else:
         end_time = math.inf
-    container.seek(int(start_time / stream.time_base), stream=stream)
-    pieces, first_time = [], start_time
+    container.seek(int(start_time / tick), stream=stream)
+    pieces: list[np.ndarray] = []
+    first_time = start_time
     for frame in container.decode(stream):
         if frame.pts is None:
             continue
-        time = float(frame.pts * stream.time_base)
+        time = float(frame.pts * tick)
         if time + frame.samples / frame.sample_rate < start_time:
             continue
         if time > end_time:

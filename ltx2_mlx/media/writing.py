@@ -56,7 +56,7 @@ def encode_video(
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{path}: what is written is an MP4; give a name that ends in .mp4")
     pcm = None if audio is None else _pcm(audio)
-    if pcm and pcm.rate not in (rates := av.Codec("aac", "w").audio_rates):
+    if pcm and pcm.rate not in (rates := av.Codec("aac", "w").audio_rates or ()):
         raise InputError(f"audio at {pcm.rate} Hz; AAC takes {', '.join(map(str, sorted(rates)))}")
     chunks = _checked(video)
     first = next(chunks)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import runpy
-
-from ltx2_mlx.errors import InputError
+import importlib.util
 
 from ..declare.inputs import FIXTURES
 
 
 def ensure_fixtures() -> None:
     """Build the tiny checkpoints that are missing, and check all of them against their pinned hashes."""
-    path = FIXTURES.parent / "make.py"
-    if not path.exists():
-        raise InputError(
-            f"{path}: not found; the tiny checkpoints are built in a checkout of the project, not installed"
-        )
-    runpy.run_path(str(path))["ensure"](FIXTURES)
+    spec = importlib.util.spec_from_file_location("fixtures_make", FIXTURES.parent / "make.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    make.ensure(FIXTURES)

@@ -124,7 +124,11 @@ def browser(executable: str) -> Iterator[Page]:
                 yield Page(answers, commands)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 if __name__ == "__main__":

@@ -464,5 +464,6 @@ def test_the_filter_filters_and_a_link_opens_its_part(chromium: Page, pages: dic
     part = "document.getElementById('cell-transformer-tiny-2.0').open"
     assert chromium.evaluate(part) is False
     chromium.evaluate("document.querySelector('a[href=\"#cell-transformer-tiny-2.0\"]').click()")
-    chromium.evaluate("new Promise((done) => setTimeout(done, 50))")
+    look = f"function look(left) {{ {part} || !left ? done() : setTimeout(look, 5, left - 1); }}"
+    chromium.evaluate(f"new Promise((done) => {{ ({look})(2000); }})")
     assert chromium.evaluate(part) is True

@@ -15,7 +15,7 @@ from parity.judge.results import EXIT_OK, Results
 from parity.run.cells import select
 from parity.run.environment import default_device
 from parity.run.live import Runner
-from parity.run.resume import Cells, key
+from parity.run.resume import ROOT, Cells, key
 
 QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
 GLOBS = ("[pt][ar]*", "*y")  # just these two cells
@@ -23,14 +23,16 @@ GLOBS = ("[pt][ar]*", "*y")  # just these two cells
 
 def _command(out: Path, *more: str) -> list[str]:
     cells = ["--stage", GLOBS[0], "--config", GLOBS[1], "--lane", "A", "--device", default_device()]
-    return [sys.executable, "-m", "parity", "run", *cells, "--json", str(out), *more]
+    return [sys.executable, "-m", "parity", "run", *cells, "--jobs", "1", "--json", str(out), *more]
 
 
 def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: Path) -> None:
     chosen = select(*GLOBS)
     assert [(stage.name, config) for stage, config in chosen] == [QUICK, SLOW]
     out, cells = tmp_path / "results.json", tmp_path / "results.cells"
-    process = subprocess.Popen(_command(out), start_new_session=True, stderr=subprocess.DEVNULL)
+    # one process, and a folder where no times are known: the quick cell first, the slow one not before it has ended
+    here = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    process = subprocess.Popen(_command(out), start_new_session=True, stderr=subprocess.DEVNULL, **here)
     finished = cells / f"{QUICK[0]}.{QUICK[1]}.json"
     while not finished.exists():
         assert process.poll() is None, "it ended before it could be killed"
@@ -40,7 +42,7 @@ def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: 
     assert [file.name for file in cells.glob("*.json")] == [finished.name]
     assert out.read_text() == ""
 
-    done = subprocess.run(_command(out, "--resume"), capture_output=True, text=True)
+    done = subprocess.run(_command(out, "--resume"), capture_output=True, text=True, **here)
     assert done.returncode == EXIT_OK, done.stderr
     assert "1 of 2 cells kept" in done.stderr
     assert not cells.exists(), "what is in the report is not kept twice"

@@ -1,5 +1,7 @@
 """The torch side: the only place of the package that imports torch, ltx-core and ltx-pipelines."""
 
+from functools import partial
+
 from .components import BUILDERS, Tokenizer, Torch, loaded_weights
 from .loops import (
     euler_denoising_loop,
@@ -9,6 +11,11 @@ from .loops import (
     res2s_step,
     simple,
 )
+
+from ltx_pipelines.utils import media_io, samplers  # isort: skip  after components, which makes torchaudio importable
+
+for _module in (media_io, samplers):
+    _module.tqdm = partial(_module.tqdm, disable=True)  # no progress bars of the reference among our own lines
 
 __all__ = [
     "BUILDERS",
