@@ -78,7 +78,8 @@ class Runner:
             with torch.widened():
                 recorded.oracle = self._oracle(recorded, session)
         if free and not case.steps:
-            oracle = self._oracle(recorded, Session(torch, recorded.trace, only=handed_over(pair)))
+            session = Session(torch, recorded.trace, only=handed_over(pair), keeps="module outputs")
+            oracle = self._oracle(recorded, session)
             recorded.free = _outputs(oracle, module_taps(stage, oracle))
         return recorded
 
@@ -103,12 +104,14 @@ class Runner:
         return Recording(stage, config, inventory, self._cases(stage, config, lanes, case, pair))
 
     def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:
+        moving: dict[str, float] = {}
         if pair:
             for name, case in _matching(pair, glob):
                 self.progress(f"{stage.name} {config} {name}: float32")
                 recorded = self.record(pair, case, isolated="A" in lanes, free="C" in lanes)
                 if "A" in lanes and not case.steps:
-                    recorded.moving = self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace)
+                    recorded.moving = self.torch.influence(stage, pair.oracle, case, recorded.trace, moving)
+                    moving |= {name: max(share, moving.get(name, 0.0)) for name, share in recorded.moving.items()}
                 yield replace(recorded, name=name)
         for dtype in HALF if "B" in lanes else ():
             pair = self.load(stage, config, dtype)

@@ -9,9 +9,9 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 from unittest import mock
 
@@ -333,9 +333,15 @@ class Torch(Side):
             yield
 
     def influence(
-        self, stage: Stage, oracle: torch.nn.Module, case: Case, lane: str, source: Trace
+        self,
+        stage: Stage,
+        oracle: dict[str, torch.nn.Module],
+        case: Case,
+        source: Trace,
+        known: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, float]:
-        """Parameter → share of its elements that move a compared tensor.
+        """Parameter → share of its elements that move a compared tensor in a float32 case; without those that are
+        ``known`` to move whole.
 
         One grafted run with gradients: a parameter moves its own tap or the next tap's input, so nothing is diluted.
         """
@@ -347,18 +353,23 @@ class Torch(Side):
                 if isinstance(value, torch.Tensor) and value.requires_grad:
                     terms.append((value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum())
 
+        parameters = {
+            name: p for name, p in self.tensors(oracle[stage.component]).items() if known.get(name, 0.0) < 1.0
+        }
+        if not parameters:
+            return {}
         with torch.enable_grad():
-            parameters = self.tensors(oracle[stage.component])
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
-                parameter.grad = None
-            session = Session(self, source, oracle=True)
+            session = Session(self, source, oracle=True, keeps="nothing")
             session.on_values = collect
-            execute(self, stage, oracle, case, lane, "float64", session)
-            torch.stack(terms).sum().backward()
+            execute(self, stage, oracle, case, "float32", "float64", session)
+            if terms:
+                torch.stack(terms).sum().backward()
         moved = {}
         for name, parameter in parameters.items():
             gradient = parameter.grad
             moved[name] = 0.0 if gradient is None else float((gradient != 0).double().mean())
             parameter.requires_grad_(False)
+            parameter.grad = None
         return moved
