@@ -44,6 +44,7 @@ from ltx_core.loader.fuse_loras import apply_loras  # noqa: E402
 from ltx_core.loader.sft_loader import SafetensorsModelStateDictLoader  # noqa: E402
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
 from ltx_core.model import audio_vae  # noqa: E402
+from ltx_core.model.audio_vae import vocoder  # noqa: E402
 from ltx_core.model.transformer import (  # noqa: E402
     LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXModelConfigurator,
@@ -246,6 +247,14 @@ def loaded_weights(
     return {n: t.view(torch.uint8) if t.dtype == fp8 else t for n, t in module.state_dict().items()}
 
 
+@contextlib.contextmanager
+def filters_made_once() -> Iterator[None]:
+    """While it lasts, equal resampling filters of a vocoder are one tensor. ltx-core makes each of its 400 while it
+    builds the network on the meta device, for eight seconds, and then takes them from the checkpoint."""
+    with mock.patch.object(vocoder, "kaiser_sinc_filter1d", functools.cache(vocoder.kaiser_sinc_filter1d)):
+        yield
+
+
 class Torch(Side):
     key, method = "reference", "forward"
     containers = (torch.nn.Sequential, torch.nn.ModuleList)
@@ -286,7 +295,7 @@ class Torch(Side):
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         for file, strength in loras:
             builder = builder.lora(str(file), strength, LTXV_LORA_COMFY_RENAMING_MAP)
-        with mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
+        with filters_made_once(), mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
             if quantization:
                 module = _quantized(builder, self.dtype(dtype))
             else:

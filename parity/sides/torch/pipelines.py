@@ -9,6 +9,7 @@ Nothing in the packages is changed; while a run lasts, names in them stand for s
 - Gemma's buffers and its image tower's names: the reference was written for transformers 4.
 - ``apply_loras`` in float32: it leaves the weights that no LoRA touches in the dtype of the file.
 - The second-order loop in float32: its dtype is a default argument that the pipeline does not pass.
+- The vocoder's filters: see ``filters_made_once``.
 - Convolutions in bfloat16: without AVX-512 torch has none but scalar loops, 30 times slower than all the rest. They are
   done in float32 and rounded once, which is what the fast kernels do.
 
@@ -32,7 +33,7 @@ import transformers
 
 from ...declare.model import Files, Pipeline
 from ...tap.watch import Recording, record
-from .components import Torch  # first: it makes torchaudio importable
+from .components import Torch, filters_made_once  # first: it makes torchaudio importable
 
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
 from ltx_core.loader.module_ops import ModuleOps  # isort: skip
@@ -82,6 +83,7 @@ def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) ->
         def replace(owner: Any, **names: Any) -> None:
             undo.enter_context(mock.patch.multiple(owner, **names))
 
+        undo.enter_context(filters_made_once())
         for user in (module, helpers):
             replace(user, torch=_torch(dtype))
         replace(helpers, gc=SimpleNamespace(collect=lambda: None))
