@@ -9,7 +9,7 @@ import numpy as np
 from ltx2_mlx.errors import WeightsError
 
 from ..declare.inputs import normal
-from ..declare.model import Case, Data, Part
+from ..declare.model import Case, Data, Loaded
 from ..tap.trace import Trace
 from .finding import Finding, Lines, Pictures, Table
 from .measures import correlation, departures, first_departure, local_variance_ratio, std, tolerance
@@ -76,7 +76,7 @@ def _runs(subject: Subject, key: str, told: bool, noise: Trace | None) -> dict[s
         given = {} if timestep is None else {"timestep": Data(np.float32([timestep]))}
         runs[name] = subject.trace(key, "video_decoder", Case({"sample": Data(values), **given}), noise=noise)
         noise = noise or runs[name]
-    kwargs = {"latent": Data(random["A"]), "video_decoder": Part("video_decoder")}
+    kwargs = {"latent": Data(random["A"]), "video_decoder": Loaded("video_decoder")}
     runs["random A"].calls |= _bytes(subject, key, Case(kwargs, function="decode_video"), noise)
     return runs
 

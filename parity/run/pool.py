@@ -5,42 +5,34 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import TypeVar
 
-from ..judge.results import Results
-from .environment import environment
-from .resume import Part
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def processes(tasks: int) -> int:
+    """How many processes ``tasks`` are spread over: one a core."""
+    return max(1, min(tasks, os.cpu_count() or 1))
 
 
 def in_processes(
-    work: Callable[[Any], Part],
-    tasks: Sequence[Any],
-    device: str,
-    progress: Callable[[str], None] = lambda line: None,
-    known: Sequence[Part | None] | None = None,
-) -> Results:
-    """``work`` on every task that is not ``known``, one process a core; what they found, in the order of the tasks."""
-    known = known or [None] * len(tasks)
-    open_tasks = [task for task, part in zip(tasks, known, strict=True) if part is None]
-    results = Results(environment=environment(device))
-    jobs = max(1, min(len(open_tasks), os.cpu_count() or 1))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        found = pool.map(work, open_tasks)
-        for done, earlier in enumerate(known, 1):
-            part, peak = earlier or next(found)
-            progress(f"{done} of {len(tasks)} cells done")
-            results.rows += part.rows
-            results.coverage += part.coverage
-            results.pipelines += part.pipelines
-            results.carried += part.carried
-            results.peak_gb = max(results.peak_gb, peak)
-    results.peak_gb *= jobs
-    for order, row in enumerate(results.rows):
-        row.order = order
-    return results
+    work: Callable[[Task], Result], tasks: Sequence[Task], later: Callable[[Task], int] = lambda task: 0
+) -> Iterator[Result]:
+    """Yield what ``work`` returns for each task, in the order of the tasks.
+
+    later: tasks with a smaller number are begun first; the longest should be, so that all processes end together.
+    """
+    with ProcessPoolExecutor(processes(len(tasks)), mp_context=get_context("spawn")) as pool:
+        try:
+            begun = {i: pool.submit(work, tasks[i]) for i in sorted(range(len(tasks)), key=lambda i: later(tasks[i]))}
+            for i in range(len(tasks)):
+                yield begun.pop(i).result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def peak_gb() -> float:

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..declare.model import Files, Pipeline
-from ..tap.watch import Recording, record
+from ..tap.watch import Watched, record
 from .mlx import MLX
 
 
@@ -39,9 +39,9 @@ class Replay:
         return self._next(shape).astype(np.float64)
 
 
-def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Recording:
+def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Watched:
     """Our pipeline with the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
-    side, recording, replay, start = MLX(), Recording(), Replay(noise), time.monotonic()
+    side, recording, replay, start = MLX(), Watched(), Replay(noise), time.monotonic()
 
     def arguments(of: Callable[[Files], dict[str, Any]]) -> dict[str, Any]:
         return side.materialise(of(files), pipeline, dtype, dtype)

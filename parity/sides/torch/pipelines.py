@@ -32,7 +32,7 @@ import torch
 import transformers
 
 from ...declare.model import Files, Pipeline
-from ...tap.watch import Recording, record
+from ...tap.watch import Watched, record
 from .components import Torch, filters_made_once  # first: it makes torchaudio importable
 
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
@@ -45,9 +45,9 @@ def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
     return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
 
 
-def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Recording:
+def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Watched:
     """One run. The reference must not raise."""
-    side, recording, start = Torch(), Recording(), time.monotonic()
+    side, recording, start = Torch(), Watched(), time.monotonic()
     module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
 
     def call() -> tuple[Iterator[torch.Tensor], Any]:
@@ -63,7 +63,7 @@ def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Rec
 
 
 @contextlib.contextmanager
-def noise_recorded(into: Recording) -> Iterator[None]:
+def noise_recorded(into: Watched) -> Iterator[None]:
     original = torch.randn
 
     def randn(*args: Any, **kwargs: Any) -> torch.Tensor:
