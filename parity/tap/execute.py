@@ -38,7 +38,7 @@ def execute(
         if session is None:
             return run()
         taps = _module_taps(side, stage, modules, entry, session)
-        functions = [(tap, getattr(tap.at, side.key)) for tap in stage.functions if session.taps(tap)]
+        functions = [(tap, getattr(tap.at, side.key)) for tap in session.taps(stage.functions)]
         with tapped(session, taps, functions):
             return run()
 

@@ -23,8 +23,7 @@ _ALIASES = {"input": "x"}  # torch.nn's name for the one argument of a leaf laye
 class Session:
     """One tapped run. With ``source`` it grafts the taps ``only`` (globs) from that trace; without, it runs free.
 
-    keeps: what goes into the trace: all; of modules alone, their outputs (functions are then tapped only where they are
-    grafted); or nothing.
+    keeps: what goes into the trace: all; of modules alone, their outputs; or nothing.
     """
 
     def __init__(
@@ -49,10 +48,10 @@ class Session:
     def call(
         self,
         tap: str,
-        original: Callable,
+        original: Callable[..., Any],
         binder: Binder,
-        args: tuple,
-        kwargs: dict,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         wide: bool = False,
         injected: bool = False,
         channels_last: bool = False,
@@ -104,7 +103,7 @@ class Session:
         self,
         call: Call,
         known: Call | None,
-        original: Callable,
+        original: Callable[..., Any],
         bound: inspect.BoundArguments,
         channels_last: bool,
     ) -> None:
@@ -121,10 +120,12 @@ class Session:
         output = flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, {})
         call.outputs |= axis_moved(output, -1, 1) if channels_last else output
 
-    def taps(self, function: FunctionTap) -> bool:
-        """Whether a function is to be tapped: for its values, or to graft them."""
-        ends = (pattern.rpartition(".")[2] for pattern in self.only)
-        return self.keeps != "module outputs" or function.injected or any(fnmatchcase(function.name, e) for e in ends)
+    def taps(self, functions: tuple[FunctionTap, ...]) -> tuple[FunctionTap, ...]:
+        """The functions to be tapped: all of them, or none where their values are not kept and none is grafted. A tap
+        is named after those around it, so one that is grafted needs them all."""
+        ends = [pattern.rpartition(".")[2] for pattern in self.only]
+        grafted = any(tap.injected or any(fnmatchcase(tap.name, end) for end in ends) for tap in functions)
+        return functions if self.keeps != "module outputs" or grafted else ()
 
     def name_of(self, function: str, owner: Any = None) -> str:
         """A function is named after the tap that calls it, a method called from outside its module after the module."""
