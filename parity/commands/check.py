@@ -6,10 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
-from ..judge.results import Results
 from ..run.pool import count
-from ..run.resume import Part
-from ..run.tracefile import TraceError, open_trace
+from ..run.tracefile import TraceError
 
 REPORTS = Path("reports") / "latest"
 
@@ -29,37 +27,9 @@ def register(commands: argparse._SubParsersAction) -> None:
     check.set_defaults(handler=_check)
 
 
-def check(path: Path, checkpoint: Path | None = None, device: str | None = None, jobs: int | None = None) -> Results:
-    """Judge ours against every cell of a trace. Raises TraceError where it is not as it was recorded."""
-    from ..run.coverage import unseen
-    from ..run.environment import default_device
-    from ..run.pool import in_processes
-
-    trace, device = open_trace(path, checkpoint), device or default_device()
-    tasks = [(path, checkpoint, index, device) for index in range(len(trace.cells))]
-    names = [f"check {entry['stage']} {entry['config']}" for entry in trace.manifest["cells"]]
-    results = in_processes(_check_cell, tasks, names, device, jobs=jobs)
-    recorded = {name: value for name, value in trace.manifest["versions"].items() if name not in ("device", "mlx")}
-    results.environment |= {f"{name} of the trace": value for name, value in recorded.items()}
-    whole = [cell for cell, entry in zip(trace.cells, trace.manifest["cells"], strict=True) if entry["inventory"]]
-    results.unseen = unseen(results, whole)
-    return results
-
-
-def _check_cell(task: tuple[Path, Path | None, int, str]) -> Part:
-    from ..run.environment import use_device
-    from ..run.pool import peak_gb
-    from ..run.replay import judge_recording
-
-    path, checkpoint, index, device = task
-    use_device(device)
-    results = Results()
-    judge_recording(open_trace(path, checkpoint).recording(index), results)
-    return results, peak_gb()
-
-
 def _check(args: argparse.Namespace) -> int:
     from ..report import terminal
+    from ..run.loop import check
 
     start = time.monotonic()
     results = check(args.trace, args.checkpoint, args.device, args.jobs)

@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..report.render import render
     from ..run import pipelines as pipeline_runs
     from ..run.cells import check_checkpoint, select
-    from ..run.live import run
+    from ..run.loop import run
     from ..sides.fixtures import ensure_fixtures
 
     lanes = args.lane.replace(",", "").upper()

@@ -15,7 +15,7 @@ from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
 
 from ..declare.inputs import FIXTURES, GEMMA, normal
-from ..declare.model import Case, Data, Obj, Pair, Stage
+from ..declare.model import Case, Counterparts, Data, Obj, Stage
 from ..declare.stages import stages
 from ..declare.stages.patchifiers import CLASSES as PATCHIFIERS
 from ..declare.stages.sampling import CLASSES as SAMPLING
@@ -28,15 +28,15 @@ from ..tap.side import Side, resolve
 from ..tap.trace import Trace
 
 _OWN = {
-    "LatentState": Pair("ltx_core.types:LatentState", "ltx2_mlx.types:LatentState"),
-    "EulerDiffusionStep": Pair(
+    "LatentState": Counterparts("ltx_core.types:LatentState", "ltx2_mlx.types:LatentState"),
+    "EulerDiffusionStep": Counterparts(
         "ltx_core.components.diffusion_steps:EulerDiffusionStep",
         "ltx2_mlx.diffusion.diffusion_steps:EulerDiffusionStep",
     ),
-    "euler_denoising_loop": Pair(
+    "euler_denoising_loop": Counterparts(
         "ltx_pipelines.utils.samplers:euler_denoising_loop", "ltx2_mlx.diffusion.samplers:euler_denoising_loop"
     ),
-    "simple_denoising_func": Pair(
+    "simple_denoising_func": Counterparts(
         "ltx_pipelines.utils.helpers:simple_denoising_func", "ltx2_mlx.diffusion.denoisers:simple_denoising_func"
     ),
 }

@@ -10,7 +10,7 @@ import numpy as np
 from ltx2_mlx.loading.checkpoint import read_checkpoint
 
 from ..declare.inputs import FIXTURES, normal
-from ..declare.model import Case, Data, Part
+from ..declare.model import Case, Data, Loaded
 from ..tap.trace import Tensor, Trace
 from .finding import Finding, Lines, Table
 from .measures import departures, distance, first_departure, std, tolerance
@@ -59,7 +59,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
 
 def _wrapped(subject: Subject, key: str, encoder: Path, latent: np.ndarray) -> tuple[Trace, np.ndarray]:
     """As the pipelines call it."""
-    kwargs = {"latent": Data(latent), "video_encoder": Part("video_encoder"), "upsampler": Part("upsampler")}
+    kwargs = {"latent": Data(latent), "video_encoder": Loaded("video_encoder"), "upsampler": Loaded("upsampler")}
     case = Case(kwargs, function="upsample_video")
     trace, result = subject.run(key, "upsampler", case, also={"video_encoder": encoder})
     return trace, subject.numpy(key, result)

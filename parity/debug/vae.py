@@ -10,7 +10,7 @@ import numpy as np
 from ltx2_mlx.errors import WeightsError
 
 from ..declare.inputs import normal
-from ..declare.model import Case, Data, Part
+from ..declare.model import Case, Data, Loaded
 from ..tap.trace import Call, Trace
 from .finding import Chart, Finding, Lines, Pictures, Table
 from .measures import correlation, departures, first_departure, local_variance_ratio, std, tolerance
@@ -77,7 +77,7 @@ def _runs(subject: Subject, key: str, told: bool, noise: Trace | None) -> dict[s
         given: dict[str, Any] = {} if timestep is None else {"timestep": Data(np.array([timestep], np.float32))}
         runs[name] = subject.trace(key, "video_decoder", Case({"sample": Data(values), **given}), noise=noise)
         noise = noise or runs[name]
-    kwargs = {"latent": Data(random["A"]), "video_decoder": Part("video_decoder")}
+    kwargs = {"latent": Data(random["A"]), "video_decoder": Loaded("video_decoder")}
     runs["random A"].calls |= _bytes(subject, key, Case(kwargs, function="decode_video"), noise)
     return runs
 

@@ -40,7 +40,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Part:
+class Loaded:
     """A loaded component of the stage, as an argument."""
 
     component: str
@@ -55,7 +55,7 @@ class DType(Enum):
 
 
 @dataclass(frozen=True)
-class Pair:
+class Counterparts:
     """The same thing on both sides, as ``module:attribute`` paths."""
 
     reference: str
@@ -74,7 +74,7 @@ class FunctionTap:
     """
 
     name: str
-    at: Pair
+    at: Counterparts
     exact: bool = False
     wide: bool = False
     injected: bool = False
@@ -98,7 +98,7 @@ class Step:
 @dataclass(frozen=True)
 class Case:
     """Inputs of one run: arguments of the stage's model (of its ``method``, or of a free ``function`` named in the
-    stage's classes, which takes loaded components as ``Part``), or steps for a stage without a model."""
+    stage's classes, which takes loaded components as ``Loaded``), or steps for a stage without a model."""
 
     kwargs: dict[str, Any] = field(default_factory=dict)
     method: str | None = None
@@ -132,7 +132,7 @@ class Stage:
     name: str
     component: str | None
     cases: Callable[[dict[str, Any]], dict[str, Case]]
-    classes: dict[str, Pair]
+    classes: dict[str, Counterparts]
     configs: tuple[str, ...]
     wrapper: str | None = None
     also: dict[str, str] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class Watch:
     """
 
     name: str
-    at: Pair
+    at: Counterparts
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
 
@@ -192,5 +192,5 @@ class Pipeline:
     init: Callable[[Files], dict[str, Any]]
     call: Callable[[Files], dict[str, Any]]
     watches: tuple[Watch, ...]
-    classes: dict[str, Pair]
+    classes: dict[str, Counterparts]
     configs: tuple[str, ...] = ("tiny-2.0", "tiny-2.3")

@@ -122,17 +122,17 @@ def is_constant(array: np.ndarray) -> bool:
     return array.size > 1 and bool((array == array.flat[0]).all())
 
 
-_LOWEST = {
+_LOWEST: dict[str, float] = {
     "float16": -65504.0,
     "bfloat16": -3.3895313892515355e38,
     "float32": float(np.finfo(np.float32).min),
-    "float64": float(np.finfo(np.float64).min),
+    "float64": np.finfo(np.float64).min,  # not a Python number: that would be cast to the array's dtype, and overflow
 }
 
 
 def masked(array: np.ndarray, dtype: str) -> np.ndarray | None:
     """Where an additive mask stands at its dtype's lowest value; None where nothing does."""
-    hidden = np.less_equal(array, _LOWEST.get(dtype, _LOWEST["float32"]))
+    hidden: np.ndarray = np.less_equal(array, _LOWEST.get(dtype, _LOWEST["float32"]))
     return hidden if hidden.any() else None
 
 

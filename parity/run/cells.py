@@ -56,7 +56,7 @@ def check_checkpoint(path: Path) -> list[Stage]:
     """
     checkpoint = read(path)
     fitting = [s for s in stages().values() if s.component and not s.loras and checkpoint.holds(s.component)]
-    for component in dict.fromkeys(stage.component for stage in fitting) or ["transformer"]:
+    for component in dict.fromkeys(stage.component or "" for stage in fitting) or ["transformer"]:
         _, keys = build(component, checkpoint)
         parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
         needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients

@@ -1,7 +1,4 @@
-"""stages → inputs → reference → ours → verdicts: the live side of one loop over stages, configs, lanes and cases.
-
-Each cell is recorded here with torch and judged by ``replay``, case by case.
-"""
+"""The live source of recordings: the reference runs here, case by case, and ``replay`` judges ours by it."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..declare.inputs import FIXTURES
-from ..declare.model import Case, Pipeline, Stage
-from ..declare.stages import pipelines, stages
+from ..declare.model import Case, Stage
 from ..judge.results import Results
 from ..sides.loading import load_ours, loading_options, read
 from ..sides.mlx import MLX
@@ -24,15 +20,8 @@ from ..tap.execute import execute
 from ..tap.nest import flatten
 from ..tap.session import Session
 from ..tap.trace import Tensor, Trace
-from . import pipelines as pipeline_runs
-from .cells import manifest
-from .coverage import unseen
-from .environment import default_device, environment, use_device
-from .pool import in_processes, peak_gb, show_progress
 from .recorded import Inventory, Recorded, Recording, close_to
 from .replay import handed_over, judge_recording, module_taps, probes_of, replay, run_tapped
-from .resume import Cells, Part
-from .resume import key as cells_key
 
 HALF = ("bfloat16", "float16")
 
@@ -49,10 +38,10 @@ class Runner:
             return Pair(stage, {}, {}, dtype, {}, {}, {})
         path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
         paths = {stage.component: path}
-        paths |= {part: FIXTURES / f"{other}.safetensors" if other else path for part, other in stage.also.items()}
+        paths |= {name: FIXTURES / f"{other}.safetensors" if other else path for name, other in stage.also.items()}
         options = loading_options(stage, config)
-        reference = {part: self.torch.load(part, p, read(p).config, dtype, **options) for part, p in paths.items()}
-        oracle = {part: self.torch.oracle(module) for part, module in reference.items()}
+        reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+        oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
         ours = self.ours(paths, dtype, **options)
         return Pair(stage, paths, read(path).config, dtype, reference, oracle, ours, options)
 
@@ -78,7 +67,8 @@ class Runner:
             with torch.widened():
                 recorded.oracle = self._oracle(recorded, session)
         if free and not case.steps:
-            oracle = self._oracle(recorded, Session(torch, recorded.trace, only=handed_over(pair)))
+            session = Session(torch, recorded.trace, only=handed_over(pair), keeps="module outputs")
+            oracle = self._oracle(recorded, session)
             recorded.free = _outputs(oracle, module_taps(stage, oracle))
         return recorded
 
@@ -96,19 +86,21 @@ class Runner:
         """Every case (of those that match a glob) in the chosen lanes, recorded as it is asked for."""
         pair = self.load(stage, config, "float32") if set(lanes) & {"A", "C"} else None
         inventory = None
-        if "A" in lanes and pair.reference and case == "*":
+        if pair and "A" in lanes and stage.component and case == "*":
             main = pair.reference[stage.component]
             sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(main).items()}
             inventory = Inventory(self.torch.leaves(main), sizes)
         return Recording(stage, config, inventory, self._cases(stage, config, lanes, case, pair))
 
     def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:
+        moving: dict[str, float] = {}
         if pair:
             for name, case in _matching(pair, glob):
                 self.progress(f"{stage.name} {config} {name}: float32")
                 recorded = self.record(pair, case, isolated="A" in lanes, free="C" in lanes)
                 if "A" in lanes and not case.steps:
-                    recorded.moving = self.torch.influence(stage, pair.oracle, case, "float32", recorded.trace)
+                    recorded.moving = self.torch.influence(stage, pair.oracle, case, recorded.trace, moving)
+                    moving |= {name: max(share, moving.get(name, 0.0)) for name, share in recorded.moving.items()}
                 yield replace(recorded, name=name)
         for dtype in HALF if "B" in lanes else ():
             pair = self.load(stage, config, dtype)
@@ -142,46 +134,3 @@ def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
         np.array_equal(v.values, b[k].values, equal_nan=True) if isinstance(v, Tensor) else v == b[k]
         for k, v in a.items()
     )
-
-
-def run(
-    chosen: list[tuple[Stage | Pipeline, str]],
-    lanes: str = "ABC",
-    checkpoint: Path | None = None,
-    device: str | None = None,
-    progress: Callable[[str], None] = lambda line: None,
-    keep: Path | None = None,
-    resume: bool = False,
-    jobs: int | None = None,
-) -> Results:
-    """Every chosen cell, in ``jobs`` processes; what they found, in the order in which they were chosen.
-
-    keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
-    """
-    device = device or default_device()
-    cells = Cells(keep, cells_key(lanes, checkpoint, environment(device))) if keep else None
-    if cells and not resume:
-        cells.clear()
-    known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
-    if resume:
-        progress(f"{sum(part is not None for part in known)} of {len(chosen)} cells kept from the run before")
-    tasks = [(stage.name, config, lanes, checkpoint, device, cells) for stage, config in chosen]
-    names = [f"run {stage.name} {config} {lanes}" for stage, config in chosen]
-    results = in_processes(_run_cell, tasks, names, device, progress, known, jobs)
-    parts = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
-    results.stages = manifest(parts)
-    results.unseen = unseen(results, parts) if "A" in lanes and checkpoint is None else []
-    return results
-
-
-def _run_cell(task: tuple[str, str, str, Path | None, str, Cells | None]) -> Part:
-    name, config, lanes, checkpoint, device, cells = task
-    use_device(device)
-    if name in pipelines():
-        results = Results(pipelines=pipeline_runs.run(pipelines()[name], config, lanes, show_progress))
-    else:
-        results = Runner(checkpoint, show_progress).run([(stages()[name], config)], lanes)
-    part = results, peak_gb()
-    if cells:
-        cells.save(name, config, part)
-    return part

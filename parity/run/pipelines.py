@@ -18,7 +18,7 @@ from ..judge import metrics, tolerance
 from ..judge.results import Item, PipelineRow
 from ..sides.mlx_pipelines import run_pipeline
 from ..tap.trace import Tensor
-from ..tap.watch import Recording
+from ..tap.watch import Watched
 
 # Integer and layout work, and what is one float32 multiplication: equal to the last bit.
 EXACT = ("*.mask", "*.positions", "*.timesteps.*", "*.attention", "sampling_rate")
@@ -38,13 +38,17 @@ def files(config: str, dtype: str) -> Files:
     """The tiny files of ``config``. A LoRA's product is rounded to the dtype of its file, so float32 runs have float32
     files of the same values."""
     suffix = "-f32" if dtype == "float32" else ""
-    loras = (FIXTURES / f"{config}-{name}{suffix}.safetensors" for name in ("lora", "distilled-lora", "ic-lora"))
+    lora, distilled, in_context = (
+        FIXTURES / f"{config}-{name}{suffix}.safetensors" for name in ("lora", "distilled-lora", "ic-lora")
+    )
     media = FIXTURES / "media"
     return Files(
         FIXTURES / f"{config}.safetensors",
         FIXTURES / f"{config}-upsampler-x2.safetensors",
         GEMMA,
-        *loras,
+        lora=lora,
+        distilled_lora=distilled,
+        ic_lora=in_context,
         images=(media / "image-0.png", media / "image-1.png"),
         clip=media / "clip.mp4",
         audio=media / "audio.wav",
@@ -75,7 +79,7 @@ class Run:
         return judge(PipelineRow(self.pipeline.name, self.config, self.dtype), self.theirs, ours, self.twin)
 
 
-def judge(row: PipelineRow, theirs: Recording, ours: Recording, twin: Recording | None = None) -> PipelineRow:
+def judge(row: PipelineRow, theirs: Watched, ours: Watched, twin: Watched | None = None) -> PipelineRow:
     """Compare item by item, in the reference's order: how far the results are apart, and which came apart first."""
     for name, reference in theirs.items.items():
         row.details.append(_compare(name, reference, ours.items.get(name), _limit(name, reference, twin)))
@@ -93,7 +97,7 @@ def judge(row: PipelineRow, theirs: Recording, ours: Recording, twin: Recording 
     return row
 
 
-def _limit(name: str, reference: Tensor, twin: Recording | None) -> float:
+def _limit(name: str, reference: Tensor, twin: Watched | None) -> float:
     if any(fnmatchcase(name, pattern) for pattern in EXACT):
         return 0.0
     if name == "frames":

@@ -11,14 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from heapq import nlargest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
-
-from ..judge.results import Results
-from .environment import environment
-from .resume import Part
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -29,44 +24,23 @@ UNKNOWN = (0.0, 2.2)  # of a task that has not run here; 2.2 GB is the most that
 SPARE = 0.9  # the part of the free memory that may be used
 
 
-def in_processes(
-    work: Callable[[Task], Part],
+def spread(
+    work: Callable[[Task], Result],
     tasks: Sequence[Task],
     names: Sequence[str],
-    device: str,
-    progress: Callable[[str], None] = lambda line: None,
-    known: Sequence[Part | None] | None = None,
     jobs: int | None = None,
-) -> Results:
-    """``work`` on every task that is not ``known``; what was found, in the order of the tasks."""
-    known = known or [None] * len(tasks)
-    todo = [index for index, part in enumerate(known) if part is None]
-    jobs = jobs or jobs_for_tasks([names[index] for index in todo])
-    found = spread(work, [tasks[index] for index in todo], [names[index] for index in todo], jobs)
-    results = Results(environment=environment(device))
-    peaks: list[float] = []
-    for done, earlier in enumerate(known, 1):
-        part, peak = earlier or next(found)
-        progress(f"{done} of {len(tasks)} cells done")
-        results.rows += part.rows
-        results.coverage += part.coverage
-        results.pipelines += part.pipelines
-        results.carried += part.carried
-        peaks.append(peak)
-    results.peak_gb = sum(nlargest(jobs, peaks))
-    found.close()
-    for order, row in enumerate(results.rows):
-        row.order = order
-    return results
-
-
-def spread(
-    work: Callable[[Task], Result], tasks: Sequence[Task], names: Sequence[str], jobs: int | None = None
+    guesses: Sequence[float] | None = None,
 ) -> Generator[Result, None, None]:
-    """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks."""
+    """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks.
+
+    guesses: seconds for each task that has not run here.
+    """
     costs = known_costs()
     found: Costs = {}
-    order = sorted(range(len(tasks)), key=lambda index: -costs.get(names[index], UNKNOWN)[0])
+    seconds_of = [
+        costs.get(name, (guess, 0.0))[0] for name, guess in zip(names, guesses or [0.0] * len(names), strict=True)
+    ]
+    order = sorted(range(len(tasks)), key=lambda index: -seconds_of[index])
     with ProcessPoolExecutor(jobs or jobs_for_tasks(names), mp_context=get_context("spawn")) as pool:
         futures = {index: pool.submit(_measured, work, tasks[index]) for index in order}
         try:

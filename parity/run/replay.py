@@ -31,7 +31,7 @@ def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> 
 def replay_free(mlx: MLX, recorded: Recorded) -> Trace:
     """Ours from the inputs on, module by module, but for what ``Stage.defined`` hands over."""
     pair = recorded.pair
-    session = Session(mlx, recorded.trace, only=handed_over(pair))
+    session = Session(mlx, recorded.trace, only=handed_over(pair), keeps="module outputs")
     return run_tapped(mlx, pair, pair.ours, recorded, pair.dtype, session)
 
 

@@ -14,8 +14,15 @@ from ..declare.inputs import FIXTURES
 from ..judge.results import Coverage, Item, PipelineRow, Reason, Results, Row
 from ..tap import raw_safetensors as shards
 
-Part = tuple[Results, float]  # of one cell, and the most memory (GB) that its process held
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """The results of one cell, and the most memory (GB) that its process held."""
+
+    results: Results
+    peak_gb: float
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,10 @@ class Cells:
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def save(self, stage: str, config: str, part: Part) -> None:
+    def save(self, stage: str, config: str, cell: CellResult) -> None:
         """The file is there whole or not at all."""
-        results, peak = part
-        content = {"key": self.key, "peak_gb": peak, "carried": results.carried}
+        results = cell.results
+        content: dict[str, Any] = {"key": self.key, "peak_gb": cell.peak_gb, "carried": results.carried}
         content |= {name: list(map(asdict, getattr(results, name))) for name in ("rows", "coverage", "pipelines")}
         path = self._path(stage, config)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +46,7 @@ class Cells:
         partial.write_text(json.dumps(content, default=float))
         os.replace(partial, path)
 
-    def load(self, stage: str, config: str) -> Part | None:
+    def load(self, stage: str, config: str) -> CellResult | None:
         """What was saved under the same key; None without it."""
         try:
             content = json.loads(self._path(stage, config).read_text())
@@ -52,7 +59,7 @@ class Cells:
         pipelines = [
             PipelineRow(**row | {"details": [Item(**item) for item in row["details"]]}) for row in content["pipelines"]
         ]
-        return Results(rows, coverage, content["carried"], pipelines=pipelines), content["peak_gb"]
+        return CellResult(Results(rows, coverage, content["carried"], pipelines=pipelines), content["peak_gb"])
 
     def _path(self, stage: str, config: str) -> Path:
         return self.folder / f"{stage}.{config}.json"

@@ -148,7 +148,8 @@ def declaration(stage: Stage) -> dict[str, Any]:
     """What of a stage decides which taps there are and what flows into them."""
     functions = [[tap.name, tap.at.reference, tap.wide, tap.injected] for tap in stage.functions]
     rest = {name: getattr(stage, name) for name in ("wrapper", "also", "probes", "defined")}
-    return json.loads(json.dumps({"functions": functions, **rest}))
+    portable: dict[str, Any] = json.loads(json.dumps({"functions": functions, **rest}))
+    return portable
 
 
 def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], weights: bool) -> dict[str, int]:
@@ -160,14 +161,15 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
     if out.suffix != ".json":
         raise TraceError(f"{out}: the manifest's name must end in .json")
     if folder.exists() and not _is_trace(out):
-        raise TraceError(f"{folder}: in the way, and no trace's folder")
+        raise TraceError(f"{folder}: in the way, and not a trace's folder. Name another --out, or remove it")
     try:
         shutil.rmtree(folder, ignore_errors=True)
         out.unlink(missing_ok=True)
         folder.mkdir(parents=True)
     except OSError as error:
         raise TraceError(f"{folder}: cannot be written ({error.strerror})") from None
-    cells, needed = [], {}
+    cells: list[dict[str, Any]] = []
+    needed: dict[Path, set[str]] = {}
     for recording in recordings:
         cells.append(_write_cell(folder, recording, needed))
     checkpoints = [_write_weights(folder, path, parts) if weights else _named(path) for path, parts in needed.items()]
@@ -264,7 +266,7 @@ class TraceFile:
             yield _unpack(pair, cases[entry["case"]], entry, arrays, place)
 
 
-_AGAIN = "Record anew (parity record)"
+_AGAIN = "Record it again: parity record"
 
 
 def open_trace(path: Path, checkpoint: Path | None = None) -> TraceFile:
@@ -277,7 +279,7 @@ def open_trace(path: Path, checkpoint: Path | None = None) -> TraceFile:
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError:
-        raise TraceError(f"{path}: no JSON: truncated, or no trace's manifest") from None
+        raise TraceError(f"{path}: not JSON: truncated, or not a trace's manifest") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         raise TraceError(f"{path}: schema is {schema!r}, expected {SCHEMA!r}. {_AGAIN}")
@@ -349,11 +351,12 @@ def _recorded_inputs(case: Case, recorded: dict[str, Any], place: str) -> Case:
     for name in now.keys() | recorded.keys():
         if not _alike(now.get(name), recorded.get(name)):
             raise TraceError(f"{place}: its input {name} is another since it was recorded. {_AGAIN}")
-    return graft(case, "", MLX(), recorded)
+    grafted: Case = graft(case, "", MLX(), recorded)
+    return grafted
 
 
 def _alike(now: Any, recorded: Any) -> bool:
     if not (isinstance(now, Tensor) and isinstance(recorded, Tensor)):
-        return _portable(now) == recorded
+        return bool(_portable(now) == recorded)
     a, b = now.values, recorded.values
     return now.dtype == recorded.dtype and a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-6)

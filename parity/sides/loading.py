@@ -20,7 +20,7 @@ def loading_options(stage: Stage, config: str) -> dict[str, Any]:
 
 def load_ours(mlx: MLX, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
     """Component → module of ours."""
-    return {part: mlx.load(part, p, read(p).config, dtype, **options) for part, p in paths.items()}
+    return {name: mlx.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
 
 
 def read(path: Path) -> Checkpoint:

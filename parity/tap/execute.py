@@ -7,12 +7,13 @@ import inspect
 from typing import Any
 
 from ..declare.model import Case, Stage
+from .binding import Binder
 from .nest import join
 from .patch import source_of, tapped
 from .session import Session
 from .side import Side
 
-_KWARGS = inspect.signature(lambda **kwargs: None)
+_KWARGS = Binder(lambda **kwargs: None)
 
 
 def execute(
@@ -37,7 +38,8 @@ def execute(
         if session is None:
             return run()
         taps = _module_taps(side, stage, modules, entry, session)
-        with tapped(session, taps, [(tap, getattr(tap.at, side.key)) for tap in stage.functions]):
+        functions = [(tap, getattr(tap.at, side.key)) for tap in session.taps(stage.functions)]
+        with tapped(session, taps, functions):
             return run()
 
 

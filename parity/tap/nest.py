@@ -15,7 +15,9 @@ from .trace import Tensor
 
 def flatten(value: Any, name: str, fw: Side, into: dict[str, Any]) -> dict[str, Any]:
     """Name → Tensor or constant, for every leaf of a nest of arrays, tuples, dicts, dataclasses and enums."""
-    if isinstance(value, np.ndarray):
+    if value is None or type(value) in (bool, int, float, str):  # most leaves that are not arrays
+        into[name] = value
+    elif isinstance(value, np.ndarray):
         into[name] = Tensor(value.copy(), str(value.dtype))
     elif fw.is_array(value):
         into[name] = fw.to_numpy(value)
@@ -38,7 +40,7 @@ def flatten(value: Any, name: str, fw: Side, into: dict[str, Any]) -> dict[str, 
         into[name] = dtype
     elif callable(value):
         into[name] = getattr(value, "__name__", type(value).__name__)
-    elif value is None or isinstance(value, (str, int, float, complex, np.generic, PurePath)):
+    elif isinstance(value, (str, int, float, complex, np.generic, PurePath)):
         into[name] = value
     else:  # an object without arrays or fields
         into[name] = type(value).__name__
@@ -47,6 +49,8 @@ def flatten(value: Any, name: str, fw: Side, into: dict[str, Any]) -> dict[str, 
 
 def graft(value: Any, name: str, fw: Side, recorded: dict[str, Any], wide: bool = False) -> Any:
     """``value`` with every array replaced by the recorded one of the same name, in the dtype it has here."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if isinstance(value, np.ndarray) or fw.is_array(value):
         tensor = recorded.get(name)
         if not isinstance(tensor, Tensor):

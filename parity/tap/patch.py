@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..declare.model import FunctionTap
+from .binding import Binder
 from .session import Session
 from .side import resolve
 
@@ -25,41 +26,35 @@ def tapped(session: Session, modules: dict[str, Any], functions: list[tuple[Func
         yield session
 
 
-@functools.cache
-def _signature(function: Callable, method: bool) -> inspect.Signature:
-    """Of a function, without its first parameter when it is a method."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a builtin without one
-        signature = inspect.signature(lambda *args, **kwargs: None)
-    return signature.replace(parameters=list(signature.parameters.values())[method:])
+_binder = functools.cache(Binder)
 
 
 @contextlib.contextmanager
 def _tap_module(session: Session, name: str, module: Any) -> Iterator[None]:
     cls, method = type(module), session.fw.method
     original = getattr(cls, method)
-    signature = _signature(original, True)
+    binder = _binder(original, True)
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return session.call(name, lambda *a, **k: original(self, *a, **k), signature, args, kwargs)
+        return session.call(name, lambda *a, **k: original(self, *a, **k), binder, args, kwargs)
 
     session.trace.places[name] = source_of(original)
-    module.__class__ = type(cls.__name__, (cls,), {method: run})
+    object.__setattr__(module, "__class__", type(cls.__name__, (cls,), {method: run}))
     try:
         yield
     finally:
-        module.__class__ = cls
+        object.__setattr__(module, "__class__", cls)
 
 
-def source_of(function: Callable) -> str:
+@functools.cache
+def source_of(function: Callable[..., Any]) -> str:
     """Where the product's source defines a function or class, as ``ltx2_mlx/file.py:line``; "" for anybody else's."""
     function = inspect.unwrap(function)
     if isinstance(function, type):
-        function = function.__init__
+        function = inspect.getattr_static(function, "__init__")
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     parts = Path(code.co_filename).parts if code else ()
-    if "ltx2_mlx" not in parts:
+    if code is None or "ltx2_mlx" not in parts:
         return ""
     start = len(parts) - 1 - parts[::-1].index("ltx2_mlx")
     return f"{'/'.join(parts[start:])}:{code.co_firstlineno}"
@@ -69,18 +64,18 @@ def source_of(function: Callable) -> str:
 def _tap_function(session: Session, tap: FunctionTap, place: str) -> Iterator[None]:
     owner, name = resolve(place)
     original = getattr(owner, name)
-    method = isinstance(owner, type) and next(iter(_signature(original, False).parameters), "") == "self"
-    signature, where = _signature(original, method), source_of(original)
+    method = isinstance(owner, type) and _binder(original).first == "self"
+    binder, where = _binder(original, method), source_of(original)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         bound, this = original, None
         if method:
-            this, *args = args
+            this, args = args[0], args[1:]
             bound = functools.partial(original, this)
         last = tap.channels_last and session.fw.key == "ours"
         name = session.name_of(tap.name, this)
         session.trace.places[name] = where
-        return session.call(name, bound, signature, tuple(args), kwargs, tap.wide, tap.injected, last)
+        return session.call(name, bound, binder, args, kwargs, tap.wide, tap.injected, last)
 
     run.__name__ = getattr(original, "__name__", name)
     setattr(owner, name, run)

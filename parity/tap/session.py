@@ -6,8 +6,10 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
+from ..declare.model import FunctionTap
+from .binding import Binder
 from .nest import axis_moved, flatten, graft, join
 from .side import PROBE, Side
 from .trace import Call, Tensor, Trace
@@ -19,7 +21,10 @@ _ALIASES = {"input": "x"}  # torch.nn's name for the one argument of a leaf laye
 
 
 class Session:
-    """One tapped run. With ``source`` it grafts the taps ``only`` (globs) from that trace; without, it runs free."""
+    """One tapped run. With ``source`` it grafts the taps ``only`` (globs) from that trace; without, it runs free.
+
+    keeps: what goes into the trace: all; of modules alone, their outputs; or nothing.
+    """
 
     def __init__(
         self,
@@ -28,8 +33,10 @@ class Session:
         probes: tuple[str, ...] = (),
         oracle: bool = False,
         only: tuple[str, ...] = ("*",),
+        keeps: Literal["all", "module outputs", "nothing"] = "all",
     ):
         self.fw, self.source, self.probes, self.oracle, self.only = fw, source, probes, oracle, only
+        self.keeps = keeps
         self.trace = Trace()
         self._stack: list[str] = []
         self._counts: Counter[str] = Counter()
@@ -41,10 +48,10 @@ class Session:
     def call(
         self,
         tap: str,
-        original: Callable,
-        signature: inspect.Signature,
-        args: tuple,
-        kwargs: dict,
+        original: Callable[..., Any],
+        binder: Binder,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
         wide: bool = False,
         injected: bool = False,
         channels_last: bool = False,
@@ -52,13 +59,13 @@ class Session:
         channels_last = channels_last or tap in self.channels_last
         index = self._counts[tap]
         self._counts[tap] += 1
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        bound = binder.bind(args, kwargs)
         call = Call(tap, index)
-        for key, value in bound.arguments.items():
-            flatten(value, _ALIASES.get(key, key), self.fw, call.inputs)
-        if channels_last:
-            call.inputs = axis_moved(call.inputs, -1, 1)
+        if self.keeps == "all":
+            for key, value in bound.arguments.items():
+                flatten(value, _ALIASES.get(key, key), self.fw, call.inputs)
+            if channels_last:
+                call.inputs = axis_moved(call.inputs, -1, 1)
         self.trace.calls[tap, index] = call
         self.trace.events.append(("in", tap, index))
         self.on_values(bound.arguments.values())
@@ -80,9 +87,10 @@ class Session:
             raise
         finally:
             self._stack.pop()
-        flatten(output, "", self.fw, call.outputs)
-        if channels_last:
-            call.outputs = axis_moved(call.outputs, -1, 1)
+        if self.keeps != "nothing":
+            flatten(output, "", self.fw, call.outputs)
+            if channels_last:
+                call.outputs = axis_moved(call.outputs, -1, 1)
         self.on_values(output if isinstance(output, tuple) else (output,))
         if any(fnmatchcase(tap, pattern) for pattern in self.probes):
             self._probe(call, known, original, bound, channels_last)
@@ -95,7 +103,7 @@ class Session:
         self,
         call: Call,
         known: Call | None,
-        original: Callable,
+        original: Callable[..., Any],
         bound: inspect.BoundArguments,
         channels_last: bool,
     ) -> None:
@@ -111,6 +119,13 @@ class Session:
             bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
         output = flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, {})
         call.outputs |= axis_moved(output, -1, 1) if channels_last else output
+
+    def taps(self, functions: tuple[FunctionTap, ...]) -> tuple[FunctionTap, ...]:
+        """The functions to be tapped: all of them, or none where their values are not kept and none is grafted. A tap
+        is named after those around it, so one that is grafted needs them all."""
+        ends = [pattern.rpartition(".")[2] for pattern in self.only]
+        grafted = any(tap.injected or any(fnmatchcase(tap.name, end) for end in ends) for tap in functions)
+        return functions if self.keeps != "module outputs" or grafted else ()
 
     def name_of(self, function: str, owner: Any = None) -> str:
         """A function is named after the tap that calls it, a method called from outside its module after the module."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..declare.model import Data, DType, Member, Obj, Part, Stage
+from ..declare.model import Data, DType, Loaded, Member, Obj, Stage
 from .trace import Tensor
 
 PROBE = "low"  # the output's name of a call with its inputs scaled down
@@ -64,7 +64,7 @@ class Side(ABC):
         self, value: Any, stage: Stage, lane: str, model: str, loaded: Mapping[str, Any] | None = None
     ) -> Any:
         """A case's neutral inputs as this side's objects; ``lane`` and ``model`` are dtype names, ``loaded`` are the
-        components that a ``Part`` stands for."""
+        components that a ``Loaded`` stands for."""
 
         def made(inner: Any) -> Any:
             return self.materialise(inner, stage, lane, model, loaded)
@@ -78,7 +78,7 @@ class Side(ABC):
             return self.cls(stage, value.cls)(**made(value.fields))
         if isinstance(value, Member):
             return self.cls(stage, value.cls)(value.value)
-        if isinstance(value, Part):
+        if isinstance(value, Loaded):
             return (loaded or {})[value.component]
         if isinstance(value, dict):
             return {k: made(v) for k, v in value.items()}

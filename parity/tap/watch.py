@@ -21,7 +21,7 @@ from .trace import Tensor
 
 
 @dataclass
-class Recording:
+class Watched:
     """items: ``kind.NNN.part`` → tensor, and ``frames`` and ``waveform`` at the end. noise: every draw, in order.
 
     error: what the pipeline raised, if it did; the items are then those of before.
@@ -33,7 +33,7 @@ class Recording:
     seconds: float = 0.0
 
 
-def record(fw: Side, pipeline: Pipeline, run: Callable[[], tuple[Iterator[Any], Any]], into: Recording) -> None:
+def record(fw: Side, pipeline: Pipeline, run: Callable[[], tuple[Iterator[Any], Any]], into: Watched) -> None:
     """Run a pipeline to its last frame with everything watched that it is to be compared by."""
     with watched(fw, pipeline.watches, into):
         chunks, audio = run()
@@ -44,7 +44,7 @@ def record(fw: Side, pipeline: Pipeline, run: Callable[[], tuple[Iterator[Any], 
 
 
 @contextlib.contextmanager
-def watched(fw: Side, watches: tuple[Watch, ...], into: Recording) -> Iterator[None]:
+def watched(fw: Side, watches: tuple[Watch, ...], into: Watched) -> Iterator[None]:
     """While it lasts, every call of what is watched adds its parts to ``into``."""
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as undo:
@@ -54,7 +54,9 @@ def watched(fw: Side, watches: tuple[Watch, ...], into: Recording) -> Iterator[N
         yield
 
 
-def _watching(fw: Side, watch: Watch, original: Callable, counts: Counter[str], into: Recording) -> Callable:
+def _watching(
+    fw: Side, watch: Watch, original: Callable[..., Any], counts: Counter[str], into: Watched
+) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -70,7 +72,7 @@ def _watching(fw: Side, watch: Watch, original: Callable, counts: Counter[str], 
     return run
 
 
-def _put(fw: Side, into: Recording, name: str, parts: dict[str, str], values: dict[str, Any]) -> None:
+def _put(fw: Side, into: Watched, name: str, parts: dict[str, str], values: dict[str, Any]) -> None:
     """What is None has no item: it must be None on both sides."""
     for part, path in parts.items():
         root, *rest = path.split(".")

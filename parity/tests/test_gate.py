@@ -12,7 +12,7 @@ import pytest
 from parity.cli import main
 from parity.commands import tables as readme
 from parity.debug import symptoms
-from parity.declare.model import Case, FunctionTap, Pair, Stage
+from parity.declare.model import Case, Counterparts, FunctionTap, Stage
 from parity.declare.stages import pipelines, stages
 from parity.faults.catalogue import Fault, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
@@ -33,7 +33,7 @@ STAGE = Stage(
     lambda config: {"base": Case()},
     {},
     ("any",),
-    functions=(FunctionTap("exact", Pair("", ""), exact=True),),
+    functions=(FunctionTap("exact", Counterparts("", ""), exact=True),),
 )
 WHERE = {"stage": "toy", "config": "any", "case": "base", "lane": "A"}
 ORACLE = np.random.default_rng(1).standard_normal((5, 7))

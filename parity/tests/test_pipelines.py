@@ -18,10 +18,10 @@ from parity.faults.selftest import PipelineBench
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
 from parity.report import html, summary, terminal
 from parity.run import pipelines as pipeline_runs
-from parity.run.resume import Cells
+from parity.run.resume import CellResult, Cells
 from parity.sides.mlx_pipelines import Replay
 from parity.tap.trace import Tensor
-from parity.tap.watch import Recording
+from parity.tap.watch import Watched
 
 CHOSEN = [m for m in FAULTS if m.id in ("E01", "E05", "E08")]
 CELL = ("pipelines.distilled", "tiny-2.0", "float32")
@@ -60,7 +60,7 @@ def test_a_fault_is_named_by_the_first_tensor_that_it_moves(bench: PipelineBench
 GENERATOR = np.random.default_rng(5)
 
 
-def recording(**items: np.ndarray) -> Recording:
+def recording(**items: np.ndarray) -> Watched:
     base = {
         "x0.000.timesteps.video": np.full((1, 5, 1), 0.7, np.float32),
         "x0.000.video": GENERATOR.standard_normal((1, 5, 7)).astype(np.float32),
@@ -68,7 +68,7 @@ def recording(**items: np.ndarray) -> Recording:
         "frames": GENERATOR.integers(1, 255, (3, 40, 50, 3)).astype(np.uint8),
         "waveform": GENERATOR.standard_normal((2, 99)).astype(np.float32),
     }
-    return Recording({name: Tensor(array, str(array.dtype)) for name, array in (base | items).items()})
+    return Watched({name: Tensor(array, str(array.dtype)) for name, array in (base | items).items()})
 
 
 THEIRS = recording()
@@ -76,16 +76,16 @@ FRAMES = THEIRS.items["frames"].values
 BYTE = np.arange(FRAMES.size).reshape(FRAMES.shape)
 
 
-def judged(ours: Recording, twin: Recording | None = None) -> PipelineRow:
+def judged(ours: Watched, twin: Watched | None = None) -> PipelineRow:
     return pipeline_runs.judge(PipelineRow("pipelines.toy", "any", "float32"), THEIRS, ours, twin)
 
 
-def changed(name: str, values: np.ndarray | None, dtype: str = "") -> Recording:
+def changed(name: str, values: np.ndarray | None, dtype: str = "") -> Watched:
     items = dict(THEIRS.items)
     del items[name]
     if values is not None:
         items[name] = Tensor(values, dtype or str(values.dtype))
-    return Recording(items)
+    return Watched(items)
 
 
 def scaled(name: str, by: float) -> np.ndarray:
@@ -118,11 +118,11 @@ def test_rules_of_float32(name: str, values: np.ndarray | None, verdict: str) ->
 def test_another_dtype_an_extra_tensor_and_an_error_are_invalid() -> None:
     half = changed("x0.000.video", scaled("x0.000.video", 0), "bfloat16")
     assert (judged(half).verdict, judged(half).why) == ("invalid", "dtype bfloat16, the reference has float32")
-    extra = Recording(THEIRS.items | {"x0.001.video": THEIRS.items["x0.000.video"]})
+    extra = Watched(THEIRS.items | {"x0.001.video": THEIRS.items["x0.000.video"]})
     assert (judged(extra).verdict, judged(extra).first) == ("invalid", "x0.001.video")
     failed = replace(changed("frames", None), error="ValueError: no more")
     assert (judged(failed).first, judged(failed).why) == ("frames", "ValueError: no more")
-    unused = Recording(THEIRS.items, error="2 of the reference's 4 draws were not made")
+    unused = Watched(THEIRS.items, error="2 of the reference's 4 draws were not made")
     assert (judged(unused).verdict, judged(unused).first) == ("invalid", "run")
 
 
@@ -160,8 +160,9 @@ def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     terminal.show(results, [])
     assert "first divergence: pipelines.toy any float32 frames" in " ".join(capsys.readouterr().out.split())
     cells = Cells(tmp_path / "cells", "key")
-    cells.save("pipelines.toy", "any", (results, 1.0))
-    assert cells.load("pipelines.toy", "any")[0].pipelines == results.pipelines
+    cells.save("pipelines.toy", "any", CellResult(results, 1.0))
+    kept = cells.load("pipelines.toy", "any")
+    assert kept is not None and kept.results.pipelines == results.pipelines
 
 
 def test_a_name_chooses_pipelines() -> None:

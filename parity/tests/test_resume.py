@@ -15,7 +15,7 @@ from parity.judge.results import EXIT_OK, Results
 from parity.run.cells import select
 from parity.run.environment import default_device
 from parity.run.live import Runner
-from parity.run.resume import ROOT, Cells, key
+from parity.run.resume import ROOT, CellResult, Cells, key
 
 QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
 GLOBS = ("[pt][ar]*", "*y")  # just these two cells
@@ -61,9 +61,9 @@ def test_cells_of_other_code_lanes_or_checkpoints_are_not_used(tmp_path: Path, c
     keys.append(key("A", checkpoints / "tiny-2.3-video-only.safetensors", {}))
     assert len(set(keys)) == len(keys)
     cells = Cells(tmp_path, keys[0])
-    cells.save("toy", "any", (Results(carried=3), 0.5))
-    results, peak = cells.load("toy", "any")
-    assert (results.carried, peak) == (3, 0.5)
+    cells.save("toy", "any", CellResult(Results(carried=3), 0.5))
+    kept = cells.load("toy", "any")
+    assert kept is not None and (kept.results.carried, kept.peak_gb) == (3, 0.5)
     assert all(Cells(tmp_path, other).load("toy", "any") is None for other in keys[1:])
     (file,) = tmp_path.glob("*.json")
     file.write_text(file.read_text()[:-9])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model import Case, Data, Obj, Pair, Stage, Step
+from ..model import Case, Counterparts, Data, Obj, Stage, Step
 from .audio_vae import CLASSES, waveform
 
 _RATES = (8000, 11025, 16000, 22050, 24000, 44100, 48000)
@@ -41,6 +41,10 @@ AUDIO_PROCESSOR = Stage(
     component=None,
     cases=cases,
     classes=CLASSES
-    | {"AudioProcessor": Pair("ltx_core.model.audio_vae:AudioProcessor", "ltx2_mlx.audio_processor:AudioProcessor")},
+    | {
+        "AudioProcessor": Counterparts(
+            "ltx_core.model.audio_vae:AudioProcessor", "ltx2_mlx.audio_processor:AudioProcessor"
+        )
+    },
     configs=("any",),
 )

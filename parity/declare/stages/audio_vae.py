@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import normal
-from ..model import Case, Data, FunctionTap, Obj, Pair, Part, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Obj, Stage
 
 _REF, _OURS = "ltx_core.model.audio_vae.audio_vae", "ltx2_mlx.audio_vae"
 CONFIGS = (
@@ -19,19 +19,19 @@ CONFIGS = (
     "tiny-2.0-audio-compat",
 )
 CLASSES = {
-    "Audio": Pair("ltx_core.types:Audio", "ltx2_mlx.types:Audio"),
-    "encode_audio": Pair(f"{_REF}:encode_audio", f"{_OURS}:encode_audio"),
-    "decode_audio": Pair(f"{_REF}:decode_audio", f"{_OURS}:decode_audio"),
+    "Audio": Counterparts("ltx_core.types:Audio", "ltx2_mlx.types:Audio"),
+    "encode_audio": Counterparts(f"{_REF}:encode_audio", f"{_OURS}:encode_audio"),
+    "decode_audio": Counterparts(f"{_REF}:decode_audio", f"{_OURS}:decode_audio"),
 }
 
 
 def _method(cls: str, name: str, **flags: Any) -> FunctionTap:
-    return FunctionTap(name, Pair(f"{_REF}:{cls}.{name}", f"{_OURS}:{cls}.{name}"), **flags)
+    return FunctionTap(name, Counterparts(f"{_REF}:{cls}.{name}", f"{_OURS}:{cls}.{name}"), **flags)
 
 
 def _statistics(name: str) -> FunctionTap:
     cls = f"PerChannelStatistics.{name}"
-    return FunctionTap(name, Pair(f"ltx_core.model.audio_vae.ops:{cls}", f"{_OURS}:{cls}"))
+    return FunctionTap(name, Counterparts(f"ltx_core.model.audio_vae.ops:{cls}", f"{_OURS}:{cls}"))
 
 
 def _params(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         result[f"frames-{frames}"] = Case({"spectrogram": Data(mel(f"{frames}", 1, frames, bins))}, half=False)
     # From a waveform on: resampled, to a spectrogram, to a latent.
     audio = Obj("Audio", {"waveform": Data(waveform("encode", 2, 5003, 44100), "none"), "sampling_rate": 44100})
-    kwargs = {"audio": audio, "audio_encoder": Part("audio_encoder")}
+    kwargs = {"audio": audio, "audio_encoder": Loaded("audio_encoder")}
     result["waveform"] = Case(kwargs, function="encode_audio", half=False)
     return result
 
@@ -90,7 +90,7 @@ AUDIO_ENCODER = Stage(
         _statistics("normalize"),
         FunctionTap(
             "waveform_to_mel",
-            Pair(
+            Counterparts(
                 "ltx_core.model.audio_vae.ops:AudioProcessor.waveform_to_mel",
                 "ltx2_mlx.audio_processor:AudioProcessor.waveform_to_mel",
             ),

@@ -11,45 +11,55 @@ from typing import Any
 import numpy as np
 
 from ..inputs import DISTILLED_SIGMAS, normal, uniform
-from ..model import Case, Data, Obj, Pair, Stage, Step
+from ..model import Case, Counterparts, Data, Obj, Stage, Step
 
 _ITEMS = ("VideoConditionByLatentIndex", "VideoConditionByKeyframeIndex", "VideoConditionByReferenceLatent")
 _ITEMS += ("ConditioningItemAttentionStrengthWrapper",)
 _LOOPS = ("euler_denoising_loop", "res2s_audio_video_denoising_loop")
 CLASSES = {
-    **{name: Pair(f"ltx_core.conditioning:{name}", f"ltx2_mlx.diffusion.conditioning:{name}") for name in _ITEMS},
-    "TemporalRegionMask": Pair(
+    **{
+        name: Counterparts(f"ltx_core.conditioning:{name}", f"ltx2_mlx.diffusion.conditioning:{name}")
+        for name in _ITEMS
+    },
+    "TemporalRegionMask": Counterparts(
         "ltx_pipelines.retake:TemporalRegionMask", "ltx2_mlx.diffusion.conditioning:TemporalRegionMask"
     ),
-    "downsampled": Pair(
+    "downsampled": Counterparts(
         "ltx_pipelines.ic_lora:ICLoraPipeline._downsample_mask_to_latent",
         "ltx2_mlx.pipelines.ic_lora:downsample_mask_to_latent",
     ),
-    "LatentState": Pair("ltx_core.types:LatentState", "ltx2_mlx.types:LatentState"),
-    "VideoLatentShape": Pair("ltx_core.types:VideoLatentShape", "ltx2_mlx.types:VideoLatentShape"),
-    "AudioLatentShape": Pair("ltx_core.types:AudioLatentShape", "ltx2_mlx.types:AudioLatentShape"),
-    "VideoLatentTools": Pair("ltx_core.tools:VideoLatentTools", "ltx2_mlx.diffusion.latent_state:VideoLatentTools"),
-    "AudioLatentTools": Pair("ltx_core.tools:AudioLatentTools", "ltx2_mlx.diffusion.latent_state:AudioLatentTools"),
-    "VideoLatentPatchifier": Pair(
+    "LatentState": Counterparts("ltx_core.types:LatentState", "ltx2_mlx.types:LatentState"),
+    "VideoLatentShape": Counterparts("ltx_core.types:VideoLatentShape", "ltx2_mlx.types:VideoLatentShape"),
+    "AudioLatentShape": Counterparts("ltx_core.types:AudioLatentShape", "ltx2_mlx.types:AudioLatentShape"),
+    "VideoLatentTools": Counterparts(
+        "ltx_core.tools:VideoLatentTools", "ltx2_mlx.diffusion.latent_state:VideoLatentTools"
+    ),
+    "AudioLatentTools": Counterparts(
+        "ltx_core.tools:AudioLatentTools", "ltx2_mlx.diffusion.latent_state:AudioLatentTools"
+    ),
+    "VideoLatentPatchifier": Counterparts(
         "ltx_core.components.patchifiers:VideoLatentPatchifier", "ltx2_mlx.diffusion.patchifiers:VideoLatentPatchifier"
     ),
-    "AudioPatchifier": Pair(
+    "AudioPatchifier": Counterparts(
         "ltx_core.components.patchifiers:AudioPatchifier", "ltx2_mlx.diffusion.patchifiers:AudioPatchifier"
     ),
-    "post_process_latent": Pair(
+    "post_process_latent": Counterparts(
         "ltx_pipelines.utils.helpers:post_process_latent", "ltx2_mlx.diffusion.samplers:post_process_latent"
     ),
-    "timesteps_from_mask": Pair(
+    "timesteps_from_mask": Counterparts(
         "ltx_pipelines.utils.helpers:timesteps_from_mask", "ltx2_mlx.diffusion.samplers:timesteps_from_mask"
     ),
-    "get_res2s_coefficients": Pair(
+    "get_res2s_coefficients": Counterparts(
         "ltx_pipelines.utils.res2s:get_res2s_coefficients", "ltx2_mlx.diffusion.samplers:get_res2s_coefficients"
     ),
-    "noised": Pair("parity.sides.torch:noised", "parity.sides.mlx:noised"),
-    "res2s_step": Pair("parity.sides.torch:res2s_step", "parity.sides.mlx:res2s_step"),
-    **{name: Pair(f"parity.sides.torch:{name}", f"parity.sides.mlx:{name}") for name in (*_LOOPS, "guided", "simple")},
+    "noised": Counterparts("parity.sides.torch:noised", "parity.sides.mlx:noised"),
+    "res2s_step": Counterparts("parity.sides.torch:res2s_step", "parity.sides.mlx:res2s_step"),
     **{
-        name: Pair(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}")
+        name: Counterparts(f"parity.sides.torch:{name}", f"parity.sides.mlx:{name}")
+        for name in (*_LOOPS, "guided", "simple")
+    },
+    **{
+        name: Counterparts(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}")
         for name in ("MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict", "MultiModalGuiderFactory.constant")
     },
 }

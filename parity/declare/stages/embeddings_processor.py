@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import normal
-from ..model import Case, Data, FunctionTap, Pair, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Stage
 
 _GEMMA = "ltx_core.text_encoders.gemma"
 _ROPE = "ltx_core.model.transformer.rope"
@@ -17,7 +17,7 @@ STATES = 8  # of the tiny Gemma: before each of 7 layers, and after the last nor
 
 def _at(reference: str, ours: str, name: str, **flags: Any) -> FunctionTap:
     short = name.rpartition(".")[2]
-    return FunctionTap(short, Pair(f"{_GEMMA}.{reference}:{name}", f"ltx2_mlx.text.{ours}:{name}"), **flags)
+    return FunctionTap(short, Counterparts(f"{_GEMMA}.{reference}:{name}", f"ltx2_mlx.text.{ours}:{name}"), **flags)
 
 
 FUNCTIONS = (
@@ -30,16 +30,20 @@ FUNCTIONS = (
     _at("feature_extractor", "feature_extractor", "_rescale_norm", configs=_V2),
     _at("embeddings_connector", "embeddings", "Embeddings1DConnector._replace_padded_with_learnable_registers"),
     _at("embeddings_connector", "embeddings", "precompute_freqs_cis"),
-    FunctionTap("generate_freqs", Pair(f"{_ROPE}:generate_freqs", "ltx2_mlx.nn.rope:generate_freqs"), exact=True),
-    FunctionTap("split_freqs_cis", Pair(f"{_ROPE}:split_freqs_cis", "ltx2_mlx.nn.rope:split_freqs_cis"), wide=True),
+    FunctionTap(
+        "generate_freqs", Counterparts(f"{_ROPE}:generate_freqs", "ltx2_mlx.nn.rope:generate_freqs"), exact=True
+    ),
+    FunctionTap(
+        "split_freqs_cis", Counterparts(f"{_ROPE}:split_freqs_cis", "ltx2_mlx.nn.rope:split_freqs_cis"), wide=True
+    ),
     _at("embeddings_connector", "embeddings", "rms_norm"),
     FunctionTap(
         "apply_rotary_emb",
-        Pair("ltx_core.model.transformer.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb"),
+        Counterparts("ltx_core.model.transformer.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb"),
     ),
     FunctionTap(
         "attention_function",
-        Pair(
+        Counterparts(
             "ltx_core.model.transformer.attention:AttentionFunction.__call__",
             "ltx2_mlx.nn.attention:attention_function",
         ),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import uniform
-from ..model import Case, Data, FunctionTap, Pair, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Stage
 
 _REF, _OURS = "transformers.models.gemma3.modeling_gemma3", "ltx2_mlx.text.gemma3"
 
@@ -43,7 +43,9 @@ GEMMA = Stage(
     classes={},
     configs=("tiny-gemma",),
     functions=(
-        FunctionTap("apply_rotary_pos_emb", Pair(f"{_REF}:apply_rotary_pos_emb", f"{_OURS}:apply_rotary_pos_emb")),
+        FunctionTap(
+            "apply_rotary_pos_emb", Counterparts(f"{_REF}:apply_rotary_pos_emb", f"{_OURS}:apply_rotary_pos_emb")
+        ),
     ),
     probes=("*norm",),
     exact=("embed_tokens",),

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..inputs import FIXTURES
-from ..model import Case, DType, Pair, Stage, Step
+from ..model import Case, Counterparts, DType, Stage, Step
 from . import transformer
 
-CLASSES = {"loaded_weights": Pair("parity.sides.torch:loaded_weights", "parity.sides.mlx:loaded_weights")}
+CLASSES = {"loaded_weights": Counterparts("parity.sides.torch:loaded_weights", "parity.sides.mlx:loaded_weights")}
 FILES = {"bfloat16": "{}-lora", "float32": "{}-lora-f32", "second": "{}-distilled-lora", "third": "{}-ic-lora"}
 
 

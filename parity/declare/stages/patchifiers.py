@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..inputs import normal
-from ..model import Case, Data, DType, Obj, Pair, Stage, Step
+from ..model import Case, Counterparts, Data, DType, Obj, Stage, Step
 
 _REF, _OURS = "ltx_core.components.patchifiers", "ltx2_mlx.diffusion.patchifiers"
 _NAMES = {
@@ -19,10 +19,12 @@ _NAMES = {
     ("ltx_core.tools", "ltx2_mlx.diffusion.latent_state"): ("VideoLatentTools", "AudioLatentTools"),
 }
 CLASSES = {
-    name: Pair(f"{reference}:{name}", f"{ours}:{name}") for (reference, ours), names in _NAMES.items() for name in names
+    name: Counterparts(f"{reference}:{name}", f"{ours}:{name}")
+    for (reference, ours), names in _NAMES.items()
+    for name in names
 }
 CLASSES |= {
-    f"{cls}.{name}": Pair(f"ltx_core.types:{cls}.{name}", f"ltx2_mlx.types:{cls}.{name}")
+    f"{cls}.{name}": Counterparts(f"ltx_core.types:{cls}.{name}", f"ltx2_mlx.types:{cls}.{name}")
     for cls, name in (
         ("VideoLatentShape", "from_pixel_shape"),
         ("AudioLatentShape", "from_duration"),

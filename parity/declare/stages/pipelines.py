@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model import Files, Obj, Pair, Pipeline, Watch
+from ..model import Counterparts, Files, Obj, Pipeline, Watch
 
 PROMPT = "A red fox walks through fresh snow; the camera follows, wind hums."
 NEGATIVE = "blurry, low quality, static"
@@ -14,7 +14,7 @@ _CORE, _OURS = "ltx_core", "ltx2_mlx"
 WATCHES = (
     Watch(
         "text",
-        Pair(
+        Counterparts(
             f"{_CORE}.text_encoders.gemma.embeddings_processor:EmbeddingsProcessor.process_hidden_states",
             f"{_OURS}.text.embeddings:EmbeddingsProcessor.process_hidden_states",
         ),
@@ -23,19 +23,23 @@ WATCHES = (
     ),
     Watch(
         "video_encoder",
-        Pair(f"{_CORE}.model.video_vae.video_vae:VideoEncoder.forward", f"{_OURS}.video_vae:VideoEncoder.__call__"),
+        Counterparts(
+            f"{_CORE}.model.video_vae.video_vae:VideoEncoder.forward", f"{_OURS}.video_vae:VideoEncoder.__call__"
+        ),
         {"in": "sample"},
         {"out": ""},
     ),
     Watch(
         "audio_encoder",
-        Pair(f"{_CORE}.model.audio_vae.audio_vae:AudioEncoder.forward", f"{_OURS}.audio_vae:AudioEncoder.__call__"),
+        Counterparts(
+            f"{_CORE}.model.audio_vae.audio_vae:AudioEncoder.forward", f"{_OURS}.audio_vae:AudioEncoder.__call__"
+        ),
         {"mel": "spectrogram"},
         {"out": ""},
     ),
     Watch(
         "noiser",
-        Pair(
+        Counterparts(
             f"{_CORE}.components.noisers:GaussianNoiser.__call__", f"{_OURS}.diffusion.noisers:GaussianNoiser.__call__"
         ),
         {
@@ -49,7 +53,7 @@ WATCHES = (
     ),
     Watch(
         "x0",
-        Pair(f"{_CORE}.model.transformer.model:X0Model.forward", f"{_OURS}.transformer:X0Model.__call__"),
+        Counterparts(f"{_CORE}.model.transformer.model:X0Model.forward", f"{_OURS}.transformer:X0Model.__call__"),
         {
             "in.video": "video.latent",
             "in.audio": "audio.latent",
@@ -60,7 +64,7 @@ WATCHES = (
     ),
     Watch(
         "step",
-        Pair(
+        Counterparts(
             f"{_CORE}.components.diffusion_steps:EulerDiffusionStep.step",
             f"{_OURS}.diffusion.diffusion_steps:EulerDiffusionStep.step",
         ),
@@ -69,7 +73,7 @@ WATCHES = (
     ),
     Watch(
         "sde_step",
-        Pair(
+        Counterparts(
             f"{_CORE}.components.diffusion_steps:Res2sDiffusionStep.step",
             f"{_OURS}.diffusion.diffusion_steps:Res2sDiffusionStep.step",
         ),
@@ -78,46 +82,52 @@ WATCHES = (
     ),
     Watch(
         "video_latent",
-        Pair(
+        Counterparts(
             f"{_CORE}.tools:VideoLatentTools.unpatchify", f"{_OURS}.diffusion.latent_state:VideoLatentTools.unpatchify"
         ),
         outputs={"out": ".latent"},
     ),
     Watch(
         "audio_latent",
-        Pair(
+        Counterparts(
             f"{_CORE}.tools:AudioLatentTools.unpatchify", f"{_OURS}.diffusion.latent_state:AudioLatentTools.unpatchify"
         ),
         outputs={"out": ".latent"},
     ),
     Watch(
         "upsampler",
-        Pair(f"{_CORE}.model.upsampler.model:LatentUpsampler.forward", f"{_OURS}.upsampler:LatentUpsampler.__call__"),
+        Counterparts(
+            f"{_CORE}.model.upsampler.model:LatentUpsampler.forward", f"{_OURS}.upsampler:LatentUpsampler.__call__"
+        ),
         {"in": "latent"},
         {"out": ""},
     ),
     Watch(
         "video_decoder",
-        Pair(f"{_CORE}.model.video_vae.video_vae:VideoDecoder.forward", f"{_OURS}.video_vae:VideoDecoder.__call__"),
+        Counterparts(
+            f"{_CORE}.model.video_vae.video_vae:VideoDecoder.forward", f"{_OURS}.video_vae:VideoDecoder.__call__"
+        ),
         {"in": "sample"},
         {"out": ""},
     ),
     Watch(
         "audio_decoder",
-        Pair(f"{_CORE}.model.audio_vae.audio_vae:AudioDecoder.forward", f"{_OURS}.audio_vae:AudioDecoder.__call__"),
+        Counterparts(
+            f"{_CORE}.model.audio_vae.audio_vae:AudioDecoder.forward", f"{_OURS}.audio_vae:AudioDecoder.__call__"
+        ),
         {"in": "sample"},
         {"mel": ""},
     ),
 )
 CLASSES = {
-    "Lora": Pair("parity.sides.torch.pipelines:lora", f"{_OURS}.loading.lora:LoraPathStrength"),
-    "Image": Pair("ltx_pipelines.utils.args:ImageConditioningInput", f"{_OURS}.types:ImageConditioningInput"),
-    "Guidance": Pair(
+    "Lora": Counterparts("parity.sides.torch.pipelines:lora", f"{_OURS}.loading.lora:LoraPathStrength"),
+    "Image": Counterparts("ltx_pipelines.utils.args:ImageConditioningInput", f"{_OURS}.types:ImageConditioningInput"),
+    "Guidance": Counterparts(
         f"{_CORE}.components.guiders:MultiModalGuiderParams", f"{_OURS}.diffusion.guiders:MultiModalGuiderParams"
     ),
-    "Tiling": Pair(f"{_CORE}.model.video_vae:TilingConfig", f"{_OURS}.tiling:TilingConfig"),
-    "Space": Pair(f"{_CORE}.model.video_vae:SpatialTilingConfig", f"{_OURS}.tiling:SpatialTilingConfig"),
-    "Time": Pair(f"{_CORE}.model.video_vae:TemporalTilingConfig", f"{_OURS}.tiling:TemporalTilingConfig"),
+    "Tiling": Counterparts(f"{_CORE}.model.video_vae:TilingConfig", f"{_OURS}.tiling:TilingConfig"),
+    "Space": Counterparts(f"{_CORE}.model.video_vae:SpatialTilingConfig", f"{_OURS}.tiling:SpatialTilingConfig"),
+    "Time": Counterparts(f"{_CORE}.model.video_vae:TemporalTilingConfig", f"{_OURS}.tiling:TemporalTilingConfig"),
 }
 # Two tiles or more along time and both sides of 128 × 192 pixels.
 TILES = Obj(

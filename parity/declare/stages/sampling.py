@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 
 from ..inputs import DISTILLED_SIGMAS, normal
-from ..model import Case, Data, Obj, Pair, Stage, Step
+from ..model import Case, Counterparts, Data, Obj, Stage, Step
 
 _GUIDERS = ("MultiModalGuider", "MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict")
 CLASSES = {
-    "LTX2Scheduler": Pair(
+    "LTX2Scheduler": Counterparts(
         "ltx_core.components.schedulers:LTX2Scheduler", "ltx2_mlx.diffusion.schedulers:LTX2Scheduler"
     ),
-    **{name: Pair(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}") for name in _GUIDERS},
-    "EulerDiffusionStep": Pair(
+    **{
+        name: Counterparts(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}")
+        for name in _GUIDERS
+    },
+    "EulerDiffusionStep": Counterparts(
         "ltx_core.components.diffusion_steps:EulerDiffusionStep",
         "ltx2_mlx.diffusion.diffusion_steps:EulerDiffusionStep",
     ),
-    "to_velocity": Pair("ltx_core.utils:to_velocity", "ltx2_mlx.diffusion.diffusion_steps:to_velocity"),
+    "to_velocity": Counterparts("ltx_core.utils:to_velocity", "ltx2_mlx.diffusion.diffusion_steps:to_velocity"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..inputs import GEMMA, words
-from ..model import Case, Obj, Pair, Stage, Step
+from ..model import Case, Counterparts, Obj, Stage, Step
 
 PROMPTS = {
     "plain": [
@@ -46,7 +46,9 @@ TOKENIZER = Stage(
     component=None,
     cases=cases,
     classes={
-        "LTXVGemmaTokenizer": Pair("parity.sides.torch:Tokenizer", "ltx2_mlx.text.tokenizer:LTXVGemmaTokenizer"),
+        "LTXVGemmaTokenizer": Counterparts(
+            "parity.sides.torch:Tokenizer", "ltx2_mlx.text.tokenizer:LTXVGemmaTokenizer"
+        ),
     },
     configs=("any",),
 )

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 
 from ..inputs import DISTILLED_SIGMAS, normal, uniform
-from ..model import Case, Data, FunctionTap, Member, Obj, Pair, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Member, Obj, Stage
 
 _REF = "ltx_core.model.transformer"
 _OURS, _BLOCK = "ltx2_mlx.transformer", "ltx2_mlx.block"
 
 
 def _rope(name: str, **flags: Any) -> FunctionTap:
-    return FunctionTap(name, Pair(f"{_REF}.rope:{name}", f"ltx2_mlx.nn.rope:{name}"), **flags)
+    return FunctionTap(name, Counterparts(f"{_REF}.rope:{name}", f"ltx2_mlx.nn.rope:{name}"), **flags)
 
 
 def _prepare(name: str, ours: str, cls: str = "TransformerArgsPreprocessor", **flags: Any) -> FunctionTap:
-    return FunctionTap(name, Pair(f"{_REF}.transformer_args:{cls}.{name}", f"{_OURS}:{ours}"), **flags)
+    return FunctionTap(name, Counterparts(f"{_REF}.transformer_args:{cls}.{name}", f"{_OURS}:{ours}"), **flags)
 
 
 def _block(name: str) -> FunctionTap:
     cls = f"BasicAVTransformerBlock.{name}"
-    return FunctionTap(name, Pair(f"{_REF}.transformer:{cls}", f"{_BLOCK}:{cls}"))
+    return FunctionTap(name, Counterparts(f"{_REF}.transformer:{cls}", f"{_BLOCK}:{cls}"))
 
 
 AV = ("tiny-2.0", "tiny-2.0-interleaved", "tiny-2.3")
@@ -39,38 +39,42 @@ FUNCTIONS = (
     _prepare("_prepare_self_attention_mask", "prepare_self_attention_mask"),
     # positions to rotary tables: angles are float32 by the reference's definition, and equal
     FunctionTap(
-        "precompute_freqs_cis", Pair(f"{_REF}.transformer_args:precompute_freqs_cis", f"{_OURS}:precompute_freqs_cis")
+        "precompute_freqs_cis",
+        Counterparts(f"{_REF}.transformer_args:precompute_freqs_cis", f"{_OURS}:precompute_freqs_cis"),
     ),
     _rope("generate_freqs", exact=True),
     _rope("split_freqs_cis", wide=True, configs=SPLIT),
     _rope("interleaved_freqs_cis", wide=True, configs=("tiny-2.0-interleaved",)),
     # inside a block
-    FunctionTap("rms_norm", Pair(f"{_REF}.transformer:rms_norm", f"{_BLOCK}:rms_norm")),
+    FunctionTap("rms_norm", Counterparts(f"{_REF}.transformer:rms_norm", f"{_BLOCK}:rms_norm")),
     _block("get_ada_values"),
     FunctionTap("get_av_ca_ada_values", _block("get_av_ca_ada_values").at, configs=AV),
     FunctionTap(
         "apply_cross_attention_adaln",
-        Pair(f"{_REF}.transformer:apply_cross_attention_adaln", f"{_BLOCK}:apply_cross_attention_adaln"),
+        Counterparts(f"{_REF}.transformer:apply_cross_attention_adaln", f"{_BLOCK}:apply_cross_attention_adaln"),
         configs=("tiny-2.3", "tiny-2.3-video-only"),
     ),
     FunctionTap(
-        "apply_rotary_emb", Pair(f"{_REF}.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb")
+        "apply_rotary_emb", Counterparts(f"{_REF}.attention:apply_rotary_emb", "ltx2_mlx.nn.attention:apply_rotary_emb")
     ),
     FunctionTap(
         "attention_function",
-        Pair(f"{_REF}.attention:AttentionFunction.__call__", "ltx2_mlx.nn.attention:attention_function"),
+        Counterparts(f"{_REF}.attention:AttentionFunction.__call__", "ltx2_mlx.nn.attention:attention_function"),
     ),
     # output
-    FunctionTap("_process_output", Pair(f"{_REF}.model:LTXModel._process_output", f"{_OURS}:LTXModel._process_output")),
-    FunctionTap("to_denoised", Pair(f"{_REF}.model:to_denoised", f"{_OURS}:to_denoised")),
+    FunctionTap(
+        "_process_output", Counterparts(f"{_REF}.model:LTXModel._process_output", f"{_OURS}:LTXModel._process_output")
+    ),
+    FunctionTap("to_denoised", Counterparts(f"{_REF}.model:to_denoised", f"{_OURS}:to_denoised")),
 )
 
 _PERTURBATIONS = ("BatchedPerturbationConfig", "PerturbationConfig", "Perturbation", "PerturbationType")
 CLASSES = {
-    "X0Model": Pair(f"{_REF}:X0Model", f"{_OURS}:X0Model"),
-    "Modality": Pair(f"{_REF}:Modality", "ltx2_mlx.types:Modality"),
+    "X0Model": Counterparts(f"{_REF}:X0Model", f"{_OURS}:X0Model"),
+    "Modality": Counterparts(f"{_REF}:Modality", "ltx2_mlx.types:Modality"),
     **{
-        n: Pair(f"ltx_core.guidance.perturbations:{n}", f"ltx2_mlx.diffusion.perturbations:{n}") for n in _PERTURBATIONS
+        n: Counterparts(f"ltx_core.guidance.perturbations:{n}", f"ltx2_mlx.diffusion.perturbations:{n}")
+        for n in _PERTURBATIONS
     },
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import normal
-from ..model import Case, Data, FunctionTap, Obj, Pair, Part, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Obj, Stage
 
 _REF = "ltx_core.model.video_vae"
 _OURS = "ltx2_mlx.video_vae"
@@ -15,24 +15,24 @@ _OURS = "ltx2_mlx.video_vae"
 
 def _vae(name: str, **flags: Any) -> FunctionTap:
     """A function, looked up where encoder and decoder call it, or a method of theirs."""
-    return FunctionTap(name.rpartition(".")[2], Pair(f"{_REF}.video_vae:{name}", f"{_OURS}:{name}"), **flags)
+    return FunctionTap(name.rpartition(".")[2], Counterparts(f"{_REF}.video_vae:{name}", f"{_OURS}:{name}"), **flags)
 
 
 def _statistics(name: str) -> FunctionTap:
     at = f"PerChannelStatistics.{name}"
-    return FunctionTap(name, Pair(f"{_REF}.ops:{at}", f"ltx2_mlx.nn.norm:{at}"))
+    return FunctionTap(name, Counterparts(f"{_REF}.ops:{at}", f"ltx2_mlx.nn.norm:{at}"))
 
 
 CONFIGS = ("tiny-2.0", "tiny-2.3", "tiny-2.0-timestep")
 NOISY = ("tiny-2.0-timestep",)
 NORMS = ("*norm1", "*norm2", "*norm3", "*conv_norm_out")
 CLASSES = {
-    name: Pair(f"{_REF}.tiling:{name}", f"ltx2_mlx.tiling:{name}")
+    name: Counterparts(f"{_REF}.tiling:{name}", f"ltx2_mlx.tiling:{name}")
     for name in ("TilingConfig", "SpatialTilingConfig", "TemporalTilingConfig")
 }
-CLASSES |= {"decode_video": Pair(f"{_REF}.video_vae:decode_video", f"{_OURS}:decode_video")}
+CLASSES |= {"decode_video": Counterparts(f"{_REF}.video_vae:decode_video", f"{_OURS}:decode_video")}
 CLASSES |= {
-    "upsample_video": Pair("ltx_core.model.upsampler.model:upsample_video", "ltx2_mlx.upsampler:upsample_video")
+    "upsample_video": Counterparts("ltx_core.model.upsampler.model:upsample_video", "ltx2_mlx.upsampler:upsample_video")
 }
 
 
@@ -74,7 +74,7 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     cases["image"] = Case({"sample": latent("image", 1, 1, 3, 2)}, half=False)
     tiling = _tiling((64, 32), (24, 8))  # two tiles along height, two along time
     cases["tiled"] = Case({"latent": latent("tiles", 2, 4, 3, 2), "tiling_config": tiling}, method="tiled_decode")
-    kwargs = {"latent": latent("pixels", 1, 1, 2, 3), "video_decoder": Part("video_decoder")}
+    kwargs = {"latent": latent("pixels", 1, 1, 2, 3), "video_decoder": Loaded("video_decoder")}
     cases["pixels"] = Case(kwargs, function="decode_video")
     # Three tiles along width, overlapping so far that their weights do not add up to one.
     wide = {"latent": latent("wide", 1, 1, 2, 5), "tiling_config": _tiling((96, 64), (16, 0))}
@@ -89,7 +89,7 @@ def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
     # A mean that moves from frame to frame, or a norm over single frames could not be told from one over all.
     latent = normal("upsample", 2, config["in_channels"], 3, 4, 6)
     latent += np.linspace(-1.5, 2.0, 3, dtype=np.float32)[None, None, :, None, None]
-    kwargs = {"latent": Data(latent), "video_encoder": Part("video_encoder"), "upsampler": Part("upsampler")}
+    kwargs = {"latent": Data(latent), "video_encoder": Loaded("video_encoder"), "upsampler": Loaded("upsampler")}
     return {"base": Case(kwargs, function="upsample_video")}
 
 
@@ -117,11 +117,13 @@ VIDEO_DECODER = Stage(
     classes=CLASSES,
     configs=CONFIGS,
     functions=(
-        FunctionTap("randn", Pair("torch:randn", f"{_OURS}:randn"), injected=True, configs=NOISY),
+        FunctionTap("randn", Counterparts("torch:randn", f"{_OURS}:randn"), injected=True, configs=NOISY),
         _statistics("un_normalize"),
         FunctionTap(
             "_feed_spatial_noise",
-            Pair(f"{_REF}.resnet:ResnetBlock3D._feed_spatial_noise", f"{_OURS}:ResnetBlock3D._feed_spatial_noise"),
+            Counterparts(
+                f"{_REF}.resnet:ResnetBlock3D._feed_spatial_noise", f"{_OURS}:ResnetBlock3D._feed_spatial_noise"
+            ),
             channels_last=True,
             configs=NOISY,
         ),

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from ..inputs import normal
-from ..model import Case, Data, FunctionTap, Pair, Part, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Stage
 from .audio_vae import CLASSES, mel
 
 BWE = ("tiny-2.3", "tiny-2.3-audio-group")
@@ -31,7 +31,7 @@ VOCODER = Stage(
     functions=(
         FunctionTap(
             "mel_spectrogram",
-            Pair(f"ltx_core.model.audio_vae.vocoder:{_MEL_STFT}", f"ltx2_mlx.vocoder:{_MEL_STFT}"),
+            Counterparts(f"ltx_core.model.audio_vae.vocoder:{_MEL_STFT}", f"ltx2_mlx.vocoder:{_MEL_STFT}"),
             configs=BWE,
         ),
     ),
@@ -44,8 +44,8 @@ def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
     """From a latent to a waveform, through both networks."""
     kwargs = {
         "latent": Data(normal("latent:decode", 1, 8, 2, 16)),
-        "audio_decoder": Part("audio_decoder"),
-        "vocoder": Part("vocoder"),
+        "audio_decoder": Loaded("audio_decoder"),
+        "vocoder": Loaded("vocoder"),
     }
     return {"base": Case(kwargs, function="decode_audio", half=False)}
 

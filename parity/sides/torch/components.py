@@ -9,9 +9,9 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 from unittest import mock
 
@@ -44,6 +44,7 @@ from ltx_core.loader.fuse_loras import apply_loras  # noqa: E402
 from ltx_core.loader.sft_loader import SafetensorsModelStateDictLoader  # noqa: E402
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
 from ltx_core.model import audio_vae  # noqa: E402
+from ltx_core.model.audio_vae import vocoder  # noqa: E402
 from ltx_core.model.transformer import (  # noqa: E402
     LTXV_MODEL_COMFY_RENAMING_MAP,
     LTXModelConfigurator,
@@ -246,6 +247,14 @@ def loaded_weights(
     return {n: t.view(torch.uint8) if t.dtype == fp8 else t for n, t in module.state_dict().items()}
 
 
+@contextlib.contextmanager
+def filters_made_once() -> Iterator[None]:
+    """While it lasts, equal resampling filters of a vocoder are one tensor. ltx-core makes each of its 400 while it
+    builds the network on the meta device, for eight seconds, and then takes them from the checkpoint."""
+    with mock.patch.object(vocoder, "kaiser_sinc_filter1d", functools.cache(vocoder.kaiser_sinc_filter1d)):
+        yield
+
+
 class Torch(Side):
     key, method = "reference", "forward"
     containers = (torch.nn.Sequential, torch.nn.ModuleList)
@@ -286,7 +295,7 @@ class Torch(Side):
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         for file, strength in loras:
             builder = builder.lora(str(file), strength, LTXV_LORA_COMFY_RENAMING_MAP)
-        with mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
+        with filters_made_once(), mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
             if quantization:
                 module = _quantized(builder, self.dtype(dtype))
             else:
@@ -333,9 +342,15 @@ class Torch(Side):
             yield
 
     def influence(
-        self, stage: Stage, oracle: torch.nn.Module, case: Case, lane: str, source: Trace
+        self,
+        stage: Stage,
+        oracle: dict[str, torch.nn.Module],
+        case: Case,
+        source: Trace,
+        known: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, float]:
-        """Parameter → share of its elements that move a compared tensor.
+        """Parameter → share of its elements that move a compared tensor in a float32 case; without those that are
+        ``known`` to move whole.
 
         One grafted run with gradients: a parameter moves its own tap or the next tap's input, so nothing is diluted.
         """
@@ -347,18 +362,23 @@ class Torch(Side):
                 if isinstance(value, torch.Tensor) and value.requires_grad:
                     terms.append((value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum())
 
+        parameters = {
+            name: p for name, p in self.tensors(oracle[stage.component]).items() if known.get(name, 0.0) < 1.0
+        }
+        if not parameters:
+            return {}
         with torch.enable_grad():
-            parameters = self.tensors(oracle[stage.component])
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
-                parameter.grad = None
-            session = Session(self, source, oracle=True)
+            session = Session(self, source, oracle=True, keeps="nothing")
             session.on_values = collect
-            execute(self, stage, oracle, case, lane, "float64", session)
-            torch.stack(terms).sum().backward()
+            execute(self, stage, oracle, case, "float32", "float64", session)
+            if terms:
+                torch.stack(terms).sum().backward()
         moved = {}
         for name, parameter in parameters.items():
             gradient = parameter.grad
             moved[name] = 0.0 if gradient is None else float((gradient != 0).double().mean())
             parameter.requires_grad_(False)
+            parameter.grad = None
         return moved

@@ -9,6 +9,7 @@ Nothing in the packages is changed; while a run lasts, names in them stand for s
 - Gemma's buffers and its image tower's names: the reference was written for transformers 4.
 - ``apply_loras`` in float32: it leaves the weights that no LoRA touches in the dtype of the file.
 - The second-order loop in float32: its dtype is a default argument that the pipeline does not pass.
+- The vocoder's filters: see ``filters_made_once``.
 - Convolutions in bfloat16: without AVX-512 torch has none but scalar loops, 30 times slower than all the rest. They are
   done in float32 and rounded once, which is what the fast kernels do.
 
@@ -31,8 +32,8 @@ import torch
 import transformers
 
 from ...declare.model import Files, Pipeline
-from ...tap.watch import Recording, record
-from .components import Torch  # first: it makes torchaudio importable
+from ...tap.watch import Watched, record
+from .components import Torch, filters_made_once  # first: it makes torchaudio importable
 
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
 from ltx_core.loader.module_ops import ModuleOps  # isort: skip
@@ -44,9 +45,9 @@ def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
     return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
 
 
-def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Recording:
+def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Watched:
     """One run. The reference must not raise."""
-    side, recording, start = Torch(), Recording(), time.monotonic()
+    side, recording, start = Torch(), Watched(), time.monotonic()
     module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
 
     def call() -> tuple[Iterator[torch.Tensor], Any]:
@@ -62,7 +63,7 @@ def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Rec
 
 
 @contextlib.contextmanager
-def noise_recorded(into: Recording) -> Iterator[None]:
+def noise_recorded(into: Watched) -> Iterator[None]:
     original = torch.randn
 
     def randn(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -82,6 +83,7 @@ def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) ->
         def replace(owner: Any, **names: Any) -> None:
             undo.enter_context(mock.patch.multiple(owner, **names))
 
+        undo.enter_context(filters_made_once())
         for user in (module, helpers):
             replace(user, torch=_torch(dtype))
         replace(helpers, gc=SimpleNamespace(collect=lambda: None))

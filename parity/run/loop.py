@@ -1,0 +1,169 @@
+"""The one loop over cells: each is judged in a process of its own, live or from a trace file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from pathlib import Path
+from typing import Protocol
+
+from ..declare.model import Pipeline, Stage
+from ..declare.stages import pipelines, stages
+from ..judge.results import Results
+from . import pipelines as pipeline_runs
+from .cells import manifest
+from .coverage import unseen
+from .environment import default_device, environment, use_device
+from .pool import jobs_for_tasks, peak_gb, show_progress, spread
+from .replay import judge_recording
+from .resume import CellResult, Cells
+from .resume import key as cells_key
+from .tracefile import open_trace
+
+
+class Source(Protocol):
+    """Where what the reference did comes from."""
+
+    @property
+    def cost(self) -> str:
+        """What a cell's time and memory depend on beside its name."""
+
+    def judged(self, name: str, config: str) -> Results:
+        """One cell, judged."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """The reference runs here."""
+
+    lanes: str
+    checkpoint: Path | None = None
+
+    @property
+    def cost(self) -> str:
+        return f"run {self.lanes}"
+
+    def judged(self, name: str, config: str) -> Results:
+        if name in pipelines():
+            return Results(pipelines=pipeline_runs.run(pipelines()[name], config, self.lanes, show_progress))
+        from .live import Runner  # not above: a trace file is judged without torch
+
+        return Runner(self.checkpoint, show_progress).run([(stages()[name], config)], self.lanes)
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """The reference ran elsewhere, and left a trace."""
+
+    path: Path
+    checkpoint: Path | None = None
+
+    @property
+    def cost(self) -> str:
+        return "check"
+
+    def judged(self, name: str, config: str) -> Results:
+        results, trace = Results(), open_trace(self.path, self.checkpoint)
+        for index, (stage, recorded_config) in enumerate(trace.cells):
+            if (stage.name, recorded_config) == (name, config):
+                judge_recording(trace.recording(index), results)
+        return results
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """One cell for a process to judge; ``keep``: where its result is then put."""
+
+    source: Source
+    name: str
+    config: str
+    device: str
+    keep: Cells | None = None
+
+    @property
+    def cost(self) -> str:
+        """The name under which its time and memory are kept."""
+        return f"{self.source.cost} {self.name} {self.config}"
+
+
+def judge_cell(task: CellTask) -> CellResult:
+    use_device(task.device)
+    found = CellResult(task.source.judged(task.name, task.config), peak_gb())
+    if task.keep:
+        task.keep.save(task.name, task.config, found)
+    return found
+
+
+def judge_cells(
+    tasks: Sequence[CellTask],
+    device: str,
+    progress: Callable[[str], None] = lambda line: None,
+    known: Sequence[CellResult | None] | None = None,
+    jobs: int | None = None,
+) -> Results:
+    """Judge every cell that is not ``known``, in ``jobs`` processes; the results are in the order of the tasks."""
+    known = known or [None] * len(tasks)
+    left = [task for task, earlier in zip(tasks, known, strict=True) if earlier is None]
+    results = Results(environment=environment(device))
+    names = [task.cost for task in left]
+    jobs = jobs or jobs_for_tasks(names)
+    # A pipeline runs the reference three times, and takes about ten times as long as a stage.
+    found = spread(judge_cell, left, names, jobs, [10.0 if task.name in pipelines() else 1.0 for task in left])
+    peaks: list[float] = []
+    for done, earlier in enumerate(known, 1):
+        cell = earlier or next(found)
+        progress(f"{done} of {len(tasks)} cells done")
+        results.rows += cell.results.rows
+        results.coverage += cell.results.coverage
+        results.pipelines += cell.results.pipelines
+        results.carried += cell.results.carried
+        peaks.append(cell.peak_gb)
+    results.peak_gb = sum(nlargest(jobs, peaks))
+    found.close()
+    for order, row in enumerate(results.rows):
+        row.order = order
+    return results
+
+
+def run(
+    chosen: Sequence[tuple[Stage | Pipeline, str]],
+    lanes: str = "ABC",
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    keep: Path | None = None,
+    resume: bool = False,
+    jobs: int | None = None,
+) -> Results:
+    """Judge every chosen cell beside the reference.
+
+    keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
+    """
+    device = device or default_device()
+    cells = Cells(keep, cells_key(lanes, checkpoint, environment(device))) if keep else None
+    if cells and not resume:
+        cells.clear()
+    known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
+    if resume:
+        progress(f"{sum(cell is not None for cell in known)} of {len(chosen)} cells kept from the run before")
+    source = Live(lanes, checkpoint)
+    tasks = [CellTask(source, stage.name, config, device, cells) for stage, config in chosen]
+    results = judge_cells(tasks, device, progress, known, jobs)
+    of_stages = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
+    results.stages = manifest(of_stages)
+    results.unseen = unseen(results, of_stages) if "A" in lanes and checkpoint is None else []
+    return results
+
+
+def check(path: Path, checkpoint: Path | None = None, device: str | None = None, jobs: int | None = None) -> Results:
+    """Judge ours against every cell of a trace. Raises TraceError where it is not as it was recorded."""
+    trace, device = open_trace(path, checkpoint), device or default_device()
+    source = FromFile(path, checkpoint)
+    cells = dict.fromkeys((stage.name, config) for stage, config in trace.cells)
+    results = judge_cells([CellTask(source, *cell, device) for cell in cells], device, jobs=jobs)
+    recorded = {name: value for name, value in trace.manifest["versions"].items() if name not in ("device", "mlx")}
+    results.environment |= {f"{name} of the trace": value for name, value in recorded.items()}
+    whole = [cell for cell, entry in zip(trace.cells, trace.manifest["cells"], strict=True) if entry["inventory"]]
+    results.unseen = unseen(results, whole)
+    return results
