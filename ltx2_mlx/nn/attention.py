@@ -10,6 +10,19 @@ from .module import Module
 from .rope import LTXRopeType, apply_rotary_emb
 
 
+def scaled_dot_product_attention(
+    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None
+) -> mx.array:
+    """MLX's attention of ``(B, H, T, D)``. On a CPU half precision is computed in float32 and rounded once, as GPU
+    kernels do: the CPU backend would round every intermediate, and take three times as long."""
+    if q.dtype == mx.float32 or mx.default_device() != mx.Device(mx.cpu):
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    if mask is not None and mask.dtype != mx.bool_:
+        mask = mask.astype(mx.float32)
+    wide = (x.astype(mx.float32) for x in (q, k, v))
+    return mx.fast.scaled_dot_product_attention(*wide, scale=scale, mask=mask).astype(q.dtype)
+
+
 def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: mx.array | None = None) -> mx.array:
     """softmax(qkᵀ/√D + mask)v for ``(B, T, H·D)`` queries and ``(B, S, H·D)`` keys and values → ``(B, T, H·D)``.
 
@@ -21,7 +34,7 @@ def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: 
         mask = mask[None]
     if mask is not None and mask.ndim == 3:
         mask = mask[:, None]
-    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=(inner // heads) ** -0.5, mask=mask)
+    out = scaled_dot_product_attention(q, k, v, scale=(inner // heads) ** -0.5, mask=mask)
     return out.swapaxes(1, 2).reshape(B, T, inner)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..config import Gemma3TextConfig
 from ..errors import InputError
 from ..nn.activation import GELUTanh
+from ..nn.attention import scaled_dot_product_attention
 from ..nn.module import Module
 
 Tables = tuple[mx.array, mx.array]
@@ -110,7 +111,7 @@ class Gemma3Attention(Module):
 
         q, k, v = (heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = apply_rotary_pos_emb(self.q_norm(q), self.k_norm(k), *position_embeddings)
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scaling, mask=attention_mask)
+        out = scaled_dot_product_attention(q, k, v, scale=self.scaling, mask=attention_mask)
         # A pad on the left sees nothing. Its result is zero, as in torch, and neither NaN nor a mean (tap: o_proj:x)
         out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, 0)
         return self.o_proj(out.swapaxes(1, 2).reshape(B, T, -1)), None

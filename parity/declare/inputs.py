@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
 
-# Where the tiny checkpoints are built.
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "checkpoints"
+_CHECKOUT = Path(__file__).resolve().parents[2] / "fixtures"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_IN_CHECKOUT = (_CHECKOUT / "SHA256SUMS").exists()
+# The recipes of the tiny checkpoints: a folder of the checkout, or a copy of it in the installed package.
+RECIPES = _CHECKOUT if _IN_CHECKOUT else Path(__file__).resolve().parents[1] / "fixtures"
+# The folder in which they are built.
+FIXTURES = RECIPES / "checkpoints" if _IN_CHECKOUT else _CACHE / "ltx2-parity" / "checkpoints"
 GEMMA = FIXTURES / "tiny-gemma"  # a Hugging Face folder
 
 # The distilled model's schedule (ltx_pipelines.utils.constants); its values round badly in bfloat16, 0.7 would not.

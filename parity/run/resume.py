@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..declare.inputs import FIXTURES
+from ..declare.inputs import RECIPES
 from ..judge.results import Coverage, Item, PipelineRow, Reason, Results, Row
 from ..tap import raw_safetensors as shards
 
@@ -78,6 +78,6 @@ def key(lanes: str, checkpoint: Path | None, environment: dict[str, str]) -> str
             if "tests" not in file.parts:
                 digest.update(f"{file.relative_to(ROOT)}={shards.sha256(file)};".encode())
     for name in ("SHA256SUMS", "media.py"):
-        digest.update((FIXTURES.parent / name).read_bytes())
+        digest.update((RECIPES / name).read_bytes())
     digest.update(shards.sha256(checkpoint).encode() if checkpoint else b"")
     return digest.hexdigest()

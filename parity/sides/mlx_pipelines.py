@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import mlx.core as mx
 import numpy as np
@@ -41,26 +39,6 @@ class Replay:
         return self._next(shape).astype(np.float64)
 
 
-@contextlib.contextmanager
-def attention_rounded_once() -> Iterator[None]:
-    """While it lasts, attention in bfloat16 is computed in float32 on a CPU and rounded once, as fast kernels do. MLX's
-    CPU backend rounds every intermediate and takes three times as long, a third of a whole run."""
-    attention = mx.fast.scaled_dot_product_attention
-    if mx.default_device().type != mx.cpu:
-        yield
-        return
-
-    def widened(value: Any) -> Any:
-        return value.astype(mx.float32) if isinstance(value, mx.array) and value.dtype == mx.bfloat16 else value
-
-    def run(q: mx.array, k: mx.array, v: mx.array, **options: Any) -> mx.array:
-        options = {name: widened(option) for name, option in options.items()}
-        return attention(widened(q), widened(k), widened(v), **options).astype(q.dtype)
-
-    with mock.patch.object(mx.fast, "scaled_dot_product_attention", run):
-        yield
-
-
 def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Watched:
     """Our pipeline with the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
     side, recording, replay, start = MLX(), Watched(), Replay(noise), time.monotonic()
@@ -75,8 +53,7 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
         return made(**arguments(pipeline.call))
 
     try:
-        with attention_rounded_once():
-            record(side, pipeline, call, recording)
+        record(side, pipeline, call, recording)
         if replay.left:
             recording.error = f"{len(replay.left)} of the reference's {len(noise)} draws were not made"
     except Exception as error:
