@@ -10,7 +10,7 @@ from ..judge.baseline import BASELINE, RunError, read_run, write_baseline
 from ..judge.results import EXIT_OK
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     accept = commands.add_parser("accept", help=f"keep a run's worst ratios as the baseline, {BASELINE}")
     accept.add_argument(
         "results", nargs="?", type=Path, default=Path("reports") / "latest" / "results.json", metavar="RESULTS.json"

@@ -12,7 +12,7 @@ from ..run.tracefile import TraceError
 REPORTS = Path("reports") / "latest"
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check = commands.add_parser("check", help="judge ours against a trace; needs no torch")
     check.add_argument("trace", type=Path, metavar="FILE.json", help="the manifest of a trace")
     check.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the trace's one checkpoint is now")

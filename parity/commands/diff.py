@@ -44,7 +44,7 @@ def show(found: Difference, a: dict[Key, Tap], b: dict[Key, Tap], console: Conso
     console.print(escape(sentence(found, a, b)), style="bold red" if found.regressions else "bold green")
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     diff = commands.add_parser("diff", help="compare two results.json, or one with the accepted baseline")
     diff.add_argument("runs", nargs="+", type=Path, metavar="RESULTS.json", help="before and now; or now alone")
     diff.add_argument("--factor", type=float, default=FACTOR, help=f"by how much a ratio must move ({FACTOR:g})")

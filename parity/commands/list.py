@@ -7,7 +7,7 @@ import argparse
 from ..declare.stages import pipelines, stages
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     commands.add_parser("list", help="stages, configs, cases and taps").set_defaults(handler=_list)
 
 

@@ -12,7 +12,7 @@ from ..judge.results import EXIT_USAGE
 from ..run.tracefile import write
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     record = commands.add_parser("record", help="run the reference and write a portable trace of it")
     record.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="the manifest; a folder beside it")
     record.add_argument("cells", nargs="*", default=["*"], metavar="STAGE[:CONFIG[:CASE]]", help="globs (default: all)")

@@ -9,13 +9,14 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..declare.model import Pipeline, Stage
 from ..judge.results import EXIT_USAGE
 from ..run.pool import count
 
 REPORTS = Path("reports") / "latest"
 
 
-def register(commands: argparse._SubParsersAction) -> None:
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="run both, judge every tensor, write a report")
     run.add_argument("--stage", default="*", metavar="GLOB", help="which stages (default: all)")
     run.add_argument("--config", default="*", metavar="NAME", help="which configs, as a glob (default: all)")
@@ -60,6 +61,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"ltx2-parity: no lane '{args.lane}'; there are A, B and C, as in --lane A,C", file=sys.stderr)
         return EXIT_USAGE
     if args.checkpoint:
+        chosen: list[tuple[Stage | Pipeline, str]]
         named = [stage for stage in check_checkpoint(args.checkpoint) if fnmatchcase(stage.name, args.stage)]
         chosen = [(stage, args.checkpoint.stem) for stage in named]
     else:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -148,6 +148,20 @@ class Stage:
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None
     layout: Literal["sequence", "video", "sound"] = "sequence"
+
+    @property
+    def main(self) -> str:
+        """The component of a stage that has one. Raises ValueError for a stage of free functions."""
+        if self.component is None:
+            raise ValueError(f"the stage {self.name} has no component")
+        return self.component
+
+
+class HasClasses(Protocol):
+    """What names the classes of both sides: a stage, a pipeline."""
+
+    @property
+    def classes(self) -> dict[str, Counterparts]: ...
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def profile(ours: np.ndarray, reference: np.ndarray, oracle: np.ndarray) -> dict
 
 def _binned(square: np.ndarray, axes: list[int]) -> np.ndarray:
     """Mean over all axes but ``axes``, and over the bins of these."""
-    mean = square.mean(axis=tuple(axis for axis in range(square.ndim) if axis not in axes))
+    mean: np.ndarray = np.mean(square, axis=tuple(axis for axis in range(square.ndim) if axis not in axes))
     for axis in range(mean.ndim):
         edges = np.linspace(0, mean.shape[axis], min(BINS, mean.shape[axis]), endpoint=False).astype(int)
         width = np.diff([*edges, mean.shape[axis]]).reshape([-1 if i == axis else 1 for i in range(mean.ndim)])

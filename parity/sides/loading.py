@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ltx2_mlx.loading.load import Checkpoint, read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
 
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage

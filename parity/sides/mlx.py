@@ -29,14 +29,15 @@ class MLX(Side):
         return isinstance(value, nn.Module)
 
     def dtype(self, name: str) -> mx.Dtype:
-        return getattr(mx, name)
+        dtype: mx.Dtype = getattr(mx, name)
+        return dtype
 
     def dtype_name(self, value: Any) -> str | None:
         return str(value).removeprefix("mlx.core.") if isinstance(value, mx.Dtype) else None
 
     def to_numpy(self, value: mx.array) -> Tensor:
         half = value.dtype in (mx.bfloat16, mx.float16)
-        return Tensor(np.array(value.astype(mx.float32) if half else value), self.dtype_name(value.dtype))
+        return Tensor(np.array(value.astype(mx.float32) if half else value), str(value.dtype).removeprefix("mlx.core."))
 
     def from_numpy(self, values: np.ndarray, dtype: mx.Dtype) -> mx.array:
         if dtype == mx.float64:  # MLX takes float64 in only where it is told to
@@ -55,7 +56,8 @@ class MLX(Side):
         # Looked up when called: `planting.planted` puts a copy with a fault in its place.
         product = importlib.import_module("ltx2_mlx")
         files = [product.LoraPathStrength(*lora) for lora in loras]
-        return product.load(component, path, self.dtype(dtype), files, quantization)
+        module: nn.Module = product.load(component, path, self.dtype(dtype), files, quantization)
+        return module
 
     def named_modules(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return iter(module.named_modules())
@@ -78,7 +80,7 @@ class MLX(Side):
 def loaded_weights(path: Path, loras: Loras, dtype: mx.Dtype, quantization: str | None = None) -> dict[str, mx.array]:
     """Every tensor of a transformer as it is loaded; float8 as its bytes."""
     side = MLX()
-    module = side.load("transformer", path, {}, side.dtype_name(dtype), loras, quantization)
+    module = side.load("transformer", path, {}, str(dtype).removeprefix("mlx.core."), loras, quantization)
     return dict(tree_flatten(module.parameters()))
 
 
@@ -113,7 +115,7 @@ def noised(noise: mx.array, state: Any, scale: float) -> Any:
     return _product("diffusion.noisers").GaussianNoiser(_Recorded([noise]))(state, scale)
 
 
-def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx.array) -> np.ndarray:
+def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx.array) -> Any:
     arrays = {"sample": sample, "denoised_sample": denoised, "noise": noise, "sigmas": sigmas}
     host = {name: np.array(value) for name, value in arrays.items()}
     return _product("diffusion.diffusion_steps").Res2sDiffusionStep().step(step_index=0, **host)

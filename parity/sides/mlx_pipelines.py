@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -43,10 +43,10 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
     """Our pipeline with the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
     side, recording, replay, start = MLX(), Watched(), Replay(noise), time.monotonic()
 
-    def arguments(of: Callable[[Files], dict[str, Any]]) -> dict[str, Any]:
+    def arguments(of: Callable[[Files], dict[str, Any]]) -> Any:
         return side.materialise(of(files), pipeline, dtype, dtype)
 
-    def call() -> tuple[Iterator[Any], Any]:
+    def call() -> Any:
         package = importlib.import_module("ltx2_mlx.pipelines")
         settings = package.Settings(dtype=side.dtype(dtype), noise=lambda seed: replay)
         made = getattr(package, pipeline.cls)(**arguments(pipeline.init), settings=settings)

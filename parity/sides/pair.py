@@ -28,5 +28,4 @@ class Pair:
     @property
     def root(self) -> str:
         """The class of the component that the stage is about: its tap's name."""
-        main = (self.ours or {None: None}).get(self.stage.component)
-        return type(main).__name__
+        return type(self.ours[self.stage.component] if self.stage.component else None).__name__

@@ -26,7 +26,7 @@ def execute(
     with side.running(recorded=session is not None):
         if case.steps:
             return _execute_steps(side, stage, case, lane, model, session)
-        main = modules[stage.component]
+        main = modules[stage.main]
         entry = side.cls(stage, stage.wrapper)(main) if stage.wrapper else main
         kwargs = side.materialise(case.kwargs, stage, lane, model, modules)
 
@@ -45,7 +45,7 @@ def execute(
 
 def _module_taps(side: Side, stage: Stage, modules: dict[str, Any], entry: Any, session: Session) -> dict[str, Any]:
     """Tap → module, of every component; the session is told which of them are roots and which are channels-last."""
-    main = modules[stage.component]
+    main = modules[stage.main]
     session.roots = {type(main).__name__, stage.wrapper or "", *stage.also}
     taps = {stage.wrapper: entry} if stage.wrapper else {}
     for component, module in modules.items():
@@ -61,7 +61,9 @@ def _module_taps(side: Side, stage: Stage, modules: dict[str, Any], entry: Any, 
     return taps
 
 
-def _execute_steps(side: Side, stage: Stage, case: Case, lane: str, model: str, session: Session) -> None:
+def _execute_steps(side: Side, stage: Stage, case: Case, lane: str, model: str, session: Session | None) -> None:
+    if session is None:
+        raise ValueError("steps are run to be recorded: they need a session")
     for step in case.steps:
         target = step.target if isinstance(step.target, str) else side.materialise(step.target, stage, lane, model)
         function = side.cls(stage, target) if isinstance(target, str) else target

@@ -68,8 +68,8 @@ def graft(value: Any, name: str, fw: Side, recorded: dict[str, Any], wide: bool 
         }
         return dataclasses.replace(value, **new)
     if isinstance(value, (list, tuple)):
-        new = [graft(item, join(name, str(i)), fw, recorded, wide) for i, item in enumerate(value)]
-        return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
+        items = [graft(item, join(name, str(i)), fw, recorded, wide) for i, item in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
         return {k: graft(v, join(name, str(k)), fw, recorded, wide) for k, v in value.items()}
     return value

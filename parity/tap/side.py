@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..declare.model import Data, DType, Loaded, Member, Obj, Stage
+from ..declare.model import Data, DType, HasClasses, Loaded, Member, Obj
 from .trace import Tensor
 
 PROBE = "low"  # the output's name of a call with its inputs scaled down
@@ -56,12 +56,12 @@ class Side(ABC):
     @abstractmethod
     def named_modules(self, module: Any) -> Iterator[tuple[str, Any]]: ...
 
-    def cls(self, stage: Stage, name: str) -> Any:
+    def cls(self, stage: HasClasses, name: str) -> Any:
         owner, attribute = resolve(getattr(stage.classes[name], self.key))
         return getattr(owner, attribute)
 
     def materialise(
-        self, value: Any, stage: Stage, lane: str, model: str, loaded: Mapping[str, Any] | None = None
+        self, value: Any, stage: HasClasses, lane: str, model: str, loaded: Mapping[str, Any] | None = None
     ) -> Any:
         """A case's neutral inputs as this side's objects; ``lane`` and ``model`` are dtype names, ``loaded`` are the
         components that a ``Loaded`` stands for."""

@@ -35,7 +35,8 @@ def _statistics(name: str) -> FunctionTap:
 
 
 def _params(config: dict[str, Any]) -> dict[str, Any]:
-    return config["audio_vae"]["model"]["params"]["ddconfig"]
+    params: dict[str, Any] = config["audio_vae"]["model"]["params"]["ddconfig"]
+    return params
 
 
 def mel(name: str, batch: int, frames: int, bins: int) -> np.ndarray:

@@ -13,8 +13,12 @@ import numpy as np
 from ..inputs import DISTILLED_SIGMAS, normal, uniform
 from ..model import Case, Counterparts, Data, Obj, Stage, Step
 
-_ITEMS = ("VideoConditionByLatentIndex", "VideoConditionByKeyframeIndex", "VideoConditionByReferenceLatent")
-_ITEMS += ("ConditioningItemAttentionStrengthWrapper",)
+_ITEMS = (
+    "VideoConditionByLatentIndex",
+    "VideoConditionByKeyframeIndex",
+    "VideoConditionByReferenceLatent",
+    "ConditioningItemAttentionStrengthWrapper",
+)
 _LOOPS = ("euler_denoising_loop", "res2s_audio_video_denoising_loop")
 CLASSES = {
     **{
@@ -176,9 +180,8 @@ def _res2s() -> tuple[Step, ...]:
     steps = [Step(f"coefficients.{h:g}", "get_res2s_coefficients", {"h": h}) for h in (1e-3, 0.2, 0.49, 0.6, 3.0)]
     for h in steps:
         h.on_reference["phi_cache"] = {}
-    latents = {"sample": normal("res2s:x", 1, _T, _C), "denoised": normal("res2s:x0", 1, _T, _C)}
-    latents["noise"] = normal("res2s:noise", 1, _T, _C)
-    latents = {name: Data(x.astype(np.float64), "none") for name, x in latents.items()}
+    keys = {"sample": "res2s:x", "denoised": "res2s:x0", "noise": "res2s:noise"}
+    latents = {name: Data(normal(key, 1, _T, _C).astype(np.float64), "none") for name, key in keys.items()}
     for dtype in (np.float32, np.float64):
         for i, pair in enumerate(((1.0, 0.9), (0.7, 0.42), (0.42, 0.0011), (0.3, 0.0))):
             sigmas = Data(np.array(pair, dtype=dtype), "none")
@@ -192,7 +195,7 @@ def _loops() -> tuple[Step, ...]:
     for name in _LOOPS:
         for schedule, sigmas in schedules.items():
             kwargs = {
-                "sigmas": Data(np.float32(sigmas), "none"),
+                "sigmas": Data(np.array(sigmas, np.float32), "none"),
                 "video": _state(f"{name}:video"),
                 "audio": _state(f"{name}:audio", 18, 5, 1),
                 "targets": (Data(normal("loop:video", 1, _T, _C)), Data(normal("loop:audio", 1, 18, 5))),
@@ -213,7 +216,7 @@ def _guidance() -> tuple[Step, ...]:
     """Which passes a step makes, with what, and what becomes of them, of a network that adds up what it is told."""
     full = {"cfg_scale": 3.0, "stg_scale": 1.0, "stg_blocks": [1], "rescale_scale": 0.7, "modality_scale": 3.0}
     text = {"cfg_scale": 4.0}
-    kinds = {
+    kinds: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "full": (full, full | {"cfg_scale": 7.0, "stg_blocks": [0, 2]}),
         "text": (text, {"cfg_scale": 1.0}),
         "perturbed": ({"stg_scale": 0.5, "stg_blocks": None}, {}),
@@ -222,7 +225,7 @@ def _guidance() -> tuple[Step, ...]:
         "skipped": (full | {"skip_step": 1}, full | {"skip_step": 2}),
     }
     shared = {
-        "sigmas": Data(np.float32((1.0, 0.9, 0.7, 0.5, 0.2, 0.0)), "none"),
+        "sigmas": Data(np.array((1.0, 0.9, 0.7, 0.5, 0.2, 0.0), np.float32), "none"),
         "video": _state("guided:video"),
         "audio": _state("guided:audio", 18, 5, 1),
         "v_context": _context("video", _C),
@@ -232,11 +235,11 @@ def _guidance() -> tuple[Step, ...]:
     steps = [Step("simple", "simple", shared, exact=False)]
     for name, params in kinds.items():
         contexts = (negative[0], None) if name == "text" else negative
-        factories = [
+        constant = [
             Obj("MultiModalGuiderFactory.constant", {"params": Obj("MultiModalGuiderParams", p), "negative_context": c})
             for p, c in zip(params, contexts, strict=True)
         ]
-        steps.append(Step(f"guided.{name}", "guided", shared | {"factories": tuple(factories)}, exact=False))
+        steps.append(Step(f"guided.{name}", "guided", shared | {"factories": tuple(constant)}, exact=False))
     bins = {1.0: Obj("MultiModalGuiderParams", full), 0.6: Obj("MultiModalGuiderParams", text)}
     factories = tuple(
         Obj("MultiModalGuiderFactory.from_dict", {"sigma_to_params": bins, "negative_context": c}) for c in negative

@@ -62,18 +62,18 @@ def _patchifiers() -> tuple[Step, ...]:
         ]
     for causal, shift in ((True, 0), (True, 3), (False, 2)):
         patchifier = Obj("AudioPatchifier", {"patch_size": 1, "is_causal": causal, "shift": shift})
-        shape, name = (2, 3, 300, 5), f"{'causal' if causal else 'centred'}.{shift}"
-        latent, tokens = normal(f"audio:{name}", *shape), normal(f"audio tokens:{name}", 2, 300, 15)
+        audio, name = (2, 3, 300, 5), f"{'causal' if causal else 'centred'}.{shift}"
+        latent, tokens = normal(f"audio:{name}", *audio), normal(f"audio tokens:{name}", 2, 300, 15)
         steps += [
             Step(f"audio.patchify.{name}", patchifier, {"audio_latents": Data(latent)}, "patchify"),
             Step(
                 f"audio.unpatchify.{name}",
                 patchifier,
-                {"audio_latents": Data(tokens), "output_shape": _audio(*shape)},
+                {"audio_latents": Data(tokens), "output_shape": _audio(*audio)},
                 "unpatchify",
             ),
-            Step(f"audio.bounds.{name}", patchifier, {"output_shape": _audio(*shape)}, "get_patch_grid_bounds"),
-            Step(f"audio.token_count.{name}", patchifier, {"tgt_shape": _audio(*shape)}, "get_token_count"),
+            Step(f"audio.bounds.{name}", patchifier, {"output_shape": _audio(*audio)}, "get_patch_grid_bounds"),
+            Step(f"audio.token_count.{name}", patchifier, {"tgt_shape": _audio(*audio)}, "get_token_count"),
         ]
     return tuple(steps)
 
@@ -102,8 +102,8 @@ def _states() -> tuple[Step, ...]:
     for factors in ((8, 32, 32), (4, 16, 24)):
         scale = Obj("SpatioTemporalScaleFactors", dict(zip(("time", "width", "height"), factors, strict=True)))
         coords = Data((normal("coords", 2, 3, 11, 2) * 40).astype("int64"), "none")
-        kwargs = {"latent_coords": coords, "scale_factors": scale, "causal_fix": True}
-        steps.append(Step(f"get_pixel_coords.{factors[1]}", "get_pixel_coords", kwargs))
+        arguments = {"latent_coords": coords, "scale_factors": scale, "causal_fix": True}
+        steps.append(Step(f"get_pixel_coords.{factors[1]}", "get_pixel_coords", arguments))
     return tuple(steps)
 
 

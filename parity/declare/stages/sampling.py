@@ -70,7 +70,7 @@ def _guiders() -> tuple[Step, ...]:
 
 
 def _euler() -> tuple[Step, ...]:
-    sigmas = np.float32([*DISTILLED_SIGMAS, 0.0])
+    sigmas = np.array([*DISTILLED_SIGMAS, 0.0], np.float32)
     steps = []
     for index in range(len(sigmas) - 1):
         arguments = {

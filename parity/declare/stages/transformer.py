@@ -86,7 +86,7 @@ def grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> np
     """``(3, T, 2)`` bounds of a latent's tokens in (seconds, pixels, pixels), from latent frame ``first`` on."""
     f, h, w = np.meshgrid(np.arange(first, first + frames), np.arange(height), np.arange(width), indexing="ij")
     start = np.stack([f, h, w]).reshape(3, -1).astype(np.float32)
-    bounds = np.stack([start, start + 1], axis=-1) * np.float32([[[8]], [[32]], [[32]]])
+    bounds = np.stack([start, start + 1], axis=-1) * np.array([[[8]], [[32]], [[32]]], np.float32)
     bounds[0] = np.maximum(bounds[0] - 7, 0) / np.float32(fps)
     return bounds
 
@@ -94,7 +94,8 @@ def grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> np
 def seconds(frames: int, first: int = 0) -> np.ndarray:
     """``(1, T, 2)`` bounds of audio latent frames in seconds."""
     edges = np.maximum(np.arange(first, first + frames + 1, dtype=np.float32) * 4 - 3, 0) * np.float32(0.01)
-    return np.stack([edges[:-1], edges[1:]], axis=-1)[None]
+    bounds: np.ndarray = np.stack([edges[:-1], edges[1:]], axis=-1)
+    return bounds[None]
 
 
 def _modality(
@@ -107,7 +108,7 @@ def _modality(
     width = t[f"{stream}num_attention_heads"] * t[f"{stream}attention_head_dim"]
     text = width if t.get("caption_proj_before_connector") else t["caption_channels"]
     key = f"{name}:{stream}"
-    sigmas = np.float32(sigma)
+    sigmas = np.array(sigma, np.float32)
     mask = uniform(f"{key}mask", batch, tokens, 1)
     mask[:, : tokens // 3] = 0.0  # conditioning tokens are kept, others denoised partly or fully
     mask[:, tokens // 2 :] = 1.0
@@ -162,18 +163,18 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     # Every sigma of the true schedule at once, one for all tokens of a sample, video and audio at different steps. The
     # first sample is so loud that its squares are beyond float16: a norm must not take them in it.
     sigmas = list(DISTILLED_SIGMAS)
-    shared = {"timesteps": Data(np.float32(sigmas)[:, None, None], "none")}
-    other = {"timesteps": Data(np.float32(sigmas[::-1])[:, None, None], "none")}
+    shared: dict[str, Any] = {"timesteps": Data(np.array(sigmas, np.float32)[:, None, None], "none")}
+    other: dict[str, Any] = {"timesteps": Data(np.array(sigmas[::-1], np.float32)[:, None, None], "none")}
     streams = (
         video("schedule", grid(1, 2, 3, fps=24.0), sigmas, **shared),
         audio("schedule", seconds(5), sigmas[::-1], **other),
     )
-    for stream in streams[: 2 if av else 1]:
+    for stream in filter(None, streams[: 2 if av else 1]):
         stream.fields["latent"].values[0] *= 1024
     result["schedule"] = case(*streams, half=True)
 
     # Fractional self-attention strengths with hidden pairs, and text of unequal lengths.
-    def masks(name: str, tokens: int, text: int) -> dict[str, Data]:
+    def masks(name: str, tokens: int, text: int) -> dict[str, Any]:
         strength = uniform(f"masks:{name}", 2, tokens, tokens)
         strength[strength < 0.2] = 0.0
         strength[strength > 0.7] = 1.0
@@ -183,8 +184,8 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     result["masks"] = case(video("masks", **masks("v", 45, 13)), audio("masks", **masks("a", 18, 9)), half=True)
 
     # Spatio-temporal guidance: self-attention skipped in one block for all samples, in another for one of them.
-    both = {"skip_video_self_attn": [1], "skip_audio_self_attn": [0]}
-    one = {"skip_video_self_attn": [0, 1], "skip_audio_self_attn": [0, 1]}
+    both: dict[str, list[int] | None] = {"skip_video_self_attn": [1], "skip_audio_self_attn": [0]}
+    one: dict[str, list[int] | None] = {"skip_video_self_attn": [0, 1], "skip_audio_self_attn": [0, 1]}
     result["stg"] = case(video("stg"), audio("stg"), _skip(both, one))
 
     # Positions past 10 s and far from the corner, at another frame rate: angles grow to ±15,708.
@@ -192,7 +193,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
     if av:
         # Modality guidance: each way cut for all samples in one block, for one sample in another, in every block.
-        cut = {"skip_a2v_cross_attn": [0], "skip_v2a_cross_attn": [1]}
+        cut: dict[str, list[int] | None] = {"skip_a2v_cross_attn": [0], "skip_v2a_cross_attn": [1]}
         result["cut"] = case(
             video("cut"), audio("cut"), _skip(cut, {"skip_a2v_cross_attn": None, "skip_v2a_cross_attn": None})
         )

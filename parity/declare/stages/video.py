@@ -80,7 +80,7 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     wide = {"latent": latent("wide", 1, 1, 2, 5), "tiling_config": _tiling((96, 64), (16, 0))}
     cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video")
     if config["vae"]["timestep_conditioning"]:
-        levels = Data(np.float32([0.05, 0.3]))
+        levels = Data(np.array([0.05, 0.3], np.float32))
         cases["timestep"] = Case({"sample": latent("timestep", 2, 1, 2, 3), "timestep": levels}, half=False)
     return cases
 

@@ -30,10 +30,12 @@ def _import_torchaudio() -> None:
     """torchaudio without its compiled library, which asks for a CUDA build of torch and which the reference never
     calls: its resampling and its spectrograms are plain torch."""
     stub = ModuleType("torchaudio._extension")
-    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
-    stub.fail_if_no_align = lambda function: function
-    stub._load_lib = lambda name: False
-    stub._check_cuda_version = lambda: None
+    vars(stub).update(
+        _IS_TORCHAUDIO_EXT_AVAILABLE=False,
+        fail_if_no_align=lambda function: function,
+        _load_lib=lambda name: False,
+        _check_cuda_version=lambda: None,
+    )
     sys.modules.setdefault("torchaudio._extension", stub)
     import torchaudio  # noqa: F401
 
@@ -70,7 +72,7 @@ def _transformer(config: dict[str, Any]) -> tuple[type, Any]:
     return LTXModelConfigurator if av else LTXVideoOnlyModelConfigurator, LTXV_MODEL_COMFY_RENAMING_MAP
 
 
-def _tiny_gemma() -> dict[str, Any]:
+def _tiny_gemma() -> Any:
     return json.loads((GEMMA / "config.json").read_text())
 
 
@@ -86,7 +88,7 @@ def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
 
     class Configurator(EmbeddingsProcessorConfigurator):
         @classmethod
-        def from_config(cls, config: dict[str, Any]) -> torch.nn.Module:
+        def from_config(cls, config: dict[str, Any]) -> Any:
             with mock.patch.multiple(GEMMA3_CONFIG_FOR_LTX.text_config, **sizes):
                 return EmbeddingsProcessorConfigurator.from_config(config)
 
@@ -118,7 +120,7 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
     from transformers import Gemma3Config
     from transformers.models.gemma3 import modeling_gemma3
 
-    class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):
+    class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):  # type: ignore[no-untyped-call]  # its base's hook
         """Returns every hidden state: before each layer, and after the final norm."""
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -132,7 +134,8 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
                 output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
             return (*states, output.last_hidden_state)
 
-    model = Gemma3TextModel(Gemma3Config.from_dict(config).text_config)
+    text_config: Any = Gemma3Config.from_dict(config).text_config
+    model: torch.nn.Module = Gemma3TextModel(text_config)
     prefix = "language_model.model."
     tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
     model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
@@ -164,7 +167,7 @@ class Tokenizer:
         return both[..., 0], both[..., 1]
 
 
-def _gemma_rms_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+def _gemma_rms_norm(self: Any, x: torch.Tensor) -> Any:
     return self._norm(x) * (1.0 + self.weight)
 
 
@@ -192,7 +195,7 @@ def _wide_resample_audio(self: audio_vae.AudioProcessor, audio: Audio) -> Audio:
     return _resample_audio(self, Audio(audio.waveform.double(), audio.sampling_rate))
 
 
-def _wide_waveform_to_mel(self: audio_vae.AudioProcessor, audio: Audio) -> torch.Tensor:
+def _wide_waveform_to_mel(self: audio_vae.AudioProcessor, audio: Audio) -> Any:
     """In float64 with the reference's own float32 window and filter bank."""
     return _waveform_to_mel(copy.deepcopy(self).double(), Audio(audio.waveform.double(), audio.sampling_rate))
 
@@ -226,7 +229,7 @@ def _quantized(builder: SingleGPUModelBuilder, dtype: torch.dtype) -> torch.nn.M
     policy, own = QuantizationPolicy.fp8_cast(), builder.model_sd_ops
     ops = dataclasses.replace(own, mapping=(*own.mapping, *policy.sd_ops.mapping))
     builder = dataclasses.replace(builder, model_sd_ops=ops, module_ops=policy.module_ops)
-    module = builder.build(device=torch.device("cpu"))
+    module: torch.nn.Module = builder.build(device=torch.device("cpu"))
     for layer in module.modules():
         if isinstance(layer, torch.nn.Linear):
             del layer.forward, layer.original_forward
@@ -242,7 +245,7 @@ def loaded_weights(
 ) -> dict[str, torch.Tensor]:
     """Every tensor of a transformer as the reference loads it; float8 as its bytes."""
     side, config = Torch(), SafetensorsModelStateDictLoader().metadata(str(path))
-    module = side.load("transformer", path, config, side.dtype_name(dtype), loras, quantization)
+    module = side.load("transformer", path, config, str(dtype).removeprefix("torch."), loras, quantization)
     fp8 = torch.float8_e4m3fn
     return {n: t.view(torch.uint8) if t.dtype == fp8 else t for n, t in module.state_dict().items()}
 
@@ -266,7 +269,8 @@ class Torch(Side):
         return isinstance(value, (torch.nn.Module, torch.device))
 
     def dtype(self, name: str) -> torch.dtype:
-        return getattr(torch, name)
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
 
     def dtype_name(self, value: Any) -> str | None:
         return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
@@ -311,7 +315,7 @@ class Torch(Side):
         yield
 
     def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-        return module.named_modules()
+        yield from module.named_modules()
 
     def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         """What a checkpoint holds of a module: its parameters and its persistent buffers."""
@@ -362,9 +366,7 @@ class Torch(Side):
                 if isinstance(value, torch.Tensor) and value.requires_grad:
                     terms.append((value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum())
 
-        parameters = {
-            name: p for name, p in self.tensors(oracle[stage.component]).items() if known.get(name, 0.0) < 1.0
-        }
+        parameters = {name: p for name, p in self.tensors(oracle[stage.main]).items() if known.get(name, 0.0) < 1.0}
         if not parameters:
             return {}
         with torch.enable_grad():
@@ -374,7 +376,7 @@ class Torch(Side):
             session.on_values = collect
             execute(self, stage, oracle, case, "float32", "float64", session)
             if terms:
-                torch.stack(terms).sum().backward()
+                torch.autograd.backward(torch.stack(terms).sum())
         moved = {}
         for name, parameter in parameters.items():
             gradient = parameter.grad

@@ -18,13 +18,13 @@ def noised(noise: torch.Tensor, state: Any, scale: float) -> Any:
         return noisers.GaussianNoiser(generator=None)(state, scale)
 
 
-def res2s_step(sample: torch.Tensor, denoised: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+def res2s_step(sample: torch.Tensor, denoised: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> Any:
     return Res2sDiffusionStep().step(sample, denoised, sigmas, 0, noise=noise)
 
 
 def _looped(name: str) -> Callable[..., Any]:
     def run(
-        sigmas: torch.Tensor, video: Any, audio: Any, targets: tuple[torch.Tensor, torch.Tensor], noise: list
+        sigmas: torch.Tensor, video: Any, audio: Any, targets: tuple[torch.Tensor, torch.Tensor], noise: list[Any]
     ) -> Any:
         def denoise(video_state: Any, audio_state: Any, sigmas: torch.Tensor, step_index: int) -> Any:
             return video_state.latent * 0.2 + targets[0], audio_state.latent * 0.2 + targets[1]
@@ -40,7 +40,7 @@ def _looped(name: str) -> Callable[..., Any]:
     return run
 
 
-def _standardised(draw: torch.Tensor) -> torch.Tensor:
+def _standardised(draw: torch.Tensor) -> Any:
     """The reference's own noise function, given the numbers."""
     with mock.patch.object(samplers.torch, "randn", lambda *shape, **options: draw.double()):
         return samplers._get_new_noise(draw, torch.Generator())

@@ -50,8 +50,8 @@ def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Wat
     side, recording, start = Torch(), Watched(), time.monotonic()
     module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
 
-    def call() -> tuple[Iterator[torch.Tensor], Any]:
-        def arguments(of: Callable[[Files], dict[str, Any]]) -> dict[str, Any]:
+    def call() -> Any:
+        def arguments(of: Callable[[Files], dict[str, Any]]) -> Any:
             return side.materialise(of(files), pipeline, dtype, dtype)
 
         return getattr(module, pipeline.cls)(**arguments(pipeline.init))(**arguments(pipeline.call))
@@ -99,10 +99,9 @@ def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) ->
 
 def _torch(dtype: torch.dtype) -> ModuleType:
     """``torch`` as a pipeline's module sees it."""
+    cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
     proxy = ModuleType("torch")
-    proxy.__getattr__ = lambda name: getattr(torch, name)
-    proxy.bfloat16 = dtype
-    proxy.cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
+    vars(proxy).update(__getattr__=lambda name: getattr(torch, name), bfloat16=dtype, cuda=cuda)
     return proxy
 
 
@@ -110,14 +109,14 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d")
 PRODUCTS = ("linear", "scaled_dot_product_attention")
 
 
-def _rounded_once(function: Callable) -> Callable:
+def _rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` in float32 for bfloat16 arguments, its result rounded."""
 
     def widened(value: Any) -> Any:
         half = isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16
         return value.float() if half else value
 
-    def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def run(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if x.dtype != torch.bfloat16:
             return function(x, *args, **kwargs)
         wide = function(x.float(), *map(widened, args), **{key: widened(value) for key, value in kwargs.items()})
@@ -126,11 +125,11 @@ def _rounded_once(function: Callable) -> Callable:
     return run
 
 
-def _all_in_one_dtype(apply_loras: Callable) -> Callable:
+def _all_in_one_dtype(apply_loras: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **kwargs: apply_loras(**kwargs | {"destination_sd": None})
 
 
-def _patch_gemma(replace: Callable, files: Files) -> None:
+def _patch_gemma(replace: Callable[..., None], files: Files) -> None:
     """The folder's sizes, and what transformers 5 wants."""
     config = json.loads((files.gemma / "config.json").read_text())
     for section in ("text_config", "vision_config"):
@@ -147,8 +146,9 @@ def _patch_gemma(replace: Callable, files: Files) -> None:
 def _fill_buffers(module: torch.nn.Module) -> torch.nn.Module:
     """The buffers that no file holds (rotary frequencies, position ids, the embedding's scale), from a model that was
     made on the CPU."""
-    made = type(module.model)(module.model.config)
+    model: Any = module.model
+    made = type(model)(model.config)
     for name, buffer in made.named_buffers():
         owner, _, leaf = name.rpartition(".")
-        module.model.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+        model.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
     return module
