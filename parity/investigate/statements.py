@@ -56,6 +56,10 @@ class Frame:
     called: dict[int, list[Frame]] = field(default_factory=dict)
     tapped: Counter[int] = field(default_factory=Counter)
 
+    def calling_line(self, other: Frame) -> int:
+        """The line of this frame that called ``other``."""
+        return next(self.lines[index] for index, frames in self.called.items() if other in frames)
+
     def within(self, other: Frame) -> bool:
         """Whether ``other`` is this frame, or called it."""
         return self is other or (self.parent is not None and self.parent.within(other))
@@ -145,11 +149,22 @@ class Recorder:
         for name in names:
             if using := [s for s in sorted(kept) if re.search(rf"\b{re.escape(name)}\b", s.text)]:
                 outermost = next(s for s in using if not any(_above(kept, other, s) for other in using))
-                return _narrowed(kept, kept[outermost], outermost.first)
+                return _narrowed(kept, *self._returned_to(kept, outermost))
         if not kept:
             return Slice()
         innermost = next((frame for frame in self.last if frame in kept.values()), None)
         return replace(_narrowed(kept, innermost or next(iter(kept.values()))), statements=tuple(sorted(kept)))
+
+    def _returned_to(self, kept: Kept, statement: Statement) -> tuple[Frame, int]:
+        """The function that was still running when the value was there, and the line from which it had what the
+        statement made: what a function returns may be used wrongly by its caller."""
+        frame, first = kept[statement], statement.first
+        running = self.last or self.top[-1:]
+        while frame not in running and frame.parent in kept.values() and frame.parent is not None:
+            line = frame.parent.calling_line(frame)
+            frame = frame.parent
+            first = min((s.first for s in kept if kept[s] is frame and s.first <= line <= s.last), default=line)
+        return frame, first
 
     def _kept(self) -> Kept:
         kept: Kept = {}
@@ -173,7 +188,8 @@ def _above(kept: Kept, other: Statement, statement: Statement) -> bool:
 
 
 def _narrowed(kept: Kept, frame: Frame, first: int = 0) -> Slice:
-    own = [s for s in sorted(kept) if kept[s] is frame and s.first >= first]
+    ran = [s for s in sorted(kept) if kept[s] is frame]
+    own = [s for s in ran if s.first >= first] or ran
     narrowest = Statement(frame.file, own[0].first, max(s.last for s in own), own[0].text)
     return Slice(tuple(s for s in sorted(kept) if kept[s].within(frame)), narrowest)
 
