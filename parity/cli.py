@@ -14,10 +14,8 @@ VERBS = (
     "run", "list", "check", "record", "report", "diff", "accept", "explain", "bisect", "selftest", "debug", "tables",
 )  # fmt: skip
 EXIT_USAGE = 2
-HARNESS, MLX = "parity,reference", "cpu"  # extras of the package
-EXTRAS = dict.fromkeys(
-    ("rich", "matplotlib", "torch", "torchaudio", "ltx_core", "ltx_pipelines", "transformers"), HARNESS
-) | {"mlx": MLX}
+OURS = ("ltx2_mlx", "parity")
+EXTRAS = "cpu,parity,reference" if sys.platform == "linux" else "parity,reference"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,11 +33,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _remedy(error: ImportError) -> str:
-    """What to install for a library that an import did not find. Raises the error for one that no extra holds."""
+    """What to install for a library that an import did not find. Raises the error for a module of this project."""
     library = (error.name or "").partition(".")[0]
-    if library not in EXTRAS:
+    if not library or library in OURS:
         raise error
-    return f"needs {library}, which is not installed: pip install 'ltx2-mlx[{EXTRAS[library]}]'"
+    return f"needs {library}, which cannot be imported: pip install 'ltx2-mlx[{EXTRAS}]'"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@ leads somewhere."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -206,7 +207,8 @@ def harness(words: list[str]) -> list[str] | None:
 
 def parse_make(words: list[str]) -> None:
     """The target exists, and what it would run of ours can be parsed."""
-    shown = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")}
+    shown = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, env=own)
     assert shown.returncode == 0, shown.stderr
     for line in shown.stdout.replace("\\\n", " ").splitlines():
         if "-m parity " in line:

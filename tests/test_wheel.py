@@ -81,6 +81,8 @@ def test_help_and_version_need_nothing_else(bare: Path, script: str, option: str
     done = run(bare / script, option)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert done.stdout.strip()
+    if (script, option) == ("ltx2-mlx", "--version"):
+        assert len(done.stdout.splitlines()) == 1 and "no backend here: pip install 'ltx2-mlx[cpu]'" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ import logging
 import os
 import sys
 
-from tqdm import tqdm
-
 from .. import __version__
 from ..errors import InputError, LTX2Error
 
@@ -22,10 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        _require_backend()
         if argv and argv[0] in ("generate", "plan"):
+            _require_backend()
             return _generate(argv[0], argv[1:])
-        return _info(_parser().parse_args(argv).checkpoint)
+        args = _parser().parse_args(argv)
+        _require_backend()
+        return _info(args.checkpoint)
     except LTX2Error as error:
         print(f"ltx2-mlx: {error}", file=sys.stderr)
         return 2
@@ -49,11 +49,22 @@ def _require_backend() -> None:
         raise InputError("MLX has no backend here: pip install 'ltx2-mlx[cpu]', or [cuda13] on NVIDIA") from None
 
 
+def _version() -> str:
+    """The version, and in the same line that MLX has no backend where it has none."""
+    try:
+        _require_backend()
+    except InputError as error:
+        return f"ltx2-mlx {__version__} ({error})"
+    return f"ltx2-mlx {__version__}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ltx2-mlx", description="LTX-2 in MLX: video with audio from a prompt.")
-    parser.add_argument(
-        "--version", action="version", version=f"ltx2-mlx {__version__}", help="show the version and exit"
+    parser = argparse.ArgumentParser(
+        prog="ltx2-mlx",
+        description="LTX-2 in MLX: video with audio from a prompt.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # the version stays in one line
     )
+    parser.add_argument("--version", action="version", version=_version(), help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("generate", help="make a video with audio (see: ltx2-mlx generate --help)")
     commands.add_parser("plan", help="show what generate would do with the same flags, and every problem")
@@ -90,11 +101,13 @@ class _Bars:
     """Progress on stderr: a bar for each part of the work that is under way, with the seconds that are left."""
 
     def __init__(self) -> None:
-        self.bars: dict[str, tqdm] = {}
+        from tqdm import tqdm
+
+        self.bar, self.bars = tqdm, dict[str, tqdm]()
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
         if name not in self.bars:
-            self.bars[name] = tqdm(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
+            self.bars[name] = self.bar(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
         self.bars[name].update(done - self.bars[name].n)
         if done == total:
             self.bars.pop(name).close()

@@ -163,7 +163,7 @@ class Bench:
 
 def _within(name: str, tap: str) -> bool:
     """True for a row of the tap, of one of its inputs or outputs, or of a tap inside it."""
-    return name == tap or name.startswith((f"{tap}.", f"{tap}<"))
+    return name == tap or name.startswith((f"{tap}.", f"{tap}:"))
 
 
 class PipelineBench:

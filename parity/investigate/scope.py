@@ -15,6 +15,7 @@ from ..judge.results import Row
 from ..run.recorded import Recorded
 from ..run.replay import run_tapped
 from ..sides.mlx import MLX
+from ..tap.binding import Binder
 from ..tap.session import Session
 from ..tap.side import PROBE, Side
 from ..tap.trace import Trace
@@ -104,20 +105,20 @@ class Focus(Session):
     def _here(self) -> bool:
         return self._inside and bool(self._stack) and self._stack[-1] == self.scope[0]
 
-    def call(self, tap: str, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, tap: str, original: Callable[..., Any], binder: Binder, *args: Any, **kwargs: Any) -> Any:
         at = (tap, self._counts[tap])
         if self._inside and self.recorder:
             if at == self.target.at and self.target.side == "in":
-                self.recorder.stop(tuple(args[0].parameters), self.target.leaf.split(".")[0])
+                self.recorder.stop(binder.parameters, self.target.leaf.split(".")[0])
             self.recorder.inner()
         if self._inside or at != self.scope:
-            return super().call(tap, original, *args, **kwargs)
+            return super().call(tap, original, binder, *args, **kwargs)
         self._inside, counts = True, Counter(self._counts)
         for name, source in self.versions.items():
             self.trace, self.source, self._counts = Trace(), source, Counter(counts)
             follow = self.recorder.following() if self.recorder and not self.answers else contextlib.nullcontext()
             with follow, contextlib.suppress(Exception):
-                super().call(tap, original, *args, **kwargs)
+                super().call(tap, original, binder, *args, **kwargs)
             self.answers[name] = self.target.of(self.trace)
             self.reached |= (self.target.side, *self.target.at) in self.trace.events
         raise _DoneError

@@ -21,6 +21,7 @@ class Binder:
         parameters = list(signature.parameters.values())[method:]
         self.first = next(iter(signature.parameters), "")
         self._signature = signature.replace(parameters=parameters)
+        self.parameters = tuple(self._signature.parameters)
         self._defaults = {parameter.name: parameter.default for parameter in parameters}
         self._positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         self._plain = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
