@@ -23,7 +23,7 @@ import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
 from ltx_pipelines.utils import args as reference_args
 from ltx_pipelines.utils import constants as reference_constants
 
-from ltx2_mlx import pipelines
+from ltx2_mlx import __version__, pipelines
 from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import Plan, plan
@@ -379,11 +379,13 @@ def test_without_a_backend_every_command_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setitem(sys.modules, "mlx.core", None)
-    for argv in (["--version"], ["info", "x.safetensors"], ["generate", "--help"], ["plan"]):
+    wanted = "MLX has no backend here: pip install 'ltx2-mlx[cpu]', or [cuda13] on NVIDIA"
+    for argv in (["info", "x.safetensors"], ["generate", "--help"], ["plan"]):
         assert main(argv) == 2
-        out, err = capsys.readouterr()
-        wanted = "ltx2-mlx: MLX has no backend here: pip install 'ltx2-mlx[cpu]', or [cuda13] on NVIDIA\n"
-        assert (out, err) == ("", wanted)
+        assert capsys.readouterr() == ("", f"ltx2-mlx: {wanted}\n")
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["--version"])
+    assert capsys.readouterr() == (f"ltx2-mlx {__version__} ({wanted})\n", "")
 
 
 # ---- what is written ----------------------------------------------------------------------------------------------

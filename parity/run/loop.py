@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
@@ -88,6 +89,7 @@ class CellTask:
 
 
 def judge_cell(task: CellTask) -> CellResult:
+    gc.set_threshold(100_000, 50)  # a run keeps most of the many objects that it makes: looking for garbage costs 5 %
     use_device(task.device)
     found = CellResult(task.source.judged(task.name, task.config), peak_gb())
     if task.keep:
