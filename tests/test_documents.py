@@ -40,7 +40,7 @@ SMALL = {"height": 128, "width": 128, "num_frames": 9}  # 128: what the in-conte
 SMALL_FLAGS = [word for name, size in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(size))]
 # Verbs of the harness that are parsed here and not run, and why. One cheap run is made by the fixture `folder`.
 PARSED = {
-    "run": "takes ten seconds and more for a stage; parity/tests/test_cells.py runs every cell",
+    "run": "takes ten seconds and more for a stage; make parity runs every cell",
     "record": "runs the reference; parity/tests/test_traces.py records and checks",
     "check": "loads the weights of every recorded cell; parity/tests/test_traces.py",
     "selftest": "judges a whole stage for each fault; parity/tests/test_selftest.py",

@@ -383,7 +383,7 @@ def test_without_a_backend_every_command_says_what_to_install(
     for argv in (["info", "x.safetensors"], ["generate", "--help"], ["plan"]):
         assert main(argv) == 2
         assert capsys.readouterr() == ("", f"ltx2-mlx: {wanted}\n")
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["--version"])
     assert capsys.readouterr() == (f"ltx2-mlx {__version__} ({wanted})\n", "")
 
