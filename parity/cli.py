@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _remedy(error: ImportError) -> str:
-    """What to install for a library that an import did not find. Raises the error for a module of this project."""
+    """Advice to install the library that an import did not find. Raises the error for a module of this project."""
     library = (error.name or "").partition(".")[0]
     if not library or library in OURS:
         raise error

@@ -85,7 +85,7 @@ def prose(path: Path) -> str:
 
 
 def inline(path: Path) -> list[str]:
-    """What stands in backquotes within the sentences; a line's end is a blank."""
+    """The texts in backquotes within the sentences; a line's end is a blank."""
     return [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose(path))]
 
 
@@ -173,7 +173,7 @@ def run_product(argv: list[str]) -> int:
 
 
 def tiny_flags(pipeline: str) -> list[str]:
-    """What a pipeline must be told on a tiny checkpoint, which has three blocks where the released ones have 48."""
+    """The options a pipeline needs on a tiny checkpoint, which has three blocks where the released ones have 48."""
     size = [] if pipeline == "retake" else SMALL_FLAGS  # a retake has the size of its video
     streams = {"distilled": (), "ic_lora": (), "a2vid_two_stage": ("video",)}.get(pipeline, ("video", "audio"))
     return [*size, *(word for stream in streams for word in (f"--{stream}-stg-blocks", "1"))]

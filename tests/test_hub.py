@@ -99,7 +99,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 def resolved(home: Path, endpoint: str, references: list[tuple[str, tuple | None]], **environment: str) -> list[str]:
-    """What each reference comes to in a new process: a path or an error, one line each."""
+    """The result of each reference in a new process: a path or an error, one line each."""
     variables = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
         variables.pop(name, None)

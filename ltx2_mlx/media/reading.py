@@ -21,7 +21,7 @@ from .images import normalize, resize_and_center_crop
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file was found to hold, its frames and samples counted by decoding them. None: there is no such stream.
+    """The contents of a file as found, its frames and samples counted by decoding them. None: there is no such stream.
 
     samples: of each channel. Padding that the codec leaves behind the track's stated end is not counted.
     """

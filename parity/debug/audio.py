@@ -56,7 +56,7 @@ def _traces(subject: Subject, key: str) -> dict[str, Trace]:
 
 
 def _stages(trace: Trace) -> list[str]:
-    """What the networks are made of, in order: the outermost modules."""
+    """The parts that the networks are made of, in order: the outermost modules."""
     order = [tap for kind, tap, index in trace.events if kind == "out" and not index]
     tops = ("conv_in", "mid", "up", "conv_out", "conv_pre", "ups", "act_post", "conv_post")
     return [

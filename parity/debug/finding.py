@@ -1,4 +1,4 @@
-"""What every view returns: tables, charts and one plain sentence; printed and drawn here."""
+"""The result of a view: tables, charts and one plain sentence; printed and drawn here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ Chart = Lines | Pictures | Grid
 
 @dataclass(frozen=True)
 class Finding:
-    """What a view found: one plain sentence, and the tables and charts that it was read from."""
+    """The result of a view: one plain sentence, and the tables and charts that it was read from."""
 
     sentence: str
     tables: Sequence[Table] = ()

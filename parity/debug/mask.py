@@ -1,4 +1,4 @@
-"""What the attention masks hide: Gemma's by side of the padding, the connectors', and the transformer's."""
+"""The tokens that attention masks hide: Gemma's by side of the padding, the connectors', and the transformer's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Mask:
 
     @property
     def becomes(self) -> str:
-        """What the attention makes of rows that see nothing."""
+        """The output of the attention for rows that see nothing, as a word."""
         if not self.blind.any() or self.output is None:
             return "–"
         rows = self.output[self.blind]

@@ -1,4 +1,4 @@
-"""What a view looks at: the files, the sides that are there, and runs of one stage with everything recorded."""
+"""The subject of a view: the files, the sides that are there, and runs of one stage with everything recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a symptom to its command: what people reported, what caused it, what to run, and what its sentence then says.
+"""The command for each symptom: what people reported, what caused it, what to run, and what its sentence then says.
 
 Each check names the fault that it finds, by its id in the catalogue of faults. A test runs every command without and
 with its fault and reads both sentences, so the table cannot promise what the commands do not do.

@@ -97,7 +97,7 @@ def _clock_says(clock: Clock, duration: float, fps: float) -> str | None:
 
 
 def _clock(subject: Subject, key: str, frames: int, fps: float) -> Clock:
-    """From the same functions as the pipelines call."""
+    """The clock of one side, from the same functions as the pipelines call."""
     size = {"batch": 1, "frames": frames, "height": 64, "width": 64, "fps": fps}
     pixels = subject.make(key, Obj("VideoPixelShape", size))
     video = subject.at(key, "VideoLatentShape.from_pixel_shape")(pixels)

@@ -1,4 +1,4 @@
-"""What the video decoder does to a latent: brightness by timestep, signal by stage, and each known way to spoil it."""
+"""The video decoder's effect on a latent: brightness by timestep, signal by stage, each known way to spoil it."""
 
 from __future__ import annotations
 

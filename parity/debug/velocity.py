@@ -51,7 +51,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
 
 
 def _readings(subject: Subject, sigmas: list[float], contexts: Contexts, walks: dict[str, list[np.ndarray]]) -> Table:
-    """What the network itself gives, by its likeness to its input where the two readings differ most."""
+    """The network's own output, by its likeness to its input where the two readings differ most."""
     rows = []
     for i, expected in (
         (0, "near 1 for a velocity, low for X0"),

@@ -90,7 +90,7 @@ VIEWS = {
 
 
 def look(args: argparse.Namespace, sides: dict[str, Any] | None = None) -> Any:
-    """What a view finds. sides: in place of ours and, where it is installed, the reference."""
+    """Run a view and return its finding. sides: in place of ours and, where it is installed, the reference."""
     view = importlib.import_module(f"{__package__}.{args.view}")
     if args.view == "video":
         return view.look(args)

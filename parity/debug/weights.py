@@ -30,7 +30,7 @@ from .subject import Subject
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a
+    """The facts kept of a parameter: its size, the std in memory and in the file, its one value if it has only one, a
     hash of its values, and whether they are the file's in some order of axes."""
 
     part: str

@@ -1,1 +1,1 @@
-"""What is compared: stages, their taps and their cases."""
+"""The declarations of what is compared: stages, their taps and their cases."""

@@ -1,4 +1,4 @@
-"""What is compared: stages, their taps and their cases. Only files in ``stages/`` fill these in."""
+"""The types of what is compared: stages, their taps and their cases. Only files in ``stages/`` fill these in."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class FunctionTap:
 
     exact: integer or layout work, or float32 arithmetic that the reference defines: equal to the last bit.
     wide: in the oracle it is evaluated in float64 of the reference's float32 arguments.
-    injected: random numbers, drawn by the reference and handed to ours in every lane; only their shape is compared.
+    injected: random numbers, drawn by the reference and passed to ours in every lane; only their shape is compared.
     channels_last: our function takes and returns channels-last arrays (of three axes or more).
     configs: the configs in which it must be seen; empty means all.
     """
@@ -147,7 +147,7 @@ class Stage:
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None
-    layout: Literal["sequence", "video", "sound"] = "sequence"
+    layout: Literal["sequence", "video", "audio"] = "sequence"
 
     @property
     def main(self) -> str:
@@ -158,7 +158,7 @@ class Stage:
 
 
 class HasClasses(Protocol):
-    """What names the classes of both sides: a stage, a pipeline."""
+    """A declaration that names the classes of both sides: a stage, a pipeline."""
 
     @property
     def classes(self) -> dict[str, Counterparts]: ...
@@ -180,7 +180,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Files:
-    """What pipelines are given, by path."""
+    """The files that pipelines are given, by path."""
 
     checkpoint: Path
     upsampler: Path

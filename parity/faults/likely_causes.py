@@ -48,7 +48,7 @@ class Guess:
 
 
 class Seen(Protocol):
-    """What became of a planted fault, as far as it is learned from."""
+    """The outcome of a planted fault, as far as it is learned from."""
 
     @property
     def id(self) -> str: ...

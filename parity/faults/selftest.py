@@ -35,7 +35,7 @@ Cell = tuple[str, str, str]  # stage, config, dtype
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one fault. ``lane``: A, B or load, where it is looked for."""
+    """The outcome of one fault. ``lane``: A, B or load, where it is looked for."""
 
     id: str
     known: str
@@ -57,7 +57,7 @@ class Outcome:
 
 @dataclass
 class Score:
-    """What became of all faults, with the inputs of ``seed``. false_alarms: places of clean runs that did not pass."""
+    """The outcome of all faults, with the inputs of ``seed``. false_alarms: places of clean runs that did not pass."""
 
     seed: int = 0
     outcomes: list[Outcome] = field(default_factory=list)

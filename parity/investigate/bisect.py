@@ -99,7 +99,8 @@ def _versions(recorded: Recorded, scope: At, target: Target) -> dict[str, Trace]
 
 
 def _use(ours: list[Any], oracle: list[Any]) -> Operand | None:
-    """From the wrong tensor before and after a change, on both sides; None where neither depends on the operand."""
+    """The operand's use, from the wrong tensor before and after a change, on both sides; None where neither depends on
+    the operand."""
     absent = not all(isinstance(t, Tensor) and t.values.shape == oracle[0].values.shape for t in ours)
     (m0, m1), (o0, o1) = ([t.values.astype(np.float64) for t in side] for side in (oracle if absent else ours, oracle))
     hidden = np.abs(o0) > 1e30
@@ -123,7 +124,7 @@ def _use(ours: list[Any], oracle: list[Any]) -> Operand | None:
 
 
 def constants(theirs: Any, ours: Any) -> list[str]:
-    """What the two modules hold under one name and disagree on: numbers, flags, parameters."""
+    """The numbers, flags and parameters that the two modules hold under one name and disagree on."""
     found = []
     for name, value in vars(theirs).items():
         other = vars(ours).get(name, ours.get(name) if hasattr(ours, "get") else None)
@@ -232,7 +233,7 @@ def _module(side: Side, modules: dict[str, Any], stage: Stage, tap: str) -> Any:
 
 
 def _class_of_step(runner: Runner, recorded: Recorded, scope: At) -> Any:
-    """What a step's method is called on; None where the scope is no step."""
+    """The class that a step's method is called on; None where the scope is no step."""
     step = next((step for step in recorded.case.steps if step.name == scope[0]), None)
     if step is None:
         return None
@@ -251,8 +252,8 @@ def _known(row: Row, trace: Trace) -> bool:
 
 
 def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], place: Place) -> tuple[str, Row] | None:
-    """Of a free run: the last tap that something is wrong at or before, so that the rest passes once all up to it are
-    grafted; and the first failure.
+    """The culprit of a free run: the last tap that something is wrong at or before, so that the rest passes once all up
+    to it are grafted; and the first failure.
 
     None where everything passes.
     """

@@ -1,4 +1,4 @@
-"""What a difference looks like: a set of short signs, from the arrays of the first tensor that fails and its place.
+"""The look of a difference: a set of short signs, from the arrays of the first tensor that fails and its place.
 
 No sign decides alone; ``explain`` weighs them by how often each was seen with faults whose cause is known.
 """
@@ -42,7 +42,7 @@ _PLACES = {
 
 
 def signs(row: Row, rows: list[Row], reference: Any, ours: Any, trace: Trace) -> Signs:
-    """Of one failing row, with all rows of its run, the two values there, and all that the reference recorded."""
+    """Signs of one failing row, with all rows of its run, the two values there, and all that the reference recorded."""
     found = {next((place for place, pattern in _PLACES.items() if re.search(pattern, row.name)), "elsewhere")}
     found.add("flows in" if ":" in row.name else "comes out")
     if re.search(rf"\.{PROBE}(\.|$)", row.name):
@@ -72,7 +72,7 @@ def _spread(row: Row, rows: list[Row]) -> Signs:
 
 
 def _elsewhere(row: Row, m: np.ndarray, r: np.ndarray, trace: Trace) -> Signs:
-    """Whether the value, or the error, is another tensor that the reference recorded; what it owes to the input."""
+    """Signs that the value, or the error, is another tensor that the reference recorded; what it owes to the input."""
     found = set()
     if m.size < 3 or m.dtype.kind != "f" or not np.ptp(r):
         return frozenset()
@@ -116,7 +116,7 @@ def _by_input(error: np.ndarray, r: np.ndarray, x: np.ndarray) -> Signs:
 
 
 def _curve(error: np.ndarray, by: np.ndarray) -> Signs:
-    """Whether equal values have equal errors, as with another pointwise function."""
+    """A sign if equal values have equal errors, as with another pointwise function."""
     if error.size < 100 or not np.ptp(error):
         return frozenset()
     ordered = error.ravel()[np.argsort(by, axis=None)]
@@ -221,7 +221,7 @@ def _order(m: np.ndarray, r: np.ndarray, atol: float) -> Signs:
 
 
 def _fits(m: np.ndarray, r: np.ndarray, error: np.ndarray) -> Signs:
-    """What a factor or an offset, one for all or one for each slice along an axis, takes away of the error."""
+    """Signs of a factor or an offset, one for all or one for each slice along an axis, that takes the error away."""
     total = float((error * error).sum())
     found: set[str] = set()
 

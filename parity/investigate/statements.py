@@ -61,7 +61,7 @@ class Frame:
         return next(self.lines[index] for index, frames in self.called.items() if other in frames)
 
     def within(self, other: Frame) -> bool:
-        """Whether ``other`` is this frame, or called it."""
+        """True if ``other`` is this frame, or called it."""
         return self is other or (self.parent is not None and self.parent.within(other))
 
 
@@ -141,7 +141,7 @@ class Recorder:
         return self._line
 
     def statements(self, names: Iterable[str] = ()) -> Slice:
-        """What the value at the stop depends on: in the frames that ran then, or in the last that returned.
+        """Statements that the value at the stop depends on: in the frames that ran then, or in the last that returned.
 
         names: of operands, the most suspect first; the first that a statement uses narrows the slice.
         """
@@ -183,7 +183,7 @@ class Recorder:
 
 
 def _above(kept: Kept, other: Statement, statement: Statement) -> bool:
-    """Whether another statement's function called this one's."""
+    """True if another statement's function called this one's."""
     return kept[other] is not kept[statement] and kept[statement].within(kept[other])
 
 
@@ -248,7 +248,7 @@ def _names(node: ast.stmt) -> tuple[set[str], set[str]]:
 
 
 def _arguments(node: _Node, function: str, parameters: tuple[str, ...], wanted: tuple[str, ...]) -> set[str]:
-    """What the expressions for the wanted arguments of a call read; what all of it reads where that cannot be told."""
+    """The names that the wanted arguments of a call read; those that all of it reads where that cannot be told."""
     calls = [call for call in ast.walk(node.node) if isinstance(call, ast.Call)]
     named = [call for call in calls if function and _last_name(call.func) == function]
     own = [p for p in parameters if p != "self"]

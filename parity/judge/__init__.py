@@ -1,1 +1,1 @@
-"""From traces to verdicts: metrics, tolerances, rules, results, and the accepted baseline."""
+"""The way from traces to verdicts: metrics, tolerances, rules, results, and the accepted baseline."""

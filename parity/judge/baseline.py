@@ -112,7 +112,7 @@ class Difference:
 
 
 def compare(a: dict[Key, Tap], b: dict[Key, Tap], factor: float = FACTOR, floor: float = FLOOR) -> Difference:
-    """What became of A's taps in B, each list with the largest ratio first."""
+    """The outcome of A's taps in B, each list with the largest ratio first."""
     earlier: set[tuple[str, ...]] = {key[:3] for key in a}
     cells = {key[:3] for key in b}
     found = Difference(skipped=sorted(earlier - cells))
@@ -127,7 +127,7 @@ def compare(a: dict[Key, Tap], b: dict[Key, Tap], factor: float = FACTOR, floor:
 def _kind(
     key: Key, a: dict[Key, Tap], b: dict[Key, Tap], cells: set[tuple[str, ...]], factor: float, floor: float
 ) -> str | None:
-    """What became of a tap; ``cells`` are those that A has."""
+    """The outcome of a tap; ``cells`` are those that A has."""
     unchanged = Tap("pass", 0.0) if ":" in key[3] else None  # an input that is not listed was passed on as it was
     before, now = a.get(key, unchanged if key[:3] in cells else None), b.get(key, unchanged)
     if now is None:

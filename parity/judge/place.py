@@ -42,7 +42,7 @@ class Place:
 
     @property
     def commands(self) -> dict[str, str]:
-        """What to run for this place, ready for a shell."""
+        """The commands to run for this place, ready for a shell."""
         return {verb: f"python -m parity {verb} {self.words}" for verb in ("explain", "bisect")}
 
     @property
@@ -87,7 +87,7 @@ def _in_results(tap: str, path: Path) -> Place:
 
 
 def _matches(row: dict[str, Any], tap: str) -> bool:
-    """Whether a row is at the tap, by name or glob, or inside it."""
+    """True if a row is at the tap, by name or glob, or inside it."""
     name, _, call = tap.partition("#")
     if call and str(row["call"]) != call:
         return False

@@ -84,7 +84,7 @@ def _round(value: float | np.floating[Any]) -> float | None:
 
 @dataclass
 class Coverage:
-    """Of one stage and config."""
+    """The coverage of one stage and config."""
 
     stage: str
     config: str
@@ -174,7 +174,7 @@ class Results:
         return [*self.rows, *self.pipelines]
 
     def notable(self, row: Row) -> bool:
-        """Whether a new row is to say where its error is: the first failures, and the worst pass of each lane so far
+        """True if a new row is to say where its error is: the first failures, and the worst pass of each lane so far
         (which then takes over from the one before)."""
         if row.verdict != "pass":
             self._profiled += 1
@@ -188,7 +188,7 @@ class Results:
         return True
 
     def failures(self) -> list[Row | PipelineRow]:
-        """What is not a pass, in the order in which it was computed, pipelines last."""
+        """The rows that are not a pass, in the order in which they were computed, pipelines last."""
         return [row for row in self._all() if row.verdict != "pass"]
 
     def first_divergence(self) -> Row | PipelineRow | None:

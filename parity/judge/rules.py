@@ -64,7 +64,7 @@ class Comparison:
     our_call: Call | None
 
     def among(self, patterns: Iterable[str]) -> bool:
-        """Whether the tap matches one of a stage's globs."""
+        """True if the tap matches one of a stage's globs."""
         return any(fnmatchcase(self.tap, pattern) for pattern in patterns)
 
     @property

@@ -30,7 +30,7 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, 
 
 @dataclass(frozen=True)
 class Floor:
-    """What rounding alone explains: ``u·√n`` for a reduction over ``n`` terms.
+    """The error that rounding alone explains: ``u·√n`` for a reduction over ``n`` terms.
 
     In half precision both frameworks accumulate in float32 and round once, whatever ``n``.
     """

@@ -1,4 +1,4 @@
-"""From three traces (the reference, its oracle, ours) to rows with verdicts, in the order of the reference's run."""
+"""Rows with verdicts, from three traces (the reference, its oracle, ours), in the order of the reference's run."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _row_name(tap: str, leaf: str, side: str) -> str:
 
 
 def tensors(row: Row, *traces: Trace) -> list[Any]:
-    """What each trace (the reference's first) has for a row: a Tensor, a constant, or None."""
+    """The values that the traces (the reference's first) have for a row: a Tensor, a constant, or None for each."""
     for side, name, index in traces[0].events:
         if index == row.call and row.name.startswith(name):
             leaves = [_leaves(trace.calls.get((name, index)), side) for trace in traces]

@@ -1,4 +1,4 @@
-"""What stands beside the stages: pipelines, self-test, what was not compared, the environment, how to read it all."""
+"""The parts beside the stages: pipelines, self-test, what was not compared, the environment, how to read it all."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _value(value: object) -> str | Html:
 
 
 def holes(document: Document) -> list[Html]:
-    """What makes the run incomplete, a line each."""
+    """The reasons why the run is incomplete, a line each."""
     found = [
         join(f"{c['stage']} {c['config']}: ", code(name), " is not compared")
         for c in document["summary"]["coverage"]
@@ -134,7 +134,10 @@ def _declared(stages: list[StageView]) -> Html:
             reason = f"{config} holds it and its network does not use it: checked to move nothing"
             lines += [[stage.name, code(name), "a parameter", reason] for name in names]
         reason = "depends on the reference's maths library: lane C starts from its values, lane A judges it"
-        lines += [[stage.name, code(tap), "handed over in lane C", reason] for tap in entry.get("defined", [])]
+        lines += [
+            [stage.name, code(tap), "passed on from the reference in lane C", reason]
+            for tap in entry.get("defined", [])
+        ]
         reason = "random: drawn by the reference and given to ours, so that only the shape is compared"
         lines += [[stage.name, code(tap), "random numbers", reason] for tap in entry.get("injected", [])]
     return table("What the stages declare", ["stage", "tap or parameter", "what", "why"], lines)

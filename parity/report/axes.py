@@ -1,4 +1,4 @@
-"""What the axes of a tensor are called. Traces have the reference's layout: channels before time and space."""
+"""The names of a tensor's axes. Traces have the reference's layout: channels before time and space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NAMES = {
     "sequence": _SEQUENCE,
     "video": _SEQUENCE
     | {4: ("sample", "channel", "height", "width"), 5: ("sample", "channel", "frame", "height", "width")},
-    "sound": _SEQUENCE | {3: ("sample", "channel", "time"), 4: ("sample", "channel", "time", "frequency")},
+    "audio": _SEQUENCE | {3: ("sample", "channel", "time"), 4: ("sample", "channel", "time", "frequency")},
 }
 
 

@@ -1,4 +1,4 @@
-"""From the rows of results.json to what a page shows: cells (stage and config), their layers, their worst tensors."""
+"""The content of a page, from the rows of results.json: cells (stage and config), their layers, their worst tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def needed(row: Record) -> float:
 
 
 def worst_verdict(verdicts: set[str]) -> str:
-    """Of what ran; without any verdict it is missing."""
+    """The worst verdict of what ran; without any verdict it is missing."""
     return next((verdict for verdict in VERDICTS if verdict in verdicts), "missing")
 
 

@@ -1,4 +1,4 @@
-"""What of the reference was compared, and what was declared and never seen."""
+"""The parts of the reference that were compared, and what was declared and never seen."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def cost(self) -> str:
-        """What a cell's time and memory depend on beside its name."""
+        """The things that a cell's time and memory depend on beside its name."""
 
     def judged(self, name: str, config: str) -> Results:
         """One cell, judged."""

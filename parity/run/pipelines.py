@@ -1,6 +1,6 @@
 """The pipelines end to end: the reference, then ours with the reference's noise, and every recorded tensor compared.
 
-Free-running: nothing is handed over but the noise. So in float32 the tolerances are what rounding grows to over a run,
+Free-running: nothing is passed on but the noise. So in float32 the tolerances are what rounding grows to over a run,
 and in bfloat16 ours is measured with the reference's distance from itself (see ``reference.pipelines``, twin).
 """
 

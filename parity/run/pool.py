@@ -122,7 +122,7 @@ def free_on_macos(vm_stat: str) -> float:
 
 
 def known_costs() -> Costs:
-    """What each task took the last time that it ran here."""
+    """The time and memory that each task took the last time that it ran here."""
     try:
         return {name: (seconds, peak) for name, (seconds, peak) in json.loads(COSTS.read_text()).items()}
     except (OSError, ValueError):

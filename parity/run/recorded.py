@@ -1,4 +1,4 @@
-"""What the reference did on a cell: all that judging ours needs. Made live by ``runner``, or read from a trace file."""
+"""The reference's run on a cell: all that judging ours needs. Made live by ``runner``, or read from a trace file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..tap.trace import Call, Tensor, Trace
 
 @dataclass
 class Recorded:
-    """What the reference did on one case: recorded once, judged against as often as ours is run.
+    """The reference's run on one case: recorded once, judged against as often as ours is run.
 
     oracle: the isolated lane's, grafted from the reference's trace; None where that lane is not wanted.
     free: the free-running lane's: outputs of module taps.
@@ -34,7 +34,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What of the reference's component must be covered: leaf modules, and parameters with their sizes."""
+    """The parts of the reference's component to be covered: leaf modules, and parameters with their sizes."""
 
     leaves: list[str]
     sizes: dict[str, int]

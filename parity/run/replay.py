@@ -1,4 +1,4 @@
-"""From a recording to verdicts: ours on the reference's recorded inputs, whether recorded just now or read from a file.
+"""The way from a recording to verdicts: ours on the reference's recorded inputs, recorded just now or read from a file.
 
 Nothing here knows torch.
 """

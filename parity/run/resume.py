@@ -47,7 +47,7 @@ class Cells:
         os.replace(partial, path)
 
     def load(self, stage: str, config: str) -> CellResult | None:
-        """What was saved under the same key; None without it."""
+        """The result that was saved under the same key; None without it."""
         try:
             content = json.loads(self._path(stage, config).read_text())
         except (OSError, ValueError):

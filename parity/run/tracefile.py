@@ -145,7 +145,7 @@ def digest_of(leaves: dict[str, Any]) -> str:
 
 
 def declaration(stage: Stage) -> dict[str, Any]:
-    """What of a stage decides which taps there are and what flows into them."""
+    """The parts of a stage that decide which taps there are and what flows into them."""
     functions = [[tap.name, tap.at.reference, tap.wide, tap.injected] for tap in stage.functions]
     rest = {name: getattr(stage, name) for name in ("wrapper", "also", "probes", "defined")}
     portable: dict[str, Any] = json.loads(json.dumps({"functions": functions, **rest}))

@@ -56,7 +56,7 @@ def decode(raw: Raw) -> np.ndarray:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, or of a folder: of its files' names and digests."""
+    """The digest of a file, or of a folder: of its files' names and digests."""
     if path.is_dir():
         lines = [f"{sha256(file)}  {file.relative_to(path)}\n" for file in sorted(path.rglob("*")) if file.is_file()]
         return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -88,7 +88,7 @@ class Side(ABC):
 
     @contextlib.contextmanager
     def running(self, recorded: bool) -> Iterator[None]:
-        """What this framework needs around a run; ``recorded``: everything in it is tapped."""
+        """Set up what this framework needs around a run; ``recorded``: everything in it is tapped."""
         yield
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: every tap's inputs and outputs, in the order in which they came to be."""
+"""The record of a run: every tap's inputs and outputs, in the order in which they came to be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one run of a pipeline leaves behind: tensors by name, in the order in which they came to be, and its noise.
+"""The record of one run of a pipeline: tensors by name, in the order in which they came to be, and its noise.
 
 The same functions are watched on both sides, looked up where they are defined or called; neither pipeline knows.
 """
@@ -73,7 +73,7 @@ def _watching(
 
 
 def _put(fw: Side, into: Watched, name: str, parts: dict[str, str], values: dict[str, Any]) -> None:
-    """What is None has no item: it must be None on both sides."""
+    """Record the parts as items. A part that is None has no item: it must be None on both sides."""
     for part, path in parts.items():
         root, *rest = path.split(".")
         value = values[root]

@@ -1,4 +1,4 @@
-"""What the audio side promises beyond its taps: signal-to-noise ratios and odd clips."""
+"""The promises of the audio side beyond its taps: signal-to-noise ratios and odd clips."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def reloaded() -> Iterator[Any]:
 
 
 def sentence(argv: list[str], fault: Fault | None = None) -> str:
-    """What a command finds, on a copy of the product with a fault in it."""
+    """The sentence that a command finds, on a copy of the product with a fault in it."""
     with (
         planted(fault) if fault else contextlib.nullcontext(),
         reloaded() if fault else contextlib.nullcontext() as debug,

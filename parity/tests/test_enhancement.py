@@ -65,7 +65,7 @@ class FakeLM:
 
 
 def enhanced_twice(fake: FakeLM, **options: object) -> dict[str, object]:
-    """What Gemma is given; how much it draws changes nothing of what is drawn afterwards."""
+    """The arguments that Gemma is given; how much it draws changes nothing of what is drawn afterwards."""
     following = set()
     for draws in (1, 5):
         fake.draws = draws
@@ -112,7 +112,7 @@ class EnoughError(Exception):
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, name: str, **given: object) -> dict[str, object]:
-    """What the pipeline of this name gives to enhance_prompt."""
+    """The arguments that the pipeline of this name gives to enhance_prompt."""
     seen = {}
 
     def enhanced(prompt: str, gemma_root: str, **options: object) -> str:

@@ -200,7 +200,7 @@ def test_signs_that_other_tensors_of_the_run_give(sign: str, ours: np.ndarray) -
 
 
 def signs_of(ours: np.ndarray) -> frozenset[str]:
-    """Of a layer that took REFERENCE · 2, between a tensor with its squares and one that is 3 larger."""
+    """The signs of a layer that took REFERENCE · 2, between a tensor with its squares and one that is 3 larger."""
     values = {"before": REFERENCE**2, "layer": REFERENCE, "after": REFERENCE + 3}
     calls = {(name, 0): Call(name, 0, {}, {"": Tensor(v, "float32")}) for name, v in values.items()}
     calls["layer", 0].inputs["x"] = Tensor(REFERENCE * 2, "float32")

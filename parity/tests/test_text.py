@@ -51,7 +51,7 @@ def reference_encoder() -> Any:
 
 @pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
 def test_prompt_to_contexts_is_what_ltx_core_gives(config: str, checkpoints: Path) -> None:
-    """From text on, free-running, 1024 tokens; and the harness's Gemma is ltx-core's, bit for bit."""
+    """The whole way from text on, free-running, 1024 tokens; and the harness's Gemma is ltx-core's, bit for bit."""
     path, side = checkpoints / f"{config}.safetensors", Torch()
     encoder = reference_encoder()
     built = side.load("gemma", GEMMA, json.loads((GEMMA / "config.json").read_text()), "float32")

@@ -28,10 +28,10 @@ STAGES: tuple[Stage, ...] = (
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING)
 STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8)
 
-# The way of the data, from a prompt to a video with sound: the columns of the report's map.
+# The way of the data, from a prompt to a video with audio: the columns of the report's map.
 PHASES = {
     "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
-    "Image and sound in": ("video_encoder", "audio_processor", "audio_encoder"),
+    "Image and audio in": ("video_encoder", "audio_processor", "audio_encoder"),
     "Denoising": (
         "sampling",
         "denoising",
@@ -43,7 +43,7 @@ PHASES = {
         "upsampler",
     ),
     "Video out": ("video_decoder",),
-    "Sound out": ("audio_decoder", "vocoder", "decode_audio"),
+    "Audio out": ("audio_decoder", "vocoder", "decode_audio"),
 }
 
 

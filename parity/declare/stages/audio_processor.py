@@ -37,7 +37,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
 AUDIO_PROCESSOR = Stage(
     name="audio_processor",
-    layout="sound",
+    layout="audio",
     component=None,
     cases=cases,
     classes=CLASSES

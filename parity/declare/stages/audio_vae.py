@@ -81,7 +81,7 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 AUDIO_ENCODER = Stage(
     name="audio_encoder",
-    layout="sound",
+    layout="audio",
     component="audio_encoder",
     cases=encoder_cases,
     classes=CLASSES,
@@ -102,7 +102,7 @@ AUDIO_ENCODER = Stage(
 
 AUDIO_DECODER = Stage(
     name="audio_decoder",
-    layout="sound",
+    layout="audio",
     component="audio_decoder",
     cases=decoder_cases,
     classes=CLASSES,

@@ -1,4 +1,4 @@
-"""What happens around the transformer: noise, conditioning, masks, and whole denoising loops with injected predictions.
+"""The steps around the transformer: noise, conditioning, masks, and whole denoising loops with injected predictions.
 
 The loops ask a function that returns 0.2 · latent + a recorded target, so that every step depends on the one before and
 nothing on a network; the pipelines show them with one.

@@ -1,4 +1,4 @@
-"""From Gemma's hidden states to the contexts: feature extractor, registers, connectors."""
+"""The way from Gemma's hidden states to the contexts: feature extractor, registers, connectors."""
 
 from __future__ import annotations
 

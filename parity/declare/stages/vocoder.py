@@ -23,7 +23,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
 VOCODER = Stage(
     name="vocoder",
-    layout="sound",
+    layout="audio",
     component="vocoder",
     cases=cases,
     classes=CLASSES,
@@ -41,7 +41,7 @@ VOCODER = Stage(
 
 
 def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
-    """From a latent to a waveform, through both networks."""
+    """Cases that go from a latent to a waveform, through both networks."""
     kwargs = {
         "latent": Data(normal("latent:decode", 1, 8, 2, 16)),
         "audio_decoder": Loaded("audio_decoder"),
@@ -52,7 +52,7 @@ def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 DECODE_AUDIO = Stage(
     name="decode_audio",
-    layout="sound",
+    layout="audio",
     component="vocoder",
     also={"audio_decoder": ""},
     cases=_decode_cases,

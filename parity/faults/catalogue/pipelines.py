@@ -134,7 +134,7 @@ PIPELINES = (
     ),
     _fault(
         "E11",
-        "the sound not guided",
+        "the audio not guided",
         "diffusion/denoisers.py",
         "            return guiders[k].calculate(",
         "            if k:\n                return conditioned[k]\n            return guiders[k].calculate(",
@@ -200,7 +200,7 @@ PIPELINES = (
     ),
     _fault(
         "E17",
-        "the sound guided as the picture is",
+        "the audio guided as the picture is",
         _TWO,
         _GUIDED,
         "guided(video_guider_params, video_guider_params, positive, negative)",
@@ -296,7 +296,7 @@ PIPELINES = (
     ),
     _fault(
         "E26",
-        "the given sound denoised",
+        "the given audio denoised",
         _STAGES,
         "denoise_mask=mx.zeros_like(audio.denoise_mask)",
         "denoise_mask=audio.denoise_mask",
@@ -306,7 +306,7 @@ PIPELINES = (
     ),
     _fault(
         "E27",
-        "the sound of a retake made anew as a whole",
+        "the audio of a retake re-created as a whole",
         _RETAKE,
         "[audio_mask] if initial_audio is not None else []",
         "[]",

@@ -421,7 +421,7 @@ TEXT = (
     ),
     _text(
         "C13",
-        "the tokenizer's mask handed on to the blocks",
+        "the tokenizer's mask passed on to the blocks",
         "text/embeddings.py",
         "aligned, tiled), mx.zeros_like(attention_mask)",
         "aligned, tiled), attention_mask",

@@ -115,7 +115,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
 
 
 def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
-    """What ltx-core runs of Gemma 3, built directly: its own builder fails with transformers 5."""
+    """Gemma 3 as ltx-core runs it, built directly: its own builder fails with transformers 5."""
     from safetensors.torch import load_file
     from transformers import Gemma3Config
     from transformers.models.gemma3 import modeling_gemma3
@@ -318,7 +318,7 @@ class Torch(Side):
         yield from module.named_modules()
 
     def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds of a module: its parameters and its persistent buffers."""
+        """The tensors that a checkpoint holds of a module: its parameters and its persistent buffers."""
         return {name: t for name, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}
 
     def leaves(self, module: torch.nn.Module) -> list[str]:
