@@ -14,7 +14,7 @@ def scaled_dot_product_attention(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None
 ) -> mx.array:
     """MLX's attention of ``(B, H, T, D)``. On a CPU half precision is computed in float32 and rounded once, as GPU
-    kernels do: the CPU backend would round every intermediate, and take three times as long."""
+    kernels do: the CPU backend would round every intermediate, and take longer."""
     if q.dtype == mx.float32 or mx.default_device() != mx.Device(mx.cpu):
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     if mask is not None and mask.dtype != mx.bool_:

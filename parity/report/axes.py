@@ -13,5 +13,6 @@ _NAMES = {
 
 
 def names(layout: str, rank: int) -> tuple[str, ...]:
-    """A name for each of ``rank`` axes of a tensor in ``layout`` (``Stage.layout``); numbers for an unknown rank."""
-    return _NAMES[layout].get(rank) or tuple(f"axis {i}" for i in range(rank))
+    """A name for each of ``rank`` axes of a tensor in ``layout`` (``Stage.layout``); numbers for an unknown layout
+    or rank, as an older results.json may have."""
+    return _NAMES.get(layout, {}).get(rank) or tuple(f"axis {i}" for i in range(rank))

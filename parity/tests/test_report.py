@@ -22,7 +22,7 @@ from parity.declare.stages import PHASES, stages
 from parity.judge import metrics
 from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
 from parity.judge.verdicts import judge
-from parity.report import html, junit, plots, summary, terminal
+from parity.report import axes, html, junit, plots, summary, terminal
 from parity.report.annotations import MOST, lines, show
 from parity.report.render import render
 from parity.run.cells import manifest
@@ -467,3 +467,8 @@ def test_the_filter_filters_and_a_link_opens_its_part(chromium: Page, pages: dic
     look = f"function look(left) {{ {part} || !left ? done() : setTimeout(look, 5, left - 1); }}"
     chromium.evaluate(f"new Promise((done) => {{ ({look})(2000); }})")
     assert chromium.evaluate(part) is True
+
+
+def test_axes_of_a_layout_that_is_not_known_are_numbered() -> None:
+    assert axes.names("audio", 3) == ("sample", "channel", "time")
+    assert axes.names("sound", 3) == ("axis 0", "axis 1", "axis 2"), "an older results.json may say so"
