@@ -62,7 +62,14 @@ def test_the_longest_go_first_and_results_keep_their_order(tmp_path: Path, monke
         assert list(pool.spread(doze, tasks, names, 1)) == [f"dozed {s}" for s in seconds]
         assert [float(line) for line in log.read_text().split()] == expected
     costs = pool.known_costs()
-    assert costs["b"][0] >= 0.4 and all(0 < peak < pool.UNKNOWN[1] for _, peak in costs.values())
+    assert costs["b"][0] >= 0.4 and all(0 < peak < 1 for _, peak in costs.values())
+
+
+def test_the_memory_of_a_task_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "COSTS", tmp_path / "costs.json")
+    ballast = bytes(1_500_000_000).replace(b"\0", b"\1")  # of this process, written to
+    list(pool.spread(doze, [(0.0, tmp_path / "log")], ["a"], 1))
+    assert 0.01 < pool.known_costs()["a"][1] < 1.0 < len(ballast)
 
 
 def fail(task: int) -> int:
