@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics, tolerance
+from .device import Device
 
 SCHEMA = "ltx2-parity/1"
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     ORACLE = "oracle"  # the reference and its oracle are too far apart to judge by them
     ABSENT = "absent"  # ours has no array, or no result, where the reference has one
     REPEAT = "repeat"  # the reference does not repeat itself
+    DEVICE = "device"  # a primitive of the device that made it is off by more than rounding
 
 
 @dataclass
@@ -162,6 +164,8 @@ class Results:
     stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
     explanation: dict[str, Any] | None = None  # of the first divergence: likely causes and lines of ours
+    seed: int = 0  # of the inputs
+    device: Device = field(default_factory=Device)  # that ours ran on, as it was measured
     seconds: float = 0.0
     peak_gb: float = 0.0
     _worst: dict[str, Row] = field(default_factory=dict)
@@ -206,7 +210,8 @@ class Results:
             return EXIT_INCOMPLETE
         if not self.rows and not self.pipelines:
             return EXIT_INCOMPLETE
-        return EXIT_INCONCLUSIVE if self.count("inconclusive") else EXIT_OK
+        beyond = [measure for measure in self.device.measures if not measure.honest]
+        return EXIT_INCONCLUSIVE if beyond or self.count("inconclusive") else EXIT_OK
 
     def summary(self) -> dict[str, Any]:
         tap = next((row for row in (self.first_divergence(),) if isinstance(row, Row)), None)
@@ -231,6 +236,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
         head: dict[str, Any] = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
+        head |= {"seed": self.seed, "calibration": self.device.document()}
         head |= {"allowed": allowed, "stages": self.stages, "explanation": self.explanation}
         taps, pipelines = (
             ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)

@@ -25,6 +25,14 @@ RUN, WAVEFORM, PIXELS = 5e-5, 1e-4, 1e-3
 # root mean square that is 40 dB below the peak (the reference reaches 43 to 50 dB against itself).
 RUN_HALF, NOISE = 2.0**-6, 1e-2
 
+# A reduction (sum, mean, norm, softmax, attention over its keys) counts at most so many terms: torch's cascades, SIMD
+# lanes and a GPU's threads all keep many partial sums, and one sum over thousands of values is a fault (``nn.norm``).
+# Matrix products and convolutions may be summed one after the other, and count whole.
+PARTIAL = 256
+# The floor takes the device's own rounding, up to this factor. The least accurate functions of a GPU that are still
+# called rounding are within 4 to 8 units in the last place; TF32 is off by about 1,000, a half-precision Winograd by 40.
+DEVICE = 8.0
+
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 

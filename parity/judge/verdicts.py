@@ -8,7 +8,7 @@ from typing import Any
 
 from ..declare.model import Case, Stage
 from ..tap.side import PROBE
-from ..tap.trace import Call, Tensor, Trace
+from ..tap.trace import Call, Sums, Tensor, Trace
 from . import metrics
 from .results import Reason, Results, Row
 from .rules import ABSENT, CARRIED, Comparison, Verdict, decide
@@ -55,6 +55,7 @@ def _comparisons(
 ) -> Iterator[Comparison]:
     """Everything that the reference recorded, and arrays that only ours has beside it."""
     declared = _declared(stage)
+    sums = _sums(reference, whole=outputs_of is not None)
     for side, name, index in reference.events:
         if outputs_of is not None and (side == "in" or name not in outputs_of):
             continue
@@ -78,7 +79,26 @@ def _comparisons(
                 ours=own.get(leaf, ABSENT),
                 reference_call=calls[0],
                 our_call=calls[2],
+                sums=sums[side, name, index],
             )
+
+
+def _sums(reference: Trace, whole: bool) -> dict[tuple[str, str, int], Sums]:
+    """What made the inputs and the outputs of each call. whole: with the taps inside, which are grafted in the
+    isolated lanes and judged there by themselves."""
+    found: dict[tuple[str, str, int], Sums] = {}
+    running: list[Sums] = []
+    for side, name, index in reference.events:
+        call = reference.calls[name, index]
+        if side == "in":
+            found[side, name, index] = call.sums_before
+            running.append(dict(call.sums))
+            continue
+        made = found[side, name, index] = running.pop() if running else dict(call.sums)
+        if whole and running:
+            around = running[-1]
+            around |= {primitive: max(n, around.get(primitive, 1)) for primitive, n in made.items()}
+    return found
 
 
 def _declared(stage: Stage) -> dict[str, tuple[bool, bool]]:

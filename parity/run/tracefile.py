@@ -1,6 +1,6 @@
 """A recording on disk: a JSON manifest, and beside it a folder with one safetensors shard a case.
 
-The manifest holds every call of every tap with its constants; shapes, dtypes and keys of its arrays; the case's own
+The manifest holds every call of every tap with its constants and its sums; shapes, dtypes and keys of its arrays; the case's own
 inputs; what of the reference must be covered; versions; and the SHA-256 of each shard and each checkpoint. Arrays are
 in the reference's layout, half precision widened to float32 (exactly), each distinct one stored once. The oracle's are
 float32 residuals to the reference's (see ``recording.close_to``), so reading gives back the very bits.
@@ -35,7 +35,7 @@ from ..tap.nest import flatten, graft
 from ..tap.trace import Call, Tensor, Trace
 from .recorded import Inventory, Recorded, Recording, residual
 
-SCHEMA = "ltx2-parity-trace/1"
+SCHEMA = "ltx2-parity-trace/2"
 LAYOUT = "as in the reference: channels first; names are taps"
 
 
@@ -115,7 +115,7 @@ def _pack(recorded: Recorded, arrays: _Arrays) -> dict[str, Any]:
         return packed
 
     reference = [
-        {"tap": c.name, "call": c.index}
+        {"tap": c.name, "call": c.index, "sums": c.sums, "sums_before": c.sums_before}
         | {k: arrays.leaves(getattr(c, k), f"{place} {c.name}") for k in ("inputs", "outputs")}
         for c in trace.calls.values()
     ]
@@ -327,7 +327,8 @@ def _trace(calls: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> Trace:
     trace = Trace()
     for call in calls:
         inputs, outputs = ({k: _leaf(v, arrays) for k, v in call[side].items()} for side in ("inputs", "outputs"))
-        trace.calls[call["tap"], call["call"]] = Call(call["tap"], call["call"], inputs, outputs)
+        sums = {key: call[key] for key in ("sums", "sums_before") if key in call}  # of the reference alone
+        trace.calls[call["tap"], call["call"]] = Call(call["tap"], call["call"], inputs, outputs, **sums)
     return trace
 
 
