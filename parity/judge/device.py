@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 from . import tolerance
@@ -39,7 +38,9 @@ class Measure:
     def sentence(self) -> str:
         error = f"{self.constant:.3g} times the rounding of {self.terms} terms in {self.dtype}"
         hint = " (TF32? set MLX_ENABLE_TF32=0)" if self.primitive == "matmul" and self.constant > 100 else ""
-        return f"the device's {self.primitive} is off by {error}; {tolerance.DEVICE:g} is the most that is rounding{hint}"
+        return (
+            f"the device's {self.primitive} is off by {error}; {tolerance.DEVICE:g} is the most that is rounding{hint}"
+        )
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,14 @@ class Device:
 
     measures: tuple[Measure, ...] = ()
 
+    @property
+    def beyond(self) -> list[Measure]:
+        """The primitives that are off by more than rounding."""
+        return [measure for measure in self.measures if not measure.honest]
+
     def faults(self, dtypes: set[str], sums: Mapping[str, int] | None = None) -> list[Measure]:
-        """The primitives (of ``sums``, if given) that are off by more than rounding."""
-        return [m for m in self.measures if not m.honest and m.dtype in dtypes and (sums is None or m.primitive in sums)]
+        """Those of them in these dtypes that make ``sums``, if it is given."""
+        return [m for m in self.beyond if m.dtype in dtypes and (sums is None or m.primitive in sums)]
 
     def floor(self, dtype: str, sums: Mapping[str, int]) -> float:
         """The relative error that rounding on this device explains in a tensor that is made by ``sums``."""
@@ -60,6 +66,15 @@ class Device:
             if measure.primitive in terms and measure.dtype in (dtype, "float32"):
                 floor = max(floor, measure.used * tolerance.Floor(measure.dtype, terms[measure.primitive]).value)
         return floor
+
+    @property
+    def sentence(self) -> str:
+        """The measures in words."""
+        if not self.measures:
+            return "not calibrated"
+        above = [f"{m.primitive} {m.used:g} in {m.dtype}" for m in self.measures if m.used > 1]
+        rest = "; all others as the floor assumes" if len(above) < len(self.measures) else ""
+        return f"{len(self.measures)} primitives measured; rounding: {', '.join(above) or '1'}{rest if above else ''}"
 
     def document(self) -> dict[str, Any]:
         """For results.json."""
@@ -74,7 +89,8 @@ def counted(primitive: str, terms: int) -> int:
 
 REDUCTIONS = ("sum", "softmax", "attention", "group_norm", "layer_norm", "rms_norm")
 
-_current: ContextVar[Device] = ContextVar("device", default=Device())
+UNMEASURED = Device()
+_current: ContextVar[Device] = ContextVar("device", default=UNMEASURED)
 
 
 @contextlib.contextmanager

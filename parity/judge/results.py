@@ -61,6 +61,7 @@ class Row:
     needed_k: float = 0.0
     floor: float = 0.0  # of the relative error: the larger of torch's own and what rounding explains
     source: str = ""  # of a failure: where our source computes it, as file:line
+    seed: int = 0  # of the case's inputs
     further: str = ""  # of a failure: "ours" or "the reference", whichever is further from the float64 oracle
     profile: dict[str, Any] | None = None  # of a notable row: ``metrics.profile``
 
@@ -68,6 +69,7 @@ class Row:
         """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
         row = {k: getattr(self, k) for k in _FIELDS} | {k: self.metrics.get(k) for k in metrics.NAMES}
         row = {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
+        row |= {"seed": self.seed} if self.seed else {}
         return row | ({"profile": self.profile} if self.profile else {})
 
     @property
@@ -76,7 +78,7 @@ class Row:
         return f"{self.stage} {self.config} {self.case} {self.lane} {self.name}{call}"
 
 
-_FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profile"))
+_FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profile", "seed"))
 PROFILES = 12  # failures of one cell that say where their error is
 
 
@@ -210,8 +212,7 @@ class Results:
             return EXIT_INCOMPLETE
         if not self.rows and not self.pipelines:
             return EXIT_INCOMPLETE
-        beyond = [measure for measure in self.device.measures if not measure.honest]
-        return EXIT_INCONCLUSIVE if beyond or self.count("inconclusive") else EXIT_OK
+        return EXIT_INCONCLUSIVE if self.device.beyond or self.count("inconclusive") else EXIT_OK
 
     def summary(self) -> dict[str, Any]:
         tap = next((row for row in (self.first_divergence(),) if isinstance(row, Row)), None)

@@ -13,6 +13,8 @@ C = 1.0
 K_TAIL = 10.0
 # Free-running (lane C): errors of two correct implementations grow alike, but not in step.
 K_FREE = 10.0
+# The part of each limit that correct runs may come to, over many seeds and BLAS libraries (``parity margins``).
+MARGIN = 2 / 3
 # A float32 reference further than this from its float64 oracle means that the oracle is wrong, and would widen every
 # tolerance derived from it. The largest honest distance measured is 9e-6, at the timestep sinusoid.
 ORACLE = 1e-4
@@ -30,7 +32,7 @@ RUN_HALF, NOISE = 2.0**-6, 1e-2
 # Matrix products and convolutions may be summed one after the other, and count whole.
 PARTIAL = 256
 # The floor takes the device's own rounding, up to this factor. The least accurate functions of a GPU that are still
-# called rounding are within 4 to 8 units in the last place; TF32 is off by about 1,000, a half-precision Winograd by 40.
+# called rounding are within 4 to 8 units in the last place; TF32 is off by about 1,000, half-precision Winograd by 40.
 DEVICE = 8.0
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

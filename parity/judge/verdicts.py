@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..declare.inputs import seed
 from ..declare.model import Case, Stage
 from ..tap.side import PROBE
 from ..tap.trace import Call, Sums, Tensor, Trace
@@ -31,7 +32,7 @@ def judge(
 
     def add(name: str, call: int, verdict: Verdict, dtype: str = "", shape: tuple[int, ...] = ()) -> Row:
         place = where["stage"], where["config"], where["case"], where["lane"]
-        rows.append(Row(name, *place, call, len(results.rows) + len(rows), dtype, shape, **vars(verdict)))
+        rows.append(Row(name, *place, call, len(results.rows) + len(rows), dtype, shape, seed=seed(), **vars(verdict)))
         return rows[-1]
 
     for compared in _comparisons(stage, where["lane"], reference, oracle, ours, outputs_of):

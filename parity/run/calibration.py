@@ -74,11 +74,11 @@ def _half_probes() -> Iterator[Probe]:
 
 def _products() -> Iterator[Probe]:
     """Matrix products, convolutions and attention, at the sizes of the small checkpoints and of the real ones."""
-    for k in (128, 896, 4096):
-        a, b = normal("calibrate a", 48, k), normal("calibrate b", k, 40, scale=k**-0.5)
-        yield Probe("matmul", k, (a, b), mx.matmul, np.matmul)
+    for terms in (128, 896, 4096):
+        a, b = normal("calibrate a", 48, terms), normal("calibrate b", terms, 40, scale=terms**-0.5)
+        yield Probe("matmul", terms, (a, b), mx.matmul, np.matmul)
         bias = normal("calibrate bias", 40)
-        yield Probe("matmul", k, (bias, a, b), mx.addmm, lambda bias, a, b: a @ b + bias)
+        yield Probe("matmul", terms, (bias, a, b), mx.addmm, _added_product)
     for sizes, kernel, channels in (
         ((70,), (7,), 128),
         ((40,), (3,), 512),
@@ -150,6 +150,11 @@ def _elementwise() -> Iterator[Probe]:
 # ---- in float64 ------------------------------------------------------------------------------------------------------
 
 
+def _added_product(bias: Array, a: Array, b: Array) -> Array:
+    found: Array = a @ b + bias
+    return found
+
+
 def _convolved(x: Array, w: Array) -> Array:
     """Channels-last, without padding."""
     axes = tuple(range(1, x.ndim - 1))
@@ -185,7 +190,8 @@ def _rms_normed(x: Array) -> Array:
 
 
 def _layer_normed(x: Array, weight: Array) -> Array:
-    return weight * _whitened(x, (-1,))
+    found: Array = weight * _whitened(x, (-1,))
+    return found
 
 
 def _whitened(x: Array, axes: tuple[int, ...]) -> Array:

@@ -50,34 +50,32 @@ def _one(*arguments: Any) -> int:
     return 1
 
 
-# torch's operation → the primitive of a device that it asks for, and its terms from its leading arguments.
+# The primitive of a device that torch's operation asks for, and its terms from its first arguments.
+_MATMUL = ("mm", "bmm", "mv", "dot", "matmul", "linear"), ("matmul", _shared, 2)
+_ADDMM = ("addmm", "baddbmm", "addmv"), ("matmul", _second, 3)
+_RMS_NORM = ("rms_norm", "_fused_rms_norm"), ("rms_norm", _normalised, 2)
+_FFT = ("_fft_r2c", "_fft_c2c", "_fft_c2r"), ("fft", _transformed, 2)
+_ATTENTION = (
+    ("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu"),
+    ("attention", _attended, 3),
+)
+_EXP = ("exp", "expm1", "sigmoid", "silu", "softplus", "elu"), ("exp", _one, 0)
+_TANH = ("tanh", "gelu"), ("tanh", _one, 0)
+_LOG = ("log", "log10"), ("log", _one, 0)
 OPERATIONS: dict[str, tuple[str, Terms, int]] = {
-    **{name: ("matmul", _shared, 2) for name in ("mm", "bmm", "mv", "dot", "matmul", "linear")},
-    **{name: ("matmul", _second, 3) for name in ("addmm", "baddbmm", "addmv")},
     "native_group_norm": ("group_norm", _grouped, 7),
     "native_layer_norm": ("layer_norm", _normalised, 2),
-    **{name: ("rms_norm", _normalised, 2) for name in ("rms_norm", "_fused_rms_norm")},
-    **{name: ("fft", _transformed, 2) for name in ("_fft_r2c", "_fft_c2c", "_fft_c2r")},
-    **{
-        name: ("attention", _attended, 3)
-        for name in (
-            "scaled_dot_product_attention",
-            "_scaled_dot_product_flash_attention_for_cpu",
-            "_scaled_dot_product_attention_math",
-        )
-    },
-    **{name: ("exp", _one, 0) for name in ("exp", "expm1", "sigmoid", "silu", "softplus", "elu")},
-    **{name: ("tanh", _one, 0) for name in ("tanh", "gelu")},
-    **{name: (name, _one, 0) for name in ("sin", "cos", "rsqrt", "sqrt", "log")},
-    "log10": ("log", _one, 0),
+    **{name: (name, _one, 0) for name in ("sin", "cos", "rsqrt", "sqrt")},
 }
-REDUCTIONS = {name: "sum" for name in ("sum", "mean", "var", "std", "linalg_vector_norm", "norm")}
+for _names, _counted in (_MATMUL, _ADDMM, _RMS_NORM, _FFT, _ATTENTION, _EXP, _TANH, _LOG):
+    OPERATIONS |= dict.fromkeys(_names, _counted)
+SUMS = ("sum", "mean", "var", "std", "linalg_vector_norm", "norm")
 
 
 def operation(name: str, arguments: tuple[Any, ...], result: Any) -> tuple[str, int] | None:
     """The primitive and its terms; None for what sums nothing: moves, products, embeddings."""
     name = name.removesuffix("_") if not name.startswith("_") else name
-    if name in REDUCTIONS:
+    if name in SUMS:
         return "sum", int(arguments[0].numel() // max(getattr(result, "numel", lambda: 1)(), 1))
     if name in ("_softmax", "softmax"):
         return "softmax", int(arguments[0].shape[arguments[1]])
@@ -90,11 +88,11 @@ def operation(name: str, arguments: tuple[Any, ...], result: Any) -> tuple[str, 
     return None
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it lasts, ``count`` is told of every operation that sums: its primitive, and how many terms."""
 
     def __init__(self, count: Callable[[str, int], None]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = count
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
