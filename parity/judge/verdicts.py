@@ -56,7 +56,7 @@ def _comparisons(
 ) -> Iterator[Comparison]:
     """Everything that the reference recorded, and arrays that only ours has beside it."""
     declared = _declared(stage)
-    sums = _sums(reference, whole=outputs_of is not None)
+    sums = _sums(reference, free=outputs_of is not None)
     for side, name, index in reference.events:
         if outputs_of is not None and (side == "in" or name not in outputs_of):
             continue
@@ -84,21 +84,18 @@ def _comparisons(
             )
 
 
-def _sums(reference: Trace, whole: bool) -> dict[tuple[str, str, int], Sums]:
-    """What made the inputs and the outputs of each call. whole: with the taps inside, which are grafted in the
-    isolated lanes and judged there by themselves."""
+def _sums(reference: Trace, free: bool) -> dict[tuple[str, str, int], Sums]:
+    """What made the inputs and the outputs of each call: in the isolated lanes the code of one tap, all else being
+    judged by itself; running free, all that came before."""
     found: dict[tuple[str, str, int], Sums] = {}
-    running: list[Sums] = []
+    total: Sums = {}
     for side, name, index in reference.events:
         call = reference.calls[name, index]
-        if side == "in":
-            found[side, name, index] = call.sums_before
-            running.append(dict(call.sums))
-            continue
-        made = found[side, name, index] = running.pop() if running else dict(call.sums)
-        if whole and running:
-            around = running[-1]
-            around |= {primitive: max(n, around.get(primitive, 1)) for primitive, n in made.items()}
+        made = call.sums_before if side == "in" else call.sums
+        if free:
+            total |= {primitive: max(terms, total.get(primitive, 1)) for primitive, terms in made.items()}
+            made = dict(total)
+        found[side, name, index] = made
     return found
 
 

@@ -153,9 +153,9 @@ def calibration(document: Document) -> Html | None:
         return None
     intro = tag(
         "p",
-        "The error of each primitive of the device against NumPy's float64, in units of what the verdicts assume. Above "
-        f"1 the floor of the tensors that are made with it takes that constant, up to {found['bound']:g}; beyond, the "
-        "device is at fault, and the run is inconclusive.",
+        "The error of each primitive of the device against NumPy's float64, in units of what the verdicts assume. "
+        "Above 1 the floor of the tensors that are made with it takes that constant, up to "
+        f"{found['bound']:g}; beyond, the device is at fault, and the run is inconclusive.",
         class_="soft",
     )
     keys = ("primitive", "dtype", "terms", "constant", "used")

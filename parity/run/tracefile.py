@@ -183,7 +183,7 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
 
 def _is_trace(manifest: Path) -> bool:
     try:
-        return f'"schema":"{SCHEMA}"' in manifest.read_text()[:100]
+        return f'"schema":"{SCHEMA.partition("/")[0]}/' in manifest.read_text()[:100]
     except (OSError, UnicodeDecodeError):
         return False
 
