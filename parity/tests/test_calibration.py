@@ -113,9 +113,9 @@ def judged(error: float, sums: Sums, device: Device = UNMEASURED) -> Results:
     noise = np.random.default_rng(1).choice([-1.0, 1.0], TRUTH.shape)
     results = Results(device=device)
     traces = (TRUTH.astype(np.float32), "float32"), (TRUTH.astype(np.float32).astype(np.float64), "float64")
-    ours = traces[1][0] * (1 + error * noise)
+    ours = (traces[1][0] * (1 + error * noise)).astype(np.float32)
     with calibrated(device):
-        judge(results, WHERE, STAGE, one(*traces[0], sums), one(*traces[1], {}), one(ours, "float64", {}))
+        judge(results, WHERE, STAGE, one(*traces[0], sums), one(*traces[1], {}), one(ours, "float32", {}))
     return results
 
 
@@ -266,6 +266,7 @@ def test_a_correct_port_is_green_on_a_rougher_device_and_inconclusive_on_a_fault
     with simulated(4):
         results = run_on(*cell, measure("cpu", "A"))
         assert results.exit_code() == EXIT_OK, results.first_divergence()
+        assert run_on(*cell, UNMEASURED).exit_code() == EXIT_DIVERGED  # without the calibration
     with simulated(20):
         results = run_on(*cell, measure("cpu", "A"))
         assert results.exit_code() == EXIT_INCONCLUSIVE, results.first_divergence()
