@@ -10,6 +10,7 @@ from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from ..run.pool import count, show_progress
 
 if TYPE_CHECKING:
+    from ..declare.model import Pipeline, Stage
     from ..judge.results import Results
 
 ALLOWED = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
@@ -33,7 +34,10 @@ def _margins(args: argparse.Namespace) -> int:
     from ..sides.fixtures import ensure_fixtures
 
     ensure_fixtures()
-    chosen = [*select(args.stage, args.config), *pipelines.select(args.stage, args.config)]
+    chosen: list[tuple[Stage | Pipeline, str]] = [
+        *select(args.stage, args.config),
+        *pipelines.select(args.stage, args.config),
+    ]
     lanes = args.lane.replace(",", "").upper()
     if not chosen or not lanes or set(lanes) - set("ABC"):
         print(f"ltx2-parity: nothing to run for stage '{args.stage}', config '{args.config}', lane '{args.lane}'")

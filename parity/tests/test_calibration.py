@@ -25,6 +25,7 @@ from parity.run import calibration, tracefile
 from parity.run import pipelines as pipeline_runs
 from parity.run.calibration import measure
 from parity.run.live import Runner
+from parity.run.loop import Live
 from parity.sides.torch.operations import Counting
 from parity.tap.trace import Call, Sums, Tensor, Trace
 from parity.tap.watch import Watched
@@ -293,6 +294,13 @@ def test_the_seed_of_a_run_is_in_its_rows_its_commands_and_the_place_that_is_loo
     assert place.seed == 7 and place.commands["bisect"].endswith("layer --seed 7")
     assert find(["first"], tmp_path / "results.json", 3).seed == 3
     assert find(["toy", "any"], tmp_path / "results.json", 3) == Place("toy", "any", "base", "A", seed=3)
+
+
+def test_a_cell_is_judged_with_the_inputs_of_the_runs_seed() -> None:
+    usual, other = (Live("A", None, seed).judged("sampling", "any").rows for seed in (0, 5))
+    assert {row.seed for row in usual} == {0} and {row.seed for row in other} == {5}
+    means = [{row.metrics["mean_ref"] for row in rows if row.case == "euler"} for rows in (usual, other)]
+    assert means[0] and means[1] and not means[0] & means[1]
 
 
 def test_every_pipeline_takes_its_seed_from_the_run() -> None:
