@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import mlx.core as mx
@@ -235,7 +236,7 @@ def test_the_constants_of_rougher_devices_are_what_they_are_made_of() -> None:
 
 
 def test_half_precision_of_a_primitive_can_be_beyond_the_bound_alone() -> None:
-    def winograd(*args: mx.array, **kwargs: object) -> mx.array:
+    def winograd(*args: Any, **kwargs: Any) -> mx.array:
         exact = original(*args, **kwargs)
         return exact * (1 + 0.2 * mx.sin(exact * 1000)) if exact.dtype == mx.bfloat16 else exact
 
