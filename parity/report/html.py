@@ -200,7 +200,7 @@ def _navigation(document: Document, selftest: dict[str, Any] | None) -> Html:
     ]
     links += [("reading", "How to read this")]
     there = {"failures": document["summary"]["first_divergence"], "pipelines": document.get("pipelines")}
-    there |= {"selftest": selftest, "calibration": document.get("calibration")}
+    there |= {"selftest": selftest, "calibration": (document.get("calibration") or {}).get("measures")}
     items = [tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name in links if there.get(anchor, True)]
     return tag("nav", tag("ul", *items), aria_label="Sections")
 
