@@ -22,7 +22,7 @@ REPLAY := .venv-replay
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help parity parity-replay test demo selftest bench lint floors fixtures trace readme clean
+.PHONY: help parity parity-replay test demo selftest margins bench lint floors fixtures trace readme clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -48,6 +48,12 @@ demo: fixtures ## a short video with audio from a tiny checkpoint: reports/lates
 
 selftest: $(VENV)/ready ## known faults planted one at a time: is each one noticed, and where?
 	$(RUN) -m parity selftest $(ARGS)
+
+margins: $(VENV)/ready ## ten seeds of inputs, with each BLAS library: no alarm, and how far from one?
+	$(RUN) -m parity margins $(ARGS)
+ifneq ($(OPENBLAS),)
+	$(PY) -m parity margins $(ARGS)
+endif
 
 bench: $(VENV)/ready ## the video VAE's time and memory beside torch's
 	$(RUN) -m pytest -s benchmarks $(ARGS)

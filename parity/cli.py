@@ -11,7 +11,8 @@ from ltx2_mlx import __version__
 from ltx2_mlx.errors import LTX2Error
 
 VERBS = (
-    "run", "list", "check", "record", "report", "diff", "accept", "explain", "bisect", "selftest", "debug", "tables",
+    "run", "list", "check", "record", "report", "diff", "accept", "explain", "bisect", "selftest", "margins", "debug",
+    "tables",
 )  # fmt: skip
 EXIT_USAGE = 2
 OURS = ("ltx2_mlx", "parity")

@@ -44,6 +44,7 @@ PARSED = {
     "record": "runs the reference; parity/tests/test_traces.py records and checks",
     "check": "loads the weights of every recorded cell; parity/tests/test_traces.py",
     "selftest": "judges a whole stage for each fault; parity/tests/test_selftest.py",
+    "margins": "runs whole stages, once for each seed; make margins",
     "explain": "runs a stage on both sides; parity/tests/test_selftest.py",
     "bisect": "runs a stage on both sides many times; parity/tests/test_bisect.py",
     "tables": "needs the results of a whole run and of a selftest; parity/tests/test_gate.py",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..investigate.statements import shortened
-from ..judge.place import find
+from ..judge.device import calibrated
+from ..judge.place import Place, find
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -34,16 +35,27 @@ def add_place(command: argparse.ArgumentParser) -> None:
         help="a tap of the results, by name or glob, or 'first' (the default): the first that fails; or the words of a "
         "report's line: STAGE CONFIG CASE LANE TAP",
     )
+    command.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the inputs (default: that of the results, or 0)"
+    )
     command.add_argument("--results", type=Path, default=RESULTS, metavar="PATH", help="the results.json to look in")
 
 
 def _bisect(args: argparse.Namespace) -> int:
-    from ..investigate.bisect import bisect, culprit, isolated_rows, record
-    from ..run.live import Runner
+    from ..run.calibration import measure
+    from ..run.environment import default_device
     from ..sides.fixtures import ensure_fixtures
 
-    place = find(args.place, args.results)
+    place = find(args.place, args.results, args.seed)
     ensure_fixtures()
+    with calibrated(measure(default_device())):
+        return _found(place, args.out)
+
+
+def _found(place: Place, out: Path) -> int:
+    from ..investigate.bisect import bisect, culprit, isolated_rows, record
+    from ..run.live import Runner
+
     runner = Runner()
     recorded = record(runner, place)
     ours = recorded.pair.ours
@@ -63,7 +75,7 @@ def _bisect(args: argparse.Namespace) -> int:
         return EXIT_DIVERGED if place.lane == "C" else EXIT_OK
     story = describe(diagnosis)
     print(f"{diagnosis.row.place}: {diagnosis.row.verdict}: {diagnosis.row.why}\n{story}", end="")
-    print(f"reproduction  {_write(diagnosis, recorded, story, args.out)}")
+    print(f"reproduction  {_write(diagnosis, recorded, story, out)}")
     return EXIT_DIVERGED
 
 

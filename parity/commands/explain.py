@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ..judge.device import calibrated
 from ..judge.place import Place, find
 from ..judge.results import EXIT_OK
 from ..report.explanation import lines
@@ -22,11 +23,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _explain(args: argparse.Namespace) -> int:
     from ..faults.likely_causes import explain
+    from ..run.calibration import measure
+    from ..run.environment import default_device
     from ..sides.fixtures import ensure_fixtures
 
-    place = find(args.place, args.results)
+    place = find(args.place, args.results, args.seed)
     ensure_fixtures()
-    show(explain(place), place)
+    with calibrated(measure(default_device())):
+        show(explain(place), place)
     return EXIT_OK
 
 

@@ -7,6 +7,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..declare.inputs import seeded
 from ..declare.model import Stage
 from ..judge.results import EXIT_USAGE
 from ..run.tracefile import write
@@ -18,6 +19,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     record.add_argument("cells", nargs="*", default=["*"], metavar="STAGE[:CONFIG[:CASE]]", help="globs (default: all)")
     record.add_argument("--lane", default="A,B,C", help="as of parity run")
     record.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead of the tiny ones")
+    record.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
     record.add_argument("--weights", action="store_true", help="put the weights that are needed into the trace")
     record.set_defaults(handler=_record)
 
@@ -35,7 +37,8 @@ def _record(args: argparse.Namespace) -> int:
         return EXIT_USAGE
     runner = Runner(args.checkpoint, show_progress)
     cells = (runner.recording(*cell[:2], lanes, cell[2]) for found in chosen.values() for cell in found)
-    sizes = write(args.out, cells, environment("cpu"), args.weights)
+    with seeded(args.seed):
+        sizes = write(args.out, cells, environment("cpu"), args.weights)
     for cell, size in sizes.items():
         print(f"{cell:<44}{size / 1e6:8.2f} MB")
     folder = args.out.with_suffix("")

@@ -30,6 +30,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
     )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was killed: keep its finished cells")
     run.add_argument(
         "--jobs",
@@ -76,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
     cells = args.json.with_suffix(".cells")
-    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume, args.jobs)
+    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume, args.jobs, args.seed)
     results.explanation = explain_first(results)
     results.seconds = time.monotonic() - start
     results.write(args.json)

@@ -47,6 +47,11 @@ def seeded(seed: int) -> Iterator[None]:
         _seed.reset(token)
 
 
+def seed() -> int:
+    """The seed of the inputs that are made now."""
+    return _seed.get()
+
+
 def words(name: str, count: int) -> str:
     """A prompt of random words."""
     letters = "abcdefghijklmnopqrstuvwxyz"

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..investigate.bisect import Diagnosis, bisect, isolated_rows, record
 from ..investigate.signs import signs as signs_of
 from ..investigate.statements import Slice, Statement, shortened
+from ..judge.device import calibrated
 from ..judge.place import Place
 from ..judge.results import Results, Row
 from ..judge.verdicts import tensors
@@ -171,6 +172,7 @@ def explain_first(results: Results) -> dict[str, Any] | None:
         return None
     try:
         use_device(results.environment["device"])
-        return explain(Place.of(first)).document()
+        with calibrated(results.device):
+            return explain(Place.of(first)).document()
     except Exception as error:
         return {"missing": f"It could not be run again: {type(error).__name__}: {error}"}

@@ -17,9 +17,11 @@ from ..declare.inputs import seeded
 from ..declare.stages import pipelines, stages
 from ..investigate.bisect import isolated_rows
 from ..investigate.signs import signs
+from ..judge.device import Device, calibrated
 from ..judge.results import PipelineRow, Row
 from ..judge.verdicts import tensors
 from ..run import pipelines as pipeline_runs
+from ..run.calibration import measure
 from ..run.environment import default_device
 from ..run.live import Runner
 from ..run.pool import spread
@@ -239,6 +241,7 @@ class Task:
     seed: int
     clean: list[int]
     device: str
+    measured: Device
 
 
 def tasks(chosen: Iterable[Fault], seed: int, clean: list[int]) -> list[Task]:
@@ -246,7 +249,8 @@ def tasks(chosen: Iterable[Fault], seed: int, clean: list[int]) -> list[Task]:
     groups: dict[tuple[Cell, str], list[Fault]] = {}
     for fault in chosen:
         groups.setdefault(((fault.stage, fault.config, fault.dtype), fault.case), []).append(fault)
-    made = [Task(cell, case, tuple(group), seed, clean, default_device()) for (cell, case), group in groups.items()]
+    where = default_device(), measure(default_device())
+    made = [Task(cell, case, tuple(group), seed, clean, *where) for (cell, case), group in groups.items()]
     return sorted(made, key=lambda task: -len(task.faults))
 
 
@@ -255,6 +259,11 @@ def perform(task: Task) -> tuple[list[Outcome], list[str], int]:
     import mlx.core as mx
 
     mx.set_default_device(getattr(mx, task.device))
+    with calibrated(task.measured):
+        return _performed(task)
+
+
+def _performed(task: Task) -> tuple[list[Outcome], list[str], int]:
     planting = bench(task.cell)
     outcomes = [planting.plant(fault, task.seed) for fault in task.faults]
     alarms, judged = [], 0

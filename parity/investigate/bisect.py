@@ -22,6 +22,7 @@ import numpy as np
 
 from ltx2_mlx.errors import InputError
 
+from ..declare.inputs import seeded
 from ..declare.model import Stage
 from ..declare.stages import stages
 from ..judge.place import Place
@@ -157,7 +158,8 @@ def record(runner: Runner, place: Place) -> Recorded:
             "in @bfloat16 or @float16"
         )
     pair = runner.load(stage, place.config, place.dtype)
-    cases, name = stage.cases(pair.config), place.case.partition("@")[0]
+    with seeded(place.seed):
+        cases, name = stage.cases(pair.config), place.case.partition("@")[0]
     if name not in cases:
         raise InputError(f"no case '{name}' of {place.stage} {place.config}; there are: {', '.join(cases)}")
     isolated = not (place.dtype != "float32" and stage.float32)

@@ -115,7 +115,8 @@ class Repro:
             call = of.calls.get(target.at, Call(*target.at))
             own = {target.leaf: target.of(of)} if target.of(of) is not None else {}
             inputs = own if target.side == "in" else call.inputs
-            kept = Call(*target.at, inputs, own if target.side == "out" else {})
+            outputs = own if target.side == "out" else {}
+            kept = Call(*target.at, inputs, outputs, None, call.sums, call.sums_before)
             expected[name] = Trace({target.at: kept}, [(target.side, *target.at)])
         where = {key: getattr(row, key) for key in WHERE}
         module = module_at_reference(pair, scope[0])
@@ -181,7 +182,7 @@ def _pack(trace: Trace, name: str, arrays: dict[str, np.ndarray]) -> list[Any]:
                 if isinstance(value, Tensor):
                     arrays[key] = value.values
                 sides[side][leaf] = {"key": key, "dtype": value.dtype} if isinstance(value, Tensor) else {"is": value}
-        calls.append([tap, index, sides["in"], sides["out"]])
+        calls.append([tap, index, sides["in"], sides["out"], call.sums, call.sums_before])
     return calls
 
 
@@ -190,9 +191,9 @@ def _unpack(calls: list[Any], arrays: dict[str, np.ndarray]) -> Trace:
         return Tensor(arrays[entry["key"]], entry["dtype"]) if "key" in entry else entry["is"]
 
     trace = Trace()
-    for tap, index, *sides in calls:
+    for tap, index, *sides, sums, sums_before in calls:
         inputs, outputs = ({name: leaf(entry) for name, entry in side.items()} for side in sides)
-        trace.calls[tap, index] = Call(tap, index, inputs, outputs)
+        trace.calls[tap, index] = Call(tap, index, inputs, outputs, None, sums, sums_before)
     return trace
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shlex import quote
@@ -22,11 +22,13 @@ class Place:
     lane: str
     name: str = ""
     call: int = 0
+    seed: int = 0  # of the case's inputs
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Place:
         """The place of a row of ``results.json``."""
-        return cls(*(row[key] for key in ("stage", "config", "case", "lane", "name", "call")))
+        named = {key: row[key] for key in ("stage", "config", "case", "lane", "name", "call")}
+        return cls(**named, seed=row.get("seed", 0))
 
     @property
     def words(self) -> str:
@@ -43,7 +45,8 @@ class Place:
     @property
     def commands(self) -> dict[str, str]:
         """The commands to run for this place, ready for a shell."""
-        return {verb: f"python -m parity {verb} {self.words}" for verb in ("explain", "bisect")}
+        seed = f" --seed {self.seed}" if self.seed else ""
+        return {verb: f"python -m parity {verb} {self.words}{seed}" for verb in ("explain", "bisect")}
 
     @property
     def dtype(self) -> str:
@@ -56,9 +59,9 @@ class Place:
         return {"stage": self.stage, "config": self.config, "case": self.case, "lane": lane}
 
 
-def find(words: list[str], results: Path) -> Place:
+def find(words: list[str], results: Path, seed: int | None = None) -> Place:
     """One word is a tap of ``results`` (a name, a glob, or ``first``: the first that fails); more are a report's line:
-    STAGE CONFIG [CASE [LANE [TAP]]]. Raises InputError."""
+    STAGE CONFIG [CASE [LANE [TAP]]]. seed: of the inputs, if it is not that of ``results``. Raises InputError."""
     if len(words) > 5:
         raise InputError(
             f"{len(words)} words given; expected a tap, or STAGE CONFIG CASE LANE TAP as the report has it"
@@ -66,8 +69,9 @@ def find(words: list[str], results: Path) -> Place:
     if len(words) > 1:
         stage, config, case, lane, tap = (*words, *("", "", "base", "A", "")[len(words) :])
         name, _, call = tap.partition("#")
-        return Place(stage, config, case, lane, name, int(call) if call.isdigit() else 0)
-    return _in_results(words[0] if words else "first", results)
+        return Place(stage, config, case, lane, name, int(call) if call.isdigit() else 0, seed or 0)
+    found = _in_results(words[0] if words else "first", results)
+    return found if seed is None else replace(found, seed=seed)
 
 
 def _in_results(tap: str, path: Path) -> Place:

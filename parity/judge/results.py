@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics, tolerance
+from .device import Device
 
 SCHEMA = "ltx2-parity/1"
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     ORACLE = "oracle"  # the reference and its oracle are too far apart to judge by them
     ABSENT = "absent"  # ours has no array, or no result, where the reference has one
     REPEAT = "repeat"  # the reference does not repeat itself
+    DEVICE = "device"  # a primitive of the device that made it is off by more than rounding
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Row:
     needed_k: float = 0.0
     floor: float = 0.0  # of the relative error: the larger of torch's own and what rounding explains
     source: str = ""  # of a failure: where our source computes it, as file:line
+    seed: int = 0  # of the case's inputs
     further: str = ""  # of a failure: "ours" or "the reference", whichever is further from the float64 oracle
     profile: dict[str, Any] | None = None  # of a notable row: ``metrics.profile``
 
@@ -66,6 +69,7 @@ class Row:
         """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
         row = {k: getattr(self, k) for k in _FIELDS} | {k: self.metrics.get(k) for k in metrics.NAMES}
         row = {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
+        row |= {"seed": self.seed} if self.seed else {}
         return row | ({"profile": self.profile} if self.profile else {})
 
     @property
@@ -74,7 +78,7 @@ class Row:
         return f"{self.stage} {self.config} {self.case} {self.lane} {self.name}{call}"
 
 
-_FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profile"))
+_FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profile", "seed"))
 PROFILES = 12  # failures of one cell that say where their error is
 
 
@@ -162,6 +166,8 @@ class Results:
     stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
     explanation: dict[str, Any] | None = None  # of the first divergence: likely causes and lines of ours
+    seed: int = 0  # of the inputs
+    device: Device = field(default_factory=Device)  # that ours ran on, as it was measured
     seconds: float = 0.0
     peak_gb: float = 0.0
     _worst: dict[str, Row] = field(default_factory=dict)
@@ -206,7 +212,7 @@ class Results:
             return EXIT_INCOMPLETE
         if not self.rows and not self.pipelines:
             return EXIT_INCOMPLETE
-        return EXIT_INCONCLUSIVE if self.count("inconclusive") else EXIT_OK
+        return EXIT_INCONCLUSIVE if self.device.beyond or self.count("inconclusive") else EXIT_OK
 
     def summary(self) -> dict[str, Any]:
         tap = next((row for row in (self.first_divergence(),) if isinstance(row, Row)), None)
@@ -231,6 +237,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
         head: dict[str, Any] = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
+        head |= {"seed": self.seed, "calibration": self.device.document()}
         head |= {"allowed": allowed, "stages": self.stages, "explanation": self.explanation}
         taps, pipelines = (
             ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)

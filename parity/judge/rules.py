@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..declare.model import Stage
-from ..tap.trace import Call, Tensor
-from . import metrics, tolerance
+from ..tap.trace import Call, Sums, Tensor
+from . import device, metrics, tolerance
 from .results import Reason
 
 ABSENT = object()  # what a run has where it has nothing
@@ -48,6 +48,7 @@ class Comparison:
     """One tensor (or constant) of one call of a tap, as the three runs have it.
 
     row: the row's name. exact: the tap's outputs must be equal. injected: they are what the reference drew at random.
+    sums: what made it in the reference, as far as no other tap is judged for that.
     """
 
     row: str
@@ -62,6 +63,7 @@ class Comparison:
     ours: Any
     reference_call: Call
     our_call: Call | None
+    sums: Sums = field(default_factory=dict)
 
     def among(self, patterns: Iterable[str]) -> bool:
         """True if the tap matches one of a stage's globs."""
@@ -234,6 +236,9 @@ def tolerated(c: Comparison) -> Verdict:
     if needed_k <= allowed:
         return Verdict(metrics=q, ratio=ratio, needed_k=needed_k, floor=floor)
     errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"
+    if at_fault := device.current().faults({c.reference.dtype, "float32"}, c.sums):
+        why = f"ratio {needed_k:.3g}, but {at_fault[0].sentence} ({errors})"
+        return Verdict("inconclusive", Reason.DEVICE, why, q, ratio, needed_k, floor)
     why = f"ratio {needed_k:.3g}, {allowed:g} is allowed ({errors})"
     further = "ours" if q["rel_l2"] > q["rel_l2_reference"] else "the reference"
     return Verdict("diverged", Reason.TOLERANCE, why, q, ratio, needed_k, floor, further)
@@ -248,8 +253,11 @@ RULES = (
 
 def _ratios(c: Comparison) -> tuple[float, float, float]:
     """The ratio of the norms of the errors, the ``k`` that would have passed, and the floor of the relative error."""
-    q = c.metrics
-    least = tolerance.Floor(c.reference.dtype, _terms(c.reference_call) if c.side == "out" else 1).value
+    return ratios(c.metrics, device.current().floor(c.reference.dtype, c.sums))
+
+
+def ratios(q: dict[str, float], least: float) -> tuple[float, float, float]:
+    """The same of any metrics; ``least`` is the relative error that rounding explains."""
     floor = max(q["rel_l2_reference"], least)
     ratio = q["rel_l2"] / floor
     tail = max(
@@ -261,12 +269,6 @@ def _ratios(c: Comparison) -> tuple[float, float, float]:
 def equal(a: np.ndarray, b: np.ndarray) -> bool:
     """To the last digit; NaN is NaN."""
     return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
-
-
-def _terms(call: Call) -> int:
-    """How many terms a tap may sum: the widest last axis among its inputs, or channel axis of images and videos."""
-    shapes = [v.values.shape for v in call.inputs.values() if isinstance(v, Tensor) and v.values.ndim]
-    return max((max(shape[-1], shape[1] if len(shape) > 3 else 1) for shape in shapes), default=1)
 
 
 def _takes_half(call: Call) -> bool:

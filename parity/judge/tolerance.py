@@ -13,6 +13,8 @@ C = 1.0
 K_TAIL = 10.0
 # Free-running (lane C): errors of two correct implementations grow alike, but not in step.
 K_FREE = 10.0
+# The part of each limit that correct runs may come to, over many seeds and BLAS libraries (``parity margins``).
+MARGIN = 2 / 3
 # A float32 reference further than this from its float64 oracle means that the oracle is wrong, and would widen every
 # tolerance derived from it. The largest honest distance measured is 9e-6, at the timestep sinusoid.
 ORACLE = 1e-4
@@ -24,6 +26,14 @@ RUN, WAVEFORM, PIXELS = 5e-5, 1e-4, 1e-3
 # bfloat16: K_FREE times the reference's distance from itself, but a few roundings are always allowed; of the bytes, the
 # root mean square that is 40 dB below the peak (the reference reaches 43 to 50 dB against itself).
 RUN_HALF, NOISE = 2.0**-6, 1e-2
+
+# A reduction (sum, mean, norm, softmax, attention over its keys) counts at most so many terms: torch's cascades, SIMD
+# lanes and a GPU's threads all keep many partial sums, and one sum over thousands of values is a fault (``nn.norm``).
+# Matrix products and convolutions may be summed one after the other, and count whole.
+PARTIAL = 256
+# The floor takes the device's own rounding, up to this factor. The least accurate functions of a GPU that are still
+# called rounding are within 4 to 8 units in the last place; TF32 is off by about 1,000, half-precision Winograd by 40.
+DEVICE = 8.0
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 

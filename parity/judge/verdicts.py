@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..declare.inputs import seed
 from ..declare.model import Case, Stage
 from ..tap.side import PROBE
-from ..tap.trace import Call, Tensor, Trace
+from ..tap.trace import Call, Sums, Tensor, Trace
 from . import metrics
 from .results import Reason, Results, Row
 from .rules import ABSENT, CARRIED, Comparison, Verdict, decide
@@ -31,7 +32,7 @@ def judge(
 
     def add(name: str, call: int, verdict: Verdict, dtype: str = "", shape: tuple[int, ...] = ()) -> Row:
         place = where["stage"], where["config"], where["case"], where["lane"]
-        rows.append(Row(name, *place, call, len(results.rows) + len(rows), dtype, shape, **vars(verdict)))
+        rows.append(Row(name, *place, call, len(results.rows) + len(rows), dtype, shape, seed=seed(), **vars(verdict)))
         return rows[-1]
 
     for compared in _comparisons(stage, where["lane"], reference, oracle, ours, outputs_of):
@@ -55,6 +56,7 @@ def _comparisons(
 ) -> Iterator[Comparison]:
     """Everything that the reference recorded, and arrays that only ours has beside it."""
     declared = _declared(stage)
+    sums = _sums(reference, free=outputs_of is not None)
     for side, name, index in reference.events:
         if outputs_of is not None and (side == "in" or name not in outputs_of):
             continue
@@ -78,7 +80,23 @@ def _comparisons(
                 ours=own.get(leaf, ABSENT),
                 reference_call=calls[0],
                 our_call=calls[2],
+                sums=sums[side, name, index],
             )
+
+
+def _sums(reference: Trace, free: bool) -> dict[tuple[str, str, int], Sums]:
+    """What made the inputs and the outputs of each call: in the isolated lanes the code of one tap, all else being
+    judged by itself; running free, all that came before."""
+    found: dict[tuple[str, str, int], Sums] = {}
+    total: Sums = {}
+    for side, name, index in reference.events:
+        call = reference.calls[name, index]
+        made = call.sums_before if side == "in" else call.sums
+        if free:
+            total |= {primitive: max(terms, total.get(primitive, 1)) for primitive, terms in made.items()}
+            made = dict(total)
+        found[side, name, index] = made
+    return found
 
 
 def _declared(stage: Stage) -> dict[str, tuple[bool, bool]]:

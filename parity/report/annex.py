@@ -146,6 +146,27 @@ def _declared(stages: list[StageView]) -> Html:
 # ---- where it ran, and what it means ------------------------------------------------------------------------------
 
 
+def calibration(document: Document) -> Html | None:
+    """What the device makes of each primitive, as it was measured before the run."""
+    found = document.get("calibration") or {}
+    if not found.get("measures"):
+        return None
+    intro = tag(
+        "p",
+        "The error of each primitive of the device against NumPy's float64, in units of what the verdicts assume. "
+        "Above 1 the floor of the tensors that are made with it takes that constant, up to "
+        f"{found['bound']:g}; beyond, the device is at fault, and the run is inconclusive.",
+        class_="soft",
+    )
+    keys = ("primitive", "dtype", "terms", "constant", "used")
+    rows = [
+        {key: row[key] for key in keys} | {"verdict": "pass" if row["honest"] else "inconclusive"}
+        for row in found["measures"]
+    ]
+    table = _records("Rounding of the device", rows)
+    return tag("section", tag("h2", "Rounding of the device"), intro, table, id="calibration")
+
+
 def environment(document: Document) -> Html:
     pairs = [(name, value) for name, value in document["environment"].items()]
     return tag("section", tag("h2", "Environment"), definitions(pairs), id="environment")

@@ -35,6 +35,7 @@ def page(document: Document, selftest: dict[str, Any] | None = None) -> str:
             _stages(document, stages),
             annex.selftest(selftest),
             annex.not_compared(document, stages),
+            annex.calibration(document),
             annex.environment(document),
             annex.reading(document),
         ),
@@ -191,10 +192,15 @@ def _locality(row: Record) -> str:
 
 def _navigation(document: Document, selftest: dict[str, Any] | None) -> Html:
     links = [("map", "Stages"), ("failures", "What does not pass"), ("pipelines", "Pipelines"), ("detail", "In detail")]
-    links += [("selftest", "Self-test"), ("not-compared", "Not compared"), ("environment", "Environment")]
+    links += [
+        ("selftest", "Self-test"),
+        ("not-compared", "Not compared"),
+        ("calibration", "Rounding"),
+        ("environment", "Environment"),
+    ]
     links += [("reading", "How to read this")]
     there = {"failures": document["summary"]["first_divergence"], "pipelines": document.get("pipelines")}
-    there |= {"selftest": selftest}
+    there |= {"selftest": selftest, "calibration": (document.get("calibration") or {}).get("measures")}
     items = [tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name in links if there.get(anchor, True)]
     return tag("nav", tag("ul", *items), aria_label="Sections")
 

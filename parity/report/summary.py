@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..judge.place import Place
+from ..judge.results import EXIT_INCONCLUSIVE
 from . import explanation
 
 
@@ -90,6 +91,8 @@ def sentence(document: dict[str, Any]) -> str:
     outcome = "Everything passes."
     if first:
         outcome = f"**First divergence: `{first['place']}`: {first['verdict']} {first['why']}**."
+    elif summary["exit_code"] == EXIT_INCONCLUSIVE:
+        outcome = "**Inconclusive: the device is off by more than rounding.**"
     elif summary["exit_code"]:
         outcome = "**Incomplete.**"
     worst = summary["worst"].get("A")

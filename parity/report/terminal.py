@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..judge.place import Place
-from ..judge.results import Results, Row
+from ..judge.results import EXIT_INCONCLUSIVE, Results, Row
 from . import explanation
 
 _BLOCK = re.compile(r"^((?:\w+\.)*?(?:\w*blocks|layers)\.\d+)\b")
@@ -46,6 +46,9 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
         console.print(f"written   {path}")
     env = ", ".join(f"{k} {v}" for k, v in results.environment.items() if k not in ("machine", "device"))
     console.print(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}")
+    console.print(f"rounding  {results.device.sentence}")
+    for measure in results.device.beyond:
+        console.print(f"device    {measure.sentence}", style="yellow")
     console.print(_verdict(results))
     if first := results.summary()["first_divergence"]:
         for line in explanation.lines(results.explanation, Place.of(first)):
@@ -145,6 +148,8 @@ def _verdict(results: Results) -> str:
         why = f" ({first.why})" if first.why else ""
         failed = f"{len(results.failures())} not passed of {counts}; {size}"
         return f"[bold red]first divergence: {escape(first.place)}: {first.verdict}{escape(why)}[/]\n{failed}"
+    if results.exit_code() == EXIT_INCONCLUSIVE:
+        return f"[bold yellow]inconclusive[/]: {escape(results.device.beyond[0].sentence)}; {counts}; {size}"
     if results.exit_code():
         return f"[bold red]incomplete[/]: {counts}; {size}"
     worst = results.worst("A")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
 from typing import Protocol
 
+from ..declare.inputs import seeded
 from ..declare.model import Pipeline, Stage
 from ..declare.stages import pipelines, stages
+from ..judge.device import UNMEASURED, Device, calibrated
 from ..judge.results import Results
 from . import pipelines as pipeline_runs
+from .calibration import measure
 from .cells import manifest
 from .coverage import unseen
 from .environment import default_device, environment, use_device
@@ -40,17 +44,19 @@ class Live:
 
     lanes: str
     checkpoint: Path | None = None
+    seed: int = 0
 
     @property
     def cost(self) -> str:
         return f"run {self.lanes}"
 
     def judged(self, name: str, config: str) -> Results:
-        if name in pipelines():
-            return Results(pipelines=pipeline_runs.run(pipelines()[name], config, self.lanes, show_progress))
-        from .live import Runner  # not above: a trace file is judged without torch
+        with seeded(self.seed):
+            if name in pipelines():
+                return Results(pipelines=pipeline_runs.run(pipelines()[name], config, self.lanes, show_progress))
+            from .live import Runner  # not above: a trace file is judged without torch
 
-        return Runner(self.checkpoint, show_progress).run([(stages()[name], config)], self.lanes)
+            return Runner(self.checkpoint, show_progress).run([(stages()[name], config)], self.lanes)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class FromFile:
         results, trace = Results(), open_trace(self.path, self.checkpoint)
         for index, (stage, recorded_config) in enumerate(trace.cells):
             if (stage.name, recorded_config) == (name, config):
-                judge_recording(trace.recording(index), results)
+                with seeded(trace.seed):
+                    judge_recording(trace.recording(index), results)
         return results
 
 
@@ -81,6 +88,7 @@ class CellTask:
     config: str
     device: str
     keep: Cells | None = None
+    measured: Device = UNMEASURED
 
     @property
     def cost(self) -> str:
@@ -91,7 +99,8 @@ class CellTask:
 def judge_cell(task: CellTask) -> CellResult:
     gc.set_threshold(100_000, 50)  # a run keeps most of the many objects that it makes: looking for garbage costs 5 %
     use_device(task.device)
-    found = CellResult(task.source.judged(task.name, task.config), peak_gb())
+    with calibrated(task.measured):
+        found = CellResult(task.source.judged(task.name, task.config), peak_gb())
     if task.keep:
         task.keep.save(task.name, task.config, found)
     return found
@@ -137,21 +146,25 @@ def run(
     keep: Path | None = None,
     resume: bool = False,
     jobs: int | None = None,
+    seed: int = 0,
 ) -> Results:
-    """Judge every chosen cell beside the reference.
+    """Judge every chosen cell beside the reference, with inputs of a seed.
 
     keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
     """
     device = device or default_device()
-    cells = Cells(keep, cells_key(lanes, checkpoint, environment(device))) if keep else None
+    measured = measure(device, lanes)
+    conditions = environment(device) | {"seed": str(seed), "calibration": json.dumps(measured.document())}
+    cells = Cells(keep, cells_key(lanes, checkpoint, conditions)) if keep else None
     if cells and not resume:
         cells.clear()
     known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
     if resume:
         progress(f"{sum(cell is not None for cell in known)} of {len(chosen)} cells kept from the run before")
-    source = Live(lanes, checkpoint)
-    tasks = [CellTask(source, stage.name, config, device, cells) for stage, config in chosen]
+    source = Live(lanes, checkpoint, seed)
+    tasks = [CellTask(source, stage.name, config, device, cells, measured) for stage, config in chosen]
     results = judge_cells(tasks, device, progress, known, jobs)
+    results.seed, results.device = seed, measured
     of_stages = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
     results.stages = manifest(of_stages)
     results.unseen = unseen(results, of_stages) if "A" in lanes and checkpoint is None else []
@@ -163,7 +176,10 @@ def check(path: Path, checkpoint: Path | None = None, device: str | None = None,
     trace, device = open_trace(path, checkpoint), device or default_device()
     source = FromFile(path, checkpoint)
     cells = dict.fromkeys((stage.name, config) for stage, config in trace.cells)
-    results = judge_cells([CellTask(source, *cell, device) for cell in cells], device, jobs=jobs)
+    measured = measure(device)
+    tasks = [CellTask(source, *cell, device, measured=measured) for cell in cells]
+    results = judge_cells(tasks, device, jobs=jobs)
+    results.seed, results.device = trace.seed, measured
     recorded = {name: value for name, value in trace.manifest["versions"].items() if name not in ("device", "mlx")}
     results.environment |= {f"{name} of the trace": value for name, value in recorded.items()}
     whole = [cell for cell, entry in zip(trace.cells, trace.manifest["cells"], strict=True) if entry["inventory"]]

@@ -7,6 +7,7 @@ and in bfloat16 ours is measured with the reference's distance from itself (see 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from ..declare.inputs import FIXTURES, GEMMA
 from ..declare.model import Files, Pipeline
 from ..declare.stages import pipelines
-from ..judge import metrics, tolerance
+from ..judge import device, metrics, tolerance
 from ..judge.results import Item, PipelineRow
 from ..sides.mlx_pipelines import run_pipeline
 from ..tap.trace import Tensor
@@ -85,6 +86,8 @@ def judge(row: PipelineRow, theirs: Watched, ours: Watched, twin: Watched | None
         row.details.append(_compare(name, reference, ours.items.get(name), _limit(name, reference, twin)))
     extra = [name for name in ours.items if name not in theirs.items]
     row.details += [Item(name, verdict="invalid", why="the reference has no such tensor") for name in extra]
+    if at_fault := device.current().faults({row.dtype, "float32"}):
+        row.details = [_excused(item, at_fault[0]) for item in row.details]
     if ours.error:
         row.details.append(Item("run", verdict="invalid", why=ours.error))
     if failed := [item for item in row.details if item.verdict != "pass"]:
@@ -95,6 +98,13 @@ def judge(row: PipelineRow, theirs: Watched, ours: Watched, twin: Watched | None
     row.seconds, row.seconds_reference = ours.seconds, theirs.seconds
     _measure(row, theirs.items, ours.items, twin.items if twin else {})
     return row
+
+
+def _excused(item: Item, measure: device.Measure) -> Item:
+    """What is too far off where the device itself is."""
+    if item.verdict != "diverged":
+        return item
+    return replace(item, verdict="inconclusive", why=f"{item.why}, but {measure.sentence}")
 
 
 def _limit(name: str, reference: Tensor, twin: Watched | None) -> float:

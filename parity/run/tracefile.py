@@ -1,9 +1,10 @@
 """A recording on disk: a JSON manifest, and beside it a folder with one safetensors shard a case.
 
-The manifest holds every call of every tap with its constants; shapes, dtypes and keys of its arrays; the case's own
-inputs; what of the reference must be covered; versions; and the SHA-256 of each shard and each checkpoint. Arrays are
-in the reference's layout, half precision widened to float32 (exactly), each distinct one stored once. The oracle's are
-float32 residuals to the reference's (see ``recording.close_to``), so reading gives back the very bits.
+The manifest holds every call of every tap with its constants and its sums; shapes, dtypes and keys of its arrays; the
+case's own inputs and their seed; what of the reference must be covered; versions; and the SHA-256 of each shard and
+each checkpoint. Arrays are in the reference's layout, half precision widened to float32 (exactly), each distinct one
+stored once. The oracle's are float32 residuals to the reference's (see ``recorded.close_to``), so reading gives back
+the very bits.
 
 ``TraceFile`` refuses, by name, what is not as it was recorded: a cut or changed shard or manifest, a checkpoint with
 another digest, cases or taps that have changed since.
@@ -24,7 +25,7 @@ import numpy as np
 from ltx2_mlx.errors import LTX2Error
 from ltx2_mlx.loading.load import build
 
-from ..declare.inputs import FIXTURES
+from ..declare.inputs import FIXTURES, seed, seeded
 from ..declare.model import Case, Stage
 from ..declare.stages import stages
 from ..sides.loading import load_ours, loading_options, read
@@ -35,7 +36,7 @@ from ..tap.nest import flatten, graft
 from ..tap.trace import Call, Tensor, Trace
 from .recorded import Inventory, Recorded, Recording, residual
 
-SCHEMA = "ltx2-parity-trace/1"
+SCHEMA = "ltx2-parity-trace/2"
 LAYOUT = "as in the reference: channels first; names are taps"
 
 
@@ -115,7 +116,7 @@ def _pack(recorded: Recorded, arrays: _Arrays) -> dict[str, Any]:
         return packed
 
     reference = [
-        {"tap": c.name, "call": c.index}
+        {"tap": c.name, "call": c.index, "sums": c.sums, "sums_before": c.sums_before}
         | {k: arrays.leaves(getattr(c, k), f"{place} {c.name}") for k in ("inputs", "outputs")}
         for c in trace.calls.values()
     ]
@@ -173,7 +174,8 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
     for recording in recordings:
         cells.append(_write_cell(folder, recording, needed))
     checkpoints = [_write_weights(folder, path, parts) if weights else _named(path) for path, parts in needed.items()]
-    manifest = {"schema": SCHEMA, "layout": LAYOUT, "versions": versions, "checkpoints": checkpoints, "cells": cells}
+    head = {"schema": SCHEMA, "layout": LAYOUT, "versions": versions, "seed": seed()}
+    manifest: dict[str, Any] = head | {"checkpoints": checkpoints, "cells": cells}
     manifest["sha256"] = _seal(manifest)
     out.write_text(json.dumps(manifest, separators=(",", ":")) + "\n")
     return {f"{c['stage']} {c['config']}": sum(case["bytes"] for case in c["cases"]) for c in cells}
@@ -181,7 +183,7 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
 
 def _is_trace(manifest: Path) -> bool:
     try:
-        return f'"schema":"{SCHEMA}"' in manifest.read_text()[:100]
+        return f'"schema":"{SCHEMA.partition("/")[0]}/' in manifest.read_text()[:100]
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -240,6 +242,12 @@ class TraceFile:
     checkpoints: dict[str, Path]
 
     @property
+    def seed(self) -> int:
+        """The seed of the cases' inputs."""
+        found: int = self.manifest["seed"]
+        return found
+
+    @property
     def cells(self) -> list[tuple[Stage, str]]:
         return [(stages()[cell["stage"]], cell["config"]) for cell in self.manifest["cells"]]
 
@@ -252,7 +260,9 @@ class TraceFile:
     def _cases(self, stage: Stage, cell: dict[str, Any]) -> Iterator[Recorded]:
         paths = {component: self.checkpoints[name] for component, name in cell["components"].items()}
         config = read(paths[stage.component]).config if stage.component else {}
-        cases, mlx, pair = stage.cases(config), MLX(), None
+        with seeded(self.seed):
+            cases = stage.cases(config)
+        mlx, pair = MLX(), None
         for entry in cell["cases"]:
             if pair is None or pair.dtype != entry["dtype"]:
                 options = loading_options(stage, cell["config"])
@@ -327,7 +337,8 @@ def _trace(calls: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> Trace:
     trace = Trace()
     for call in calls:
         inputs, outputs = ({k: _leaf(v, arrays) for k, v in call[side].items()} for side in ("inputs", "outputs"))
-        trace.calls[call["tap"], call["call"]] = Call(call["tap"], call["call"], inputs, outputs)
+        sums = {key: call[key] for key in ("sums", "sums_before") if key in call}  # of the reference alone
+        trace.calls[call["tap"], call["call"]] = Call(call["tap"], call["call"], inputs, outputs, **sums)
     return trace
 
 

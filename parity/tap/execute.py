@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from typing import Any
@@ -23,7 +24,9 @@ def execute(
 
     lane: dtype of the compared runs; model: of the weights.
     """
-    with side.running(recorded=session is not None):
+    counts = session is not None and session.source is None and session.keeps == "all"
+    counted = side.counted(session.count) if session and counts else contextlib.nullcontext()
+    with side.running(recorded=session is not None), counted:
         if case.steps:
             return _execute_steps(side, stage, case, lane, model, session)
         main = modules[stage.main]

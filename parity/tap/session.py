@@ -12,7 +12,7 @@ from ..declare.model import FunctionTap
 from .binding import Binder
 from .nest import axis_moved, flatten, graft, join
 from .side import PROBE, Side
-from .trace import Call, Tensor, Trace
+from .trace import Call, Sums, Tensor, Trace
 
 PROBE_SCALE = 2.0**-10  # exact in every dtype; brings a variance of 1 near an eps of 1e-6
 
@@ -40,6 +40,7 @@ class Session:
         self.trace = Trace()
         self._stack: list[str] = []
         self._counts: Counter[str] = Counter()
+        self._sums: list[Sums] = [{}]  # of the code of the taps that are running, the innermost last
         self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
         self.paths: dict[int, str] = {}  # id of a tapped module → its tap
         self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
@@ -66,6 +67,7 @@ class Session:
                 flatten(value, _ALIASES.get(key, key), self.fw, call.inputs)
             if channels_last:
                 call.inputs = axis_moved(call.inputs, -1, 1)
+        call.sums_before = dict(self._sums[-1])
         self.trace.calls[tap, index] = call
         self.trace.events.append(("in", tap, index))
         self.on_values(bound.arguments.values())
@@ -78,6 +80,7 @@ class Session:
                 new = graft(value, _ALIASES.get(key, key), self.fw, recorded, wide and self.oracle)
                 bound.arguments[key] = new
         self._stack.append(tap)
+        self._sums.append(call.sums)
         try:
             output = original(*bound.args, **bound.kwargs)
             if inspect.isgenerator(output):
@@ -87,6 +90,7 @@ class Session:
             raise
         finally:
             self._stack.pop()
+            self._sums.pop()
         if self.keeps != "nothing":
             flatten(output, "", self.fw, call.outputs)
             if channels_last:
@@ -117,8 +121,15 @@ class Session:
             small = axis_moved(small, 1, -1)
         for key, value in bound.arguments.items():
             bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
+        self._sums.append({})
         output = flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, {})
+        self._sums.pop()
         call.outputs |= axis_moved(output, -1, 1) if channels_last else output
+
+    def count(self, primitive: str, terms: int) -> None:
+        """Note a sum of the tap that is running."""
+        sums = self._sums[-1]
+        sums[primitive] = max(terms, sums.get(primitive, 1))
 
     def taps(self, functions: tuple[FunctionTap, ...]) -> tuple[FunctionTap, ...]:
         """The functions to be tapped: all of them, or none where their values are not kept and none is grafted. A tap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,11 @@ class Side(ABC):
     @contextlib.contextmanager
     def running(self, recorded: bool) -> Iterator[None]:
         """Set up what this framework needs around a run; ``recorded``: everything in it is tapped."""
+        yield
+
+    @contextlib.contextmanager
+    def counted(self, count: Callable[[str, int], None]) -> Iterator[None]:
+        """Tell ``count`` the primitive and the terms of every sum; the reference alone does."""
         yield
 
 

@@ -16,15 +16,24 @@ class Tensor:
     dtype: str
 
 
+Sums = dict[str, int]  # primitive of a device (matmul, conv1d, exp, …) → the most terms that one of its sums has
+
+
 @dataclass
 class Call:
-    """One call of a tap: flattened inputs and outputs by name; constants stand beside tensors."""
+    """One call of a tap: flattened inputs and outputs by name; constants stand beside tensors.
+
+    sums: of the tap's own code, without the taps inside it; sums_before: of the code of the tap around it, up to this
+    call, which is what made the inputs. Counted on the reference's side alone.
+    """
 
     name: str
     index: int
     inputs: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    sums: Sums = field(default_factory=dict)
+    sums_before: Sums = field(default_factory=dict)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..inputs import seed
 from ..model import Counterparts, Files, Obj, Pipeline, Watch
 
 PROMPT = "A red fox walks through fresh snow; the camera follows, wind hums."
@@ -194,7 +195,7 @@ def _ic_lora_files(f: Files) -> dict[str, Any]:
 
 def _base(f: Files, **other: Any) -> dict[str, Any]:
     size = {"height": 128, "width": 192, "num_frames": FRAMES, "frame_rate": RATE}
-    return {"prompt": PROMPT, "seed": 10, "images": images(f), **size, **other}
+    return {"prompt": PROMPT, "seed": 10 + seed(), "images": images(f), **size, **other}
 
 
 def _guided(steps: int, video: Obj, audio: Obj | None = None) -> dict[str, Any]:
@@ -203,7 +204,14 @@ def _guided(steps: int, video: Obj, audio: Obj | None = None) -> dict[str, Any]:
 
 
 def _retake(f: Files, **other: Any) -> dict[str, Any]:
-    return {"video_path": str(f.clip), "prompt": PROMPT, "start_time": 0.2, "end_time": 0.5, "seed": 10, **other}
+    return {
+        "video_path": str(f.clip),
+        "prompt": PROMPT,
+        "start_time": 0.2,
+        "end_time": 0.5,
+        "seed": 10 + seed(),
+        **other,
+    }
 
 
 # Where no second stage follows: guidance multiplies the rounding of bfloat16, and the reference would come within 1 dB

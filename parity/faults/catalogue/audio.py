@@ -394,4 +394,23 @@ AUDIO = (
         config="tiny-2.0",
         cause="axis order",
     ),
+    _hifigan(
+        "P26",
+        "the transposed convolutions in bfloat16",
+        file="nn/conv1d.py",
+        old="mx.conv_transpose1d(x, self.weight, stride=self.stride, padding=self.padding) + self.bias",
+        new="mx.conv_transpose1d(\n"
+        "            x.astype(mx.bfloat16), self.weight.astype(mx.bfloat16), stride=self.stride, padding=self.padding\n"
+        "        ).astype(x.dtype) + self.bias",
+        tap="ups.0",
+        cause="precision",
+    ),
+    _bigvgan(
+        "P27",
+        "the snake's exponential in float16",
+        old="wave = mx.sin(x * mx.exp(alpha))",
+        new="wave = mx.sin(x * mx.exp(alpha.astype(mx.float16)).astype(x.dtype))",
+        tap="vocoder.resblocks.0.acts1.0.act",
+        cause="precision",
+    ),
 )

@@ -449,6 +449,15 @@ TEXT = (
         cause="precision",
         known="P09",
     ),
+    _text(
+        "P28",
+        "the features' squares summed in float16",
+        "text/feature_extractor.py",
+        "    square = (encoded_text * encoded_text).astype(mx.float32)\n",
+        "    square = (encoded_text * encoded_text).astype(mx.float16)\n",
+        "feature_extractor.norm_and_concat_per_token_rms",
+        cause="precision",
+    ),
     _gemma(
         "P09b",
         "the norms in the model's dtype, not in float32",

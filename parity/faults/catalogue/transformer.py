@@ -303,6 +303,48 @@ TRANSFORMER = (
         cause="precision",
         known="P10",
     ),
+    # ---- rounding that the calibrated floor must still see
+    Fault(
+        "P20",
+        "attention's softmax in bfloat16",
+        "nn/attention.py",
+        "    if q.dtype == mx.float32 or mx.default_device() != mx.Device(mx.cpu):\n",
+        "    if q.dtype == mx.float32:\n"
+        "        scores = (q @ k.swapaxes(-1, -2)) * scale + (0 if mask is None else mask)\n"
+        "        return mx.softmax(scores.astype(mx.bfloat16), axis=-1).astype(q.dtype) @ v\n"
+        "    if mx.default_device() != mx.Device(mx.cpu):\n",
+        f"{_B0}.attn1.attention_function",
+        cause="precision",
+    ),
+    Fault(
+        "P21",
+        "the gates' sigmoid in bfloat16",
+        "nn/attention.py",
+        "gates = 2.0 * mx.sigmoid(self.to_gate_logits(x))",
+        "gates = 2.0 * mx.sigmoid(self.to_gate_logits(x).astype(mx.bfloat16)).astype(x.dtype)",
+        f"{_B0}.attn1.to_out.0:x",
+        cause="precision",
+    ),
+    Fault(
+        "P22",
+        "the activation's tanh in float16",
+        "nn/activation.py",
+        "mx.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y))",
+        "mx.tanh((math.sqrt(2 / math.pi) * (y + 0.044715 * y * y * y)).astype(mx.float16))",
+        f"{_B0}.ff.net.0",
+        cause="precision",
+    ),
+    Fault(
+        "P23",
+        "the feed-forward's result rounded to fourteen bits",
+        "nn/attention.py",
+        "        for layer in self.net:\n            x = layer(x)\n",
+        "        for layer in self.net:\n"
+        "            x = layer(x)\n"
+        "        x = (x * 1025 - (x * 1025 - x)) if x.dtype == mx.float32 else x\n",
+        f"{_B0}.ff",
+        cause="precision",
+    ),
     Fault(
         "D04",
         "audio-video attention timed by the stream's own tokens, not by the other's sigma",

@@ -24,6 +24,7 @@ from ...tap.execute import execute
 from ...tap.session import Session
 from ...tap.side import Loras, Side, resolve
 from ...tap.trace import Tensor, Trace
+from .operations import Counting
 
 
 def _import_torchaudio() -> None:
@@ -313,6 +314,11 @@ class Torch(Side):
     def running(self, recorded: bool) -> Iterator[None]:
         torch.manual_seed(0)  # what the reference draws must repeat itself; ours is given what was recorded
         yield
+
+    @contextlib.contextmanager
+    def counted(self, count: Callable[[str, int], None]) -> Iterator[None]:
+        with Counting(count):
+            yield
 
     def named_modules(self, module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
         yield from module.named_modules()
