@@ -1,6 +1,8 @@
 """Faults that real ports shipped, one file a component, and their classes."""
 
-from ..classes import CAUSES, NOT_APPLICABLE
+from dataclasses import replace
+
+from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE
 from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
 from .denoising import DENOISING
@@ -15,7 +17,25 @@ from .transformer import TRANSFORMER
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+# Kind → the faults of a file. A fault of the file that says ``kind="…"`` is of that one.
+_FILED = {
+    "loading": LOADING,
+    "text": TEXT,
+    "positions": POSITIONS,
+    "transformer": TRANSFORMER,
+    "video": VIDEO,
+    "audio": AUDIO,
+    "sampling": SAMPLING,
+    "denoising": DENOISING,
+    "LoRA and float8": LORA,
+    "pipelines": PIPELINES,
+    "symptoms": VIEWS,
+}
+EDITS = tuple(
+    replace(fault, kind=fault.kind or kind, canary=fault.canary or fault.id == CANARIES.get(fault.kind or kind))
+    for kind, faults in _FILED.items()
+    for fault in faults
+)
 FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
 BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}
 
@@ -25,6 +45,7 @@ __all__ = [
     "EDITS",
     "FAULTS",
     "FILES",
+    "KINDS",
     "NOT_APPLICABLE",
     "ClipFault",
     "Fault",
