@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..report.scores import SCHEMA
 from .catalogue import NOT_APPLICABLE
 from .likely_causes import leave_one_out, table_of
 
-SCHEMA = "ltx2-parity-selftest/2"
 DETECTED, LOCALISED = 0.98, 0.95  # of the faults that are not equivalent
 CLEAN_SEEDS = 3  # the seed of the faults' inputs and those after it
 State = Literal["judged", "void", "crashed"]
