@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -345,7 +344,7 @@ def run(
 def performed(work: list[Task], jobs: int | None) -> Iterator[Part]:
     """``perform`` on every task. A fault that takes its process with it has crashed, and the others are planted again.
 
-    Raises BrokenProcessPool where a process died without a fault in it.
+    Raises what ended a task without a fault in it.
     """
     if len(work) == 1 or jobs == 1:
         yield from map(perform, work)
@@ -360,7 +359,7 @@ def performed(work: list[Task], jobs: int | None) -> Iterator[Part]:
                     done += 1
                     yield part
                 return
-            except BrokenProcessPool:
+            except Exception:  # most often one that says that a process died; which fault was in it, the marks tell
                 suspects = {task.mark.read_text() for task in marked[done:] if task.mark and task.mark.exists()}
                 if not suspects:
                     raise
@@ -377,8 +376,8 @@ def _alone(task: Task) -> Part:
     try:
         (part,) = spread(perform, [task], [task.name], 1)
         return part
-    except BrokenProcessPool:
-        return [_outcome(task.faults[0], state="crashed", why="it took its process with it")], [], 0
+    except Exception as error:
+        return [_outcome(task.faults[0], state="crashed", why=f"its process ended: {_said(error)}")], [], 0
 
 
 def sample(faults: Iterable[Fault], n: int, by: Callable[[Fault], str] = lambda fault: fault.stage) -> list[Fault]:
