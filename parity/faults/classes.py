@@ -50,6 +50,9 @@ KINDS = {
     "symptoms": "what the views of parity debug name",
 }
 
+# Kind → ids of faults of another kind than the rest of their file, where they do not say ``kind="…"`` themselves.
+OF_KIND: dict[str, str] = {}
+
 # Of each kind, the fault that cannot be overlooked: where it is, nothing that the kind's score says is worth anything.
 CANARIES = {
     "loading": "L01",

@@ -127,7 +127,7 @@ def ask(question: Question) -> Answer:
 
 
 def _lane(fault: Fault) -> str:
-    return fault.lane or ("A" if fault.dtype == "float32" else "B")
+    return "B" if fault.dtype != "float32" else "C" if fault.free else "A"
 
 
 # ---- the commands ---------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Fault:
     cause: a class of ``classes.CAUSES``. loads: the fault stops the stage's component from loading, and ``tap`` is what
     the error must name. equivalent: why nothing can tell the faulty copy from the product; it must then go unnoticed.
     seen_by: ``stage``, which the selftest runs, or ``debug``: a view of ``parity debug`` alone, which needs no tap.
-    lane: ``C`` for a fault that shows only in a free run.
+    free: looked for in the free-running lane.
     kind: one of ``classes.KINDS``, by which faults are scored. canary: one that cannot be overlooked; while it is, the
     score of its kind means nothing.
     """
@@ -59,7 +59,7 @@ class Fault:
     loads: bool = False
     equivalent: str = ""
     seen_by: Literal["stage", "debug"] = "stage"
-    lane: Literal["", "C"] = ""
+    free: bool = False
     kind: str = ""
     canary: bool = False
 

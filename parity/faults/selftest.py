@@ -133,12 +133,12 @@ class Bench:
     def plant(self, fault: Fault, seed: int = 0) -> Outcome:
         start = time.monotonic()
         if not fault.loads:
-            self.recorded(fault.case, seed, fault.lane == "C")  # by the product as it is
+            self.recorded(fault.case, seed, fault.free)  # by the product as it is
         found = tried(fault, lambda copy: self._load(fault) if fault.loads else self._run(fault, seed, copy))
         return _outcome(fault, seconds=round(time.monotonic() - start, 2), **found)
 
     def _run(self, fault: Fault, seed: int, copy: Copy) -> dict[str, Any]:
-        rows, traces = self.rows(fault.case, seed, fault.lane == "C")
+        rows, traces = self.rows(fault.case, seed, fault.free)
         if unfair := _unfair(traces[1].raised, copy):
             return unfair
         if not rows:
@@ -227,7 +227,7 @@ def _outcome(fault: Fault, **found: Any) -> Outcome:
         fault.stage,
         fault.config,
         fault.case,
-        "load" if fault.loads else lane(fault.dtype, fault.lane == "C"),
+        "load" if fault.loads else lane(fault.dtype, fault.free),
         fault.tap,
         equivalent=fault.equivalent,
         kind=fault.kind,
@@ -272,7 +272,7 @@ def tasks(chosen: Iterable[Fault], seed: int, clean: list[int]) -> list[Task]:
     groups: dict[tuple[Cell, str, bool], list[Fault]] = {}
     for fault in chosen:
         cell = fault.stage, fault.config, fault.dtype
-        groups.setdefault((cell, fault.case, fault.lane == "C"), []).append(fault)
+        groups.setdefault((cell, fault.case, fault.free), []).append(fault)
     made = [
         Task(*group, tuple(faults), seed, [] if all(f.loads for f in faults) else clean, default_device())
         for group, faults in groups.items()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE
+from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE, OF_KIND
 from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
 from .denoising import DENOISING
@@ -17,7 +17,8 @@ from .transformer import TRANSFORMER
 from .video import VIDEO
 from .views import VIEWS
 
-# Kind → the faults of a file. A fault of the file that says ``kind="…"`` is of that one.
+EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+# Kind → the faults of a file that are of it, where they or ``classes.OF_KIND`` do not say otherwise.
 _FILED = {
     "loading": LOADING,
     "text": TEXT,
@@ -31,11 +32,16 @@ _FILED = {
     "pipelines": PIPELINES,
     "symptoms": VIEWS,
 }
-EDITS = tuple(
-    replace(fault, kind=fault.kind or kind, canary=fault.canary or fault.id == CANARIES.get(fault.kind or kind))
-    for kind, faults in _FILED.items()
-    for fault in faults
-)
+_KIND_OF = {fault.id: kind for kind, faults in _FILED.items() for fault in faults}
+_KIND_OF |= {id: kind for kind, ids in OF_KIND.items() for id in ids.split()}
+
+
+def _of_a_kind(fault: Fault) -> Fault:
+    kind = fault.kind or _KIND_OF[fault.id]
+    return replace(fault, kind=kind, canary=fault.canary or fault.id == CANARIES.get(kind))
+
+
+EDITS = tuple(map(_of_a_kind, EDITS))
 FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
 BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}
 
