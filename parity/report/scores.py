@@ -56,13 +56,12 @@ def _problem(document: Any) -> str:
     summary, matrix = document.get("summary"), document.get("matrix")
     if not isinstance(summary, dict) or not isinstance(matrix, list):
         return "no summary or no matrix"
-    parts = [("summary", summary, _SUMMARY)]
-    if not (problem := _wrong("summary", summary, _SUMMARY)):
-        parts = [("a kind", kind, _KIND) for kind in summary["kinds"]]
-        parts += [("gate", summary["gate"], _GATE)] if summary["gate"] is not None else []
-        parts += [("a fault", outcome, _OUTCOME) for outcome in matrix]
-        problem = next((wrong for part in parts if (wrong := _wrong(*part))), "")
-    return problem
+    if problem := _wrong("summary", summary, _SUMMARY):
+        return problem
+    parts: list[tuple[str, Any, dict[str, tuple[type, ...]]]] = [("a kind", kind, _KIND) for kind in summary["kinds"]]
+    parts += [("gate", summary["gate"], _GATE)] if summary["gate"] is not None else []
+    parts += [("a fault", outcome, _OUTCOME) for outcome in matrix]
+    return next((wrong for part in parts if (wrong := _wrong(*part))), "")
 
 
 def _wrong(what: str, record: Any, fields: dict[str, tuple[type, ...]]) -> str:

@@ -17,7 +17,8 @@ from .transformer import TRANSFORMER
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
+EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
 # Kind → the faults of a file that are of it, where they or ``classes.OF_KIND`` do not say otherwise.
 _FILED = {
     "loading": LOADING,
