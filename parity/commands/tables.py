@@ -90,8 +90,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _tables(args: argparse.Namespace) -> int:
     tables = {
-        "parity": summary.markdown(json.loads(args.results.read_text()), by_config=False),
         "selftest": selftest(scores.read(args.score)),
+        "parity": summary.markdown(json.loads(args.results.read_text()), by_config=False),
         "symptoms": symptoms.markdown(),
     }
     fill(args.documents, tables)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -54,17 +53,25 @@ class HangError(BaseException):
 # ---- one fault in its place -----------------------------------------------------------------------------------------
 
 
-def tried(fault: Fault, run: Callable[[Copy], dict[str, Any]]) -> dict[str, Any]:
-    """What ``run`` finds while the fault is in its place, or why that says nothing."""
+def tried(fault: Fault, run: Callable[[], dict[str, Any]], limit: float = 0.0) -> dict[str, Any]:
+    """What ``run`` finds while the fault is in its place, or why that says nothing.
+
+    What it finds may have the exception that ended the product's run, as ``raised``. limit: seconds, 0 for none.
+    """
     try:
         with planted(fault) as copy:
             try:
-                found = run(copy)
+                with _limited(limit) if limit else nullcontext():
+                    found = run()
             except Exception as error:
-                found = _unfair(error, copy) or {"detected": True, "why": _said(error)}
+                found = {"detected": True, "why": _said(error), "raised": error}
             except HangError as error:
                 found = {"detected": True, "why": f"hangs: {error}"}
-            if not copy.ran and "state" not in found:
+            error = found.pop("raised", None)
+            if unfair := _unfair(error, copy):
+                return unfair
+            # A function whose head was changed may be called, and never begin.
+            if not copy.ran and not isinstance(error, TypeError):
                 return {"state": "void", "why": f"never reached: nothing runs what it changes in {fault.file}"}
             return found
     except StaleFaultError as error:
@@ -130,24 +137,23 @@ class Bench:
         with planted(None):
             return self.rows(case, seed, free)[0]
 
-    def plant(self, fault: Fault, seed: int = 0) -> Outcome:
+    def plant(self, fault: Fault, seed: int = 0, limit: float = 0.0) -> Outcome:
         start = time.monotonic()
         if not fault.loads:
             self.recorded(fault.case, seed, fault.free)  # by the product as it is
-        found = tried(fault, lambda copy: self._load(fault) if fault.loads else self._run(fault, seed, copy))
+        found = tried(fault, lambda: self._load(fault) if fault.loads else self._run(fault, seed), limit)
         return _outcome(fault, seconds=round(time.monotonic() - start, 2), **found)
 
-    def _run(self, fault: Fault, seed: int, copy: Copy) -> dict[str, Any]:
+    def _run(self, fault: Fault, seed: int) -> dict[str, Any]:
         rows, traces = self.rows(fault.case, seed, fault.free)
-        if unfair := _unfair(traces[1].raised, copy):
-            return unfair
         if not rows:
             return {"state": "void", "why": "no tensor was judged"}
         first = next((row for row in rows if row.verdict != "pass"), None)
         if first is None:
-            return {}
+            return {"raised": traces[1].raised}
         theirs, ours = tensors(first, *traces)
         return {
+            "raised": traces[1].raised,
             "detected": True,
             "localised": _within(first.name, fault.tap),
             "first_tap": first.name,
@@ -177,19 +183,18 @@ class PipelineBench:
         self.run = pipeline_runs.Run(pipelines()[self.name], self.config, self.dtype)
         self._clean: list[PipelineRow] = []
 
-    def plant(self, fault: Fault, seed: int = 0) -> Outcome:
+    def plant(self, fault: Fault, seed: int = 0, limit: float = 0.0) -> Outcome:
         start = time.monotonic()
-        found = tried(fault, lambda copy: self._run(fault, copy))
+        found = tried(fault, lambda: self._run(fault), limit)
         return _outcome(fault, seconds=round(time.monotonic() - start, 2), **found)
 
-    def _run(self, fault: Fault, copy: Copy) -> dict[str, Any]:
+    def _run(self, fault: Fault) -> dict[str, Any]:
         row = self.run.judged()
-        if unfair := _unfair(self.run.raised, copy):
-            return unfair
         if not row.details:
             return {"state": "void", "why": "no tensor was judged"}
         found = row.verdict != "pass"
         return {
+            "raised": self.run.raised,
             "first_tap": row.first,
             "why": row.why,
             "detected": found,
@@ -296,8 +301,7 @@ def perform(task: Task) -> Part:
     for fault in task.faults:
         if task.mark:
             task.mark.write_text(fault.id)
-        with _limited(limit):
-            outcomes.append(planting.plant(fault, task.seed))
+        outcomes.append(planting.plant(fault, task.seed, limit))
     if task.mark:
         task.mark.unlink()
     return outcomes, alarms, judged
@@ -312,7 +316,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(2 * seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(2 * seconds, exit=True, file=2)
     try:
         yield
     finally:

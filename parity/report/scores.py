@@ -9,8 +9,9 @@ from typing import Any
 from ltx2_mlx.errors import InputError
 
 SCHEMA = "ltx2-parity-selftest/2"
+_Fields = dict[str, tuple[type, ...]]  # name → the types that its value may have
 _TEXT, _NUMBER = (str,), (int, float)
-_SUMMARY: dict[str, tuple[type, ...]] = {
+_SUMMARY: _Fields = {
     **dict.fromkeys(("faults", "detected", "localised", "equivalent", "false_alarms"), (int,)),
     **dict.fromkeys(("void", "crashed", "kinds"), (list,)),
     "gate": (dict, type(None)),
@@ -21,11 +22,11 @@ _KIND = {
     **dict.fromkeys(("kind", "canary", "void"), _TEXT),
     **dict.fromkeys(("faults", "detected", "localised"), (int,)),
 }
-_GATE: dict[str, tuple[type, ...]] = {
+_GATE: _Fields = {
     **dict.fromkeys(("faults", "parity"), (int,)),
     **dict.fromkeys(("tests", "missed", "crashed", "false_alarms"), (list,)),
 }
-_OUTCOME: dict[str, tuple[type, ...]] = {
+_OUTCOME: _Fields = {
     **dict.fromkeys(("id", "fault", "lane", "kind", "state", "why", "first_tap", "expected_tap", "equivalent"), _TEXT),
     **dict.fromkeys(("detected", "localised", "canary"), (bool,)),
 }
@@ -58,13 +59,14 @@ def _problem(document: Any) -> str:
         return "no summary or no matrix"
     if problem := _wrong("summary", summary, _SUMMARY):
         return problem
-    parts: list[tuple[str, Any, dict[str, tuple[type, ...]]]] = [("a kind", kind, _KIND) for kind in summary["kinds"]]
+    parts: list[tuple[str, Any, _Fields]] = []
+    parts += [("a kind", kind, _KIND) for kind in summary["kinds"]]
     parts += [("gate", summary["gate"], _GATE)] if summary["gate"] is not None else []
     parts += [("a fault", outcome, _OUTCOME) for outcome in matrix]
     return next((wrong for part in parts if (wrong := _wrong(*part))), "")
 
 
-def _wrong(what: str, record: Any, fields: dict[str, tuple[type, ...]]) -> str:
+def _wrong(what: str, record: Any, fields: _Fields) -> str:
     if not isinstance(record, dict):
         return f"{what} is no record"
     names = [name for name, types in fields.items() if type(record.get(name)) not in types]

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_a_judgement_of_nothing_is_void(bench: selftest.Bench, monkeypatch: pyte
 
 
 def test_a_fault_that_hangs_is_noticed_and_not_in_place(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "LIMIT", 1.0)
+    monkeypatch.setattr(selftest, "LIMIT", 4.0)
     monkeypatch.setattr(selftest, "SLOWER", 0.1)
     score = selftest.run([edit("        while True:\n            pass\n"), BY_ID["S27"]], jobs=1)
     hangs, after = score.outcomes
@@ -158,16 +159,27 @@ def test_a_fault_that_hangs_is_noticed_and_not_in_place(checkpoints: Path, monke
     assert after.localised, "the next one is planted as if nothing had been"
 
 
-def test_a_fault_that_ends_its_process_is_named_and_the_others_are_planted(checkpoints: Path) -> None:
-    ends = edit("        __import__('os')._exit(3)\n")
-    other = replace(BY_ID["V04b"], id="other")
-    score = selftest.run([ends, BY_ID["S27"], other], jobs=2)
-    assert [(f.id, f.state, f.localised) for f in score.outcomes] == [
-        ("X", "crashed", False),
-        ("S27", "judged", True),
-        ("other", "judged", True),
-    ]
-    assert "its process ended" in score.outcomes[0].why and not score.good
+def test_a_fault_that_ends_its_process_is_named_and_the_others_are_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {"X": "S26", "Y": "S27", "Z": "V04b"}
+    ends, same_case, elsewhere = (replace(BY_ID[id], id=name) for name, id in ids.items())
+
+    class Planting:
+        def clean(self, *_: object) -> list[Row]:
+            return [ROW]
+
+        def plant(self, fault: Fault, seed: int, limit: float) -> selftest.Outcome:
+            if fault.id == "X":
+                raise BrokenProcessPool("killed")
+            return outcome(id=fault.id)
+
+    monkeypatch.setattr(selftest, "bench", lambda cell: Planting())
+    monkeypatch.setattr(selftest, "spread", lambda work, tasks, names, jobs: map(work, tasks))
+    score = selftest.run([ends, same_case, elsewhere], jobs=2)
+    assert [(f.id, f.state) for f in score.outcomes] == [("X", "crashed"), ("Y", "judged"), ("Z", "judged")]
+    assert "its process ended: BrokenProcessPool: killed" in score.outcomes[0].why and not score.good
+    monkeypatch.setattr(Planting, "clean", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # no fault is to blame
+        selftest.run([same_case, elsewhere], jobs=2)
 
 
 def raised(run: Callable[[], object]) -> Exception:
@@ -210,7 +222,7 @@ PLAIN = "def f(a):\n    if a:\n        a = 1\n    return a\n"
         ("from __future__ import annotations\nclass A:\n    x: int = 1\n", "= 1", "= 2", "", True),
         ("def f():\n    return 1\n", "1", "2", "", False),
         ("def f():\n    return 1\n", "1", "2", "f()", True),
-        ("def f():\n    return 1\n", "def", "@id\ndef", "f()", True),
+        ("def f():\n    return 1\n", "def", "@(lambda f: f)\ndef", "f()", True),
         ("def f(a=1):\n    'Say.'\n    return a\n", "a=1", "a=2", "", False),
         ("def f(a=1):\n    'Say.'\n    return a\n", "a=1", "a=2", "f()", True),
         (PLAIN, "a = 1", "a = 2", "f(0)", False),
@@ -280,7 +292,7 @@ def test_a_fault_of_loading_is_found_where_the_error_says(checkpoints: Path) -> 
     found = bench.plant(BY_ID["A04"])
     assert found.detected and found.localised and found.lane == "load" and found.first_tap.startswith("missing ")
     assert not bench.plant(replace(BY_ID["A04"], tap="missing something else")).localised
-    kept = bench.plant(replace(BY_ID["A04"], new=BY_ID["A04"].old))
+    kept = bench.plant(replace(BY_ID["A04"], new=f"{BY_ID['A04'].old} or ()"))
     assert not kept.detected and kept.why == "it loads"
 
 
