@@ -50,11 +50,34 @@ KINDS = {
     "symptoms": "what the views of parity debug name",
 }
 
-# Kind → ids of faults of another kind than the rest of their file, where they do not say ``kind="…"`` themselves.
-OF_KIND: dict[str, str] = {}
+# Kind → the ids (globs) of its faults. Where none matches, the catalogue's file decides, and ``kind="…"`` over both.
+OF_KIND = {
+    "settings equal to the default": "Q1[a-z] E4[0-5]",
+    "command line": "F[0-9][0-9]",
+    "defaults": "Q[0-9][0-9]",
+    "identity of noise": "E4[6-9] E5[0-4]",
+    "options with one value": "E5[5-9] E6[0-6]",
+    "sizes": "Q6[a-z]",
+    "batch rows and caches": "Q7[a-z]",
+    "clamps and neutral values": "Q8[a-z] E6[7-9] E7[0-5]",
+    "stand-ins": "Q9[a-z] E7[6-9] E8[0-2]",
+    "compiled path": "Q10[a-z]",
+    "files": "H[0-9][0-9]",
+}
 
 # Of each kind, the fault that cannot be overlooked: where it is, nothing that the kind's score says is worth anything.
 CANARIES = {
+    "settings equal to the default": "Q1a",
+    "command line": "F02",
+    "defaults": "Q01",
+    "identity of noise": "E46",
+    "options with one value": "E57",
+    "sizes": "Q6e",
+    "batch rows and caches": "Q7d",
+    "clamps and neutral values": "Q8f",
+    "stand-ins": "Q9e",
+    "compiled path": "Q10c",
+    "files": "H02",
     "loading": "L01",
     "text": "T07",
     "positions": "V04b",

@@ -1,6 +1,7 @@
 """Faults that real ports shipped, one file a component, and their classes."""
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE, OF_KIND
 from ..planting import Fault, StaleFaultError, planted
@@ -19,7 +20,7 @@ from .views import VIEWS
 
 EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
-# Kind → the faults of a file that are of it, where they or ``classes.OF_KIND`` do not say otherwise.
+# The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
     "text": TEXT,
@@ -34,11 +35,11 @@ _FILED = {
     "symptoms": VIEWS,
 }
 _KIND_OF = {fault.id: kind for kind, faults in _FILED.items() for fault in faults}
-_KIND_OF |= {id: kind for kind, ids in OF_KIND.items() for id in ids.split()}
 
 
 def _of_a_kind(fault: Fault) -> Fault:
-    kind = fault.kind or _KIND_OF[fault.id]
+    named = (kind for kind, ids in OF_KIND.items() if any(fnmatchcase(fault.id, glob) for glob in ids.split()))
+    kind = fault.kind or next(named, "") or _KIND_OF[fault.id]
     return replace(fault, kind=kind, canary=fault.canary or fault.id == CANARIES.get(kind))
 
 
