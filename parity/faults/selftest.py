@@ -67,11 +67,11 @@ def tried(fault: Fault, run: Callable[[], dict[str, Any]], limit: float = 0.0) -
                 found = {"detected": True, "why": _said(error), "raised": error}
             except HangError as error:
                 found = {"detected": True, "why": f"hangs: {error}"}
-            error = found.pop("raised", None)
-            if unfair := _unfair(error, copy):
+            raised = found.pop("raised", None)
+            if unfair := _unfair(raised, copy):
                 return unfair
             # A function whose head was changed may be called, and never begin.
-            if not copy.ran and not isinstance(error, TypeError):
+            if not copy.ran and not isinstance(raised, TypeError):
                 return {"state": "void", "why": f"never reached: nothing runs what it changes in {fault.file}"}
             return found
     except StaleFaultError as error:

@@ -18,7 +18,7 @@ _SUMMARY: _Fields = {
     "passed": (bool,),
     "seconds": _NUMBER,
 }
-_KIND = {
+_KIND: _Fields = {
     **dict.fromkeys(("kind", "canary", "void"), _TEXT),
     **dict.fromkeys(("faults", "detected", "localised"), (int,)),
 }
