@@ -47,7 +47,7 @@ demo: fixtures ## a short video with audio from a tiny checkpoint: reports/lates
 		--output-path reports/latest/demo.mp4 $(ARGS)
 
 selftest: $(VENV)/ready ## known faults planted one at a time: is each one noticed, and where?
-	$(RUN) -m parity selftest $(ARGS)
+	$(RUN) -m parity selftest --gate 12 $(ARGS)
 
 margins: $(VENV)/ready ## ten seeds of inputs, with each BLAS library: no alarm, and how far from one?
 	$(RUN) -m parity margins $(ARGS)

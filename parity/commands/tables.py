@@ -14,7 +14,7 @@ from ltx2_mlx.errors import InputError
 
 from ..debug import symptoms
 from ..judge.results import EXIT_OK
-from ..report import summary
+from ..report import scores, summary
 
 
 def insert(text: str, name: str, table: str) -> str | None:
@@ -39,23 +39,43 @@ def fill(documents: list[Path], tables: dict[str, str]) -> None:
 
 
 def selftest(document: dict[str, Any]) -> str:
-    """The score in a sentence, and the matrix folded away."""
+    """The score in a sentence and kind by kind, and the matrix folded away."""
     s = document["summary"]
     lines = [
         f"{s['faults']} faults planted one at a time: {s['detected']} noticed, {s['localised']} at the tap "
-        f"they belong to, {s['equivalent']} that go unnoticed (each with its reason), {s['false_alarms']} false "
-        f"alarms over clean runs with three seeds, in {s['seconds'] / 60:.0f} minutes.",
+        f"they belong to, {s['equivalent']} that go unnoticed (each with its reason), {len(s['void'])} void, "
+        f"{len(s['crashed'])} crashed, {s['false_alarms']} false alarms over clean runs with three seeds, in "
+        f"{s['seconds'] / 60:.0f} minutes.",
+        "",
+        *([_gate(s["gate"]), ""] if s["gate"] else []),
+        "| kind | faults | noticed | at their tap | canary |",
+        "|---|--:|--:|--:|---|",
+        *(
+            f"| {k['kind']} | {k['faults']} | {k['detected']} | {k['localised']} | {k['void'] or k['canary']} |"
+            for k in s["kinds"]
+        ),
         "",
         "<details><summary>Every fault, the lane that caught it, and where</summary>",
         "",
-        "| id | fault | lane | first seen at |",
-        "|---|---|---|---|",
+        "| id | kind | fault | lane | first seen at |",
+        "|---|---|---|---|---|",
     ]
     for row in document["matrix"]:
         seen = f"`{row['first_tap']}`" if row["detected"] else row["equivalent"] or "not noticed"
         seen += "" if row["localised"] or not row["detected"] else f" (expected `{row['expected_tap']}`)"
-        lines.append(f"| {row['id']} | {row['fault']} | {row['lane']} | {seen} |".replace("\n", " "))
+        seen = seen if row["state"] == "judged" else f"{row['state']}: {row['why']}"
+        lines.append(f"| {row['id']} | {row['kind']} | {row['fault']} | {row['lane']} | {seen} |".replace("\n", " "))
     return "\n".join([*lines, "", "</details>"])
+
+
+def _gate(found: dict[str, Any]) -> str:
+    """What the commands of CI say, in a sentence."""
+    said = (
+        f"Of {found['faults']} faults in copies of the checkout, `parity run` saw {found['parity']}, and the product's "
+        f"tests {len(found['tests'])} more"
+    )
+    missed = f"nobody saw {', '.join(found['missed'])}" if found["missed"] else "none was missed"
+    return f"{said}; {missed}; {len(found['crashed'])} crashed."
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,8 +90,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _tables(args: argparse.Namespace) -> int:
     tables = {
+        "selftest": selftest(scores.read(args.score)),
         "parity": summary.markdown(json.loads(args.results.read_text()), by_config=False),
-        "selftest": selftest(json.loads(args.score.read_text())),
         "symptoms": symptoms.markdown(),
     }
     fill(args.documents, tables)

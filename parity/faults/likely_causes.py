@@ -94,12 +94,21 @@ def leave_one_out(table: list[Example]) -> dict[str, int]:
 
 
 def learn(outcomes: Iterable[Seen], path: Path = TABLE) -> None:
-    """Keep what these faults look like; what the table has of other faults that are still planted stays."""
-    known = {e.id: e for e in (examples(path) if path.exists() else [])} | {e.id: e for e in table_of(outcomes)}
+    """Keep what these faults look like; what the table has of other faults that are still planted stays.
+
+    A table that cannot be read is made anew from them.
+    """
+    try:
+        known = {e.id: e for e in examples(path)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = {}
+    known |= {e.id: e for e in table_of(outcomes)}
     table = [known[m.id] for m in FAULTS if m.id in known]
     rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in table]
     measured = json.dumps(leave_one_out(table))
-    path.write_text(f'{{"leave_one_out": {measured},\n "faults": {{\n' + ",\n".join(rows) + "\n }\n}\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(f'{{"leave_one_out": {measured},\n "faults": {{\n' + ",\n".join(rows) + "\n }\n}\n")
+    partial.replace(path)
 
 
 @dataclass(frozen=True)

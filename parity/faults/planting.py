@@ -6,6 +6,7 @@ its id in the list of faults that ports shipped, which the project keeps.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import importlib
 import shutil
@@ -13,14 +14,22 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
+
+from . import probe
+from .classes import KINDS
 
 PACKAGE = "ltx2_mlx"
 
 
 class StaleFaultError(ValueError):
     """The text that a fault replaces is not in the product any more, or stands there more than once."""
+
+
+class BrokenFaultError(ValueError):
+    """A fault's text is not Python, or says the same as what it replaces."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,9 @@ class Fault:
     cause: a class of ``classes.CAUSES``. loads: the fault stops the stage's component from loading, and ``tap`` is what
     the error must name. equivalent: why nothing can tell the faulty copy from the product; it must then go unnoticed.
     seen_by: ``stage``, which the selftest runs, or ``debug``: a view of ``parity debug`` alone, which needs no tap.
+    free: looked for in the free-running lane.
+    kind: one of ``classes.KINDS``, by which faults are scored. canary: one that cannot be overlooked; while it is, the
+    score of its kind means nothing.
     """
 
     id: str
@@ -47,6 +59,13 @@ class Fault:
     loads: bool = False
     equivalent: str = ""
     seen_by: Literal["stage", "debug"] = "stage"
+    free: bool = False
+    kind: str = ""
+    canary: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind and self.kind not in KINDS:
+            raise ValueError(f"fault {self.id}: no kind '{self.kind}'; there are: {', '.join(KINDS)}")
 
     def applied(self, source: str) -> str:
         """The text of the file with the fault in it. Raises StaleFaultError."""
@@ -61,24 +80,55 @@ def package_folder() -> Path:
     return Path(folder)
 
 
+@cache
+def _compiled(source: Path) -> None:
+    """Compile the product once where it is, so that its copies need not be; where that cannot be written, they are."""
+    compileall.compile_dir(source, quiet=2)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the product that is imported in its place. file: of the fault in it; "" without one."""
+
+    folder: Path
+    file: str = ""
+
+    @property
+    def ran(self) -> bool:
+        """True once a statement of the fault was reached: at import, if that is where it stands."""
+        name = ".".join((PACKAGE, *Path(self.file.removesuffix(".py")).parts)).removesuffix(".__init__")
+        return bool(self.file) and probe.reached(sys.modules.get(name))
+
+
 @contextlib.contextmanager
-def planted(fault: Fault | None) -> Iterator[None]:
-    """While it lasts, ``import ltx2_mlx`` gives a copy of the package with the fault in it (None: a plain copy)."""
+def planted(fault: Fault | None) -> Iterator[Copy]:
+    """While it lasts, ``import ltx2_mlx`` gives a copy of the package with the fault in it (None: a plain copy).
+
+    Raises StaleFaultError for a fault whose text is not there, BrokenFaultError for one that is no Python or changes
+    nothing.
+    """
     kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] == PACKAGE}
     source = package_folder()
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(source, Path(folder) / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    _compiled(source)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Copy(Path(temporary) / PACKAGE, fault.file if fault else "")
+        shutil.copytree(source, copy.folder)
         if fault:
-            file = Path(folder) / PACKAGE / fault.file
-            file.write_text(fault.applied(file.read_text()))
+            file = copy.folder / fault.file
+            before = file.read_text()
+            file.write_text(fault.applied(before))
+            try:
+                probe.put(file, before)
+            except (SyntaxError, probe.NothingChangedError) as error:
+                raise BrokenFaultError(f"fault {fault.id} is badly written: {error}") from None
         for name in kept:
             del sys.modules[name]
-        sys.path.insert(0, folder)
+        sys.path.insert(0, temporary)
         importlib.invalidate_caches()
         try:
-            yield
+            yield copy
         finally:
-            sys.path.remove(folder)
+            sys.path.remove(temporary)
             for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
                 del sys.modules[name]
             sys.modules.update(kept)

@@ -27,14 +27,16 @@ def selftest(found: dict[str, Any] | None) -> Html | None:
     """How many planted faults the gate finds, and where."""
     if not found:
         return None
-    score = [
-        (_words(key), _value(value)) for key, value in found["summary"].items() if not isinstance(value, (dict, list))
-    ]
+    summary = found["summary"]
+    score = [(_words(key), _value(value)) for key, value in summary.items() if not isinstance(value, (dict, list))]
+    score += [(key, _value(summary[key])) for key in ("void", "crashed") if summary.get(key)]
+    score += [(f"gate: {key}", _value(value)) for key, value in (summary.get("gate") or {}).items()]
     intro = tag(
         "p", "Faults that real ports shipped, planted one at a time: is each seen, and at its place?", class_="soft"
     )
+    kinds = _records("Kinds of faults", summary.get("kinds", []))
     matrix = _records("Planted faults", found.get("matrix", []), filtered=True)
-    return tag("section", tag("h2", "Self-test"), intro, definitions(score, "facts big"), matrix, id="selftest")
+    return tag("section", tag("h2", "Self-test"), intro, definitions(score, "facts big"), kinds, matrix, id="selftest")
 
 
 def _records(caption: str, rows: list[Record], filtered: bool = False) -> Html | None:

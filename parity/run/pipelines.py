@@ -75,8 +75,11 @@ class Run:
         self.theirs = reference.run(pipeline, dtype, self.files)
         self.twin = reference.run(pipeline, dtype, self.files, twin=True) if dtype == "bfloat16" else None
 
+        self.raised: Exception | None = None  # by ours, the last time
+
     def judged(self) -> PipelineRow:
         ours = run_pipeline(self.pipeline, self.dtype, self.files, self.theirs.noise)
+        self.raised = ours.raised
         return judge(PipelineRow(self.pipeline.name, self.config, self.dtype), self.theirs, ours, self.twin)
 
 

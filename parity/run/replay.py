@@ -41,9 +41,10 @@ def run_tapped(
     """The trace of one run. An exception is kept on the call that raised; what it never reached is missing."""
     try:
         execute(side, pair.stage, modules, recorded.case, pair.dtype, model, session)
-    except Exception:
+    except Exception as error:
         if side.key == "reference" or not any(call.error for call in session.trace.calls.values()):
             raise
+        session.trace.raised = error
     return session.trace
 
 

@@ -110,6 +110,6 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
         if replay.left:
             recording.error = f"{len(replay.left)} of the reference's {len(noise)} draws were not made"
     except Exception as error:
-        recording.error = f"{type(error).__name__}: {error}"
+        recording.error, recording.raised = f"{type(error).__name__}: {error}", error
     recording.seconds = time.monotonic() - start
     return recording

@@ -43,3 +43,4 @@ class Trace:
     calls: dict[tuple[str, int], Call] = field(default_factory=dict)
     events: list[tuple[str, str, int]] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)  # tap → where our source defines it, as file:line
+    raised: Exception | None = None  # what ended the run

@@ -24,12 +24,13 @@ from .trace import Tensor
 class Watched:
     """items: ``kind.NNN.part`` → tensor, and ``frames`` and ``waveform`` at the end. noise: every draw, in order.
 
-    error: what the pipeline raised, if it did; the items are then those of before.
+    error: what the pipeline raised (raised), if it did; the items are then those of before.
     """
 
     items: dict[str, Tensor] = field(default_factory=dict)
     noise: list[np.ndarray] = field(default_factory=list)
     error: str | None = None
+    raised: Exception | None = None
     seconds: float = 0.0
 
 

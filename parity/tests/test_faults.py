@@ -15,11 +15,13 @@ from parity.faults.catalogue import (
     EDITS,
     FAULTS,
     FILES,
+    KINDS,
     NOT_APPLICABLE,
     Fault,
     StaleFaultError,
     planted,
 )
+from parity.faults.classes import CANARIES, OF_KIND
 from parity.faults.selftest import Bench, Cell, sample
 
 SOURCE = Path(ltx2_mlx.__file__).parent
@@ -56,7 +58,7 @@ CASES = {(m.stage, m.config, m.dtype, m.case): m for m in [*SAMPLE, *HALF] if no
 
 @pytest.mark.parametrize("fault", CASES.values(), ids=lambda m: f"{m.stage}-{m.config}-{m.case}-{m.dtype}")
 def test_unplanted_copy_is_green(benches: dict[Cell, Bench], fault: Fault) -> None:
-    rows, _ = bench(benches, fault).rows(fault.case, None)
+    rows = bench(benches, fault).clean(fault.case)
     failed = [row for row in rows if row.verdict != "pass"]
     assert not failed, f"{failed[0].place}: {failed[0].why}"
 
@@ -81,3 +83,16 @@ def test_the_list_of_faults_is_long_and_unambiguous() -> None:
     assert len(known) >= 60 and not known & NOT_APPLICABLE.keys()
     assert all(re.fullmatch(r"[A-Z]\d\d", name) for name in known | NOT_APPLICABLE.keys())
     assert {m.cause for m in FAULTS} == CAUSES.keys() >= {m.cause for m in FILES}
+
+
+def test_every_fault_is_of_a_kind_and_every_kind_has_its_canary() -> None:
+    kinds = {fault.kind for fault in FAULTS}
+    canaries = {fault.kind: fault for fault in FAULTS if fault.canary}
+    assert canaries.keys() == kinds, "name one in classes.CANARIES, or say canary=True on it"
+    assert kinds | CANARIES.keys() | OF_KIND.keys() <= KINDS.keys()
+    assert not any(fault.equivalent for fault in canaries.values())
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"fault X: no kind 'color'; there are: .*, files"):
+        Fault("X", "", "types.py", "a", "b", kind="color")

@@ -1,6 +1,9 @@
 """Faults that real ports shipped, one file a component, and their classes."""
 
-from ..classes import CAUSES, NOT_APPLICABLE
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE, OF_KIND
 from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
 from .denoising import DENOISING
@@ -15,7 +18,32 @@ from .transformer import TRANSFORMER
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
+EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+# The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
+_FILED = {
+    "loading": LOADING,
+    "text": TEXT,
+    "positions": POSITIONS,
+    "transformer": TRANSFORMER,
+    "video": VIDEO,
+    "audio": AUDIO,
+    "sampling": SAMPLING,
+    "denoising": DENOISING,
+    "LoRA and float8": LORA,
+    "pipelines": PIPELINES,
+    "symptoms": VIEWS,
+}
+_KIND_OF = {fault.id: kind for kind, faults in _FILED.items() for fault in faults}
+
+
+def _of_a_kind(fault: Fault) -> Fault:
+    named = (kind for kind, ids in OF_KIND.items() if any(fnmatchcase(fault.id, glob) for glob in ids.split()))
+    kind = fault.kind or next(named, "") or _KIND_OF[fault.id]
+    return replace(fault, kind=kind, canary=fault.canary or fault.id == CANARIES.get(kind))
+
+
+EDITS = tuple(map(_of_a_kind, EDITS))
 FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
 BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}
 
@@ -25,6 +53,7 @@ __all__ = [
     "EDITS",
     "FAULTS",
     "FILES",
+    "KINDS",
     "NOT_APPLICABLE",
     "ClipFault",
     "Fault",

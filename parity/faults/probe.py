@@ -1,0 +1,100 @@
+"""Whether a planted fault was ever reached: the statements that it changed note that they run.
+
+The source on disk stays as a reader of it expects. What is imported is the compiled file beside it, into which the
+notes are put.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import marshal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+REACHED = "__fault_reached__"
+UNCHECKED = 0b01  # a compiled file that is taken as it is, without a look at its source (PEP 552)
+
+
+class NothingChangedError(ValueError):
+    """The two texts are the same program."""
+
+
+def put(file: Path, before: str) -> None:
+    """Compile ``file`` with a note at every statement that is not as in the text ``before``.
+
+    Raises SyntaxError, or NothingChangedError.
+    """
+    after = file.read_text()
+    tree = ast.parse(after, str(file))
+    if ast.dump(tree) == ast.dump(ast.parse(before)):
+        raise NothingChangedError("it changes no statement")
+    _note(tree, changed_lines(before, after))
+    code = compile(ast.fix_missing_locations(tree), str(file), "exec")
+    compiled = Path(importlib.util.cache_from_source(str(file)))
+    compiled.parent.mkdir(parents=True, exist_ok=True)
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + struct.pack("<I8x", UNCHECKED) + marshal.dumps(code))
+
+
+def reached(module: ModuleType | None) -> bool:
+    """True if a note was made in the module; a module that was not imported has none."""
+    return bool(getattr(module, REACHED, False))
+
+
+def changed_lines(before: str, after: str) -> range:
+    """The lines of ``after`` (the first is 1) that are not as they were; where some are only gone, those around."""
+    old, new = before.splitlines(), after.splitlines()
+    most = min(len(old), len(new))
+    head = next((i for i in range(most) if old[i] != new[i]), most)
+    tail = next((i for i in range(most - head) if old[-1 - i] != new[-1 - i]), most - head)
+    first, last = head + 1, len(new) - tail
+    return range(first, last + 1) if first <= last else range(max(head, 1), head + 2)
+
+
+def _note(tree: ast.AST, lines: range) -> bool:
+    """Put a note before each innermost statement on these lines; into a function whose head they touch. True if any
+    was put."""
+    noted = False
+    for statements in _blocks(tree):
+        for statement in list(statements):
+            first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
+            if not _meet(lines, first, statement.end_lineno or first):
+                continue
+            head = min([block[0].lineno - 1 for block in _blocks(statement)], default=statement.end_lineno or first)
+            if not _note(statement, lines) or _meet(lines, first, max(first, head)):
+                if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    statement.body.insert(_start(statement.body), _made(statement))
+                else:
+                    statements.insert(max(statements.index(statement), _start(statements)), _made(statement))
+            noted = True
+    return noted
+
+
+def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The lists of statements directly inside a node."""
+    for name in ("body", "orelse", "finalbody"):
+        if isinstance(block := getattr(node, name, None), list) and block:
+            yield block
+    for name in ("handlers", "cases"):
+        for part in getattr(node, name, []):
+            yield part.body
+
+
+def _start(block: list[ast.stmt]) -> int:
+    """Where a note may stand at first: after a docstring and imports from the future."""
+    texts = (s for s in block if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)))
+    first = next((s for s in texts if not (isinstance(s, ast.ImportFrom) and s.module == "__future__")), None)
+    return block.index(first) if first else len(block)
+
+
+def _meet(lines: range, first: int, last: int) -> bool:
+    return first < lines.stop and lines.start <= last
+
+
+def _made(beside: ast.stmt) -> ast.stmt:
+    (note,) = ast.parse(f"globals()[{REACHED!r}] = True").body
+    for node in ast.walk(note):
+        ast.copy_location(node, beside)
+    return note
