@@ -36,6 +36,7 @@ class Reason(StrEnum):
     ORACLE = "oracle"  # the reference and its oracle are too far apart to judge by them
     ABSENT = "absent"  # ours has no array, or no result, where the reference has one
     REPEAT = "repeat"  # the reference does not repeat itself
+    COMPILER = "compiler"  # mx.compile does not work here
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -63,10 +64,10 @@ class MLX(Side):
         return iter(module.named_modules())
 
     @contextlib.contextmanager
-    def running(self, recorded: bool) -> Iterator[None]:
-        """A recorded run is not compiled (a compiled function would be tapped once, while it is traced), and uses no
+    def running(self, isolated: bool) -> Iterator[None]:
+        """An isolated run is not compiled (a compiled function would be tapped once, while it is traced), and uses no
         caches."""
-        if not recorded:
+        if not isolated:
             yield
             return
         mx.disable_compile()
@@ -93,6 +94,29 @@ def _uncached() -> Iterator[None]:
                 if hasattr(value, "cache_clear"):
                     undo.enter_context(mock.patch.object(module, name, value.__wrapped__))
         yield
+
+
+@contextlib.contextmanager
+def shipped() -> Iterator[None]:
+    """The branches that a GPU takes, on whatever device there is: compiled functions, and large copies in pieces (here
+    also small ones). Without a compiler the functions stay as they are: see ``compiler_trouble``."""
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(mock.patch.object(_product("nn.fused"), "pays", lambda: not compiler_trouble()))
+        undo.enter_context(mock.patch.object(_product("nn.conv"), "LARGEST_COPY", _SMALL_COPY))
+        yield
+
+
+_SMALL_COPY = 2**12  # elements
+
+
+@functools.cache
+def compiler_trouble() -> str:
+    """Say why ``mx.compile`` does not work here; "" where it does. On a CPU it needs a C++ compiler."""
+    try:
+        mx.eval(mx.compile(lambda x: mx.sqrt(x) * 3 + x)(mx.ones((3,))))
+    except Exception as error:
+        return f"nothing can be compiled here, so the compiled functions were not run ({str(error)[:200]})"
+    return ""
 
 
 # ---- loops and noise with what they ask for injected ------------------------------------------------------------

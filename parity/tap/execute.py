@@ -23,7 +23,10 @@ def execute(
 
     lane: dtype of the compared runs; model: of the weights.
     """
-    with side.running(recorded=session is not None):
+    if session is not None:
+        session.kept = case.taps
+    # Steps are recorded as calls from outside, which no cache can spare: they run as the product is shipped.
+    with side.running(isolated=session is not None and not session.shipped and not case.steps):
         if case.steps:
             return _execute_steps(side, stage, case, lane, model, session)
         main = modules[stage.main]
