@@ -102,6 +102,7 @@ class Case:
 
     half: also run in bfloat16 and float16 (lane B).
     taps: globs of the taps that are recorded; empty for all. Long inputs name a few, and are judged in lane A alone.
+    isolated: judged in lane A as well, and not in the free-running lane alone.
     after: cases that ours has run in the same process, with its caches on, before the free-running lane: the caches
         must not confuse them. ``name``, ``name@bfloat16`` or, of another checkpoint, ``config:name``.
     """
@@ -113,6 +114,7 @@ class Case:
     half: bool = True
     taps: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    isolated: bool = True
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,12 @@ class Runner:
         moving: dict[str, float] = {}
         if pair:
             for name, case in _matching(pair, glob):
+                if not (case.isolated or "C" in lanes):
+                    continue
                 self.progress(f"{stage.name} {config} {name}: float32")
-                recorded = self.record(pair, case, isolated="A" in lanes, free="C" in lanes)
-                if "A" in lanes and not case.steps and not case.taps:
+                isolated = case.isolated and "A" in lanes
+                recorded = self.record(pair, case, isolated=isolated, free="C" in lanes)
+                if isolated and not case.steps and not case.taps:
                     recorded.moving = self.torch.influence(stage, pair.oracle, case, recorded.trace, moving)
                     moving |= {name: max(share, moving.get(name, 0.0)) for name, share in recorded.moving.items()}
                 yield replace(recorded, name=name)

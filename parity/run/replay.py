@@ -50,6 +50,8 @@ def _run_before(mlx: MLX, pair: Pair, modules: dict[str, Any], earlier: str) -> 
     other, _, name = place.rpartition(":")
     config = pair.config
     if other:
+        if pair.paths[pair.stage.main].parent != FIXTURES:  # only the small checkpoints have such a twin
+            return
         paths = {component: FIXTURES / f"{other}.safetensors" for component in pair.paths}
         modules, config = load_ours(mlx, paths, pair.dtype), read(paths[pair.stage.main]).config
     dtype = dtype or pair.dtype
