@@ -121,7 +121,7 @@ def _items() -> tuple[Step, ...]:
     # Strengths at their ends and near them.
     for strength in (0.0, 0.05, 0.15, 1.0):
         fields = {"latent": image, "strength": strength, "latent_idx": 2}
-        items[f"replace.{strength:g}"] = Obj("VideoConditionByLatentIndex", fields)
+        items[f"replace.by.{strength:g}"] = Obj("VideoConditionByLatentIndex", fields)
         fields = {"keyframes": clip, "strength": strength, "frame_idx": 5}
         items[f"keyframe.at.{strength:g}"] = Obj("VideoConditionByKeyframeIndex", fields)
         fields = {"latent": clip, "strength": strength, "downscale_factor": 3}

@@ -64,11 +64,11 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         # Twice two tiles; overlaps below the least that encoding takes are widened to it.
         kwargs = {"video": _video("encode tiles", 1, 3, 25, 128, 64), "tiling_config": _tiling((96, 32), (24, 8))}
         cases["tiled"] = Case(kwargs, method="tiled_encode", half=False)
-        # 73 frames in three tiles of time, of which the first ends at frame 64; whole, and 137 frames of one cell.
-        kwargs = {"video": _video("encode long", 1, 3, 73, 32, 64), "tiling_config": _tiling((96, 32), (64, 24))}
+        # 73 frames in three tiles of time, of which the first ends at frame 64; whole, and 137 frames at once.
+        kwargs = {"video": _video("encode long", 1, 3, 73, 64, 96), "tiling_config": _tiling((96, 32), (64, 24))}
         tiles = ("tiled_encode", "prepare_tiles_for_encoding", "VideoEncoder")
         cases["long-tiled"] = Case(kwargs, method="tiled_encode", half=False, taps=tiles)
-        whole = {"sample": _video("encode longest", 1, 3, 137, 32, 32)}
+        whole = {"sample": _video("encode longest", 1, 3, 137, 64, 64)}
         cases["long"] = Case(whole, half=False, taps=_LONG)
     return cases
 
@@ -90,10 +90,10 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video")
     if channels < 64:
         # 73 frames in tiles of 64, and 137 frames whole.
-        long = {"latent": latent("long tiles", 1, 10, 1, 2), "tiling_config": _tiling((64, 32), (64, 24))}
+        long = {"latent": latent("long tiles", 1, 10, 2, 3), "tiling_config": _tiling((64, 32), (64, 24))}
         tiles = ("tiled_decode", "_prepare_tiles", "VideoDecoder")
         cases["long-tiled"] = Case(long, method="tiled_decode", half=False, taps=tiles)
-        cases["long"] = Case({"sample": latent("long", 1, 18, 1, 1)}, half=False, taps=_LONG)
+        cases["long"] = Case({"sample": latent("long", 1, 18, 2, 2)}, half=False, taps=_LONG)
     if config["vae"]["timestep_conditioning"]:
         levels = Data(np.array([0.05, 0.3], np.float32))
         cases["timestep"] = Case({"sample": latent("timestep", 2, 1, 2, 3), "timestep": levels}, half=False)
