@@ -29,6 +29,7 @@ class Fault:
 
     cause: a class of ``classes.CAUSES``. loads: the fault stops the stage's component from loading, and ``tap`` is what
     the error must name. equivalent: why nothing can tell the faulty copy from the product; it must then go unnoticed.
+    free: looked for in the free-running lane, where ours is compiled and its caches have seen ``Case.after``.
     seen_by: ``stage``, which the selftest runs, or ``debug``: a view of ``parity debug`` alone, which needs no tap.
     """
 
@@ -46,6 +47,7 @@ class Fault:
     known: str = ""
     loads: bool = False
     equivalent: str = ""
+    free: bool = False
     seen_by: Literal["stage", "debug"] = "stage"
 
     def applied(self, source: str) -> str:

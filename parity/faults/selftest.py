@@ -17,13 +17,14 @@ from ..declare.inputs import seeded
 from ..declare.stages import pipelines, stages
 from ..investigate.bisect import isolated_rows
 from ..investigate.signs import signs
-from ..judge.results import PipelineRow, Row
+from ..judge.results import PipelineRow, Results, Row
 from ..judge.verdicts import tensors
 from ..run import pipelines as pipeline_runs
 from ..run.environment import default_device
 from ..run.live import Runner
 from ..run.pool import spread
 from ..run.recorded import Recorded
+from ..run.replay import judge_free, replay_free
 from ..sides.pair import Pair
 from .catalogue import NOT_APPLICABLE, Fault, StaleFaultError, planted
 from .likely_causes import leave_one_out, table_of
@@ -109,21 +110,28 @@ class Bench:
         self.config, self.stage = config, stages()[stage]
         self.runner = Runner()
         self.pair: Pair = self.runner.load(self.stage, config, self.dtype)
-        self._recorded: dict[tuple[str, int], Recorded] = {}
+        self._recorded: dict[tuple[str, int, bool], Recorded] = {}
 
-    def recorded(self, case: str, seed: int) -> Recorded:
-        if (case, seed) not in self._recorded:
+    def recorded(self, case: str, seed: int, free: bool = False) -> Recorded:
+        if (case, seed, free) not in self._recorded:
             with seeded(seed):
                 chosen = self.stage.cases(self.pair.config)[case]
-            self._recorded[case, seed] = self.runner.record(self.pair, chosen, repeat=False)
-        return self._recorded[case, seed]
+            recorded = self.runner.record(self.pair, chosen, repeat=False, isolated=not free, free=free)
+            self._recorded[case, seed, free] = recorded
+        return self._recorded[case, seed, free]
 
-    def rows(self, case: str, fault: Fault | None, seed: int = 0) -> tuple[list[Row], tuple[Any, ...]]:
+    def rows(
+        self, case: str, fault: Fault | None, seed: int = 0, free: bool = False
+    ) -> tuple[list[Row], tuple[Any, ...]]:
         """The verdicts on a copy of the product with the fault in it (None: without), and its traces."""
-        recorded = self.recorded(case, seed)
+        recorded = self.recorded(case, seed, free)
         with planted(fault):
-            trace = self.runner.replay(recorded, self.runner.ours(self.pair.paths, self.dtype, **self.pair.options))
-        where = {"stage": self.stage.name, "config": self.config, "case": case, "lane": lane(self.dtype)}
+            ours = self.runner.ours(self.pair.paths, self.dtype, **self.pair.options)
+            trace = replay_free(self.runner.mlx, recorded, ours) if free else self.runner.replay(recorded, ours)
+        where = {"stage": self.stage.name, "config": self.config, "case": case}
+        where["lane"] = "C" if free else lane(self.dtype)
+        if free:
+            return judge_free(Results(), where, recorded, trace), (recorded.trace, trace)
         return isolated_rows(recorded, trace, where), (recorded.trace, trace)
 
     def plant(self, fault: Fault, seed: int = 0) -> Outcome:
@@ -133,7 +141,7 @@ class Bench:
 
     def _run(self, fault: Fault, seed: int) -> dict[str, Any]:
         try:
-            rows, traces = self.rows(fault.case, fault, seed)
+            rows, traces = self.rows(fault.case, fault, seed, fault.free)
         except StaleFaultError as error:
             return {"why": str(error)}
         first = next((row for row in rows if row.verdict != "pass"), None)
@@ -187,7 +195,7 @@ class PipelineBench:
             seconds=round(time.monotonic() - start, 2),
         )
 
-    def rows(self, case: str, fault: None, seed: int = 0) -> tuple[list[PipelineRow], tuple[()]]:
+    def rows(self, case: str, fault: None, seed: int = 0, free: bool = False) -> tuple[list[PipelineRow], tuple[()]]:
         """The verdict on a clean copy: there is one set of inputs, whatever the seed."""
         if not self._clean:
             with planted(None):
@@ -218,7 +226,7 @@ def _outcome(fault: Fault, **found: Any) -> Outcome:
         fault.stage,
         fault.config,
         fault.case,
-        "load" if fault.loads else lane(fault.dtype),
+        "load" if fault.loads else "C" if fault.free else lane(fault.dtype),
         fault.tap,
         equivalent=fault.equivalent,
         **found,
@@ -258,9 +266,9 @@ def perform(task: Task) -> tuple[list[Outcome], list[str], int]:
     planting = bench(task.cell)
     outcomes = [planting.plant(fault, task.seed) for fault in task.faults]
     alarms, judged = [], 0
-    if any(not m.loads for m in task.faults):
+    for free in sorted({m.free for m in task.faults if not m.loads}):
         for seed in task.clean:
-            rows, _ = planting.rows(task.case, None, seed)
+            rows, _ = planting.rows(task.case, None, seed, free)
             judged += len(rows)
             alarms += [f"seed {seed}: {row.place}: {row.why}" for row in rows if row.verdict != "pass"]
     return outcomes, alarms, judged

@@ -36,7 +36,10 @@ def replay_free(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None
     It runs as it is shipped: compiled, and with caches that have seen the cases of ``Case.after``.
     """
     pair, modules = recorded.pair, ours or recorded.pair.ours
-    session = Session(mlx, recorded.trace, only=handed_over(pair), keeps="module outputs")
+    # What is exact needs no handing over, and which calls a cache spares is the product's business.
+    exact = {f"*{tap.name}" for tap in pair.stage.functions if tap.exact}
+    only = tuple(pattern for pattern in handed_over(pair) if pattern not in exact)
+    session = Session(mlx, recorded.trace, only=only, keeps="module outputs")
     session.shipped = True
     with shipped():
         for earlier in recorded.case.after:
@@ -104,12 +107,19 @@ def judge_recording(recording: Recording, results: Results) -> None:
                 moving |= {k: max(share, moving.get(k, 0.0)) for k, share in recorded.moving.items()}
         if recorded.free is not None:
             where["lane"] = "B" if half else "C"
-            handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
-            outputs_of = module_taps(stage, recorded.trace) - handed
-            rows = judge(results, where, stage, recorded.trace, recorded.free, replay_free(mlx, recorded), outputs_of)
-            _require(rows, not (trouble := compiler_trouble()), Reason.COMPILER, trouble)
+            judge_free(results, where, recorded, replay_free(mlx, recorded))
     if recording.inventory:
         results.coverage.append(coverage_of(stage, recording.config, recording.inventory, compared, moving))
+
+
+def judge_free(results: Results, where: dict[str, str], recorded: Recorded, ours: Trace) -> list[Row]:
+    """Judge a free run of ours: the outputs of modules, but for those that were handed over."""
+    stage, trace = recorded.pair.stage, recorded.trace
+    handed = {tap for tap, _ in trace.calls if any(fnmatchcase(tap, pattern) for pattern in stage.defined)}
+    assert recorded.free is not None
+    rows = judge(results, where, stage, trace, recorded.free, ours, module_taps(stage, trace) - handed)
+    _require(rows, not (trouble := compiler_trouble()), Reason.COMPILER, trouble)
+    return rows
 
 
 def _require(rows: list[Row], met: bool, reason: Reason, why: str) -> None:

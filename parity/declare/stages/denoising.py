@@ -226,10 +226,12 @@ def _context(name: str, channels: int, tokens: int = 7) -> Data:
     return Data(normal(f"context:{name}", _B, tokens, channels))
 
 
-def _even(*levels: float) -> Obj:
-    """A state of the audio whose samples have one mask value each."""
+def _even(*levels: float, uneven: bool = False) -> Obj:
+    """A state of the audio whose samples have one mask value each; ``uneven``: but for the last sample."""
     state = _state("even", 18, 5, 1)
     mask = np.repeat(np.array(levels, np.float32)[:, None, None], 18, axis=1)
+    if uneven:
+        mask[-1, 1::2] = 0.2
     return Obj("LatentState", state.fields | {"denoise_mask": Data(mask, "none")})
 
 
@@ -262,6 +264,7 @@ def _guidance() -> tuple[Step, ...]:
         Step("simple", "simple", shared, exact=False),
         Step("simple.masked", "simple", shared | {"video": _state("masked", attention=True)}, exact=False),
         Step("simple.even", "simple", shared | {"audio": _even(0.4, 0.4)}, exact=False),
+        Step("simple.half even", "simple", shared | {"audio": _even(0.4, 0.7, uneven=True)}, exact=False),
         Step("simple.even rows", "simple", shared | {"audio": _even(1.0, 0.25)}, exact=False),
     ]
     for name, params in kinds.items():

@@ -87,7 +87,9 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         "right": case("right", 128, 23, "right"),
     }
     long = case("long", 1152, 1031)  # more than a prompt has
-    result["long"] = replace(long, taps=("*generate_freqs", "*process_hidden_states", "*_connector", "*attention_function"))
+    result["long"] = replace(
+        long, taps=("*generate_freqs", "*process_hidden_states", "*_connector", "*attention_function")
+    )
     first = replace(result["base"], after=("other", "right", "base@bfloat16"))
     result |= {"base": first, "other": replace(case("other", 128, 64), isolated=False, after=("base",))}
     if not config["transformer"].get("caption_proj_before_connector"):  # its statistics are of the whole prompt

@@ -3,6 +3,7 @@
 from ..classes import CAUSES, NOT_APPLICABLE
 from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
+from .conditions import CONDITIONS
 from .denoising import DENOISING
 from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
@@ -16,6 +17,7 @@ from .video import VIDEO
 from .views import VIEWS
 
 EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+EDITS += CONDITIONS
 FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
 BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}
 
