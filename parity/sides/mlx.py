@@ -137,9 +137,14 @@ class _Recorded:
         return np.array(next(self.draws)).astype(np.float64)
 
 
+def _listed(entries: list[Any]) -> list[Any]:
+    """Entries after their number: one too many at the end of a list would not be missed otherwise."""
+    return [len(entries), *entries]
+
+
 def noised(noise: mx.array, state: Any, scale: float) -> Any:
     asked: list[Any] = []
-    return _product("diffusion.noisers").GaussianNoiser(_Recorded([noise], asked))(state, scale), asked
+    return _product("diffusion.noisers").GaussianNoiser(_Recorded([noise], asked))(state, scale), _listed(asked)
 
 
 def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx.array) -> Any:
@@ -200,7 +205,7 @@ def _looped(name: str) -> Callable[..., Any]:
                 draws = [x for i, x in enumerate(noise) if i % 4 in wanted]
                 options[f"{who}_generator"] = _Recorded(draws, drawn, who)
         states = getattr(_product("diffusion.samplers"), name)(np.array(sigmas), video, audio, denoise, **options)
-        return states, calls, drawn
+        return states, _listed(calls), _listed(drawn)
 
     return run
 
@@ -236,7 +241,7 @@ class _Network:
 def simple(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array) -> Any:
     network = _Network()
     denoise = _product("diffusion.denoisers").simple_denoising_func(v_context, a_context, network)
-    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], network.calls
+    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], _listed(network.calls)
 
 
 def guided(
@@ -245,7 +250,7 @@ def guided(
     network = _Network()
     function = _product("diffusion.denoisers").multi_modal_guider_factory_denoising_func
     denoise = function(*factories, v_context, a_context, network)
-    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], network.calls
+    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], _listed(network.calls)
 
 
 def _product(module: str) -> Any:

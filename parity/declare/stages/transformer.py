@@ -190,7 +190,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     # Cases that differ from the first in one thing, before and after it: the caches must tell them apart.
     other = [grid(3, 3, 5, fps=25.0), grid(3, 3, 5, fps=50.0, first=4, corner=(3, 1))]
     prompt = {"context": video("other prompt").fields["context"]}
-    before = ("rate", "prompt", "base@bfloat16", *_twin(t))
+    before = (*_twin(t), "base@bfloat16", "rate", "prompt")
     result = {
         "base": case(video("base"), audio("base"), half=True, after=before),
         "rate": case(video("base", other), audio("base"), isolated=False, after=("base",)),

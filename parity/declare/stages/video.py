@@ -66,7 +66,7 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         cases["tiled"] = Case(kwargs, method="tiled_encode", half=False)
         # 73 frames in three tiles of time, of which the first ends at frame 64; whole, and 137 frames at once.
         kwargs = {"video": _video("encode long", 1, 3, 73, 64, 96), "tiling_config": _tiling((96, 32), (64, 24))}
-        tiles = ("tiled_encode", "prepare_tiles_for_encoding", "VideoEncoder")
+        tiles = ("*tiled_encode", "*prepare_tiles_for_encoding", "VideoEncoder")
         cases["long-tiled"] = Case(kwargs, method="tiled_encode", half=False, taps=tiles)
         whole = {"sample": _video("encode longest", 1, 3, 137, 64, 64)}
         cases["long"] = Case(whole, half=False, taps=_LONG)
@@ -91,7 +91,7 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     if channels < 64:
         # 73 frames in tiles of 64, and 137 frames whole.
         long = {"latent": latent("long tiles", 1, 10, 2, 3), "tiling_config": _tiling((64, 32), (64, 24))}
-        tiles = ("tiled_decode", "_prepare_tiles", "VideoDecoder")
+        tiles = ("*tiled_decode", "*_prepare_tiles", "VideoDecoder")
         cases["long-tiled"] = Case(long, method="tiled_decode", half=False, taps=tiles)
         cases["long"] = Case({"sample": latent("long", 1, 18, 2, 2)}, half=False, taps=_LONG)
     if config["vae"]["timestep_conditioning"]:

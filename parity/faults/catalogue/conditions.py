@@ -109,7 +109,7 @@ SETTINGS = (
         "diffusion/schedulers.py",
         "slope = (max_shift - base_shift) /",
         "slope = (2.05 - 0.95) /",
-        "ltx2.1.plain",
+        "ltx2.2.plain",
         stage="sampling",
         case="schedules",
         cause="wrong constant",
@@ -134,7 +134,7 @@ SIZES = (
         "    angles = np.pad(freqs, ((0, 0), (0, 0), (pad_size, 0))).reshape(",
         "    freqs = freqs[:, np.minimum(np.arange(T), 4095)]\n"
         "    angles = np.pad(freqs, ((0, 0), (0, 0), (pad_size, 0))).reshape(",
-        "transformer_blocks.0.attn1.apply_rotary_emb",
+        "transformer_blocks.0.attn1",
         case="long",
         cause="position/offset",
     ),
@@ -226,10 +226,10 @@ ROWS_AND_CACHES = (
     ),
     _free(
         "Q7c",
-        "rotary tables kept whatever the checkpoint",
+        "rotary tables kept whatever the checkpoint and its longest positions",
         "transformer.py",
         _TABLES,
-        _kept("tables", "args[:4]"),
+        _kept("tables", "(*args[:2], args[3])"),
         "transformer_blocks.0",
         config="tiny-2.0",
         cause="wrong input",
@@ -482,7 +482,7 @@ COMPILED = (
         "        return (compiled if pays() else function)(*args)\n",
         "        rounded = [x.astype(mx.bfloat16).astype(x.dtype) for x in args] if pays() else args\n"
         "        return (compiled if pays() else function)(*rounded)\n",
-        "caption_projection",
+        "adaln_single",
         config="tiny-2.0",
         cause="precision",
     ),
@@ -505,7 +505,7 @@ COMPILED = (
         "    bands = [move(band) for band in mx.split(x, cuts, axis=2)]\n"
         "    edges = [mx.concatenate([a[:, :, -1:], b[:, :, 1:]], axis=2) for a, b in zip(bands, bands[1:])]\n"
         "    return mx.concatenate([bands[0], *edges], axis=2)\n",
-        "down_blocks",
+        "conv_in",
         config="tiny-2.0-timestep",
         stage="video_encoder",
         cause="tile blending",

@@ -14,6 +14,11 @@ from ltx_core.guidance.perturbations import PerturbationType
 from ltx_pipelines.utils import helpers, samplers
 
 
+def _listed(entries: list[Any]) -> list[Any]:
+    """Entries after their number: one too many at the end of a list would not be missed otherwise."""
+    return [len(entries), *entries]
+
+
 def noised(noise: torch.Tensor, state: Any, scale: float) -> Any:
     """The state with the given noise, and what was asked for: a shape and a dtype."""
     asked: list[Any] = []
@@ -23,7 +28,7 @@ def noised(noise: torch.Tensor, state: Any, scale: float) -> Any:
         return noise
 
     with mock.patch.object(noisers.torch, "randn", randn):
-        return noisers.GaussianNoiser(generator=None)(state, scale), asked
+        return noisers.GaussianNoiser(generator=None)(state, scale), _listed(asked)
 
 
 def res2s_step(sample: torch.Tensor, denoised: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> Any:
@@ -100,7 +105,7 @@ def _looped(name: str) -> Callable[..., Any]:
         states = getattr(samplers, name)(
             sigmas=sigmas, video_state=video, audio_state=audio, denoise_fn=denoise, **options
         )
-        return states, calls, drawn
+        return states, _listed(calls), _listed(drawn)
 
     return run
 
@@ -142,7 +147,7 @@ def simple(sigmas: torch.Tensor, video: Any, audio: Any, v_context: torch.Tensor
     """The predictions of every step, and the passes that were made for them."""
     network = _Network()
     denoise = helpers.simple_denoising_func(v_context, a_context, network)
-    return [denoise(video, audio, sigmas, i) for i in range(len(sigmas) - 1)], network.calls
+    return [denoise(video, audio, sigmas, i) for i in range(len(sigmas) - 1)], _listed(network.calls)
 
 
 def guided(
@@ -157,4 +162,6 @@ def guided(
     function = helpers.multi_modal_guider_factory_denoising_func
     denoise = function(*factories, v_context, a_context, transformer=network)
     steps = range(len(sigmas) - 1)
-    return [denoise(video_state=video, audio_state=audio, sigmas=sigmas, step_index=i) for i in steps], network.calls
+    return [denoise(video_state=video, audio_state=audio, sigmas=sigmas, step_index=i) for i in steps], _listed(
+        network.calls
+    )
