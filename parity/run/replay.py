@@ -57,7 +57,7 @@ def _run_before(mlx: MLX, pair: Pair, modules: dict[str, Any], earlier: str) -> 
     if other:
         if pair.paths[pair.stage.main].parent != FIXTURES:  # only the small checkpoints have such a twin
             return
-        paths = {component: FIXTURES / f"{other}.safetensors" for component in pair.paths}
+        paths = dict.fromkeys(pair.paths, FIXTURES / f"{other}.safetensors")
         modules, config = load_ours(mlx, paths, pair.dtype), read(paths[pair.stage.main]).config
     dtype = dtype or pair.dtype
     execute(mlx, pair.stage, modules, pair.stage.cases(config)[name], dtype, dtype, None)

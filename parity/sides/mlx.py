@@ -215,7 +215,7 @@ res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
 
 
 class _Network:
-    """In place of a transformer: adds up what it is told, and keeps a list of its calls. The same is on torch's side."""
+    """In place of a transformer: adds up what it is told, and lists its calls. The same is on torch's side."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

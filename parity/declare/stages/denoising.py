@@ -1,7 +1,7 @@
 """The steps around the transformer: noise, conditioning, masks, and whole denoising loops with injected predictions.
 
-The loops ask a function that adds up everything that it is told and a recorded target, so that every step depends on the
-one before and nothing on a network; the pipelines show them with one. The calls that were made are outputs as well.
+The loops ask a function that adds up all that it is told and a recorded target, so that every step depends on the one
+before and nothing on a network; the pipelines show them with one. The calls that were made are outputs as well.
 """
 
 from __future__ import annotations
@@ -127,8 +127,12 @@ def _items() -> tuple[Step, ...]:
         fields = {"latent": clip, "strength": strength, "downscale_factor": 3}
         items[f"reference.by.{strength:g}"] = Obj("VideoConditionByReferenceLatent", fields)
     strengths = {
-        **{"scalar": 0.6, "none": 0.0, "little": 0.05, "full": 1.0},
-        **{"each": Data(uniform("strengths", 16)), "row": Data(uniform("s", 1, 16))},
+        "scalar": 0.6,
+        "none": 0.0,
+        "little": 0.05,
+        "full": 1.0,
+        "each": Data(uniform("strengths", 16)),
+        "row": Data(uniform("s", 1, 16)),
         "batch": Data(uniform("batch", _B, 16)),
     }
     for name, mask in strengths.items():

@@ -119,7 +119,9 @@ def _shapes() -> tuple[Step, ...]:
         shape = Obj("VideoPixelShape", {"batch": 1, "frames": frames, "height": height, "width": width, "fps": 24.0})
         steps.append(Step(f"latent_shape.{frames}", "VideoLatentShape.from_pixel_shape", {"shape": shape}))
     factors = Obj("SpatioTemporalScaleFactors", {"time": 4, "width": 16, "height": 24})
-    other = {"shape": Obj("VideoPixelShape", {"batch": 3, "frames": 33, "height": 240, "width": 96, "fps": 50.0})}
+    other: dict[str, Any] = {
+        "shape": Obj("VideoPixelShape", {"batch": 3, "frames": 33, "height": 240, "width": 96, "fps": 50.0})
+    }
     other |= {"latent_channels": 7, "scale_factors": factors}
     steps.append(Step("latent_shape.scaled", "VideoLatentShape.from_pixel_shape", other))
     steps.append(Step("upscaled", _video(2, 7, 5, 4, 3), {"scale_factors": factors}, "upscale"))

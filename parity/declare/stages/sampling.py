@@ -83,8 +83,8 @@ def _guiders() -> tuple[Step, ...]:
         "stg_scale": ("do_perturbed_generation", (0.0, 1e-12, 1e-6, -0.5, 1.0)),
         "modality_scale": ("do_isolated_modality_generation", (1.0, 1.0 - 1e-10, 1.0 - 1e-6, 0.0, -1.0, 2.0)),
     }
-    for field, (method, scales) in questions.items():
-        for scale in scales:
+    for field, (method, asked) in questions.items():
+        for scale in asked:
             guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", {field: scale})})
             steps.append(Step(f"asks.{field}.{scale!r}", guider, {}, method))
     bins = {k: Obj("MultiModalGuiderParams", {"cfg_scale": 1.0 + k}) for k in (0.9, 0.3, 0.6)}

@@ -249,7 +249,8 @@ ROWS_AND_CACHES = (
         "the first sample's text mask for all samples",
         "transformer.py",
         "    bias = (attention_mask - 1)",
-        "    attention_mask = mx.broadcast_to(attention_mask[:1], attention_mask.shape)\n    bias = (attention_mask - 1)",
+        "    attention_mask = mx.broadcast_to(attention_mask[:1], attention_mask.shape)\n"
+        "    bias = (attention_mask - 1)",
         "_prepare_attention_mask",
         case="masks",
         cause="mask",
@@ -294,7 +295,8 @@ ROWS_AND_CACHES = (
         "transformer.py",
         "            context = projection(context)\n",
         "            kept = self.__dict__.setdefault('_kept', {})\n"
-        "            context = kept.setdefault((stream.name, context.shape, str(context.dtype)), projection(context))\n",
+        "            key = stream.name, context.shape, str(context.dtype)\n"
+        "            context = kept.setdefault(key, projection(context))\n",
         "transformer_blocks.0.attn2",
         config="tiny-2.0",
         case="prompt",
