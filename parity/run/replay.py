@@ -37,12 +37,13 @@ def replay_free(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None
     It runs as it is shipped: compiled, and with caches that have seen the cases of ``Case.after``.
     """
     pair, modules = recorded.pair, ours or recorded.pair.ours
-    # What is exact needs no handing over, and which calls a cache spares is the product's business.
+    # Of what is exact only the grids are handed over: which calls a cache spares is the product's business.
     exact = {f"*{tap.name}" for tap in pair.stage.functions if tap.exact}
     only = tuple(pattern for pattern in handed_over(pair) if pattern not in exact)
     session = Session(mlx, recorded.trace, only=only, keeps="module outputs")
     session.shipped = True
-    with shipped():
+    grids = [call.inputs["indices"].values for call in recorded.trace.calls.values() if "indices" in call.inputs]
+    with shipped(grids):
         for earlier in recorded.case.after:
             with contextlib.suppress(Exception):  # it is judged by itself
                 _run_before(mlx, pair, modules, earlier)

@@ -97,13 +97,29 @@ def _uncached() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shipped() -> Iterator[None]:
+def shipped(grids: list[np.ndarray]) -> Iterator[None]:
     """The branches that a GPU takes, on whatever device there is: compiled functions, and large copies in pieces (here
-    also small ones). Without a compiler the functions stay as they are: see ``compiler_trouble``."""
+    also small ones). Without a compiler the functions stay as they are: see ``compiler_trouble``.
+
+    grids: rotary frequencies of the reference, which its libm defines; ours that are nearly one of them are it.
+    """
     with contextlib.ExitStack() as undo:
+        for module in ("transformer", "text.embeddings"):
+            owner = _product(module)
+            for name in [name for name in vars(owner) if name.startswith("generate_freq_grid")]:
+                undo.enter_context(mock.patch.object(owner, name, _handing_over(getattr(owner, name), grids)))
         undo.enter_context(mock.patch.object(_product("nn.fused"), "pays", lambda: not compiler_trouble()))
         undo.enter_context(mock.patch.object(_product("nn.conv"), "LARGEST_COPY", _SMALL_COPY))
         yield
+
+
+def _handing_over(generator: Callable[..., np.ndarray], grids: list[np.ndarray]) -> Callable[..., np.ndarray]:
+    def grid(*args: Any) -> np.ndarray:
+        own = generator(*args)
+        near = (other for other in grids if other.shape == own.shape and np.allclose(other, own, rtol=1e-6, atol=0))
+        return next(near, own)
+
+    return grid
 
 
 _SMALL_COPY = 2**12  # elements
