@@ -55,13 +55,17 @@ class VideoLatentShape(NamedTuple):
         latent_channels: int = 128,
         scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS,
     ) -> VideoLatentShape:
-        """Latent shape of a clip of 8k+1 frames whose sides are multiples of 32."""
+        """Latent shape of a clip of 8k+1 frames whose sides are multiples of 32.
+
+        The scale factors are used in the tuple's order, as the reference does (tap: latent_shape.scaled).
+        """
+        time, height, width = scale_factors
         return VideoLatentShape(
             batch=shape.batch,
             channels=latent_channels,
-            frames=(shape.frames - 1) // scale_factors.time + 1,
-            height=shape.height // scale_factors.height,
-            width=shape.width // scale_factors.width,
+            frames=(shape.frames - 1) // time + 1,
+            height=shape.height // height,
+            width=shape.width // width,
         )
 
     def upscale(self, scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS) -> VideoLatentShape:

@@ -18,6 +18,11 @@ def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
     @wraps(function)
     def call(*args: mx.array) -> mx.array:
-        return (compiled if mx.default_device().type == mx.gpu else function)(*args)
+        return (compiled if pays() else function)(*args)
 
     return call
+
+
+def pays() -> bool:
+    """Say whether compiled functions are used: on a GPU."""
+    return bool(mx.default_device().type == mx.gpu)

@@ -98,13 +98,23 @@ class Step:
 @dataclass(frozen=True)
 class Case:
     """Inputs of one run: arguments of the stage's model (of its ``method``, or of a free ``function`` named in the
-    stage's classes, which takes loaded components as ``Loaded``), or steps for a stage without a model."""
+    stage's classes, which takes loaded components as ``Loaded``), or steps for a stage without a model.
+
+    half: also run in bfloat16 and float16 (lane B).
+    taps: globs of the taps that are recorded; empty for all. Long inputs name a few, and are judged in lane A alone.
+    isolated: judged in lane A as well, and not in the free-running lane alone.
+    after: cases that ours has run in the same process, with its caches on, before the free-running lane: the caches
+        must not confuse them. ``name``, ``name@bfloat16`` or, of another checkpoint, ``config:name``.
+    """
 
     kwargs: dict[str, Any] = field(default_factory=dict)
     method: str | None = None
     function: str | None = None
     steps: tuple[Step, ...] = ()
-    half: bool = True  # also run in bfloat16 and float16 (lane B)
+    half: bool = True
+    taps: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    isolated: bool = True
 
 
 @dataclass(frozen=True)

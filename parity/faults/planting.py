@@ -38,8 +38,8 @@ class Fault:
 
     cause: a class of ``classes.CAUSES``. loads: the fault stops the stage's component from loading, and ``tap`` is what
     the error must name. equivalent: why nothing can tell the faulty copy from the product; it must then go unnoticed.
+    free: looked for in the free-running lane, where ours is compiled and its caches have seen ``Case.after``.
     seen_by: ``stage``, which the selftest runs, or ``debug``: a view of ``parity debug`` alone, which needs no tap.
-    free: looked for in the free-running lane.
     kind: one of ``classes.KINDS``, by which faults are scored. canary: one that cannot be overlooked; while it is, the
     score of its kind means nothing.
     """
@@ -58,8 +58,8 @@ class Fault:
     known: str = ""
     loads: bool = False
     equivalent: str = ""
-    seen_by: Literal["stage", "debug"] = "stage"
     free: bool = False
+    seen_by: Literal["stage", "debug"] = "stage"
     kind: str = ""
     canary: bool = False
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,14 +27,14 @@ from ..investigate.bisect import isolated_rows
 from ..investigate.signs import signs
 from ..judge.device import Device, calibrated
 from ..judge.results import PipelineRow, Results, Row
-from ..judge.verdicts import judge, tensors
+from ..judge.verdicts import tensors
 from ..run import pipelines as pipeline_runs
 from ..run.calibration import measure
 from ..run.environment import default_device, use_device
 from ..run.live import Runner
 from ..run.pool import spread
 from ..run.recorded import Recorded
-from ..run.replay import module_taps, replay_free
+from ..run.replay import judge_free, replay_free
 from ..sides.pair import Pair
 from ..tap import blame
 from ..tap.trace import Trace
@@ -126,11 +125,8 @@ class Bench:
         if not free:
             trace = self.runner.replay(recorded, ours)
             return isolated_rows(recorded, trace, where), (recorded.trace, trace)
-        assert recorded.free is not None  # as asked for
-        trace = replay_free(self.runner.mlx, replace(recorded, pair=replace(self.pair, ours=ours)))
-        handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in self.stage.defined)}
-        outputs_of = module_taps(self.stage, recorded.trace) - handed
-        rows = judge(Results(), where, self.stage, recorded.trace, recorded.free, trace, outputs_of)
+        trace = replay_free(self.runner.mlx, recorded, ours)
+        rows = judge_free(Results(), where, recorded, trace)
         return rows, (recorded.trace, trace)
 
     def clean(self, case: str, seed: int = 0, free: bool = False) -> list[Row]:

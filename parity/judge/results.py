@@ -38,6 +38,7 @@ class Reason(StrEnum):
     ABSENT = "absent"  # ours has no array, or no result, where the reference has one
     REPEAT = "repeat"  # the reference does not repeat itself
     DEVICE = "device"  # a primitive of the device that made it is off by more than rounding
+    COMPILER = "compiler"  # mx.compile does not work here
 
 
 @dataclass

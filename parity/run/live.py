@@ -59,14 +59,14 @@ class Runner:
         session = Session(torch, probes=probes_of(pair))
         result = execute(torch, stage, pair.reference, case, dtype, dtype, session)
         recorded = Recorded(pair, case, session.trace, None, True)
-        if repeat and not case.steps:
+        if repeat and not case.steps and not case.taps:
             again = execute(torch, stage, pair.reference, case, dtype, dtype, None)
             recorded.repeats = _equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
         if isolated:
             session = Session(torch, recorded.trace, probes_of(pair), oracle=True)
             with torch.widened():
                 recorded.oracle = self._oracle(recorded, session)
-        if free and not case.steps:
+        if free and not case.steps and not case.taps:
             session = Session(torch, recorded.trace, only=handed_over(pair), keeps="module outputs")
             oracle = self._oracle(recorded, session)
             recorded.free = _outputs(oracle, module_taps(stage, oracle))
@@ -96,9 +96,12 @@ class Runner:
         moving: dict[str, float] = {}
         if pair:
             for name, case in _matching(pair, glob):
+                if not (case.isolated or "C" in lanes):
+                    continue
                 self.progress(f"{stage.name} {config} {name}: float32")
-                recorded = self.record(pair, case, isolated="A" in lanes, free="C" in lanes)
-                if "A" in lanes and not case.steps:
+                isolated = case.isolated and "A" in lanes
+                recorded = self.record(pair, case, isolated=isolated, free="C" in lanes)
+                if isolated and not case.steps and not case.taps:
                     recorded.moving = self.torch.influence(stage, pair.oracle, case, recorded.trace, moving)
                     moving |= {name: max(share, moving.get(name, 0.0)) for name, share in recorded.moving.items()}
                 yield replace(recorded, name=name)

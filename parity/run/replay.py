@@ -5,13 +5,16 @@ Nothing here knows torch.
 
 from __future__ import annotations
 
+import contextlib
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..judge.results import Reason, Results, Row
 from ..judge.verdicts import judge
-from ..sides.mlx import MLX
+from ..sides.loading import load_ours, read
+from ..sides.mlx import MLX, compiler_trouble, shipped
 from ..sides.pair import Pair
 from ..tap.execute import execute
 from ..tap.session import Session
@@ -28,11 +31,37 @@ def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> 
     return run_tapped(mlx, pair, ours or pair.ours, recorded, pair.dtype, session)
 
 
-def replay_free(mlx: MLX, recorded: Recorded) -> Trace:
-    """Ours from the inputs on, module by module, but for what ``Stage.defined`` hands over."""
-    pair = recorded.pair
-    session = Session(mlx, recorded.trace, only=handed_over(pair), keeps="module outputs")
-    return run_tapped(mlx, pair, pair.ours, recorded, pair.dtype, session)
+def replay_free(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
+    """Ours from the inputs on, module by module, but for what ``Stage.defined`` hands over.
+
+    It runs as it is shipped: compiled, and with caches that have seen the cases of ``Case.after``.
+    """
+    pair, modules = recorded.pair, ours or recorded.pair.ours
+    # Of what is exact only the grids are handed over: which calls a cache spares is the product's business.
+    exact = {f"*{tap.name}" for tap in pair.stage.functions if tap.exact}
+    only = tuple(pattern for pattern in handed_over(pair) if pattern not in exact)
+    session = Session(mlx, recorded.trace, only=only, keeps="module outputs")
+    session.shipped = True
+    grids = [call.inputs["indices"].values for call in recorded.trace.calls.values() if "indices" in call.inputs]
+    with shipped(grids):
+        for earlier in recorded.case.after:
+            with contextlib.suppress(Exception):  # it is judged by itself
+                _run_before(mlx, pair, modules, earlier)
+        return run_tapped(mlx, pair, modules, recorded, pair.dtype, session)
+
+
+def _run_before(mlx: MLX, pair: Pair, modules: dict[str, Any], earlier: str) -> None:
+    """Run a case that ``Case.after`` names, for what it leaves in the caches."""
+    place, _, dtype = earlier.partition("@")
+    other, _, name = place.rpartition(":")
+    config = pair.config
+    if other:
+        if pair.paths[pair.stage.main].parent != FIXTURES:  # only the small checkpoints have such a twin
+            return
+        paths = dict.fromkeys(pair.paths, FIXTURES / f"{other}.safetensors")
+        modules, config = load_ours(mlx, paths, pair.dtype), read(paths[pair.stage.main]).config
+    dtype = dtype or pair.dtype
+    execute(mlx, pair.stage, modules, pair.stage.cases(config)[name], dtype, dtype, None)
 
 
 def run_tapped(
@@ -76,21 +105,30 @@ def judge_recording(recording: Recording, results: Results) -> None:
         if recorded.oracle is not None:
             where["lane"] = "B" if half else "A"
             rows = judge(results, where, stage, recorded.trace, recorded.oracle, replay(mlx, recorded))
-            _require_repeat(rows, recorded)
+            _require(rows, recorded.repeats, Reason.REPEAT, "the reference does not repeat itself")
             if not half:
                 compared |= {tap for tap, _ in recorded.trace.calls}
                 moving |= {k: max(share, moving.get(k, 0.0)) for k, share in recorded.moving.items()}
         if recorded.free is not None:
             where["lane"] = "B" if half else "C"
-            handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
-            outputs_of = module_taps(stage, recorded.trace) - handed
-            judge(results, where, stage, recorded.trace, recorded.free, replay_free(mlx, recorded), outputs_of)
+            judge_free(results, where, recorded, replay_free(mlx, recorded))
     if recording.inventory:
         results.coverage.append(coverage_of(stage, recording.config, recording.inventory, compared, moving))
 
 
-def _require_repeat(rows: list[Row], recorded: Recorded) -> None:
-    if not recorded.repeats:
+def judge_free(results: Results, where: dict[str, str], recorded: Recorded, ours: Trace) -> list[Row]:
+    """Judge a free run of ours: the outputs of modules, but for those that were handed over."""
+    stage, trace = recorded.pair.stage, recorded.trace
+    handed = {tap for tap, _ in trace.calls if any(fnmatchcase(tap, pattern) for pattern in stage.defined)}
+    assert recorded.free is not None
+    rows = judge(results, where, stage, trace, recorded.free, ours, module_taps(stage, trace) - handed)
+    _require(rows, not (trouble := compiler_trouble()), Reason.COMPILER, trouble)
+    return rows
+
+
+def _require(rows: list[Row], met: bool, reason: Reason, why: str) -> None:
+    """Rows that pass are inconclusive unless a condition is met."""
+    if not met:
         for row in rows:
             if row.verdict == "pass":
-                row.verdict, row.reason, row.why = "inconclusive", Reason.REPEAT, "the reference does not repeat itself"
+                row.verdict, row.reason, row.why = "inconclusive", reason, why

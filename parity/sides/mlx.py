@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -63,10 +64,10 @@ class MLX(Side):
         return iter(module.named_modules())
 
     @contextlib.contextmanager
-    def running(self, recorded: bool) -> Iterator[None]:
-        """A recorded run is not compiled (a compiled function would be tapped once, while it is traced), and uses no
+    def running(self, isolated: bool) -> Iterator[None]:
+        """An isolated run is not compiled (a compiled function would be tapped once, while it is traced), and uses no
         caches."""
-        if not recorded:
+        if not isolated:
             yield
             return
         mx.disable_compile()
@@ -95,24 +96,71 @@ def _uncached() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def shipped(grids: list[np.ndarray]) -> Iterator[None]:
+    """The branches that a GPU takes, on whatever device there is: compiled functions, and large copies in pieces (here
+    also small ones). Without a compiler the functions stay as they are: see ``compiler_trouble``.
+
+    grids: rotary frequencies of the reference, which its libm defines; ours that are nearly one of them are it.
+    """
+    with contextlib.ExitStack() as undo:
+        for module in ("transformer", "text.embeddings"):
+            owner = _product(module)
+            for name in [name for name in vars(owner) if name.startswith("generate_freq_grid")]:
+                undo.enter_context(mock.patch.object(owner, name, _handing_over(getattr(owner, name), grids)))
+        undo.enter_context(mock.patch.object(_product("nn.fused"), "pays", lambda: not compiler_trouble()))
+        undo.enter_context(mock.patch.object(_product("nn.conv"), "LARGEST_COPY", _SMALL_COPY))
+        yield
+
+
+def _handing_over(generator: Callable[..., np.ndarray], grids: list[np.ndarray]) -> Callable[..., np.ndarray]:
+    def grid(*args: Any) -> np.ndarray:
+        own = generator(*args)
+        near = (other for other in grids if other.shape == own.shape and np.allclose(other, own, rtol=1e-6, atol=0))
+        return next(near, own)
+
+    return grid
+
+
+_SMALL_COPY = 2**12  # elements
+
+
+@functools.cache
+def compiler_trouble() -> str:
+    """Say why ``mx.compile`` does not work here; "" where it does. On a CPU it needs a C++ compiler."""
+    try:
+        mx.eval(mx.compile(lambda x: mx.sqrt(x) * 3 + x)(mx.ones((3,))))
+    except Exception as error:
+        return f"nothing can be compiled here, so the compiled functions were not run ({str(error)[:200]})"
+    return ""
+
+
 # ---- loops and noise with what they ask for injected ------------------------------------------------------------
 
 
 class _Recorded:
-    """A generator that hands out recorded numbers."""
+    """A generator that hands out recorded numbers, and notes what it is asked for."""
 
-    def __init__(self, draws: list[mx.array]):
-        self.draws = iter(draws)
+    def __init__(self, draws: list[mx.array], asked: list[Any], name: str = ""):
+        self.draws, self.asked, self.name = iter(draws), asked, name
 
     def randn(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        self.asked.append([list(shape), dtype])
         return next(self.draws).astype(dtype)
 
     def randn64(self, shape: tuple[int, ...]) -> np.ndarray:
+        self.asked.append([self.name, list(shape)])
         return np.array(next(self.draws)).astype(np.float64)
 
 
+def _listed(entries: list[Any]) -> list[Any]:
+    """Entries after their number: one too many at the end of a list would not be missed otherwise."""
+    return [len(entries), *entries]
+
+
 def noised(noise: mx.array, state: Any, scale: float) -> Any:
-    return _product("diffusion.noisers").GaussianNoiser(_Recorded([noise]))(state, scale)
+    asked: list[Any] = []
+    return _product("diffusion.noisers").GaussianNoiser(_Recorded([noise], asked))(state, scale), _listed(asked)
 
 
 def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx.array) -> Any:
@@ -121,16 +169,59 @@ def res2s_step(sample: mx.array, denoised: mx.array, noise: mx.array, sigmas: mx
     return _product("diffusion.diffusion_steps").Res2sDiffusionStep().step(step_index=0, **host)
 
 
+def _told(latent: mx.array, *others: Any) -> mx.array:
+    """A sum in which everything that a stand-in is told has a weight of its own; the same stands on torch's side."""
+    total = latent.astype(mx.float32) * 0.2
+    for i, other in enumerate(others):
+        if other is not None:
+            value = other.astype(mx.float32) if isinstance(other, mx.array) else other
+            total = total + value * (0.07 / (1 + i))
+    return total.astype(latent.dtype)
+
+
+def _ramp(values: mx.array, *axes: int) -> mx.array:
+    """The mean over axes, each place weighted by its number."""
+    for axis in axes:
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        values = values * mx.arange(1, values.shape[axis] + 1).astype(values.dtype).reshape(shape) / 3
+        values = values.mean(axis=axis, keepdims=True)
+    return values
+
+
+def _places(positions: mx.array) -> mx.array:
+    """``(B, T, 1)`` of positions ``(B, axes, T, 2)``."""
+    return _ramp(positions, 1, 3)[:, 0]
+
+
+def _strengths(mask: mx.array | None) -> mx.array | None:
+    return None if mask is None else _ramp(mask, 2)
+
+
 def _looped(name: str) -> Callable[..., Any]:
     def run(sigmas: mx.array, video: Any, audio: Any, targets: tuple[mx.array, mx.array], noise: list[mx.array]) -> Any:
-        def denoise(video: Any, audio: Any, sigmas: np.ndarray, step_index: int) -> tuple[mx.array, mx.array]:
-            return video.latent * 0.2 + targets[0], audio.latent * 0.2 + targets[1]
+        calls: list[Any] = []
+        drawn: list[Any] = []
+
+        def denoise(video: Any, audio: Any, sigmas: np.ndarray, step_index: int) -> tuple[mx.array, ...]:
+            sigma = float(sigmas[step_index])
+            calls.append([sigma, step_index, len(sigmas)])
+            states = video, audio
+            return tuple(
+                _told(
+                    *(state.latent, target, state.denoise_mask, state.clean_latent, _places(state.positions)),
+                    *(_strengths(state.attention_mask), _ramp(other.latent, 1, 2), sigma, step_index, len(sigmas)),
+                )
+                for state, other, target in zip(states, states[::-1], targets, strict=True)
+            )
 
         options = {}
         if noise:  # drawn as (substep video, substep audio, step video, step audio)
-            halves = [x for i, x in enumerate(noise) if i % 4 < 2], [x for i, x in enumerate(noise) if i % 4 > 1]
-            options = {"substep_generator": _Recorded(halves[0]), "step_generator": _Recorded(halves[1])}
-        return getattr(_product("diffusion.samplers"), name)(np.array(sigmas), video, audio, denoise, **options)
+            for who, wanted in (("substep", (0, 1)), ("step", (2, 3))):
+                draws = [x for i, x in enumerate(noise) if i % 4 in wanted]
+                options[f"{who}_generator"] = _Recorded(draws, drawn, who)
+        states = getattr(_product("diffusion.samplers"), name)(np.array(sigmas), video, audio, denoise, **options)
+        return states, _listed(calls), _listed(drawn)
 
     return run
 
@@ -139,32 +230,43 @@ euler_denoising_loop = _looped("euler_denoising_loop")
 res2s_audio_video_denoising_loop = _looped("res2s_audio_video_denoising_loop")
 
 
-def _network(video: Any, audio: Any, perturbations: Any) -> tuple[mx.array, mx.array]:
-    """In place of a transformer: adds up what it is told. The same stands on the reference's side."""
-    kinds = importlib.import_module("ltx2_mlx.diffusion.perturbations").PerturbationType
-    cut = sum(
-        0.01 * 2 ** (3 * i + block)
-        for i, kind in enumerate(kinds)
-        for block in range(3)
-        if perturbations is not None and perturbations.any_in_batch(kind, block)
-    )
-    return tuple(
-        m.latent * 0.3 + m.context.mean(axis=1, keepdims=True) + m.timesteps.astype(m.latent.dtype) * 0.1 + cut
-        for m in (video, audio)
-    )
+class _Network:
+    """In place of a transformer: adds up what it is told, and lists its calls. The same is on torch's side."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def __call__(self, video: Any, audio: Any, perturbations: Any) -> tuple[mx.array, ...]:
+        kinds = importlib.import_module("ltx2_mlx.diffusion.perturbations").PerturbationType
+        places = [(i, kind, block) for i, kind in enumerate(kinds) for block in range(3)]
+        cut = [p for p in places if perturbations is not None and perturbations.any_in_batch(*p[1:])]
+        whole = [p for p in cut if perturbations.all_in_batch(*p[1:])]
+        names = [[f"{i}:{block}" for i, _, block in some] for some in (cut, whole)]
+        self.calls.append([video.enabled, audio.enabled, *names])
+        both = video, audio
+        return tuple(
+            _told(
+                *(m.latent, _ramp(m.context, 1), m.timesteps, m.sigma.reshape(-1, 1, 1), _places(m.positions)),
+                *(_strengths(m.attention_mask), m.context_mask, float(m.enabled), _ramp(other.latent, 1, 2)),
+                *(_ramp(other.context, 1, 2), sum(2 ** (3 * i + block - 9) for i, _, block in cut), len(whole)),
+            )
+            for m, other in zip(both, both[::-1], strict=True)
+        )
 
 
-def simple(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array) -> list[Any]:
-    denoise = _product("diffusion.denoisers").simple_denoising_func(v_context, a_context, _network)
-    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)]
+def simple(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array) -> Any:
+    network = _Network()
+    denoise = _product("diffusion.denoisers").simple_denoising_func(v_context, a_context, network)
+    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], _listed(network.calls)
 
 
 def guided(
     sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array, factories: tuple[Any, Any]
-) -> list[Any]:
+) -> Any:
+    network = _Network()
     function = _product("diffusion.denoisers").multi_modal_guider_factory_denoising_func
-    denoise = function(*factories, v_context, a_context, _network)
-    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)]
+    denoise = function(*factories, v_context, a_context, network)
+    return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], _listed(network.calls)
 
 
 def _product(module: str) -> Any:

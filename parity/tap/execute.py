@@ -26,7 +26,10 @@ def execute(
     """
     counts = session is not None and session.source is None and session.keeps == "all"
     counted = side.counted(session.count) if session and counts else contextlib.nullcontext()
-    with side.running(recorded=session is not None), counted:
+    if session is not None:
+        session.kept = case.taps
+    # Steps are recorded as calls from outside, which no cache can spare: they run as the product is shipped.
+    with side.running(isolated=session is not None and not session.shipped and not case.steps), counted:
         if case.steps:
             return _execute_steps(side, stage, case, lane, model, session)
         main = modules[stage.main]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -44,6 +45,8 @@ class Session:
         self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
         self.paths: dict[int, str] = {}  # id of a tapped module → its tap
         self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
+        self.kept: tuple[str, ...] = ()  # globs of the taps that are seen at all; empty for all
+        self.shipped = False  # the product's own caches and compiled functions stay on
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
 
     def call(
@@ -60,6 +63,8 @@ class Session:
         channels_last = channels_last or tap in self.channels_last
         index = self._counts[tap]
         self._counts[tap] += 1
+        if self.kept and not injected and not any(fnmatchcase(tap, pattern) for pattern in self.kept):
+            return self._within(tap, functools.partial(original, *args, **kwargs))
         bound = binder.bind(args, kwargs)
         call = Call(tap, index)
         if self.keeps == "all":
@@ -79,17 +84,13 @@ class Session:
             for key, value in bound.arguments.items():
                 new = graft(value, _ALIASES.get(key, key), self.fw, recorded, wide and self.oracle)
                 bound.arguments[key] = new
-        self._stack.append(tap)
         self._sums.append(call.sums)
         try:
-            output = original(*bound.args, **bound.kwargs)
-            if inspect.isgenerator(output):
-                output = list(output)
+            output = self._within(tap, functools.partial(original, *bound.args, **bound.kwargs))
         except Exception as error:
             call.error = call.error or f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._stack.pop()
             self._sums.pop()
         if self.keeps != "nothing":
             flatten(output, "", self.fw, call.outputs)
@@ -102,6 +103,15 @@ class Session:
         if known is None:
             return output
         return graft(output, "", self.fw, axis_moved(known.outputs, 1, -1) if channels_last else known.outputs)
+
+    def _within(self, tap: str, run: Callable[[], Any]) -> Any:
+        """What ``run`` returns; the functions that it calls are named after the tap."""
+        self._stack.append(tap)
+        try:
+            output = run()
+            return list(output) if inspect.isgenerator(output) else output
+        finally:
+            self._stack.pop()
 
     def _probe(
         self,

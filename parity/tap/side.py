@@ -87,8 +87,8 @@ class Side(ABC):
         return value
 
     @contextlib.contextmanager
-    def running(self, recorded: bool) -> Iterator[None]:
-        """Set up what this framework needs around a run; ``recorded``: everything in it is tapped."""
+    def running(self, isolated: bool) -> Iterator[None]:
+        """Set up what this framework needs around a run; ``isolated``: every call in it is to be recorded."""
         yield
 
     @contextlib.contextmanager

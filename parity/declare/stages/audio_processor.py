@@ -32,6 +32,18 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         step("waveform_to_mel.shortest", _PROCESSOR, _audio("short", 2, 513, 16000), "waveform_to_mel"),
         step("waveform_to_mel.other", _OTHER, _audio("other", 2, 3001, 24000), "waveform_to_mel"),
     ]
+    # 21 s, and other filters in turn with the first ones: the same rate, and one of each number changed.
+    mel.append(step("waveform_to_mel.long", _PROCESSOR, _audio("long", 2, 21 * 22050 + 7, 22050), "waveform_to_mel"))
+    for field, value in (("target_sample_rate", 12000), ("mel_bins", 40), ("mel_hop_length", 120), ("n_fft", 512)):
+        other = Obj("AudioProcessor", _PROCESSOR.fields | {field: value})
+        audio = _audio("turns", 2, 3001, 16000)
+        mel.append(step(f"waveform_to_mel.turn.{field}", other, audio, "waveform_to_mel"))
+        mel.append(step(f"waveform_to_mel.back.{field}", _PROCESSOR, audio, "waveform_to_mel"))
+    for rate in (24000, 48000, 24000):  # 24,000 to 16,000 is 3 : 2, and 48,000 to it is 3 : 1
+        audio = _audio(f"turn {rate}", 2, rate // 10, rate)
+        resample.append(step(f"resample_audio.turn.{len(resample)}.{rate}", _PROCESSOR, audio, "resample_audio"))
+    to_other = _audio("turn other", 2, 2400, 24000)
+    resample.append(step("resample_audio.other", _OTHER, to_other, "resample_audio"))
     return {"resample": Case(steps=tuple(resample)), "mel": Case(steps=tuple(mel))}
 
 

@@ -51,6 +51,9 @@ def waveform(name: str, channels: int, samples: int, rate: int) -> np.ndarray:
     return (0.4 * np.stack(tones)[None] + 0.05 * normal(f"wave:{name}", 1, channels, samples)).astype(np.float32)
 
 
+_LONG = ("conv_in", "conv_out", "mid.block_1", "*normalize*", "Audio?ncoder", "Audio?ecoder")
+
+
 def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     params = _params(config)
     bins = params["mel_bins"]
@@ -62,6 +65,8 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         return result
     for frames in (1, 4) if params["causality_axis"] == "height" else (4,):
         result[f"frames-{frames}"] = Case({"spectrogram": Data(mel(f"{frames}", 1, frames, bins))}, half=False)
+    if params["causality_axis"] == "height" and not params["attn_resolutions"]:
+        result["long"] = Case({"spectrogram": Data(mel("long", 1, 2103, bins))}, half=False, taps=_LONG)
     # From a waveform on: resampled, to a spectrogram, to a latent.
     audio = Obj("Audio", {"waveform": Data(waveform("encode", 2, 5003, 44100), "none"), "sampling_rate": 44100})
     kwargs = {"audio": audio, "audio_encoder": Loaded("audio_encoder")}
@@ -75,6 +80,9 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     narrow = params["ch"] < 128
     result = {"base": Case({"sample": Data(normal("latent:base", 2, channels, 3, bins))}, half=narrow)}
     if narrow:
+        if params["causality_axis"] == "height" and not params["attn_resolutions"]:
+            long = {"sample": Data(normal("latent:long", 1, channels, 527, bins))}  # 21 s
+            result["long"] = Case(long, half=False, taps=_LONG)
         result["frames-1"] = Case({"sample": Data(normal("latent:1", 1, channels, 1, bins))}, half=False)
     return result
 

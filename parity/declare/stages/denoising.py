@@ -1,7 +1,7 @@
 """The steps around the transformer: noise, conditioning, masks, and whole denoising loops with injected predictions.
 
-The loops ask a function that returns 0.2 · latent + a recorded target, so that every step depends on the one before and
-nothing on a network; the pipelines show them with one.
+The loops ask a function that adds up all that it is told and a recorded target, so that every step depends on the one
+before and nothing on a network; the pipelines show them with one. The calls that were made are outputs as well.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ CLASSES = {
 }
 
 # Unequal sizes; the video's latent has 3 frames of 2x4.
-_B, _C, _F, _H, _W = 1, 6, 3, 2, 4
+_B, _C, _F, _H, _W = 2, 6, 3, 2, 4
 _T = _F * _H * _W
 
 
@@ -81,22 +81,23 @@ def _video_tools(fps: float = 24.0) -> Obj:
 
 
 def _audio_tools() -> Obj:
-    shape = Obj("AudioLatentShape", dict(zip(("batch", "channels", "frames", "mel_bins"), (1, 3, 18, 2), strict=True)))
+    shape = Obj("AudioLatentShape", dict(zip(("batch", "channels", "frames", "mel_bins"), (_B, 3, 18, 2), strict=True)))
     return Obj("AudioLatentTools", {"patchifier": Obj("AudioPatchifier", {"patch_size": 1}), "target_shape": shape})
 
 
 def _state(name: str, tokens: int = _T, channels: int = _C, axes: int = 3, attention: bool = False) -> Obj:
     """A state in which every token has another mask, position and clean value."""
-    mask = uniform(f"{name}:mask", 1, tokens, 1)
-    mask[:, ::3], mask[:, 1::3] = 0.0, 1.0  # kept, denoised, and in between
+    mask = uniform(f"{name}:mask", _B, tokens, 1)
+    for row in range(_B):
+        mask[row, row::3], mask[row, row + 1 :: 3] = 0.0, 1.0  # kept, denoised, and in between
     fields = {
-        "latent": Data(normal(f"{name}:latent", 1, tokens, channels)),
+        "latent": Data(normal(f"{name}:latent", _B, tokens, channels)),
         "denoise_mask": Data(mask, "none"),
-        "positions": Data(uniform(f"{name}:positions", 1, axes, tokens, 2)),
-        "clean_latent": Data(normal(f"{name}:clean", 1, tokens, channels)),
+        "positions": Data(uniform(f"{name}:positions", _B, axes, tokens, 2)),
+        "clean_latent": Data(normal(f"{name}:clean", _B, tokens, channels)),
     }
     if attention:
-        fields["attention_mask"] = Data(uniform(f"{name}:attention", 1, tokens, tokens))
+        fields["attention_mask"] = Data(uniform(f"{name}:attention", _B, tokens, tokens))
     return Obj("LatentState", fields)
 
 
@@ -117,7 +118,24 @@ def _items() -> tuple[Step, ...]:
         "reference.1": Obj("VideoConditionByReferenceLatent", {"latent": clip, "strength": 0.9}),
         "reference.2": Obj("VideoConditionByReferenceLatent", {"latent": reference, "downscale_factor": 2}),
     }
-    for name, mask in (("scalar", 0.6), ("each", Data(uniform("strengths", 16))), ("batch", Data(uniform("s", 1, 16)))):
+    # Strengths at their ends and near them.
+    for strength in (0.0, 0.05, 0.15, 1.0):
+        fields = {"latent": image, "strength": strength, "latent_idx": 2}
+        items[f"replace.by.{strength:g}"] = Obj("VideoConditionByLatentIndex", fields)
+        fields = {"keyframes": clip, "strength": strength, "frame_idx": 5}
+        items[f"keyframe.at.{strength:g}"] = Obj("VideoConditionByKeyframeIndex", fields)
+        fields = {"latent": clip, "strength": strength, "downscale_factor": 3}
+        items[f"reference.by.{strength:g}"] = Obj("VideoConditionByReferenceLatent", fields)
+    strengths = {
+        "scalar": 0.6,
+        "none": 0.0,
+        "little": 0.05,
+        "full": 1.0,
+        "each": Data(uniform("strengths", 16)),
+        "row": Data(uniform("s", 1, 16)),
+        "batch": Data(uniform("batch", _B, 16)),
+    }
+    for name, mask in strengths.items():
         fields = {"conditioning": items["keyframe.13"], "attention_mask": mask}
         items[f"strength.{name}"] = Obj("ConditioningItemAttentionStrengthWrapper", fields)
     steps = []
@@ -130,8 +148,8 @@ def _items() -> tuple[Step, ...]:
     grown = {"latent_state": _state("grown", tokens=_T + 8, attention=True), "latent_tools": _video_tools()}
     steps += [Step(f"second.{name}", items[name], grown, "apply_to") for name in ("keyframe.8", "strength.scalar")]
     for start, end in ((0.2, 0.5), (0.0, 0.04), (0.0, 0.0), (0.3, 9.0)):
-        region = Obj("TemporalRegionMask", {"start_time": start, "end_time": end, "fps": 25.0})
-        video = {"latent_state": _state("region"), "latent_tools": _video_tools(25.0)}
+        region = Obj("TemporalRegionMask", {"start_time": start, "end_time": end, "fps": 23.976})
+        video = {"latent_state": _state("region"), "latent_tools": _video_tools(50.0)}
         audio = {"latent_state": _state("audio", 18, 6, 1), "latent_tools": _audio_tools()}
         steps.append(Step(f"region.video.{start:g}-{end:g}", region, video, "apply_to"))
         steps.append(Step(f"region.audio.{start:g}-{end:g}", region, audio, "apply_to"))
@@ -144,12 +162,12 @@ def _masks() -> tuple[Step, ...]:
             f"post_process.{name}",
             "post_process_latent",
             {key: _state(name).fields[key] for key in ("denoise_mask",)}
-            | {"denoised": Data(normal(name, 1, _T, _C)), "clean": _state(name).fields["clean_latent"]},
+            | {"denoised": Data(normal(name, _B, _T, _C)), "clean": _state(name).fields["clean_latent"]},
             exact=False,
         )
         for name in ("first", "second")
     ]
-    for sigma in (*DISTILLED_SIGMAS, 0.1):
+    for sigma in (*DISTILLED_SIGMAS, 0.1, 0.0):
         mask = _state(f"timesteps:{sigma}").fields["denoise_mask"]
         steps.append(Step(f"timesteps.{sigma:g}", "timesteps_from_mask", {"denoise_mask": mask, "sigma": sigma}))
     mask = Data(uniform("pixels", 1, 1, 17, 4, 6), "none")
@@ -169,8 +187,8 @@ def _masks() -> tuple[Step, ...]:
 
 def _noise() -> tuple[Step, ...]:
     steps = []
-    for scale in (1.0, 0.909375, 0.0):
-        kwargs = {"noise": Data(normal(f"noise:{scale}", 1, _T, _C)), "state": _state(f"noised:{scale}")}
+    for scale in (1.0, 0.909375, 0.13, 0.0):
+        kwargs = {"noise": Data(normal(f"noise:{scale}", _B, _T, _C)), "state": _state(f"noised:{scale}")}
         steps.append(Step(f"gaussian.{scale:g}", "noised", kwargs | {"scale": scale}, exact=False))
     return tuple(steps)
 
@@ -181,7 +199,7 @@ def _res2s() -> tuple[Step, ...]:
     for h in steps:
         h.on_reference["phi_cache"] = {}
     keys = {"sample": "res2s:x", "denoised": "res2s:x0", "noise": "res2s:noise"}
-    latents = {name: Data(normal(key, 1, _T, _C).astype(np.float64), "none") for name, key in keys.items()}
+    latents = {name: Data(normal(key, _B, _T, _C).astype(np.float64), "none") for name, key in keys.items()}
     for dtype in (np.float32, np.float64):
         for i, pair in enumerate(((1.0, 0.9), (0.7, 0.42), (0.42, 0.0011), (0.3, 0.0))):
             sigmas = Data(np.array(pair, dtype=dtype), "none")
@@ -196,11 +214,11 @@ def _loops() -> tuple[Step, ...]:
         for schedule, sigmas in schedules.items():
             kwargs = {
                 "sigmas": Data(np.array(sigmas, np.float32), "none"),
-                "video": _state(f"{name}:video"),
+                "video": _state(f"{name}:video", attention=schedule == "short"),
                 "audio": _state(f"{name}:audio", 18, 5, 1),
-                "targets": (Data(normal("loop:video", 1, _T, _C)), Data(normal("loop:audio", 1, 18, 5))),
+                "targets": (Data(normal("loop:video", _B, _T, _C)), Data(normal("loop:audio", _B, 18, 5))),
                 "noise": [
-                    Data(normal(f"{name}:{schedule}:{i}", 1, *((_T, _C) if i % 2 == 0 else (18, 5))), "none")
+                    Data(normal(f"{name}:{schedule}:{i}", _B, *((_T, _C) if i % 2 == 0 else (18, 5))), "none")
                     for i in range(4 * len(sigmas) if name.startswith("res2s") else 0)
                 ],
             }
@@ -208,8 +226,17 @@ def _loops() -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _context(name: str, channels: int) -> Data:
-    return Data(normal(f"context:{name}", 1, 7, channels))
+def _context(name: str, channels: int, tokens: int = 7) -> Data:
+    return Data(normal(f"context:{name}", _B, tokens, channels))
+
+
+def _even(*levels: float, uneven: bool = False) -> Obj:
+    """A state of the audio whose samples have one mask value each; ``uneven``: but for the last sample."""
+    state = _state("even", 18, 5, 1)
+    mask = np.repeat(np.array(levels, np.float32)[:, None, None], 18, axis=1)
+    if uneven:
+        mask[-1, 1::2] = 0.2
+    return Obj("LatentState", state.fields | {"denoise_mask": Data(mask, "none")})
 
 
 def _guidance() -> tuple[Step, ...]:
@@ -223,16 +250,27 @@ def _guidance() -> tuple[Step, ...]:
         "modality": ({}, {"modality_scale": 2.0}),
         "none": ({}, {}),
         "skipped": (full | {"skip_step": 1}, full | {"skip_step": 2}),
+        # Scales that mean something else than "none" at 0 and below, and lists of no block.
+        "zero": ({"cfg_scale": 0.0, "modality_scale": 0.0}, {"cfg_scale": 0.0, "rescale_scale": 1.0}),
+        "negative": ({"cfg_scale": -1.5, "stg_scale": -0.5, "stg_blocks": [2]}, {"modality_scale": -2.0}),
+        "no block": ({"stg_scale": 1.0, "stg_blocks": []}, {"stg_scale": 2.0, "stg_blocks": []}),
+        "rescaled": ({"rescale_scale": 0.5}, {"cfg_scale": 1.0 + 1e-4, "rescale_scale": 0.0}),
     }
     shared = {
         "sigmas": Data(np.array((1.0, 0.9, 0.7, 0.5, 0.2, 0.0), np.float32), "none"),
         "video": _state("guided:video"),
         "audio": _state("guided:audio", 18, 5, 1),
         "v_context": _context("video", _C),
-        "a_context": _context("audio", 5),
+        "a_context": _context("audio", 5, 9),
     }
-    negative = (_context("negative video", _C), _context("negative audio", 5))
-    steps = [Step("simple", "simple", shared, exact=False)]
+    negative = (_context("negative video", _C, 4), _context("negative audio", 5, 3))
+    steps = [
+        Step("simple", "simple", shared, exact=False),
+        Step("simple.masked", "simple", shared | {"video": _state("masked", attention=True)}, exact=False),
+        Step("simple.even", "simple", shared | {"audio": _even(0.4, 0.4)}, exact=False),
+        Step("simple.half even", "simple", shared | {"audio": _even(0.4, 0.7, uneven=True)}, exact=False),
+        Step("simple.even rows", "simple", shared | {"audio": _even(1.0, 0.25)}, exact=False),
+    ]
     for name, params in kinds.items():
         contexts = (negative[0], None) if name == "text" else negative
         constant = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,12 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         "tiles": case("tiles", 256, 139),  # registers twice over, valid tokens in both tiles
         "right": case("right", 128, 23, "right"),
     }
+    long = case("long", 1152, 1031)  # more than a prompt has
+    result["long"] = replace(
+        long, taps=("*generate_freqs", "*process_hidden_states", "*_connector", "*attention_function")
+    )
+    first = replace(result["base"], after=("other", "right", "base@bfloat16"))
+    result |= {"base": first, "other": replace(case("other", 128, 64), isolated=False, after=("base",))}
     if not config["transformer"].get("caption_proj_before_connector"):  # its statistics are of the whole prompt
         result |= {"full": case("full", 128, 128), "empty": case("empty", 128, 1)}  # an empty prompt is one token
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ def _prompts(name: str, vocabulary: int, tokens: int, lengths: tuple[int, ...], 
     return {"input_ids": Data(ids, "none"), "attention_mask": Data(mask.astype(np.int64), "none")}
 
 
+# One windowed layer, the global one after it, the tables of both, and the end.
+_LONG = ("embed_tokens", "rotary_emb", "layers.1", "layers.2", "layers.?.self_attn", "norm", "*TextModel")
+
+
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     """Batches of unequal lengths, one of them whole: transformers drops the mask of a batch without pads."""
     vocabulary = config["text_config"]["vocab_size"]
@@ -29,10 +34,14 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     def case(name: str, tokens: int, lengths: tuple[int, ...], side: str = "left", half: bool = False) -> Case:
         return Case(_prompts(name, vocabulary, tokens, lengths, side), half=half)
 
+    first = case("base", 17, (17, 11, 2), half=True)  # the window is 5
     return {
-        "base": case("base", 17, (17, 11, 2), half=True),  # the window is 5
+        "base": replace(first, after=("other", "right", "base@bfloat16")),
         "right": case("right", 13, (13, 6, 1), "right"),
         "pads": case("pads", 300, (9,)),  # far from position 0
+        "long": replace(case("long", 1091, (1091, 1037)), taps=_LONG),
+        # In turn with the first: the same sizes, other tokens and pads.
+        "other": replace(case("other", 17, (3, 17, 8)), isolated=False, after=("base",)),
     }
 
 

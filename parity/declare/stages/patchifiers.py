@@ -60,10 +60,11 @@ def _patchifiers() -> tuple[Step, ...]:
             Step(f"video.bounds.{patch}", patchifier, {"output_shape": _video(*shape)}, "get_patch_grid_bounds"),
             Step(f"video.token_count.{patch}", patchifier, {"tgt_shape": _video(*shape)}, "get_token_count"),
         ]
-    for causal, shift in ((True, 0), (True, 3), (False, 2)):
-        patchifier = Obj("AudioPatchifier", {"patch_size": 1, "is_causal": causal, "shift": shift})
-        audio, name = (2, 3, 300, 5), f"{'causal' if causal else 'centred'}.{shift}"
-        latent, tokens = normal(f"audio:{name}", *audio), normal(f"audio tokens:{name}", 2, 300, 15)
+    rates = {"sample_rate": 12000, "hop_length": 125, "audio_latent_downsample_factor": 3}
+    for causal, shift, other in ((True, 0, {}), (True, 3, {}), (False, 2, {}), (True, 1, rates), (False, 0, rates)):
+        patchifier = Obj("AudioPatchifier", {"patch_size": 1, "is_causal": causal, "shift": shift, **other})
+        audio, name = (2, 3, 709, 5), f"{'causal' if causal else 'centred'}.{shift}"  # 28 s
+        latent, tokens = normal(f"audio:{name}", *audio), normal(f"audio tokens:{name}", 2, 709, 15)
         steps += [
             Step(f"audio.patchify.{name}", patchifier, {"audio_latents": Data(latent)}, "patchify"),
             Step(
@@ -81,23 +82,27 @@ def _patchifiers() -> tuple[Step, ...]:
 def _states() -> tuple[Step, ...]:
     """Initial states as the pipelines make them: tokens, masks and positions, at several frame rates and dtypes."""
     steps = []
-    for fps in (24.0, 25.0, 29.97):
+
+    def video(name: str, size: tuple[int, ...], dtype: DType, **settings: Any) -> Step:
+        patchifier = Obj("VideoLatentPatchifier", {"patch_size": 1})
+        target = Obj("VideoLatentTools", {"patchifier": patchifier, "target_shape": _video(*size), **settings})
+        kwargs = {"dtype": dtype, "initial_latent": Data(normal(name, *size))}
+        return Step(name, target, kwargs, "create_initial_state", on_reference={"device": "cpu"})
+
+    for fps in (24.0, 25.0, 29.97, 50.0):
         for causal in (True, False):
             for dtype in (DType.FLOAT32, DType.BFLOAT16):
-                fields = {
-                    "patchifier": Obj("VideoLatentPatchifier", {"patch_size": 1}),
-                    "target_shape": _video(2, 5, 16, 2, 3),
-                    "fps": fps,
-                    "causal_fix": causal,
-                }
                 name = f"video.positions.{fps:g}.{'causal' if causal else 'plain'}.{dtype.value}"
-                target = Obj("VideoLatentTools", fields)
-                kwargs = {"dtype": dtype, "initial_latent": Data(normal(name, 2, 5, 16, 2, 3))}
-                steps.append(Step(name, target, kwargs, "create_initial_state", on_reference={"device": "cpu"}))
-    fields = {"patchifier": Obj("AudioPatchifier", {"patch_size": 1}), "target_shape": _audio(2, 3, 271, 5)}
+                steps.append(video(name, (2, 5, 16, 2, 3), dtype, fps=fps, causal_fix=causal))
+    # 23 s at 25 frames a second; 10,000 cells, of which the last lies at pixel 12,800; other scales along each axis.
+    steps.append(video("video.long", (1, 3, 73, 3, 2), DType.FLOAT32, fps=25.0))
+    steps.append(video("video.wide", (1, 1, 1, 25, 400), DType.FLOAT32, fps=30.0))
+    scale = Obj("SpatioTemporalScaleFactors", {"time": 4, "width": 16, "height": 24})
+    steps.append(video("video.scaled", (2, 3, 5, 4, 3), DType.FLOAT32, fps=23.976, scale_factors=scale))
+    fields = {"patchifier": Obj("AudioPatchifier", {"patch_size": 1}), "target_shape": _audio(2, 3, 709, 5)}
     for dtype in (DType.FLOAT32, DType.BFLOAT16):
         target, name = Obj("AudioLatentTools", fields), f"audio.positions.{dtype.value}"
-        kwargs = {"dtype": dtype, "initial_latent": Data(normal(name, 2, 3, 271, 5))}
+        kwargs = {"dtype": dtype, "initial_latent": Data(normal(name, 2, 3, 709, 5))}
         steps.append(Step(name, target, kwargs, "create_initial_state", on_reference={"device": "cpu"}))
     for factors in ((8, 32, 32), (4, 16, 24)):
         scale = Obj("SpatioTemporalScaleFactors", dict(zip(("time", "width", "height"), factors, strict=True)))
@@ -113,9 +118,22 @@ def _shapes() -> tuple[Step, ...]:
     for frames, height, width in ((1, 64, 96), (9, 512, 768), (121, 1024, 1536), (17, 100, 70)):
         shape = Obj("VideoPixelShape", {"batch": 1, "frames": frames, "height": height, "width": width, "fps": 24.0})
         steps.append(Step(f"latent_shape.{frames}", "VideoLatentShape.from_pixel_shape", {"shape": shape}))
+    factors = Obj("SpatioTemporalScaleFactors", {"time": 4, "width": 16, "height": 24})
+    other: dict[str, Any] = {
+        "shape": Obj("VideoPixelShape", {"batch": 3, "frames": 33, "height": 240, "width": 96, "fps": 50.0})
+    }
+    other |= {"latent_channels": 7, "scale_factors": factors}
+    steps.append(Step("latent_shape.scaled", "VideoLatentShape.from_pixel_shape", other))
+    steps.append(Step("upscaled", _video(2, 7, 5, 4, 3), {"scale_factors": factors}, "upscale"))
     for frames, fps in ((121, 24.0), (97, 25.0), (33, 30.0), (9, 29.97), (57, 24.0)):
         shape = Obj("VideoPixelShape", {"batch": 1, "frames": frames, "height": 64, "width": 64, "fps": fps})
         steps.append(Step(f"audio_shape.{frames}.{fps:g}", "AudioLatentShape.from_video_pixel_shape", {"shape": shape}))
+    shape = Obj("VideoPixelShape", {"batch": 2, "frames": 1201, "height": 64, "width": 96, "fps": 23.976})
+    own = {"shape": shape, "channels": 3, "mel_bins": 5}
+    steps.append(Step("audio_shape.own", "AudioLatentShape.from_video_pixel_shape", own))
+    own = {"batch": 3, "duration": 7.37, "channels": 3, "mel_bins": 5, "sample_rate": 12000, "hop_length": 125}
+    own |= {"audio_latent_downsample_factor": 3}
+    steps.append(Step("audio_duration.own", "AudioLatentShape.from_duration", own))
     for tenths in range(1, 60, 7):
         kwargs = {"batch": 1, "duration": tenths / 50}
         steps.append(Step(f"audio_duration.{tenths}", "AudioLatentShape.from_duration", kwargs))

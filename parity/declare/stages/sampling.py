@@ -31,13 +31,21 @@ def _schedules() -> tuple[Step, ...]:
     for n in (1, 2, 3, 7, 8, 15, 30, 40, 41):
         if n > 1:  # the reference's one stretched step is NaN; ours refuses it
             steps.append(Step(f"ltx2.{n}", Obj("LTX2Scheduler"), {"steps": n}, "execute"))
-        for size in ((1, 2, 3), (3, 12, 20), (16, 32, 48)):  # below, between and above the shift's two anchors
+        # Below, between and above the shift's two anchors, and on each of them.
+        for size in ((1, 2, 3), (3, 12, 20), (16, 32, 48), *(((4, 16, 16), (4, 32, 32)) if n in (2, 15) else ())):
             tokens, latent = int(np.prod(size)), Data(np.zeros((1, 1, *size), dtype=np.float32))
             step = Step(f"ltx2.{n}.{tokens}", Obj("LTX2Scheduler"), {"steps": n}, "execute")
             steps += [_only(step, {"latent": latent}, {"tokens": tokens})] if n > 1 else []
         plain = {"steps": n, "stretch": False, "max_shift": 1.5, "base_shift": 0.5}
         steps.append(Step(f"ltx2.{n}.plain", Obj("LTX2Scheduler"), plain, "execute"))
-    steps.append(Step("ltx2.terminal", Obj("LTX2Scheduler"), {"steps": 9, "terminal": 0.03}, "execute"))
+    for name, settings in {
+        "terminal": {"steps": 9, "terminal": 0.03},
+        "terminal.0": {"steps": 5, "terminal": 0.0},
+        "unshifted": {"steps": 6, "max_shift": 0.0, "base_shift": 0.0},
+        "flat": {"steps": 6, "max_shift": 1.2, "base_shift": 1.2, "terminal": 0.2},
+        "falling": {"steps": 6, "max_shift": 0.3, "base_shift": -0.4},
+    }.items():
+        steps.append(Step(f"ltx2.{name}", Obj("LTX2Scheduler"), settings, "execute"))
     return tuple(steps)
 
 
@@ -46,7 +54,7 @@ def _only(step: Step, reference: dict[str, Any], ours: dict[str, Any]) -> Step:
 
 
 def _guiders() -> tuple[Step, ...]:
-    shape = (1, 9, 14)
+    shape = (2, 9, 13)
     # A mean that is not zero tells a std from a root mean square; predictions that differ a little, as they do.
     cond = normal("guiders:cond", *shape) + np.float32(0.7)
     others = [cond + normal(f"guiders:{name}", *shape, scale=0.3) for name in ("text", "perturbed", "modality")]
@@ -56,14 +64,31 @@ def _guiders() -> tuple[Step, ...]:
         "default": {"cfg_scale": 3.0, "stg_scale": 1.0, "rescale_scale": 0.7, "modality_scale": 3.0},
         "audio": {"cfg_scale": 7.0, "stg_scale": 1.0, "rescale_scale": 1.0, "modality_scale": 3.0},
         "text": {"cfg_scale": 3.0},
+        "neutral": {"cfg_scale": 1.0, "stg_scale": 0.0, "rescale_scale": 0.0, "modality_scale": 1.0},
+        "zero": {"cfg_scale": 0.0, "stg_scale": 0.0, "rescale_scale": 0.4, "modality_scale": 0.0},
+        "negative": {"cfg_scale": -2.0, "stg_scale": -0.5, "rescale_scale": 1.0, "modality_scale": -1.0},
+        "little": {"cfg_scale": 1.125, "stg_scale": 0.0625, "rescale_scale": 0.1, "modality_scale": 0.9},
+        "rescaled": {"rescale_scale": 0.5},
     }.items():
         guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", scales)})
         steps.append(Step(f"multi.{name}", guider, {"cond": Data(cond)} | passes, "calculate", exact=False))
-    for index in range(4):
-        guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", {"skip_step": 2})})
-        steps.append(Step(f"skip.{index}", guider, {"step": index}, "should_skip_step"))
+    for skip in (2, 0, 1, 3):
+        for index in range(4):
+            guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", {"skip_step": skip})})
+            name = f"skip.{index}" if skip == 2 else f"skip.of {skip}.{index}"
+            steps.append(Step(name, guider, {"step": index}, "should_skip_step"))
+    # Which passes are made: a scale is neutral within a billionth.
+    questions = {
+        "cfg_scale": ("do_unconditional_generation", (1.0, 1.0 + 1e-10, 1.0 + 1e-6, 0.0, -1.0, 2.0)),
+        "stg_scale": ("do_perturbed_generation", (0.0, 1e-12, 1e-6, -0.5, 1.0)),
+        "modality_scale": ("do_isolated_modality_generation", (1.0, 1.0 - 1e-10, 1.0 - 1e-6, 0.0, -1.0, 2.0)),
+    }
+    for field, (method, asked) in questions.items():
+        for scale in asked:
+            guider = Obj("MultiModalGuider", {"params": Obj("MultiModalGuiderParams", {field: scale})})
+            steps.append(Step(f"asks.{field}.{scale!r}", guider, {}, method))
     bins = {k: Obj("MultiModalGuiderParams", {"cfg_scale": 1.0 + k}) for k in (0.9, 0.3, 0.6)}
-    for sigma in (1.0, 0.9, 0.7, 0.6, 0.3, 0.1):
+    for sigma in (1.0, 0.9, 0.7, 0.6, 0.3, 0.1, 0.0):
         factory = Obj("MultiModalGuiderFactory.from_dict", {"sigma_to_params": bins})
         steps.append(Step(f"bin.{sigma:g}", factory, {"sigma": sigma}, "params"))
     return tuple(steps)

@@ -82,9 +82,14 @@ CLASSES = {
 # ---- inputs -------------------------------------------------------------------------------------------------------
 
 
-def grid(frames: int, height: int, width: int, fps: float, first: int = 0) -> np.ndarray:
-    """``(3, T, 2)`` bounds of a latent's tokens in (seconds, pixels, pixels), from latent frame ``first`` on."""
-    f, h, w = np.meshgrid(np.arange(first, first + frames), np.arange(height), np.arange(width), indexing="ij")
+def grid(
+    frames: int, height: int, width: int, fps: float, first: int = 0, corner: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """``(3, T, 2)`` bounds of a latent's tokens in (seconds, pixels, pixels), from latent frame ``first`` and the cell
+    ``corner`` on."""
+    up, left = corner
+    axes = np.arange(first, first + frames), np.arange(up, up + height), np.arange(left, left + width)
+    f, h, w = np.meshgrid(*axes, indexing="ij")
     start = np.stack([f, h, w]).reshape(3, -1).astype(np.float32)
     bounds = np.stack([start, start + 1], axis=-1) * np.array([[[8]], [[32]], [[32]]], np.float32)
     bounds[0] = np.maximum(bounds[0] - 7, 0) / np.float32(fps)
@@ -99,12 +104,13 @@ def seconds(frames: int, first: int = 0) -> np.ndarray:
 
 
 def _modality(
-    config: dict[str, Any], audio: bool, name: str, sigma: list[float], positions: np.ndarray, **extra: Any
+    config: dict[str, Any], audio: bool, name: str, sigma: list[float], positions: list[np.ndarray], **extra: Any
 ) -> Obj:
-    """One stream: random latents and text, timesteps that vary from token to token unless given."""
+    """One stream: random latents and text, timesteps that vary from token to token unless given. No two samples of a
+    batch share anything: ``positions`` has one array for each."""
     t = config["transformer"]
     stream = "audio_" if audio else ""
-    batch, tokens = len(sigma), positions.shape[-2]
+    batch, tokens = len(sigma), positions[0].shape[-2]
     width = t[f"{stream}num_attention_heads"] * t[f"{stream}attention_head_dim"]
     text = width if t.get("caption_proj_before_connector") else t["caption_channels"]
     key = f"{name}:{stream}"
@@ -116,7 +122,7 @@ def _modality(
         "latent": Data(normal(f"{key}latent", batch, tokens, t.get(f"{stream}in_channels", 128))),
         "sigma": Data(sigmas, "none"),
         "timesteps": Data(mask * sigmas[:, None, None], "none"),
-        "positions": Data(np.repeat(positions[None], batch, axis=0), "none" if audio else "lane"),
+        "positions": Data(np.stack(positions), "none" if audio else "lane"),
         "context": Data(normal(f"{key}context", batch, 9 if audio else 13, text)),
     }
     return Obj("Modality", fields | extra)
@@ -143,31 +149,63 @@ def _skip(*samples: dict[str, list[int] | None]) -> Obj:
     )
 
 
+def _twin(t: dict[str, Any]) -> tuple[str, ...]:
+    """The same case of a checkpoint of the same widths with other rotary settings."""
+    if t["rope_type"] == "interleaved":
+        return ("tiny-2.0:base",)
+    return () if t.get("apply_gated_attention") else ("tiny-2.0-interleaved:base",)
+
+
+def _long(video: Obj, audio: Obj | None) -> Case:
+    """Thousands of tokens far into a clip, and a prompt that is longer than any, padded. Of the modules, one block."""
+    for stream, valid in ((video, 1027), (audio, 1009)):
+        if stream is not None:
+            name, width = f"long:{valid}", stream.fields["context"].values.shape[-1]
+            keep = (np.arange(1031)[None] < valid).astype(np.int64)
+            stream.fields["context"] = Data(normal(name, 1, 1031, width))
+            stream.fields["context_mask"] = Data(keep, "none")
+    taps = ("*generate_freqs", "transformer_blocks.0.*attn?", "*.apply_rotary_emb", "X0Model")
+    return Case({"video": video, "audio": audio, "perturbations": None}, half=False, taps=taps)
+
+
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     """Cases for an audio-video or a video-only checkpoint."""
-    av = config["transformer"].get("use_audio_video_cross_attention", False)
-    video_grid, audio_grid = grid(3, 3, 5, fps=24.0), seconds(18)
+    t = config["transformer"]
+    av = t.get("use_audio_video_cross_attention", False)
+    video_grid = [grid(3, 3, 5, fps=29.97), grid(3, 3, 5, fps=50.0, first=4, corner=(3, 1))]
+    audio_grid = [seconds(18), seconds(18, first=7)]
     pair = [0.909375, 0.725], [0.421875, 0.98125]  # sigma of video, of audio
 
-    def video(name: str, positions: np.ndarray = video_grid, sigma: list[float] = pair[0], **extra: Any) -> Obj:
+    def video(name: str, positions: list[np.ndarray] = video_grid, sigma: list[float] = pair[0], **extra: Any) -> Obj:
         return _modality(config, False, name, sigma, positions, **extra)
 
-    def audio(name: str, positions: np.ndarray = audio_grid, sigma: list[float] = pair[1], **extra: Any) -> Obj | None:
+    def audio(
+        name: str, positions: list[np.ndarray] = audio_grid, sigma: list[float] = pair[1], **extra: Any
+    ) -> Obj | None:
         return _modality(config, True, name, sigma, positions, **extra) if av else None
 
-    def case(v: Obj | None, a: Obj | None, perturbations: Obj | None = None, half: bool = False) -> Case:
-        return Case({"video": v, "audio": a, "perturbations": perturbations}, half=half)
+    def case(v: Obj | None, a: Obj | None, perturbations: Obj | None = None, half: bool = False, **extra: Any) -> Case:
+        return Case({"video": v, "audio": a, "perturbations": perturbations}, half=half, **extra)
 
-    result = {"base": case(video("base"), audio("base"), half=True)}
+    # Cases that differ from the first in one thing, before and after it: the caches must tell them apart.
+    other = [grid(3, 3, 5, fps=25.0), grid(3, 3, 5, fps=50.0, first=4, corner=(3, 1))]
+    prompt = {"context": video("other prompt").fields["context"]}
+    before = (*_twin(t), "base@bfloat16", "rate", "prompt")
+    result = {
+        "base": case(video("base"), audio("base"), half=True, after=before),
+        "rate": case(video("base", other), audio("base"), isolated=False, after=("base",)),
+        "prompt": case(video("base", **prompt), audio("base"), isolated=False, after=("base",)),
+    }
 
     # Every sigma of the true schedule at once, one for all tokens of a sample, video and audio at different steps. The
     # first sample is so loud that its squares are beyond float16: a norm must not take them in it.
     sigmas = list(DISTILLED_SIGMAS)
+    rates = (24.0, 25.0, 29.97, 30.0, 50.0, 60.0, 23.976, 12.0)
     shared: dict[str, Any] = {"timesteps": Data(np.array(sigmas, np.float32)[:, None, None], "none")}
-    other: dict[str, Any] = {"timesteps": Data(np.array(sigmas[::-1], np.float32)[:, None, None], "none")}
+    reverse: dict[str, Any] = {"timesteps": Data(np.array(sigmas[::-1], np.float32)[:, None, None], "none")}
     streams = (
-        video("schedule", grid(1, 2, 3, fps=24.0), sigmas, **shared),
-        audio("schedule", seconds(5), sigmas[::-1], **other),
+        video("schedule", [grid(2, 2, 3, fps, first=i) for i, fps in enumerate(rates)], sigmas, **shared),
+        audio("schedule", [seconds(5, first=3 * i) for i in range(len(rates))], sigmas[::-1], **reverse),
     )
     for stream in filter(None, streams[: 2 if av else 1]):
         stream.fields["latent"].values[0] *= 1024
@@ -187,9 +225,18 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     both: dict[str, list[int] | None] = {"skip_video_self_attn": [1], "skip_audio_self_attn": [0]}
     one: dict[str, list[int] | None] = {"skip_video_self_attn": [0, 1], "skip_audio_self_attn": [0, 1]}
     result["stg"] = case(video("stg"), audio("stg"), _skip(both, one))
+    # Lists of nothing: a sample without perturbations, and a perturbation of no block.
+    result["stg-none"] = case(video("stg"), audio("stg"), _skip({}, {"skip_video_self_attn": []}))
 
-    # Positions past 10 s and far from the corner, at another frame rate: angles grow to ±15,708.
-    result["late"] = case(video("late", grid(3, 2, 3, fps=30.0, first=70)), audio("late", seconds(11, first=470)))
+    # Positions past 10 s and far from the corner, at other frame rates: angles grow to ±15,708.
+    late = [grid(3, 2, 3, fps=30.0, first=70), grid(3, 2, 3, fps=23.976, first=51, corner=(20, 33))]
+    result["late"] = case(
+        video("late", late), audio("late", [seconds(11, first=470), seconds(11, first=333)]), after=("base",)
+    )
+    if t.get("apply_gated_attention"):
+        size = (5, 11, 22) if av else (11, 17, 23)  # 1,210 or 4,301 tokens of video, and 24 s of audio
+        long = [grid(*size, fps=29.97, first=65)], [seconds(601, first=7)]
+        result["long"] = _long(video("long", long[0], [0.725]), audio("long", long[1], [0.975]))
 
     if av:
         # Modality guidance: each way cut for all samples in one block, for one sample in another, in every block.

@@ -51,6 +51,9 @@ def _video(name: str, *shape: int) -> Data:
     return Data((np.clip(smooth + 0.25 * normal(name, *shape), -1, 1)).astype(np.float32))
 
 
+_LONG = ("*conv_in", "*blocks.?", "*conv_out", "Video?ncoder", "Video?ecoder", "*normalize")
+
+
 def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     cases = {"base": Case({"sample": _video("encode", 2, 3, 9, 64, 96)}, half=False)}
     # Half precision on a small clip: torch's 3-D convolutions take twenty times as long in it.
@@ -61,6 +64,12 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         # Twice two tiles; overlaps below the least that encoding takes are widened to it.
         kwargs = {"video": _video("encode tiles", 1, 3, 25, 128, 64), "tiling_config": _tiling((96, 32), (24, 8))}
         cases["tiled"] = Case(kwargs, method="tiled_encode", half=False)
+        # 73 frames in three tiles of time, of which the first ends at frame 64; whole, and 137 frames at once.
+        kwargs = {"video": _video("encode long", 1, 3, 73, 64, 96), "tiling_config": _tiling((96, 32), (64, 24))}
+        tiles = ("*tiled_encode", "*prepare_tiles_for_encoding", "VideoEncoder")
+        cases["long-tiled"] = Case(kwargs, method="tiled_encode", half=False, taps=tiles)
+        whole = {"sample": _video("encode longest", 1, 3, 137, 64, 64)}
+        cases["long"] = Case(whole, half=False, taps=_LONG)
     return cases
 
 
@@ -79,6 +88,12 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     # Three tiles along width, overlapping so far that their weights do not add up to one.
     wide = {"latent": latent("wide", 1, 1, 2, 5), "tiling_config": _tiling((96, 64), (16, 0))}
     cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video")
+    if channels < 64:
+        # 73 frames in tiles of 64, and 137 frames whole.
+        long = {"latent": latent("long tiles", 1, 10, 2, 3), "tiling_config": _tiling((64, 32), (64, 24))}
+        tiles = ("*tiled_decode", "*_prepare_tiles", "VideoDecoder")
+        cases["long-tiled"] = Case(long, method="tiled_decode", half=False, taps=tiles)
+        cases["long"] = Case({"sample": latent("long", 1, 18, 2, 2)}, half=False, taps=_LONG)
     if config["vae"]["timestep_conditioning"]:
         levels = Data(np.array([0.05, 0.3], np.float32))
         cases["timestep"] = Case({"sample": latent("timestep", 2, 1, 2, 3), "timestep": levels}, half=False)
@@ -90,7 +105,11 @@ def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
     latent = normal("upsample", 2, config["in_channels"], 3, 4, 6)
     latent += np.linspace(-1.5, 2.0, 3, dtype=np.float32)[None, None, :, None, None]
     kwargs = {"latent": Data(latent), "video_encoder": Loaded("video_encoder"), "upsampler": Loaded("upsampler")}
-    return {"base": Case(kwargs, function="upsample_video")}
+    # A latent as long and wide as a real one's, of few frames' worth of taps.
+    large = Data(normal("upsample long", 1, config["in_channels"], 9, 11, 14))
+    taps = ("*initial_conv", "*upsampler", "*final_conv", "un_normalize", "normalize")
+    long = Case(kwargs | {"latent": large}, function="upsample_video", half=False, taps=taps)
+    return {"base": Case(kwargs, function="upsample_video"), "long": long}
 
 
 VIDEO_ENCODER = Stage(

@@ -18,7 +18,11 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     name, low = ("mel_spec", section["vocoder"]) if "bwe" in section else ("x", section)
     frames = 5 if prod(low["upsample_rates"]) > 100 else 11  # not whole frames of the extension's own spectrogram
     half = "bwe" not in section or frames == 11  # the large one in half precision is parity/tests/test_audio.py's
-    return {"base": Case({name: Data(mel("vocoder", 2, frames, 64))}, half=half)}
+    result = {"base": Case({name: Data(mel("vocoder", 2, frames, 64))}, half=half)}
+    if half and "bwe" in section:  # the small one: tens of seconds of its spectrogram
+        taps = ("*conv_pre", "*conv_post", "*mel_spectrogram", "*resampler", "Vocoder*")
+        result["long"] = Case({name: Data(mel("vocoder long", 1, 1031, 64))}, half=False, taps=taps)
+    return result
 
 
 VOCODER = Stage(

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE, OF_KIND
 from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
+from .conditions import CONDITIONS
 from .denoising import DENOISING
 from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
@@ -19,7 +20,7 @@ from .video import VIDEO
 from .views import VIEWS
 
 EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
-EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *CONDITIONS, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,

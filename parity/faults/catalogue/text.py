@@ -242,7 +242,7 @@ TEXT = (
         "text/gemma3.py",
         'return {"full_attention": seen, ',
         'return {"full_attention": seen & (behind < sliding_window), ',
-        "layers.5:attention_mask",
+        "layers.2:attention_mask",
         cause="mask",
         known="T20",
     ),
@@ -252,7 +252,7 @@ TEXT = (
         "config/text.py",
         'if (i + 1) % pattern else "full_attention"',
         'if (i + 1) % (pattern - 1) else "full_attention"',
-        "layers.4:position_embeddings",
+        "layers.1:position_embeddings",
         cause="position/offset",
     ),
     _gemma(

@@ -311,7 +311,7 @@ class Torch(Side):
         return module.eval()
 
     @contextlib.contextmanager
-    def running(self, recorded: bool) -> Iterator[None]:
+    def running(self, isolated: bool) -> Iterator[None]:
         torch.manual_seed(0)  # what the reference draws must repeat itself; ours is given what was recorded
         yield
 
