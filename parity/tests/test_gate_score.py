@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,15 @@ GREEN, RED = (0, "all pass"), (1, "diverged")
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, str]]:
-    """How each command ends, by its verb and lane; ``run`` is what was asked."""
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, tuple[int, str]]:
+    """How each command ends, by its lane; ``pytest`` for the tests."""
     ends: dict[str, tuple[int, str]] = {"A": GREEN, "A,B,C": GREEN, "pytest": GREEN}
 
     def run(folder: Path, *command: str) -> tuple[int, str]:
         return ends["pytest"] if command[0] == "pytest" else ends[command[command.index("--lane") + 1]]
 
     monkeypatch.setattr(gate, "_run", run)
+    monkeypatch.setattr(gate, "checkout", lambda fault: nullcontext(tmp_path))
     return ends
 
 
