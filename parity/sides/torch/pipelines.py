@@ -68,7 +68,7 @@ def noise_recorded(into: Watched) -> Iterator[None]:
 
     def randn(*args: Any, **kwargs: Any) -> torch.Tensor:
         noise = original(*args, **kwargs)
-        into.noise.append(Torch().to_numpy(noise).values)
+        into.draw(kwargs.get("generator"), Torch().to_numpy(noise))
         return noise
 
     with mock.patch.object(torch, "randn", randn):
