@@ -6,7 +6,7 @@ and in bfloat16 ours is measured with the reference's distance from itself (see 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from math import isnan, nan
 
@@ -20,6 +20,7 @@ from ..judge.results import Item, PipelineRow
 from ..sides.mlx_pipelines import run_pipeline
 from ..tap.trace import Tensor
 from ..tap.watch import NUMBER, TEXT, Watched
+from .arguments import Arguments
 
 # Integer and layout work, and what is one float32 multiplication: equal to the last bit. So is all that is no tensor.
 EXACT = ("*.mask", "*.positions", "*.timesteps", "*.attention", "*.attention_mask", "*.sigma", "*.sigmas")
@@ -65,7 +66,27 @@ def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], N
     for dtype in [d for d, of in (("float32", "AC"), ("bfloat16", "B")) if set(of) & set(lanes)]:
         progress(f"{pipeline.name} {config}: {dtype}")
         rows.append(Run(pipeline, config, dtype).judged())
+    family = [other for other in pipelines().values() if other.cls == pipeline.cls]
+    if "A" in lanes and (pipeline, config) == (family[0], pipeline.configs[0]):
+        progress(f"{pipeline.name} {config}: arguments")
+        decide(rows[0], arguments(family))
     return rows
+
+
+def arguments(family: list[Pipeline]) -> list[Item]:
+    """What the arguments of pipelines of one class move, an item for each."""
+    from ..sides.torch import pipelines as reference
+
+    chosen = [files(config, "float32") for config in family[0].configs]
+
+    def differs(name: str, before: Tensor, after: Tensor | None) -> bool:
+        return _compare(name, before, after, _limit(name, before, None)).verdict != "pass"
+
+    def record(pipeline: Pipeline, into: Watched) -> Watched:
+        return reference.run(pipeline, "float32", chosen[0], recording=into)
+
+    with reference.made_once():
+        return Arguments(family, chosen, record, differs).items()
 
 
 class Run:
@@ -93,14 +114,20 @@ def judge(row: PipelineRow, theirs: Watched, ours: Watched, twin: Watched | None
         row.details.append(Item("run", verdict="invalid", why=ours.error))
     if not theirs.items:
         row.details.append(Item("run", verdict="invalid", why="the reference has no tensor to compare by"))
-    if failed := [item for item in row.details if item.verdict != "pass"]:
-        row.first, row.verdict, row.why = failed[0].name, failed[0].verdict, failed[0].why
-        if failed[0].verdict == "missing" and ours.error:
-            row.verdict, row.why = "invalid", ours.error
+    decide(row)
+    if row.verdict == "missing" and ours.error:
+        row.verdict, row.why = "invalid", ours.error
     row.steps = sum(fnmatchcase(name, "x0.???.video") for name in theirs.items)
     row.seconds, row.seconds_reference = ours.seconds, theirs.seconds
     _measure(row, theirs.items, ours.items, twin.items if twin else {})
     return row
+
+
+def decide(row: PipelineRow, more: Sequence[Item] = ()) -> None:
+    """The verdict of a row is that of its first item that does not pass."""
+    row.details += more
+    if failed := [item for item in row.details if item.verdict != "pass"]:
+        row.first, row.verdict, row.why = failed[0].name, failed[0].verdict, failed[0].why
 
 
 def _limit(name: str, reference: Tensor, twin: Watched | None) -> float:
@@ -122,6 +149,8 @@ def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) ->
     """Relative root mean square, but for the largest error of a float32 waveform, and for frames."""
     if ours is None:
         return Item(name, verdict="missing", why="ours has no such tensor")
+    if reference.values.ndim == 0 and reference.dtype == "float64":  # a noise level between two: rounded when it is used
+        reference = Tensor(reference.values.astype(np.float32), "float32")
     ours = _spread(name, ours, reference)
     if why := _unlike(ours, reference) or _unjudgeable(limit):
         return Item(name, verdict="invalid", why=why)

@@ -292,7 +292,7 @@ def _tiled_the_other(f: Files) -> Obj | None:
 def _ic_lora_call(f: Files) -> dict[str, Any]:
     """A reference shorter than the video; two of them, one longer, with a mask, and no second stage."""
     small, large = (str(f.clips[1]), 0.9), (str(f.clips[0]), 0.1)
-    mask = np.linspace(0, 1, 9 * 96 * 64, dtype=np.float32).reshape(1, 1, 9, 96, 64)
+    mask = (np.arange(9 * 96 * 64, dtype=np.float32) // 7 % 257 / 256).reshape(1, 1, 9, 96, 64)  # means are exact
     chosen = (
         {"video_conditioning": [small], "conditioning_attention_strength": 0.6, "images": both_ends(f), "width": 256},
         {
@@ -312,7 +312,7 @@ def _a2vid_call(f: Files) -> dict[str, Any]:
     audio = {"audio_path": str(f.audios[f.variant]), "audio_start_time": start, "audio_max_duration": longest}
     params = (guidance(3.0), guidance(0.0, **_NEUTRAL | {"rescale_scale": 1.0}))
     shown = (both_ends(f), [])[f.variant]
-    return _base(f, **_guided(f, (2, 1), video=params), **audio, images=shown, tiling_config=_tiled_the_other(f))
+    return _base(f, **_guided(f, (2, 3), video=params), **audio, images=shown, tiling_config=_tiled_the_other(f))
 
 
 def _retake(f: Files, **other: Any) -> dict[str, Any]:
@@ -392,7 +392,7 @@ PIPELINES = (
             images=(both_ends, three)[f.variant](f),
             **_guided(
                 f,
-                (2, 1),
+                (2, 3),
                 video=(guidance(3.0), guidance(2.0, **_GENTLE, stg_blocks=[0, 1], rescale_scale=0.3)),
                 audio=(guidance(7.0), guidance(1.0, **_NEUTRAL)),
             ),
