@@ -159,9 +159,7 @@ def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) ->
     what, error = "relative error", 0.0
     if name == "frames":
         what, error = "noise", 10 ** (-psnr(ours.values, reference.values) / 20)
-    elif limit == 0.0:
-        what, error = "largest error", largest(ours, reference)
-    elif name == "waveform" and limit == tolerance.WAVEFORM:
+    elif limit == 0.0 or (name == "waveform" and limit == tolerance.WAVEFORM):
         what, error = "largest error", largest(ours, reference)
     else:
         error = relative(ours, reference)

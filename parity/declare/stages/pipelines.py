@@ -134,12 +134,6 @@ WATCHES = (
         {"sample": "in"},
         {"mel": ""},
     ),
-    Watch(
-        "vocoder",
-        Counterparts(f"{_CORE}.model.audio_vae.vocoder:Vocoder.forward", f"{_OURS}.vocoder:Vocoder.__call__"),
-        {"x": "mel"},
-        {"out": ""},
-    ),
 )
 CLASSES = {
     "Lora": Counterparts("parity.sides.torch.pipelines:lora", f"{_OURS}.loading.lora:LoraPathStrength"),

@@ -7,6 +7,7 @@ from .denoising import DENOISING
 from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
 from .lora import LORA
+from .pipeline_options import PIPELINE_OPTIONS
 from .pipelines import PIPELINES
 from .positions import POSITIONS
 from .sampling import SAMPLING
@@ -16,6 +17,7 @@ from .video import VIDEO
 from .views import VIEWS
 
 EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+EDITS += PIPELINE_OPTIONS
 FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
 BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}
 
