@@ -1,7 +1,7 @@
 """Every argument of a pipeline takes two values at least over the runs, and moves something that is compared.
 
-Or else a setting that is ignored, and equals the one value that it is given, would go unnoticed. The arguments are those
-of both packages' classes, and the fields of the objects that they hold. What one of them moves is found with the
+Or else a setting that is ignored, and equals the one value that it is given, would go unnoticed. The arguments are
+those of both packages' classes, and the fields of the objects that they hold. What one of them moves is found with the
 reference: one argument is exchanged for the value that it has in another run, and it runs until a tensor differs by
 more than its limit. One that moves nothing is a hole in the coverage.
 """
@@ -69,7 +69,7 @@ class Arguments:
         """One for each argument: passed, or missing with what is missing."""
         declared, settled = self._declared(), self.pipeline.settled
         found = [
-            Item(f"argument.{name}", verdict="missing", why="settled in the declaration, and no argument of either side")
+            Item(f"argument.{name}", verdict="missing", why="declared to be settled, and no argument of either side")
             for name in settled
             if name not in declared
         ]

@@ -149,7 +149,7 @@ def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) ->
     """Relative root mean square, but for the largest error of a float32 waveform, and for frames."""
     if ours is None:
         return Item(name, verdict="missing", why="ours has no such tensor")
-    if reference.values.ndim == 0 and reference.dtype == "float64":  # a noise level between two: rounded when it is used
+    if reference.values.ndim == 0 and reference.dtype == "float64":  # a noise level between two, rounded in use
         reference = Tensor(reference.values.astype(np.float32), "float32")
     ours = _spread(name, ours, reference)
     if why := _unlike(ours, reference) or _unjudgeable(limit):

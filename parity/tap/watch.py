@@ -132,4 +132,3 @@ def _at(value: Any, path: str) -> Any:
     for step in filter(None, path.split(".")):
         value = value[int(step)] if step.isdigit() else getattr(value, step)
     return value
-

@@ -110,8 +110,10 @@ PIPELINE_OPTIONS = (
         "E47",
         "generators of steps and half steps exchanged",
         _HQ,
-        "step_generator=ledger.settings.noise(first),\n                substep_generator=ledger.settings.noise(first + SUBSTEP_SEED),",
-        "step_generator=ledger.settings.noise(first + SUBSTEP_SEED),\n                substep_generator=ledger.settings.noise(first),",
+        "step_generator=ledger.settings.noise(first),\n"
+        "                substep_generator=ledger.settings.noise(first + SUBSTEP_SEED),",
+        "step_generator=ledger.settings.noise(first + SUBSTEP_SEED),\n"
+        "                substep_generator=ledger.settings.noise(first),",
         "two_stages_hq",
         "noise.002.seed",
         "swapped",
@@ -140,8 +142,16 @@ PIPELINE_OPTIONS = (
         "E50",
         "noise of audio drawn before that of video",
         _STAGES,
-        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)\n    audio_scale = 0.0 if frozen_audio else noise_scale\n    audio = create_noised_state(\n        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent\n    )\n",
-        "    audio_scale = 0.0 if frozen_audio else noise_scale\n    audio = create_noised_state(\n        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent\n    )\n    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)\n",
+        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)\n"
+        "    audio_scale = 0.0 if frozen_audio else noise_scale\n"
+        "    audio = create_noised_state(\n"
+        "        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent\n"
+        "    )\n",
+        "    audio_scale = 0.0 if frozen_audio else noise_scale\n"
+        "    audio = create_noised_state(\n"
+        "        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent\n"
+        "    )\n"
+        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)\n",
         "one_stage",
         "noiser.000.latent",
         "axis order",

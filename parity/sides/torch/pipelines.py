@@ -47,9 +47,7 @@ def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
     return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
 
 
-def run(
-    pipeline: Pipeline, dtype: str, files: Files, twin: bool = False, recording: Watched | None = None
-) -> Watched:
+def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False, recording: Watched | None = None) -> Watched:
     """One run, into ``recording`` or a new one. The reference must not raise."""
     side, recording, start = Torch(), recording or Watched(), time.monotonic()
     module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
