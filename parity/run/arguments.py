@@ -57,6 +57,8 @@ class Arguments:
         record: Callable[[Pipeline, Watched], Watched],
         differs: Differs,
     ):
+        from ..sides.torch import pipelines  # noqa: F401  it makes the reference importable
+
         self.pipeline, self.record, self.differs = family[0], record, differs
         first = files[0]
         variants = [replace(first, variant=file.variant) for file in files]

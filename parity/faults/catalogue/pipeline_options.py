@@ -142,7 +142,8 @@ PIPELINE_OPTIONS = (
         "E50",
         "noise of audio drawn before that of video",
         _STAGES,
-        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)\n"
+        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype"
+        ", noise_scale, initial_video_latent)\n"
         "    audio_scale = 0.0 if frozen_audio else noise_scale\n"
         "    audio = create_noised_state(\n"
         "        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent\n"
@@ -151,7 +152,8 @@ PIPELINE_OPTIONS = (
         "    audio = create_noised_state(\n"
         "        of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent\n"
         "    )\n"
-        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)\n",
+        "    video = create_noised_state(of_video, conditionings, noiser, settings.dtype"
+        ", noise_scale, initial_video_latent)\n",
         "one_stage",
         "noiser.000.latent",
         "axis order",
