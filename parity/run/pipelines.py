@@ -1,7 +1,8 @@
-"""The pipelines end to end: the reference, then ours with the reference's noise, and every recorded tensor compared.
+"""The pipelines end to end: the reference, then ours, and every recorded tensor compared.
 
-Free-running: nothing is passed on but the noise. So in float32 the tolerances are what rounding grows to over a run,
-and in bfloat16 ours is measured with the reference's distance from itself (see ``reference.pipelines``, twin).
+Free-running: nothing is passed on but the noise of bfloat16. So in float32 the tolerances are what rounding grows to
+over a run, and in bfloat16 ours is measured with the reference's distance from itself (see ``reference.pipelines``,
+twin).
 """
 
 from __future__ import annotations

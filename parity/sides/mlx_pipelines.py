@@ -1,4 +1,4 @@
-"""Our pipelines, run with the noise that the reference drew."""
+"""Our pipelines, run with noise that torch draws, or would draw."""
 
 from __future__ import annotations
 
