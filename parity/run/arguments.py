@@ -68,7 +68,11 @@ class Arguments:
         self._bases: dict[int, Watched] = {}
 
     def items(self) -> list[Item]:
-        """One for each argument: passed, or missing with what is missing."""
+        """One for each argument: passed, or missing with what is missing. The same arguments must move nothing."""
+        if self._moves(0, self.runs[0]):
+            return [
+                Item("argument", verdict="inconclusive", why="a run with the same arguments differs from the first")
+            ]
         declared, settled = self._declared(), self.pipeline.settled
         found = [
             Item(f"argument.{name}", verdict="missing", why="declared to be settled, and no argument of either side")
@@ -76,7 +80,7 @@ class Arguments:
             if name not in declared
         ]
         for name in declared:
-            if name.partition(".")[0] not in settled:
+            if name not in settled and name.partition(".")[0] not in settled:
                 why = self._why(name)
                 found.append(Item(f"argument.{name}", verdict="missing" if why else "pass", why=why))
         return found
@@ -173,7 +177,7 @@ def _name(path: Path) -> str:
 
 def _at(value: Any, path: Path) -> Any:
     for step in path:
-        inner = value.fields if isinstance(value, Obj) else value
+        inner: Any = value.fields if isinstance(value, Obj) else value
         value = inner.get(step) if isinstance(inner, dict) else inner[step]
     return value
 

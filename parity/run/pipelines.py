@@ -150,8 +150,7 @@ def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) ->
     """Relative root mean square, but for the largest error of a float32 waveform, and for frames."""
     if ours is None:
         return Item(name, verdict="missing", why="ours has no such tensor")
-    if reference.values.ndim == 0 and reference.dtype == "float64":  # a noise level between two, rounded in use
-        reference = Tensor(reference.values.astype(np.float32), "float32")
+    reference, ours = _number(reference), _number(ours)
     ours = _spread(name, ours, reference)
     if why := _unlike(ours, reference) or _unjudgeable(limit):
         return Item(name, verdict="invalid", why=why)
@@ -196,6 +195,13 @@ def _unjudgeable(limit: float) -> str:
 
 def _words(tensor: Tensor) -> str:
     return repr(tensor.values.tobytes().decode()) if tensor.dtype == TEXT else str(tensor.values)
+
+
+def _number(tensor: Tensor) -> Tensor:
+    """A float64 without axes in float32: the reference's noise level between two steps, which is rounded in use."""
+    if tensor.values.ndim or tensor.dtype != "float64":
+        return tensor
+    return Tensor(tensor.values.astype(np.float32), "float32")
 
 
 def _spread(name: str, ours: Tensor, reference: Tensor) -> Tensor:

@@ -208,11 +208,12 @@ def _distilled_files(f: Files) -> dict[str, Any]:
 
 
 def _one_stage_files(f: Files) -> dict[str, Any]:
-    return {**_paths(f, "checkpoint_path"), "loras": ([lora(f.lora, 0.7)], [])[f.variant]}
+    return {**_paths(f, "checkpoint_path"), "loras": ([lora(f.lora, 0.7)], [lora(f.ic_lora, -0.4)])[f.variant]}
 
 
 def _two_stage_files(f: Files) -> dict[str, Any]:
-    both = {"distilled_lora": [lora(f.distilled_lora, (0.9, 1.3)[f.variant])], "loras": _loras(f)}
+    distilled = (lora(f.distilled_lora, 0.9), lora(f.ic_lora, 1.3))[f.variant]
+    both = {"distilled_lora": [distilled], "loras": _loras(f)}
     return {**_paths(f, "checkpoint_path", "spatial_upsampler_path"), **both}
 
 
@@ -248,6 +249,7 @@ def _guided(f: Files, steps: tuple[int, int], **params: tuple[Obj, Obj]) -> dict
 # of the gate against itself.
 _GENTLE = {"stg_scale": 0.5, "modality_scale": 1.5}
 _SECOND_ORDER = {"stg_scale": 0.0, "stg_blocks": []}
+_OTHER = {"stg_scale": 0.7, "modality_scale": 1.3, "rescale_scale": 0.4}
 # No guidance of its own: the other stream's passes are made for both.
 _NEUTRAL = {"stg_scale": 0.0, "modality_scale": 1.0, "rescale_scale": 0.0, "stg_blocks": [0]}
 
@@ -304,7 +306,7 @@ def _a2vid_call(f: Files) -> dict[str, Any]:
     """Audio that is longer than the video."""
     start, longest = ((0.03, 0.7), (0.1, 0.35))[f.variant]
     audio = {"audio_path": str(f.audios[f.variant]), "audio_start_time": start, "audio_max_duration": longest}
-    params = (guidance(3.0), guidance(0.0, **_NEUTRAL | {"rescale_scale": 1.0}))
+    params = (guidance(3.0), guidance(0.0, **_NEUTRAL | {"rescale_scale": 1.0, "skip_step": 1}))
     shown = (both_ends(f), [])[f.variant]
     return _base(f, **_guided(f, (2, 3), video=params), **audio, images=shown, tiling_config=_tiled_the_other(f))
 
@@ -334,7 +336,7 @@ PIPELINES = (
             **_guided(
                 f,
                 (2, 3),
-                video=(guidance(2.0, **_GENTLE), guidance(1.0, **_NEUTRAL)),
+                video=(guidance(2.0, **_GENTLE), guidance(1.0, **_NEUTRAL | {"skip_step": 2})),
                 audio=(guidance(3.0, **_GENTLE), guidance(1.0, **_NEUTRAL | {"modality_scale": 2.0, "skip_step": 1})),
             ),
         ),
@@ -368,13 +370,16 @@ PIPELINES = (
             **_guided(
                 f,
                 (2, 3),
-                video=(guidance(3.0, **_SECOND_ORDER, rescale_scale=0.45), guidance(2.0, **_GENTLE)),
-                audio=(guidance(7.0, **_SECOND_ORDER, rescale_scale=1.0), guidance(1.0, **_GENTLE, skip_step=1)),
+                video=(guidance(3.0, **_SECOND_ORDER, rescale_scale=0.45), guidance(2.0, **_GENTLE, skip_step=1)),
+                audio=(guidance(7.0, **_SECOND_ORDER, rescale_scale=1.0), guidance(1.0, **_GENTLE, skip_step=2)),
             ),
             tiling_config=_tiled_the_other(f),
         ),
         on_ours={"noise_seed": -1},
-        settled={"noise_seed": "ours only: the reference's is always −1, and so is ours here"},
+        settled={
+            "noise_seed": "ours only: the reference's is always −1, and so is ours here",
+            "distilled_lora.strength": "each stage has one of its own",
+        },
     ),
     _pipeline(
         "keyframe_interpolation",
@@ -387,8 +392,8 @@ PIPELINES = (
             **_guided(
                 f,
                 (2, 3),
-                video=(guidance(3.0), guidance(2.0, **_GENTLE, stg_blocks=[0, 1], rescale_scale=0.3)),
-                audio=(guidance(7.0), guidance(1.0, **_NEUTRAL)),
+                video=(guidance(3.0), guidance(2.0, **_GENTLE, stg_blocks=[0, 1], rescale_scale=0.3, skip_step=1)),
+                audio=(guidance(7.0), guidance(1.0, **_NEUTRAL | {"skip_step": 2})),
             ),
             tiling_config=_tiled_the_other(f),
         ),
@@ -412,8 +417,8 @@ PIPELINES = (
             **_guided(
                 f,
                 (2, 3),
-                video=(guidance(2.0, **_GENTLE), guidance(1.5, **_GENTLE, stg_blocks=[0], skip_step=1)),
-                audio=(guidance(3.0, **_GENTLE), guidance(1.0, **_NEUTRAL)),
+                video=(guidance(2.0, **_GENTLE), guidance(1.5, **_OTHER, stg_blocks=[0], skip_step=1)),
+                audio=(guidance(3.0, **_GENTLE), guidance(2.0, **_OTHER, stg_blocks=[0], skip_step=2)),
             ),
             regenerate_video=f.variant == 0,
             regenerate_audio=f.variant == 1,
@@ -423,7 +428,7 @@ PIPELINES = (
         "retake_distilled",
         "retake",
         "RetakePipeline",
-        _one_stage_files,
+        lambda f: _one_stage_files(f) | ({"loras": []} if f.variant else {}),
         lambda f: _retake(
             f, distilled=True, start_time=(0.3, 0.15)[f.variant], end_time=(9.0, 0.2)[f.variant], regenerate_audio=True
         ),
