@@ -312,7 +312,7 @@ def _a2vid_call(f: Files) -> dict[str, Any]:
 
 
 def _retake(f: Files, **other: Any) -> dict[str, Any]:
-    start, end = ((0.2, 0.5), (0.0, 0.1))[f.variant]
+    start, end = ((0.05, 0.3), (0.0, 0.1))[f.variant]
     span = {"video_path": str(f.clips[f.variant]), "start_time": start, "end_time": end}
     return {**_prompted(f), **span, "tiling_config": (None, TILES[0])[f.variant], **other}
 

@@ -410,7 +410,7 @@ PIPELINE_OPTIONS = (
         "if p.rescale_scale != 0:",
         "if 0 < p.rescale_scale < 1:",
         "two_stages_hq",
-        "step",
+        "sde_step",
         "skipped term",
     ),
     _fault(
@@ -491,7 +491,7 @@ PIPELINE_OPTIONS = (
         "stages.simple(positive)",
         "stages.simple(negative)",
         "two_stages_hq",
-        "x0",
+        "x0.015.in.video.context",
         "wrong input",
     ),
 )
