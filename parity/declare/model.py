@@ -178,19 +178,26 @@ class HasClasses(Protocol):
 class Watch:
     """A function or method whose every call is recorded while a pipeline runs, as ``name.NNN.part``.
 
-    inputs and outputs: part → where it is, as a path of attributes and indices (``latent_state.latent``, ``.0``; an
-    output's path begins with a dot, and "" is the whole result).
+    Every leaf of every argument is a part, ``in.`` and its path (``in.video.context``).
+    inputs: shorter names for some of them, by path. outputs: part → where it is in the result, as a path of attributes
+    and indices (``.latent``, ``.0``; "" is the whole result).
+    ours: arguments that have another name in ours → the reference's.
+    one_sided: arguments (globs of paths) that only one side hands around, with the reason.
+    instead: called with the same arguments, on both sides, in place of what is watched.
     """
 
     name: str
     at: Counterparts
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    ours: dict[str, str] = field(default_factory=dict)
+    one_sided: dict[str, str] = field(default_factory=dict)
+    instead: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files that pipelines are given, by path."""
+    """The files that pipelines are given, by path. variant: which of its values each argument takes, 0 or 1."""
 
     checkpoint: Path
     upsampler: Path
@@ -199,22 +206,29 @@ class Files:
     distilled_lora: Path
     ic_lora: Path
     images: tuple[Path, ...]
-    clip: Path
-    audio: Path
+    clips: tuple[Path, ...]
+    audios: tuple[Path, ...]
+    variant: int
+
+
+Arguments = Callable[[Files], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """One pipeline beside its reference: a class of the same name, in a module of the same name, run once.
 
-    init and call: keyword arguments, neutral (``Obj``), of the constructor and of the call.
+    init and call: keyword arguments, neutral (``Obj``), of the constructor and of the call. on_ours: what only our call
+    is given. settled: arguments of either side that have one value or none, with the reason.
     """
 
     name: str
     module: str
     cls: str
-    init: Callable[[Files], dict[str, Any]]
-    call: Callable[[Files], dict[str, Any]]
+    init: Arguments
+    call: Arguments
     watches: tuple[Watch, ...]
     classes: dict[str, Counterparts]
-    configs: tuple[str, ...] = ("tiny-2.0", "tiny-2.3")
+    on_ours: dict[str, Any] = field(default_factory=dict)
+    settled: dict[str, str] = field(default_factory=dict)
+    configs: tuple[str, ...] = ("tiny-2.0", "tiny-2.3")  # one for each variant

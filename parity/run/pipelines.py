@@ -1,14 +1,16 @@
-"""The pipelines end to end: the reference, then ours with the reference's noise, and every recorded tensor compared.
+"""The pipelines end to end: the reference, then ours, and every recorded tensor compared.
 
-Free-running: nothing is passed on but the noise. So in float32 the tolerances are what rounding grows to over a run,
-and in bfloat16 ours is measured with the reference's distance from itself (see ``reference.pipelines``, twin).
+Free-running: nothing is passed on but the noise of bfloat16. So in float32 the tolerances are what rounding grows to
+over a run, and in bfloat16 ours is measured with the reference's distance from itself (see ``reference.pipelines``,
+twin).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import isnan, nan
 
 import numpy as np
 
@@ -19,10 +21,13 @@ from ..judge import device, metrics, tolerance
 from ..judge.results import Item, PipelineRow
 from ..sides.mlx_pipelines import run_pipeline
 from ..tap.trace import Tensor
-from ..tap.watch import Watched
+from ..tap.watch import NUMBER, TEXT, Watched
+from .arguments import Arguments
 
-# Integer and layout work, and what is one float32 multiplication: equal to the last bit.
-EXACT = ("*.mask", "*.positions", "*.timesteps.*", "*.attention", "sampling_rate")
+# Integer and layout work, and what is one float32 multiplication: equal to the last bit. So is all that is no tensor.
+EXACT = ("*.mask", "*.positions", "*.timesteps", "*.attention", "*.attention_mask", "*.sigma", "*.sigmas")
+# One number in ours where the reference has one for each token, or none of the axes.
+SHARED = ("*.timesteps", "*.sigma", "*.noise_scale")
 
 
 def select(stage: str = "*", config: str = "*") -> list[tuple[Pipeline, str]]:
@@ -51,8 +56,9 @@ def files(config: str, dtype: str) -> Files:
         distilled_lora=distilled,
         ic_lora=in_context,
         images=(media / "image-0.png", media / "image-1.png"),
-        clip=media / "clip.mp4",
-        audio=media / "audio.wav",
+        clips=(media / "clip.mp4", media / "clip-1.mp4"),
+        audios=(media / "audio.wav", media / "audio-1.wav"),
+        variant=Pipeline.configs.index(config),
     )
 
 
@@ -62,7 +68,27 @@ def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], N
     for dtype in [d for d, of in (("float32", "AC"), ("bfloat16", "B")) if set(of) & set(lanes)]:
         progress(f"{pipeline.name} {config}: {dtype}")
         rows.append(Run(pipeline, config, dtype).judged())
+    family = [other for other in pipelines().values() if other.cls == pipeline.cls]
+    if "A" in lanes and (pipeline, config) == (family[0], pipeline.configs[0]):
+        progress(f"{pipeline.name} {config}: arguments")
+        decide(rows[0], arguments(family))
     return rows
+
+
+def arguments(family: list[Pipeline]) -> list[Item]:
+    """What the arguments of pipelines of one class move, an item for each."""
+    from ..sides.torch import pipelines as reference
+
+    chosen = [files(config, "float32") for config in family[0].configs]
+
+    def differs(name: str, before: Tensor, after: Tensor | None) -> bool:
+        return _compare(name, before, after, _limit(name, before, None)).verdict != "pass"
+
+    def record(pipeline: Pipeline, into: Watched) -> Watched:
+        return reference.run(pipeline, "float32", chosen[0], recording=into)
+
+    with reference.made_once():
+        return Arguments(family, chosen, record, differs).items()
 
 
 class Run:
@@ -93,10 +119,11 @@ def judge(row: PipelineRow, theirs: Watched, ours: Watched, twin: Watched | None
         row.details = [_excused(item, at_fault[0]) for item in row.details]
     if ours.error:
         row.details.append(Item("run", verdict="invalid", why=ours.error))
-    if failed := [item for item in row.details if item.verdict != "pass"]:
-        row.first, row.verdict, row.why = failed[0].name, failed[0].verdict, failed[0].why
-        if failed[0].verdict == "missing" and ours.error:
-            row.verdict, row.why = "invalid", ours.error
+    if not theirs.items:
+        row.details.append(Item("run", verdict="invalid", why="the reference has no tensor to compare by"))
+    decide(row)
+    if row.verdict == "missing" and ours.error:
+        row.verdict, row.why = "invalid", ours.error
     row.steps = sum(fnmatchcase(name, "x0.???.video") for name in theirs.items)
     row.seconds, row.seconds_reference = ours.seconds, theirs.seconds
     _measure(row, theirs.items, ours.items, twin.items if twin else {})
@@ -110,35 +137,42 @@ def _excused(item: Item, measure: device.Measure) -> Item:
     return replace(item, verdict="inconclusive", why=f"{item.why}, but {measure.sentence}")
 
 
+def decide(row: PipelineRow, more: Sequence[Item] = ()) -> None:
+    """The verdict of a row is that of its first item that does not pass."""
+    row.details += more
+    if failed := [item for item in row.details if item.verdict != "pass"]:
+        row.first, row.verdict, row.why = failed[0].name, failed[0].verdict, failed[0].why
+
+
 def _limit(name: str, reference: Tensor, twin: Watched | None) -> float:
-    if any(fnmatchcase(name, pattern) for pattern in EXACT):
+    if reference.dtype in (NUMBER, TEXT) or any(fnmatchcase(name, pattern) for pattern in EXACT):
         return 0.0
     if name == "frames":
         return tolerance.PIXELS if twin is None else tolerance.NOISE
     if twin is None:
+        if fnmatchcase(name, "noise.*"):
+            return tolerance.DRAWS
         return tolerance.WAVEFORM if name == "waveform" else tolerance.RUN
-    return max(tolerance.K_FREE * relative(twin.items[name], reference), tolerance.RUN_HALF)
+    other = twin.items.get(name)
+    if other is None or other.values.shape != reference.values.shape or not other.values.size:
+        return nan
+    return max(tolerance.K_FREE * relative(other, reference), tolerance.RUN_HALF)
 
 
 def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) -> Item:
     """Relative root mean square, but for the largest error of a float32 waveform, and for frames."""
     if ours is None:
         return Item(name, verdict="missing", why="ours has no such tensor")
+    reference, ours = _number(reference), _number(ours)
     ours = _spread(name, ours, reference)
-    if ours.values.shape != reference.values.shape:
-        shapes = f"shape {ours.values.shape}, the reference has {reference.values.shape}"
-        return Item(name, verdict="invalid", why=shapes)
-    if ours.dtype != reference.dtype and reference.dtype != "int64":  # MLX counts in int32
-        return Item(name, verdict="invalid", why=f"dtype {ours.dtype}, the reference has {reference.dtype}")
-    for whose, tensor in (("the reference has ", reference), ("", ours)):
-        if fault := metrics.fault(tensor.values):
-            return Item(name, verdict="invalid", why=whose + fault)
+    if why := _unlike(ours, reference) or _unjudgeable(limit):
+        return Item(name, verdict="invalid", why=why)
     if name == "frames" and limit == tolerance.PIXELS:
         return _pixels(name, reference.values, ours.values)
     what, error = "relative error", 0.0
     if name == "frames":
         what, error = "noise", 10 ** (-psnr(ours.values, reference.values) / 20)
-    elif limit == tolerance.WAVEFORM:
+    elif limit == 0.0 or (name == "waveform" and limit == tolerance.WAVEFORM):
         what, error = "largest error", largest(ours, reference)
     else:
         error = relative(ours, reference)
@@ -147,10 +181,46 @@ def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) ->
     return Item(name, error, limit, "diverged", f"{what} {error:.2g}, {limit:.2g} is allowed")
 
 
+def _unlike(ours: Tensor, reference: Tensor) -> str:
+    """Why two tensors cannot be compared, if so."""
+    if ours.values.shape != reference.values.shape:
+        if TEXT in (ours.dtype, reference.dtype):
+            return f"{_words(ours)}, the reference has {_words(reference)}"
+        return f"shape {ours.values.shape}, the reference has {reference.values.shape}"
+    if not reference.values.size:
+        return "an empty tensor"
+    counted = reference.dtype == "int64" and ours.dtype == "int32"  # MLX counts in int32
+    if ours.dtype != reference.dtype and not counted and NUMBER not in (ours.dtype, reference.dtype):
+        return f"dtype {ours.dtype}, the reference has {reference.dtype}"
+    for whose, tensor in (("the reference has ", reference), ("", ours)):
+        if fault := metrics.fault(tensor.values):
+            return whose + fault
+    return ""
+
+
+def _unjudgeable(limit: float) -> str:
+    if isnan(limit):
+        return "the reference's second run has no such tensor"
+    if limit > tolerance.RUN_HALF_MOST:
+        return f"the reference is too far from itself: {limit:.2g} would be allowed"
+    return ""
+
+
+def _words(tensor: Tensor) -> str:
+    return repr(tensor.values.tobytes().decode()) if tensor.dtype == TEXT else str(tensor.values)
+
+
+def _number(tensor: Tensor) -> Tensor:
+    """A float64 without axes in float32: the reference's noise level between two steps, which is rounded in use."""
+    if tensor.values.ndim or tensor.dtype != "float64":
+        return tensor
+    return Tensor(tensor.values.astype(np.float32), "float32")
+
+
 def _spread(name: str, ours: Tensor, reference: Tensor) -> Tensor:
-    """A timestep that all tokens share is one number in ours, and one for each of them in the reference."""
-    if fnmatchcase(name, "*.timesteps.*") and ours.values.shape[1:] == (1, 1):
-        return Tensor(np.broadcast_to(ours.values, reference.values.shape), ours.dtype)
+    """What all tokens share is one number in ours, and one for each of them in the reference."""
+    if ours.values.size == 1 and reference.values.size and any(fnmatchcase(name, pattern) for pattern in SHARED):
+        return Tensor(np.full(reference.values.shape, ours.values.item(), ours.values.dtype), ours.dtype)
     return ours
 
 

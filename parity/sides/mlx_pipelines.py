@@ -1,4 +1,4 @@
-"""Our pipelines, run with the noise that the reference drew."""
+"""Our pipelines, run with noise that torch draws, or would draw."""
 
 from __future__ import annotations
 
@@ -47,6 +47,27 @@ class Replay:
         return self._next(shape).astype(np.float64)
 
 
+class Named:
+    """A generator whose draws are recorded under its seed. ``numbers`` makes them."""
+
+    def __init__(self, seed: int, numbers: Any, into: Watched):
+        self.seed, self.numbers, self.into = seed, numbers, into
+
+    def initial_seed(self) -> int:
+        """The seed, by the name that torch has for it."""
+        return self.seed
+
+    def randn(self, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+        noise: mx.array = self.numbers.randn(shape, dtype)
+        self.into.draw(self, MLX().to_numpy(noise))
+        return noise
+
+    def randn64(self, shape: Sequence[int]) -> np.ndarray:
+        noise: np.ndarray = self.numbers.randn64(shape)
+        self.into.draw(self, Tensor(noise, "float64"))
+        return noise
+
+
 # The networks of the text side: pure functions of their weights and arguments.
 TEXT = (
     "ltx2_mlx.text.gemma3:Gemma3TextModel.__call__",
@@ -92,7 +113,8 @@ def _identity(leaf: Any) -> Any:
 
 
 def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Watched:
-    """Our pipeline with the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
+    """Our pipeline. In float32 it draws its own noise, by the product's copy of torch's generator; in bfloat16 it is
+    given the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
     side, recording, replay, start = MLX(), Watched(), Replay(noise), time.monotonic()
 
     def arguments(of: Callable[[Files], dict[str, Any]]) -> Any:
@@ -100,16 +122,21 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
 
     def call() -> Any:
         package = importlib.import_module("ltx2_mlx.pipelines")
-        settings = package.Settings(dtype=side.dtype(dtype), noise=lambda seed: replay)
+        torch_noise = importlib.import_module("ltx2_mlx.diffusion.noisers").TorchNoise
+
+        def named(seed: int) -> Named:
+            return Named(seed, torch_noise(seed) if dtype == "float32" else replay, recording)
+
+        settings = package.Settings(dtype=side.dtype(dtype), noise=named)
         made = getattr(package, pipeline.cls)(**arguments(pipeline.init), settings=settings)
-        return made(**arguments(pipeline.call))
+        return made(**arguments(pipeline.call), **pipeline.on_ours)
 
     try:
         with encoded_once(side):
             record(side, pipeline, call, recording)
-        if replay.left:
-            recording.error = f"{len(replay.left)} of the reference's {len(noise)} draws were not made"
     except Exception as error:
         recording.error, recording.raised = f"{type(error).__name__}: {error}", error
+    if recording.error is None and len(recording.noise) != len(noise):
+        recording.error = f"{len(recording.noise)} draws were made, the reference makes {len(noise)}"
     recording.seconds = time.monotonic() - start
     return recording

@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from ..declare.model import Pipeline, Watch
+from .nest import flatten
 from .side import Side, resolve
 from .trace import Tensor
+
+NUMBER, TEXT = "number", "text"  # dtypes of what is no array: a Python number, the bytes of a string
 
 
 @dataclass
@@ -32,16 +36,38 @@ class Watched:
     error: str | None = None
     raised: Exception | None = None
     seconds: float = 0.0
+    _drawn: Counter[int] = field(default_factory=Counter)  # by the identity of a generator
+    _alive: list[Any] = field(default_factory=list)  # or another generator would take over its identity
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        self.items[name] = tensor
+
+    def draw(self, generator: Any, noise: Tensor) -> None:
+        """Record numbers, and whose they are: the seed of the generator, and how many draws it had made before. From
+        the global generator (None) there is neither."""
+        name = f"noise.{len(self.noise):03d}"
+        self.noise.append(noise.values)
+        for part, number in self.state(generator).items():
+            self.put(f"{name}.{part}", number)
+        self._drawn[id(generator)] += 1
+        self._alive.append(generator)
+        self.put(f"{name}.values", noise)
+
+    def state(self, generator: Any) -> dict[str, Tensor]:
+        if generator is None:
+            return {}
+        seed = np.array(generator.initial_seed() % 2**64, np.uint64)
+        return {"seed": Tensor(seed, NUMBER), "draws": Tensor(np.array(self._drawn[id(generator)]), NUMBER)}
 
 
 def record(fw: Side, pipeline: Pipeline, run: Callable[[], tuple[Iterator[Any], Any]], into: Watched) -> None:
     """Run a pipeline to its last frame with everything watched that it is to be compared by."""
     with watched(fw, pipeline.watches, into):
         chunks, audio = run()
-        frames = [_numpy(fw, chunk) for chunk in chunks]
-    into.items["frames"] = Tensor(np.concatenate([chunk.values for chunk in frames]), frames[0].dtype)
-    into.items["waveform"] = _numpy(fw, audio.waveform)
-    into.items["sampling_rate"] = Tensor(np.array(audio.sampling_rate), "int64")
+        frames = [fw.to_numpy(chunk) if fw.is_array(chunk) else Tensor(chunk, str(chunk.dtype)) for chunk in chunks]
+    into.put("frames", Tensor(np.concatenate([chunk.values for chunk in frames]), frames[0].dtype))
+    into.put("waveform", fw.to_numpy(audio.waveform))
+    into.put("sampling_rate", Tensor(np.array(audio.sampling_rate), NUMBER))
 
 
 @contextlib.contextmanager
@@ -65,31 +91,45 @@ def _watching(
         counts[watch.name] += 1
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        _put(fw, into, name, watch.inputs, bound.arguments)
-        result = original(*args, **kwargs)
-        _put(fw, into, name, watch.outputs, {"": result})
+        for path, value in _given(fw, watch, bound.arguments, into).items():
+            into.put(f"{name}.{watch.inputs.get(path, f'in.{path}')}", value)
+        result = watch.instead(**bound.arguments) if watch.instead else original(*args, **kwargs)
+        for part, path in watch.outputs.items():
+            if (value := _at(result, path)) is not None:
+                into.put(f"{name}.{part}", _constant(flatten(value, "", fw, {})[""]))
         return result
 
     return run
 
 
-def _put(fw: Side, into: Watched, name: str, parts: dict[str, str], values: dict[str, Any]) -> None:
-    """Record the parts as items. A part that is None has no item: it must be None on both sides."""
-    for part, path in parts.items():
-        root, *rest = path.split(".")
-        value = values[root]
-        for step in rest:
-            value = value[int(step)] if step.isdigit() else getattr(value, step)
-        if value is not None:
-            into.items[f"{name}.{part}"] = _numpy(fw, value)
+def _given(fw: Side, watch: Watch, arguments: dict[str, Any], into: Watched) -> dict[str, Tensor]:
+    """Path → value of every leaf of the arguments. One that is None has no item: it must be None on both sides."""
+    leaves: dict[str, Any] = {}
+    for name, value in arguments.items():
+        root = watch.ours.get(name, name) if fw.key == "ours" else name
+        if hasattr(value, "initial_seed"):
+            leaves |= {f"{root}.{part}": number for part, number in into.state(value).items()}
+        elif root != "self":
+            flatten(value, root, fw, leaves)
+    kept = {path: leaf for path, leaf in leaves.items() if leaf is not None}
+    return {p: _constant(leaf) for p, leaf in kept.items() if not _matches(p, watch.one_sided)}
 
 
-def _numpy(fw: Side, value: Any) -> Tensor:
-    """Arrays of either kind; a tuple of them stacked; a number as an array without axes."""
-    if isinstance(value, (tuple, list)):
-        stack = [_numpy(fw, item) for item in value]
-        return Tensor(np.stack([item.values for item in stack]), stack[0].dtype)
-    if fw.is_array(value):
-        return fw.to_numpy(value)
-    values = np.array(value)
-    return Tensor(values, str(values.dtype))
+def _matches(path: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(path, glob) for glob in globs)
+
+
+def _constant(leaf: Any) -> Tensor:
+    """A leaf as a tensor: of a string the bytes, of a number an array without axes."""
+    if isinstance(leaf, Tensor):
+        return leaf
+    if isinstance(leaf, (bool, int, float, np.generic)):
+        return Tensor(np.array(leaf), NUMBER)
+    return Tensor(np.frombuffer(str(leaf).encode(), np.uint8), TEXT)
+
+
+def _at(value: Any, path: str) -> Any:
+    """What is at a path of attributes and indices; an empty one is the value itself."""
+    for step in filter(None, path.split(".")):
+        value = value[int(step)] if step.isdigit() else getattr(value, step)
+    return value

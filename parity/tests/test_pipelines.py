@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 
 from ltx2_mlx.diffusion.noisers import TorchNoise
+from parity.declare.model import Files, Obj, Pipeline
 from parity.declare.stages import pipelines
+from parity.declare.stages.pipelines import SEEDS
 from parity.faults.catalogue import FAULTS, Fault
 from parity.faults.selftest import PipelineBench
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
 from parity.report import html, summary, terminal
 from parity.run import pipelines as pipeline_runs
+from parity.run.arguments import Arguments
 from parity.run.resume import CellResult, Cells
 from parity.sides.mlx_pipelines import Replay
 from parity.tap.trace import Tensor
-from parity.tap.watch import Watched
+from parity.tap.watch import NUMBER, TEXT, Watched
 
 CHOSEN = [m for m in FAULTS if m.id in ("E01", "E05", "E08")]
 CELL = ("pipelines.distilled", "tiny-2.0", "float32")
@@ -38,12 +41,12 @@ def test_a_pipeline_is_the_references(bench: PipelineBench) -> None:
     assert (row.frames, row.steps) == (17, 11)
     assert row.off_by_more == 0 and row.off_by_one < 1e-3 and row.waveform < 1e-4 and row.video_latent < 5e-6
     kinds = {item.name.split(".")[0] for item in row.details}
-    assert {watch.name for watch in pipelines()[CELL[0]].watches} - kinds == {"audio_encoder", "sde_step"}
+    assert {watch.name for watch in pipelines()[CELL[0]].watches} - kinds == {"audio_encoder", "sde_step", "enhance"}
     assert sum(item.name.startswith("video_decoder") for item in row.details) > 2, "one tile"
 
 
 def test_a_seed_alone_repeats_the_references_noise(bench: PipelineBench) -> None:
-    noise = TorchNoise(10)
+    noise = TorchNoise(SEEDS[0])
     assert len(bench.run.theirs.noise) == 4
     for drawn in bench.run.theirs.noise:
         np.testing.assert_allclose(np.array(noise.randn(drawn.shape, mx.float32)), drawn, rtol=0, atol=2e-6)
@@ -62,7 +65,7 @@ GENERATOR = np.random.default_rng(5)
 
 def recording(**items: np.ndarray) -> Watched:
     base = {
-        "x0.000.timesteps.video": np.full((1, 5, 1), 0.7, np.float32),
+        "x0.000.in.video.timesteps": np.full((1, 5, 1), 0.7, np.float32),
         "x0.000.video": GENERATOR.standard_normal((1, 5, 7)).astype(np.float32),
         "video_latent.000.out": GENERATOR.standard_normal((1, 7, 1, 1, 5)).astype(np.float32),
         "frames": GENERATOR.integers(1, 255, (3, 40, 50, 3)).astype(np.uint8),
@@ -100,8 +103,8 @@ def scaled(name: str, by: float) -> np.ndarray:
         ("x0.000.video", scaled("x0.000.video", np.nan), "invalid"),
         ("x0.000.video", scaled("x0.000.video", 0)[:, :4], "invalid"),
         ("x0.000.video", None, "missing"),
-        ("x0.000.timesteps.video", np.full((1, 1, 1), 0.7, np.float32), "pass"),
-        ("x0.000.timesteps.video", np.full((1, 5, 1), np.nextafter(np.float32(0.7), np.float32(1))), "diverged"),
+        ("x0.000.in.video.timesteps", np.full((1, 1, 1), 0.7, np.float32), "pass"),
+        ("x0.000.in.video.timesteps", np.full((1, 5, 1), np.nextafter(np.float32(0.7), np.float32(1))), "diverged"),
         ("waveform", THEIRS.items["waveform"].values + np.float32(5e-5), "pass"),
         ("waveform", THEIRS.items["waveform"].values + np.float32(2e-4) * (np.arange(99) == 7), "diverged"),
         ("frames", FRAMES + (BYTE % 1500 == 0).astype(np.uint8), "pass"),
@@ -136,6 +139,55 @@ def test_rules_of_bfloat16_follow_the_references_distance_from_itself() -> None:
     assert row.verdict == "diverged" and 37 < row.psnr < 40 and row.psnr_self == float("inf")
 
 
+def test_nothing_to_compare_is_no_pass() -> None:
+    nothing = pipeline_runs.judge(PipelineRow("pipelines.toy", "any", "float32"), Watched(), Watched())
+    assert (nothing.verdict, nothing.first) == ("invalid", "run")
+    empty = changed("x0.000.video", np.zeros((1, 0, 7), np.float32))
+    both = pipeline_runs.judge(PipelineRow("pipelines.toy", "any", "float32"), empty, empty)
+    assert (both.verdict, both.why) == ("invalid", "an empty tensor")
+
+
+def test_a_second_run_that_lacks_a_tensor_or_is_far_away_allows_nothing() -> None:
+    lacking, far = changed("x0.000.video", None), changed("x0.000.video", scaled("x0.000.video", 0.2))
+    assert judged(THEIRS, lacking).why == "the reference's second run has no such tensor"
+    assert judged(THEIRS, far).why.startswith("the reference is too far from itself: 2 would")
+
+
+def test_what_is_no_tensor_is_equal() -> None:
+    def with_text(text: str, number: float) -> Watched:
+        items = {"enhance.000.in.prompt": Tensor(np.frombuffer(text.encode(), np.uint8), TEXT)}
+        return Watched(THEIRS.items | items | {"x0.000.in.audio.enabled": Tensor(np.array(number), NUMBER)})
+
+    def first(ours: Watched) -> str:
+        return pipeline_runs.judge(PipelineRow("pipelines.toy", "any", "float32"), with_text("fox", 1), ours).first
+
+    assert first(with_text("fox", 1)) == ""
+    assert first(with_text("fax", 1)) == first(with_text("a fox", 1)) == "enhance.000.in.prompt"
+    assert first(with_text("fox", 0)) == "x0.000.in.audio.enabled"
+
+
+class Stream:
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def initial_seed(self) -> int:
+        return self.seed
+
+
+def test_a_draw_is_known_by_its_seed_and_its_place_in_the_stream() -> None:
+    def drawn(*streams: Stream | None) -> list[tuple[int, ...]]:
+        recording, noise = Watched(), Tensor(np.ones((1, 2), np.float32), "float32")
+        for stream in streams:
+            recording.draw(stream, noise)
+        parts = [[f"noise.{i:03d}.{part}" for part in ("seed", "draws")] for i in range(len(streams))]
+        return [tuple(int(recording.items[p].values) for p in pair if p in recording.items) for pair in parts]
+
+    one, other = Stream(-1), Stream(7)
+    assert drawn(one, other, one) == [(2**64 - 1, 0), (7, 0), (2**64 - 1, 1)]
+    assert drawn(one, Stream(-1)) == [(2**64 - 1, 0), (2**64 - 1, 0)], "made anew"
+    assert drawn(None) == [()], "of the global generator nothing is known"
+
+
 def test_noise_is_the_references_draw_by_draw() -> None:
     replay = Replay([np.ones((1, 2), np.float32), np.full((3,), 2.0)])
     assert replay.randn((1, 2), mx.bfloat16).dtype == mx.bfloat16
@@ -163,6 +215,57 @@ def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     cells.save("pipelines.toy", "any", CellResult(results, 1.0))
     kept = cells.load("pipelines.toy", "any")
     assert kept is not None and kept.results.pipelines == results.pipelines
+
+
+# ---- what arguments move, with a made-up reference -----------------------------------------------------------------
+
+
+def moved(settled: dict[str, str], *runs: dict[str, object], deaf: str = "", restless: bool = False) -> dict[str, str]:
+    """Why each argument is a hole, if it is; the reference, and so the recording, does not hear ``deaf``."""
+    base = pipelines()["pipelines.distilled"]
+
+    def made(files: Files) -> dict[str, object]:
+        return runs[files.variant]
+
+    def record(pipeline: Pipeline, into: Watched) -> Watched:
+        given = pipeline.init(files[0]) | pipeline.call(files[0])
+        for name in sorted(set(given) - {deaf}):
+            value = given[name].fields["tile"] if isinstance(given[name], Obj) else given[name]
+            into.put(name, Tensor(np.array(value), NUMBER))
+        if restless:
+            into.put("last", Tensor(np.array(GENERATOR.random()), NUMBER))
+        return into
+
+    def differs(name: str, before: Tensor, after: Tensor | None) -> bool:
+        return after is None or not np.array_equal(before.values, after.values)
+
+    files = [pipeline_runs.files(config, "float32") for config in base.configs]
+    family = [replace(base, init=lambda files: {}, call=made, settled=base.settled | settled)]
+    return {item.name: item.why for item in Arguments(family, files, record, differs).items() if item.why}
+
+
+GIVEN = dict.fromkeys(("prompt", "seed", "height", "width", "num_frames", "frame_rate", "images", "loras"), (3, 4))
+GIVEN |= {"distilled_checkpoint_path": (5, 6), "spatial_upsampler_path": (5, 6), "enhance_prompt": (False, True)}
+GIVEN |= {"tiling_config": (Obj("Tiling", {"tile": 1}), Obj("Tiling", {"tile": 2}))}
+
+
+def test_an_argument_that_is_not_given_has_one_value_or_moves_nothing_is_a_hole() -> None:
+    first, second = ({name: pair[i] for name, pair in GIVEN.items()} for i in range(2))
+    assert moved({}, first, second) == {}
+    assert moved({}, first, second | {"seed": 3}) == {"argument.seed": "it has one value in all runs: 3"}
+    assert moved({}, first, second, deaf="seed") == {"argument.seed": "it moves nothing that is compared"}
+    lost = [{name: value for name, value in run.items() if name != "seed"} for run in (first, second)]
+    assert moved({}, *lost) == {"argument.seed": "no run is given it"}
+    assert moved({"seed": "of no use"}, *lost) == {}
+    assert moved({"seed": "of no use"}, first, second) == {}
+    stale = moved({"sead": "a name that is gone"}, first, second)
+    assert stale == {"argument.sead": "declared to be settled, and no argument of either side"}
+
+
+def test_a_reference_that_does_not_repeat_itself_proves_nothing_about_arguments() -> None:
+    assert moved({}, *({name: pair[i] for name, pair in GIVEN.items()} for i in range(2)), restless=True) == {
+        "argument": "a run with the same arguments differs from the first"
+    }
 
 
 def test_a_name_chooses_pipelines() -> None:

@@ -11,6 +11,7 @@ from .denoising import DENOISING
 from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
 from .lora import LORA
+from .pipeline_options import PIPELINE_OPTIONS
 from .pipelines import PIPELINES
 from .positions import POSITIONS
 from .sampling import SAMPLING
@@ -20,7 +21,7 @@ from .video import VIDEO
 from .views import VIEWS
 
 EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
-EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *CONDITIONS, *VIEWS)
+EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
@@ -32,7 +33,7 @@ _FILED = {
     "sampling": SAMPLING,
     "denoising": DENOISING,
     "LoRA and float8": LORA,
-    "pipelines": PIPELINES,
+    "pipelines": (*PIPELINES, *PIPELINE_OPTIONS),
     "symptoms": VIEWS,
 }
 _KIND_OF = {fault.id: kind for kind, faults in _FILED.items() for fault in faults}

@@ -38,6 +38,8 @@ from .components import Torch, filters_made_once  # first: it makes torchaudio i
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
 from ltx_core.loader.module_ops import ModuleOps  # isort: skip
 from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # isort: skip
+from ltx_core.text_encoders.gemma.embeddings_processor import EmbeddingsProcessor  # isort: skip
+from ltx_core.text_encoders.gemma.encoders.base_encoder import GemmaTextEncoder  # isort: skip
 from ltx_pipelines.utils import helpers, model_ledger  # isort: skip
 
 
@@ -45,9 +47,9 @@ def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
     return LoraPathStrengthAndSDOps(path, strength, LTXV_LORA_COMFY_RENAMING_MAP)
 
 
-def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Watched:
-    """One run. The reference must not raise."""
-    side, recording, start = Torch(), Watched(), time.monotonic()
+def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False, recording: Watched | None = None) -> Watched:
+    """One run, into ``recording`` or a new one. The reference must not raise."""
+    side, recording, start = Torch(), recording or Watched(), time.monotonic()
     module = importlib.import_module(f"ltx_pipelines.{pipeline.module}")
 
     def call() -> Any:
@@ -63,12 +65,48 @@ def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False) -> Wat
 
 
 @contextlib.contextmanager
+def made_once() -> Iterator[None]:
+    """While it lasts, each model is built once, and each prompt encoded once by the same model: for many runs that
+    differ in one argument."""
+    models: dict[Any, Any] = {}
+    texts: dict[Any, Any] = {}
+    builder, encoder, processor = single_gpu_model_builder.SingleGPUModelBuilder, GemmaTextEncoder, EmbeddingsProcessor
+    build, encode, process = builder.build, encoder.encode, processor.process_hidden_states
+
+    def build_once(self: Any, **kwargs: Any) -> Any:
+        loras = tuple((lora.path, lora.strength) for lora in self.loras)
+        key = (self.model_class_configurator, str(self.model_path), loras, str(kwargs.get("dtype")))
+        if key not in models:
+            models[key] = build(self, **kwargs)
+        return models[key]
+
+    def encode_once(self: Any, text: str) -> Any:
+        if (id(self), text) not in texts:
+            texts[id(self), text] = encode(self, text)
+        return texts[id(self), text]
+
+    def process_once(self: Any, hidden_states: Any, attention_mask: Any) -> Any:
+        key = (id(self), id(hidden_states), id(attention_mask))
+        if key not in texts:
+            texts[key] = process(self, hidden_states, attention_mask)
+        return texts[key]
+
+    with (
+        mock.patch.object(builder, "build", build_once),
+        mock.patch.object(encoder, "encode", encode_once),
+        mock.patch.object(processor, "process_hidden_states", process_once),
+        torch.inference_mode(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def noise_recorded(into: Watched) -> Iterator[None]:
     original = torch.randn
 
     def randn(*args: Any, **kwargs: Any) -> torch.Tensor:
         noise = original(*args, **kwargs)
-        into.noise.append(Torch().to_numpy(noise).values)
+        into.draw(kwargs.get("generator"), Torch().to_numpy(noise))
         return noise
 
     with mock.patch.object(torch, "randn", randn):
