@@ -13,8 +13,10 @@ from typing import Any
 from ltx2_mlx.errors import InputError
 
 from ..debug import symptoms
-from ..judge.results import EXIT_OK
+from ..judge.documents import AGAIN, RunError
+from ..judge.results import EXIT_OK, read_results
 from ..report import summary
+from ..run.environment import code_digest
 
 
 def insert(text: str, name: str, table: str) -> str | None:
@@ -68,9 +70,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     tables.set_defaults(handler=_tables)
 
 
+def _of_this_code(path: Path) -> dict[str, Any]:
+    """A finished results.json. Raises RunError for one that other code made: the documents would tell of another."""
+    document = read_results(path)
+    if document["code"] != code_digest():
+        raise RunError(f"{path}: made by other code than this. {AGAIN}")
+    return dict(document)
+
+
 def _tables(args: argparse.Namespace) -> int:
     tables = {
-        "parity": summary.markdown(json.loads(args.results.read_text()), by_config=False),
+        "parity": summary.markdown(_of_this_code(args.results), by_config=False),
         "selftest": selftest(json.loads(args.score.read_text())),
         "symptoms": symptoms.markdown(),
     }

@@ -11,7 +11,7 @@ from ..tap.side import PROBE
 from ..tap.trace import Call, Tensor, Trace
 from . import metrics
 from .results import Reason, Results, Row
-from .rules import ABSENT, CARRIED, Comparison, Verdict, decide
+from .rules import ABSENT, CARRIED, EQUAL, Comparison, Verdict, decide
 
 
 def judge(
@@ -36,8 +36,9 @@ def judge(
 
     for compared in _comparisons(stage, where["lane"], reference, oracle, ours, outputs_of):
         verdict, values = decide(compared), compared.reference
-        if verdict is CARRIED:
-            results.carried += 1
+        if verdict is CARRIED or verdict is EQUAL:
+            results.carried += verdict is CARRIED
+            results.constants += verdict is EQUAL
             continue
         array = (values.dtype, values.values.shape) if isinstance(values, Tensor) and compared.our_call else ()
         _locate(results, add(compared.row, compared.reference_call.index, verdict, *array), compared, ours)

@@ -69,6 +69,7 @@ def judge_recording(recording: Recording, results: Results) -> None:
     compared: set[str] = set()
     moving: dict[str, float] = {}
     for recorded in recording.cases:
+        before = len(results.rows), results.constants
         half = recorded.pair.dtype != "float32"
         name = f"{recorded.name}@{recorded.pair.dtype}" if half else recorded.name
         where = {"stage": stage.name, "config": recording.config, "case": name}
@@ -84,7 +85,9 @@ def judge_recording(recording: Recording, results: Results) -> None:
             handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
             outputs_of = module_taps(stage, recorded.trace) - handed
             judge(results, where, stage, recorded.trace, recorded.free, replay_free(mlx, recorded), outputs_of)
-    if recording.inventory:
+        if (len(results.rows), results.constants) == before:
+            results.silent.append(f"{stage.name} {recording.config} {name}: nothing of this case is judged")
+    if recording.inventory is not None:
         results.coverage.append(coverage_of(stage, recording.config, recording.inventory, compared, moving))
 
 
