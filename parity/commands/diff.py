@@ -16,12 +16,12 @@ from ..judge.baseline import (
     KINDS,
     Difference,
     Run,
-    RunError,
     change,
     compare,
     read_run,
     sentence,
 )
+from ..judge.documents import RunError
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
 SHOWN = 15  # lines of each kind

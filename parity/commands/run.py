@@ -59,10 +59,9 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
     chosen = _chosen(args)
-    cells = args.json.with_suffix(".cells")
     try:
         with replacing(args.json):
-            every = args.lane is not None
+            cells, every = args.json.with_suffix(".cells"), args.lane is not None
             results = run(chosen, lanes, args.checkpoint, device, progress, cells, args.resume, args.jobs, every)
             results.explanation = explain_first(results)
             results.seconds = time.monotonic() - start
@@ -102,7 +101,7 @@ def _chosen(args: argparse.Namespace) -> list[tuple[Stage | Pipeline, str]]:
     if not chosen:
         raise InputError(f"no stage '{stage}' with config '{args.config}'; see: parity list")
     if args.stage and not args.checkpoint:
-        every = {found.name for found, _ in [*select(stage), *pipeline_runs.select(stage)]}
+        every = {found.name for found, _ in select(stage)} | {found.name for found, _ in pipeline_runs.select(stage)}
         if without := sorted(every - {found.name for found, _ in chosen}):
             raise InputError(f"--stage '{stage}' names {without[0]}, which has no config '{args.config}'")
     return chosen

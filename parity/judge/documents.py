@@ -222,6 +222,8 @@ def _decode(path: Path, text: bytes, kind: type[T]) -> T:
 
 def write_whole(path: Path, text: str) -> None:
     """The file with this text, or as it was before. Raises RunError."""
+    if path.is_dir():
+        raise RunError(f"{path}: cannot be written (it is a folder)")
     scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

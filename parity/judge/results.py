@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics, tolerance
-from .documents import FINISHED, SCHEMA, Document, PipelineRecord, RunError, read_document, write_whole
+from .documents import FINISHED, SCHEMA, Document, PipelineRecord, RunError, TapRecord, read_document, write_whole
 
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
 VERDICTS = ("invalid", "diverged", "missing", "inconclusive", "pass")
@@ -267,14 +267,17 @@ def read_results(path: Path) -> Document:
 def _rebuilt(document: Document) -> Results:
     """As much of the run as decides its exit code."""
     summary = document["summary"]
-    places = ("name", "stage", "config", "case", "lane", "call", "order", "dtype")
-    rows = [Row(**{key: row[key] for key in places}, verdict=row["verdict"]) for row in map(dict, document["taps"])]
+    rows = [Row(*_place(row), order=0, dtype="", verdict=row["verdict"]) for row in document["taps"]]
     coverage = [Coverage(**entry) for entry in summary["coverage"]]
     pipelines = [
         PipelineRow(row["pipeline"], row["config"], row["dtype"], verdict=_worst_item(row))
         for row in document["pipelines"]
     ]
     return Results(rows, coverage, unseen=summary["unseen"], silent=summary["silent"], pipelines=pipelines)
+
+
+def _place(row: TapRecord) -> tuple[str, str, str, str, str, int]:
+    return row["name"], row["stage"], row["config"], row["case"], row["lane"], row["call"]
 
 
 def _worst_item(row: PipelineRecord) -> str:

@@ -257,9 +257,9 @@ def tolerated(c: Comparison) -> Verdict:
     q, allowed = c.metrics, tolerance.K_FREE if c.lane == "C" else tolerance.K
     ratio, needed_k, floor = _ratios(c)
     if needed_k <= allowed:
-        blunt = _blunt(q)
-        numbers = {"metrics": q, "ratio": ratio, "needed_k": needed_k, "floor": floor}
-        return Verdict("inconclusive", Reason.ORACLE, blunt, **numbers) if blunt else Verdict(**numbers)
+        if blunt := _blunt(q):
+            return Verdict("inconclusive", Reason.ORACLE, blunt, q, ratio, needed_k, floor)
+        return Verdict(metrics=q, ratio=ratio, needed_k=needed_k, floor=floor)
     errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"
     why = f"ratio {needed_k:.3g}, {allowed:g} is allowed ({errors})"
     further = "ours" if q["rel_l2"] > q["rel_l2_reference"] else "the reference"

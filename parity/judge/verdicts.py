@@ -120,7 +120,7 @@ def _locate(results: Results, row: Row, compared: Comparison, trace: Trace) -> N
         row.source = _source(trace, compared.tap.rpartition(".")[0] if compared.side == "in" else compared.tap)
     ours, reference, oracle = compared.ours, compared.reference, compared.oracle
     both = isinstance(reference, Tensor) and isinstance(ours, Tensor)
-    if both and reference.values.shape == ours.values.shape and results.notable(row):
+    if both and reference.values.shape == ours.values.shape and ours.values.size and results.notable(row):
         truth = oracle if isinstance(oracle, Tensor) else reference
         row.profile = metrics.profile(ours.values, reference.values, truth.values)
 

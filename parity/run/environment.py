@@ -15,9 +15,29 @@ from ltx2_mlx.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers")
 # Further ones that numbers depend on, and what the environment tells the libraries: for resuming, not for the report.
-FURTHER = ("mlx-cpu", "mlx-metal", "mlx-cuda-12", "mlx-cuda-13", "torchaudio", "tokenizers", "safetensors", "av")
+FURTHER: tuple[str, ...] = (
+    "mlx-cpu",
+    "mlx-metal",
+    "mlx-cuda-12",
+    "mlx-cuda-13",
+    "torchaudio",
+    "tokenizers",
+    "safetensors",
+    "av",
+)
 FURTHER += ("pillow", "einops", "scipy")
-SETTINGS = ("MLX_", "LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "BLIS_", "KMP_")
+SETTINGS: tuple[str, ...] = (
+    "MLX_",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "DYLD_",
+    "OPENBLAS_",
+    "OMP_",
+    "MKL_",
+    "VECLIB_",
+    "BLIS_",
+    "KMP_",
+)
 SETTINGS += ("TORCH", "PYTORCH_", "ATEN_", "CUDA_", "CUBLAS_", "NVIDIA_", "LTX2_")
 
 

@@ -85,7 +85,8 @@ def judge_recording(recording: Recording, results: Results) -> None:
             handed = {tap for tap, _ in recorded.trace.calls if any(fnmatchcase(tap, p) for p in stage.defined)}
             outputs_of = module_taps(stage, recorded.trace) - handed
             judge(results, where, stage, recorded.trace, recorded.free, replay_free(mlx, recorded), outputs_of)
-        if (len(results.rows), results.constants) == before:
+        chosen = recorded.oracle is not None or recorded.free is not None
+        if chosen and (len(results.rows), results.constants) == before:
             results.silent.append(f"{stage.name} {recording.config} {name}: nothing of this case is judged")
     if recording.inventory is not None:
         results.coverage.append(coverage_of(stage, recording.config, recording.inventory, compared, moving))
