@@ -19,7 +19,7 @@ from ltx2_mlx.errors import LTX2Error
 SCHEMA = "ltx2-parity/2"
 BASELINE_SCHEMA = "ltx2-parity-baseline/2"
 RUNNING, FAILED, FINISHED = "running", "failed", "finished"
-AGAIN = "Run again: python -m parity run"
+AGAIN, ACCEPT = "Run again: python -m parity run", "Store one with: parity accept"
 
 Verdict = Literal["invalid", "diverged", "missing", "inconclusive", "pass"]
 Lane = Literal["A", "B", "C"]
@@ -173,14 +173,14 @@ T = TypeVar("T")
 
 def read_document(path: Path) -> Document:
     """A finished ``results.json``, every field of its type. Raises RunError."""
-    text = _text(path, "Make it with: python -m parity run")
+    text = _text(path, AGAIN)
     _require_schema(path, text, SCHEMA)
     return _decode(path, text, Document)
 
 
 def read_baseline(path: Path) -> Baseline:
     """An accepted baseline, every field of its type. Raises RunError."""
-    text = _text(path, "Store one with: parity accept")
+    text = _text(path, ACCEPT)
     _require_schema(path, text, BASELINE_SCHEMA)
     found = _decode(path, text, Baseline)
     for name, cell in found["cells"].items():
@@ -189,9 +189,9 @@ def read_baseline(path: Path) -> Baseline:
     return found
 
 
-def schema_of(path: Path) -> str:
-    """What a file says that it is. Raises RunError for one that says nothing."""
-    return _decode(path, _text(path, AGAIN), _Head)["schema"]
+def schema_of(path: Path, hint: str = AGAIN) -> str:
+    """What a file says that it is. Raises RunError for one that says nothing, with a hint for one that is not there."""
+    return _decode(path, _text(path, hint), _Head)["schema"]
 
 
 def _require_schema(path: Path, text: bytes, schema: str) -> None:

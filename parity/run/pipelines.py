@@ -120,7 +120,7 @@ def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) ->
     if not reference.values.size:
         return Item(name, verdict="invalid", why="no element: nothing is compared")
     if limit > tolerance.BLUNT_RUN:
-        return Item(name, None, limit, "inconclusive", "the reference is too far from itself to judge by it")
+        return Item(name, None, limit, "invalid", "the reference is too far from itself to judge by it")
     if ours.dtype != reference.dtype and not (reference.dtype == "int64" and ours.values.dtype.kind in "iu"):
         return Item(name, verdict="invalid", why=f"dtype {ours.dtype}, the reference has {reference.dtype}")
     for whose, tensor in (("the reference has ", reference), ("", ours)):

@@ -658,10 +658,10 @@ def test_a_blunt_reference_is_inconclusive() -> None:
 
 
 @way("a pipeline's reference so far from itself that rubbish is as near")
-def test_a_blunt_pipeline_is_inconclusive() -> None:
+def test_a_blunt_pipeline_is_invalid() -> None:
     theirs, twin = watched(REFERENCE), watched((ORACLE + 0.2 * RUBBISH).astype(np.float32))
     found = pipeline_runs.judge(PipelineRow("p", "any", "bfloat16"), theirs, watched(np.zeros_like(REFERENCE)), twin)
-    assert found.verdict == "inconclusive"
+    assert found.verdict == "invalid"
 
 
 def watched(values: np.ndarray, name: str = "x") -> Watched:
