@@ -144,6 +144,14 @@ def test_a_trace_without_a_cell(here: None, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["summary"]["silent"] == ["no cell at all"]
 
 
+@way("a trace in which a cell has no case")
+def test_a_trace_without_a_case(tmp_path: Path, checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.json"
+    assert main(["record", "--out", str(path), "patchifiers", "--lane", "B"]) == EXIT_USAGE
+    assert one_line(capsys).endswith("there is nothing to record of patchifiers any in these lanes")
+    assert not path.exists()
+
+
 @way("a component without a module to cover")
 def test_a_component_without_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity.run.replay.replay", lambda mlx, recorded: recorded.trace)
