@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: see parity/__init__.py
+os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: see parity/__init__.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

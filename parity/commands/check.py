@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
+from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
-from ..run.tracefile import TraceError
+from .run import EXIT_INTERRUPTED
 
 REPORTS = Path("reports") / "latest"
 
@@ -29,14 +31,24 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _check(args: argparse.Namespace) -> int:
     from ..report import terminal
-    from ..run.loop import check
+    from ..report.render import render, replacing
+    from ..run.environment import chosen_device
+    from ..run.loop import CellError, check
+    from ..run.tracefile import open_trace
+    from ..run.workers import WorkerDiedError
 
-    start = time.monotonic()
-    results = check(args.trace, args.checkpoint, args.device, args.jobs)
-    results.seconds = time.monotonic() - start
+    start, device = time.monotonic(), chosen_device(args.device)
+    open_trace(args.trace, args.checkpoint)  # one that cannot be used is no run
     try:
-        results.write(args.json)
-    except OSError as error:
-        raise TraceError(f"{args.json}: cannot be written ({error.strerror})") from None
-    terminal.show(results, [args.json])
+        with replacing(args.json):
+            results = check(args.trace, args.checkpoint, device, args.jobs)
+            results.seconds = time.monotonic() - start
+            results.write(args.json)
+    except (CellError, WorkerDiedError) as error:
+        print(f"ltx2-parity: the check failed at {error}", file=sys.stderr)
+        return EXIT_INCOMPLETE
+    except KeyboardInterrupt:
+        print("ltx2-parity: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()

@@ -15,20 +15,19 @@ from ..judge.baseline import (
     FLOOR,
     KINDS,
     Difference,
-    Key,
-    RunError,
-    Tap,
+    Run,
     change,
     compare,
     read_run,
     sentence,
 )
+from ..judge.documents import RunError
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
 SHOWN = 15  # lines of each kind
 
 
-def show(found: Difference, a: dict[Key, Tap], b: dict[Key, Tap], console: Console | None = None) -> None:
+def show(found: Difference, a: Run, b: Run, console: Console | None = None) -> None:
     console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     for name in ("", "stage", "config", "lane", "tap", "ratio before → now"):
@@ -41,7 +40,9 @@ def show(found: Difference, a: dict[Key, Tap], b: dict[Key, Tap], console: Conso
             table.add_row(kind, "…", "", "", f"and {len(keys) - SHOWN} more", "")
     if table.rows:
         console.print(table)
-    console.print(escape(sentence(found, a, b)), style="bold red" if found.regressions else "bold green")
+    for hole in found.uncovered[:SHOWN]:
+        console.print(escape(f"not covered any more: {hole}"))
+    console.print(escape(sentence(found, a, b)), style="bold red" if found.worsened else "bold green")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,4 +60,4 @@ def _diff(args: argparse.Namespace) -> int:
     a, b = read_run(before), read_run(now)
     found = compare(a, b, args.factor, args.floor)
     show(found, a, b)
-    return EXIT_DIVERGED if found.regressions else EXIT_OK
+    return EXIT_DIVERGED if found.worsened else EXIT_OK

@@ -9,19 +9,22 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ltx2_mlx.errors import InputError
+
 from ..declare.model import Pipeline, Stage
-from ..judge.results import EXIT_USAGE
+from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
 
 REPORTS = Path("reports") / "latest"
+EXIT_INTERRUPTED = 130  # as shells have it
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="run both, judge every tensor, write a report")
-    run.add_argument("--stage", default="*", metavar="GLOB", help="which stages (default: all)")
+    run.add_argument("--stage", metavar="GLOB", help="which stages (default: all)")
     run.add_argument("--config", default="*", metavar="NAME", help="which configs, as a glob (default: all)")
     run.add_argument(
-        "--lane", default="A,B,C", help="A: isolated float32, the gate; B: half precision; C: free-running"
+        "--lane", help="A: isolated float32, the gate; B: half precision; C: free-running (default: all there are)"
     )
     run.add_argument(
         "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
@@ -43,44 +46,65 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
-    try:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.open("a").close()
-    except OSError as error:
-        print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
-        return EXIT_USAGE
     from ..faults.likely_causes import explain_first
     from ..report import terminal
-    from ..report.render import render
-    from ..run import pipelines as pipeline_runs
-    from ..run.cells import check_checkpoint, select
-    from ..run.loop import run
-    from ..sides.fixtures import ensure_fixtures
+    from ..report.render import render, replacing
+    from ..run.environment import chosen_device
+    from ..run.loop import CellError, run
+    from ..run.workers import WorkerDiedError
 
-    lanes = args.lane.replace(",", "").upper()
-    if not lanes or set(lanes) - set("ABC"):
-        print(f"ltx2-parity: no lane '{args.lane}'; there are A, B and C, as in --lane A,C", file=sys.stderr)
-        return EXIT_USAGE
-    if args.checkpoint:
-        chosen: list[tuple[Stage | Pipeline, str]]
-        named = [stage for stage in check_checkpoint(args.checkpoint) if fnmatchcase(stage.name, args.stage)]
-        chosen = [(stage, args.checkpoint.stem) for stage in named]
-    else:
-        ensure_fixtures()
-        chosen = [*select(args.stage, args.config), *pipeline_runs.select(args.stage, args.config)]
-    if not chosen:
-        print(f"ltx2-parity: no stage '{args.stage}' with config '{args.config}'; see: parity list", file=sys.stderr)
-        return EXIT_USAGE
+    lanes, device = lanes_of(args.lane), chosen_device(args.device)
 
     def progress(line: str) -> None:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    cells = args.json.with_suffix(".cells")
-    results = run(chosen, lanes, args.checkpoint, args.device, progress, cells, args.resume, args.jobs, args.seed)
-    results.explanation = explain_first(results)
-    results.seconds = time.monotonic() - start
-    results.write(args.json)
-    shutil.rmtree(cells)
+    chosen = _chosen(args)
+    try:
+        with replacing(args.json):
+            cells, every = args.json.with_suffix(".cells"), args.lane is not None
+            results = run(
+                chosen, lanes, args.checkpoint, device, progress, cells, args.resume, args.jobs, args.seed, every
+            )
+            results.explanation = explain_first(results)
+            results.seconds = time.monotonic() - start
+            results.write(args.json)
+    except (CellError, WorkerDiedError) as error:
+        print(f"ltx2-parity: the run failed at {error}", file=sys.stderr)
+        return EXIT_INCOMPLETE
+    except KeyboardInterrupt:
+        print("ltx2-parity: interrupted; parity run --resume goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    shutil.rmtree(cells, ignore_errors=True)
     terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()
+
+
+def lanes_of(text: str | None) -> str:
+    """The lanes of ``--lane``, all without it. Raises InputError."""
+    lanes = "ABC" if text is None else text.replace(",", "").upper()
+    if not lanes or set(lanes) - set("ABC"):
+        raise InputError(f"no lane '{text}'; there are A, B and C, as in --lane A,C")
+    return "".join(sorted(set(lanes)))
+
+
+def _chosen(args: argparse.Namespace) -> list[tuple[Stage | Pipeline, str]]:
+    """The cells that ``--stage`` and ``--config`` name. Raises InputError where they name none, or none of a stage."""
+    from ..run import pipelines as pipeline_runs
+    from ..run.cells import check_checkpoint, select
+    from ..sides.fixtures import ensure_fixtures
+
+    stage = args.stage or "*"
+    if args.checkpoint:
+        named = [found for found in check_checkpoint(args.checkpoint) if fnmatchcase(found.name, stage)]
+        chosen: list[tuple[Stage | Pipeline, str]] = [(found, args.checkpoint.stem) for found in named]
+    else:
+        ensure_fixtures()
+        chosen = [*select(stage, args.config), *pipeline_runs.select(stage, args.config)]
+    if not chosen:
+        raise InputError(f"no stage '{stage}' with config '{args.config}'; see: parity list")
+    if args.stage and not args.checkpoint:
+        every = {found.name for found, _ in select(stage)} | {found.name for found, _ in pipeline_runs.select(stage)}
+        if without := sorted(every - {found.name for found, _ in chosen}):
+            raise InputError(f"--stage '{stage}' names {without[0]}, which has no config '{args.config}'")
+    return chosen

@@ -6,15 +6,16 @@ Each table stands between two markers, ``<!-- NAME: start -->`` and ``<!-- NAME:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from ltx2_mlx.errors import InputError
 
 from ..debug import symptoms
-from ..judge.results import EXIT_OK
+from ..judge.documents import AGAIN, RunError
+from ..judge.results import EXIT_OK, read_results
 from ..report import scores, summary
+from ..run.environment import code_digest
 
 
 def insert(text: str, name: str, table: str) -> str | None:
@@ -88,10 +89,18 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     tables.set_defaults(handler=_tables)
 
 
+def _of_this_code(path: Path) -> dict[str, Any]:
+    """A finished results.json. Raises RunError for one that other code made: the documents would tell of another."""
+    document = read_results(path)
+    if document["code"] != code_digest():
+        raise RunError(f"{path}: made by other code than this. {AGAIN}")
+    return dict(document)
+
+
 def _tables(args: argparse.Namespace) -> int:
     tables = {
+        "parity": summary.markdown(_of_this_code(args.results), by_config=False),
         "selftest": selftest(scores.read(args.score)),
-        "parity": summary.markdown(json.loads(args.results.read_text()), by_config=False),
         "symptoms": symptoms.markdown(),
     }
     fill(args.documents, tables)

@@ -2,7 +2,9 @@
 compared with.
 
 A tap is compared by the worst of its ratios (``needed_k``) and verdicts over cases and calls. An input is listed in a
-run only where it differs from what an earlier tap passed on, so one that is not listed has the ratio 0.
+run only where it differs from what an earlier tap passed on, so one that is not listed has the ratio 0. An item of a
+pipeline is a tap as well: its lane is the dtype, its ratio the error in units of a third of what is allowed, as in
+lane A. What was not covered is compared by name.
 """
 
 from __future__ import annotations
@@ -11,17 +13,28 @@ import json
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
 
-from ltx2_mlx.errors import LTX2Error
-
-from .results import SCHEMA, VERDICTS
+from ..declare.stages import pipelines, stages
+from . import tolerance
+from .documents import (
+    ACCEPT,
+    AGAIN,
+    BASELINE_SCHEMA,
+    Document,
+    PipelineRecord,
+    RunError,
+    TapRecord,
+    read_baseline,
+    schema_of,
+    write_whole,
+)
+from .results import ALLOWED, EXIT_OK, ORIGIN, VERDICTS, read_results
 
 BASELINE = Path("reports") / "baseline.json"
-BASELINE_SCHEMA = "ltx2-parity-baseline/1"
 FACTOR = 2.0  # a ratio has moved when it did so by this factor,
 FLOOR = 1.0  # and the larger one is above this: below, ours is as near to the truth as torch, and moves by chance
-Key = tuple[str, str, str, str]  # stage, config, lane, tap
+Cell = tuple[str, str, str]  # stage, config, lane
+Key = tuple[str, str, str, str]  # of a tap: its cell and its name
 
 
 @dataclass(frozen=True)
@@ -36,67 +49,159 @@ class Tap:
         return Tap(verdict, max(self.ratio, other.ratio))
 
 
-class RunError(LTX2Error):
-    """A file is neither a results.json nor a baseline."""
+@dataclass(frozen=True)
+class Run:
+    """A run or a baseline, as far as another is compared with it.
+
+    holes: what was not covered, by name. environments: where each cell ran.
+    """
+
+    taps: dict[Key, Tap]
+    holes: frozenset[str] = frozenset()
+    environments: dict[Cell, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> set[Cell]:
+        return {key[:3] for key in self.taps}
 
 
-def read_run(path: Path) -> dict[Key, Tap]:
-    """Tap by tap, of a results.json or a baseline. Raises RunError."""
-    try:
-        document = json.loads(path.read_text())
-        schema = document["schema"]
-        taps = _of_rows(document["taps"]) if schema == SCHEMA else _of_baseline(document)
-    except OSError as error:
-        hint = ". Store one with: parity accept" if path == BASELINE else ""
-        raise RunError(f"{path}: cannot be read ({error.strerror}){hint}") from None
-    except (ValueError, KeyError, TypeError):
-        raise RunError(f"{path}: neither a results.json ({SCHEMA}) nor a baseline ({BASELINE_SCHEMA})") from None
-    return taps
+def read_run(path: Path) -> Run:
+    """Tap by tap, of a results.json or a baseline. Raises RunError, also for a file in which nothing was judged."""
+    if schema_of(path, ACCEPT if path == BASELINE else AGAIN) == BASELINE_SCHEMA:
+        stored = read_baseline(path)
+        taps: dict[Key, Tap] = {}
+        environments: dict[Cell, dict[str, str]] = {}
+        for name, cell in stored["cells"].items():
+            stage, config, lane = name.split(" ")
+            environments[stage, config, lane] = stored["environments"][cell["environment"]]
+            taps |= {(stage, config, lane, tap): Tap("pass", ratio) for tap, ratio in cell["taps"].items()}
+        run = Run(taps, frozenset(), environments)
+    else:
+        run = _of_results(read_results(path))
+    if not run.taps:
+        raise RunError(f"{path}: nothing was judged in it")
+    return run
 
 
-def _of_rows(rows: list[dict[str, Any]]) -> dict[Key, Tap]:
+def _of_results(document: Document) -> Run:
     taps: dict[Key, Tap] = {}
-    for row in rows:
+    for row in document["taps"]:
         key = (row["stage"], row["config"], row["lane"], row["name"])
         tap = Tap(row["verdict"], inf if row["needed_k"] is None else row["needed_k"])
         taps[key] = tap.worst(taps[key]) if key in taps else tap
-    return taps
+    for run in document["pipelines"]:
+        taps |= _of_pipeline(run)
+    environments = {key[:3]: document["environment"] for key in taps}
+    return Run(taps, frozenset(holes(document)), environments)
 
 
-def _of_baseline(document: dict[str, Any]) -> dict[Key, Tap]:
-    if document["schema"] != BASELINE_SCHEMA:
-        raise KeyError(document["schema"])
-    return {
-        (stage, config, lane, tap): Tap("pass", ratio)
-        for stage, configs in document["taps"].items()
-        for config, lanes in configs.items()
-        for lane, taps in lanes.items()
-        for tap, ratio in taps.items()
-    }
+def _of_pipeline(run: PipelineRecord) -> dict[Key, Tap]:
+    cell = (run["pipeline"], run["config"], run["dtype"])
+    taps = {(*cell, name): Tap(verdict, _share(error, limit)) for name, error, limit, verdict in run["details"]}
+    return taps | {(*cell, "run"): Tap(run["verdict"], 0.0)}
 
 
-def write_baseline(path: Path, taps: dict[Key, Tap], environment: dict[str, str]) -> None:
-    """Worst ratios to three digits, one line a cell. Raises RunError where a tap has not passed."""
-    if failed := [key for key, tap in taps.items() if tap.verdict != "pass"]:
-        raise RunError(f"not accepted: {len(failed)} taps have not passed, the first is {' '.join(failed[0])}")
-    nested: dict[str, Any] = {}
-    for (stage, config, lane, name), tap in sorted(taps.items()):
-        lanes = nested.setdefault(stage, {}).setdefault(config, {})
-        lanes.setdefault(lane, {})[name] = float(f"{tap.ratio:.3g}")
-    cells = ",\n".join(f"  {json.dumps(stage)}: {_lines(configs)}" for stage, configs in nested.items())
-    head = json.dumps({"schema": BASELINE_SCHEMA, "environment": environment}, indent=1)[:-2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{head},\n "taps": {{\n{cells}\n}}}}\n')
+def _share(error: float | None, limit: float | None) -> float:
+    """An item's error as a ratio of which ``tolerance.K`` is allowed."""
+    if error == 0.0:
+        return 0.0
+    return tolerance.K * error / limit if error is not None and limit else inf
 
 
-def _lines(configs: dict[str, Any]) -> str:
-    rows = (f"   {json.dumps(name)}: {json.dumps(lanes, separators=(',', ':'))}" for name, lanes in configs.items())
-    return "{\n" + ",\n".join(rows) + "}"
+def holes(document: Document) -> list[str]:
+    """Everything that should have been covered and was not, by name."""
+    summary, found = document["summary"], []
+    for c in summary["coverage"]:
+        found += [f"{c['stage']} {c['config']}: {name} is not compared" for name in c["uncovered"]]
+        for parts, seen in (("leaves", c["leaves_compared"]), ("parameters", c["parameters_moving"])):
+            whole: int = c[parts]  # type: ignore[literal-required]
+            if seen != whole or (parts == "leaves" and not whole):
+                found.append(f"{c['stage']} {c['config']}: {parts} not covered")
+    covered = {(c["stage"], c["config"]) for c in summary["coverage"]}
+    with_parts = {name for name, stage in stages().items() if stage.component}
+    isolated = {(row["stage"], row["config"]) for row in document["taps"] if row["lane"] == "A"}
+    found += [f"{s} {c}: no coverage" for s, c in sorted(isolated - covered) if s in with_parts]
+    return found + [f"{tap}: no case reaches it" for tap in summary["unseen"]] + summary["silent"]
+
+
+# ---- accepting -------------------------------------------------------------------------------------------------------
+
+
+def acceptable(path: Path, code: str) -> Run:
+    """A results.json that may become a baseline. Raises RunError, saying why it may not.
+
+    code: the digest of the code as it is now.
+    """
+    document = read_results(path)
+    for reason in _against(document, code):
+        raise RunError(f"{path}: not accepted: {reason}")
+    return _of_results(document)
+
+
+def _against(document: Document, code: str) -> list[str]:
+    """Reasons not to accept a run."""
+    exit_code, taps, ran = document["summary"]["exit_code"], document["taps"], document["pipelines"]
+    found = [] if exit_code == EXIT_OK else [f"its exit code is {exit_code}, not 0"]
+    found += [] if taps or ran else ["nothing was judged in it"]
+    if document["code"] != code:
+        found.append("it was made by other code than this. Run again: python -m parity run")
+    for key, usual in ORIGIN.items():
+        if (value := document["origin"].get(key, "")) != usual:
+            found.append(f"its {key} is {value!r}, and the baseline is of {usual or 'the tiny checkpoints'!r}")
+    if document["allowed"] != ALLOWED:
+        found.append(f"it allows the ratios {document['allowed']}, and {ALLOWED} is right")
+    found += holes(document)
+    found += [said for row in taps if (said := _doubt(row))]
+    runs = [(run["pipeline"], run["config"], run["dtype"]) for run in ran]
+    found += [f"{' '.join(run)} is in it twice" for run in sorted(set(runs)) if runs.count(run) > 1]
+    found += [f"there is no pipeline {' '.join(run)}" for run in runs if not _is_pipeline(*run)]
+    for run in ran:
+        wrong = (name for name, error, limit, _ in run["details"] if error is None or limit is None or error > limit)
+        found += [f"{run['pipeline']} {run['config']} {run['dtype']} {name} is beyond its limit" for name in wrong]
+    return found
+
+
+def _is_pipeline(name: str, config: str, dtype: str) -> bool:
+    return name in pipelines() and config in pipelines()[name].configs and dtype in ("float32", "bfloat16")
+
+
+def _doubt(row: TapRecord) -> str:
+    """What speaks against a row, though it says that it passes."""
+    place = f"{row['stage']} {row['config']} {row['case']} {row['lane']} {row['name']}"
+    known = stages().get(row["stage"])
+    if known is None or row["config"] not in known.configs:
+        return f"{place}: there is no such stage and config"
+    if row["needed_k"] is None or row["needed_k"] > ALLOWED[row["lane"]]:
+        return f"{place}: it passes with a ratio of {row['needed_k']}"
+    return ""
+
+
+def write_baseline(path: Path, run: Run, earlier: Run | None = None) -> None:
+    """Worst ratios to three digits, one line a cell: those of the run, and what an earlier baseline has of other cells.
+    Raises RunError."""
+    taps = {key: tap for key, tap in (earlier.taps if earlier else {}).items() if key[:3] not in run.cells} | run.taps
+    environments = (earlier.environments if earlier else {}) | run.environments
+    cells: dict[Cell, dict[str, float]] = {}
+    for key, tap in sorted(taps.items()):
+        cells.setdefault(key[:3], {})[key[3]] = float(f"{tap.ratio:.3g}")
+    kinds = list({json.dumps(environments[cell], sort_keys=True): environments[cell] for cell in cells}.values())
+    lines = [
+        f"  {json.dumps(' '.join(cell))}: "
+        + json.dumps({"environment": str(kinds.index(environments[cell])), "taps": ratios}, separators=(",", ":"))
+        for cell, ratios in cells.items()
+    ]
+    numbered = {str(number): environment for number, environment in enumerate(kinds)}
+    head = json.dumps({"schema": BASELINE_SCHEMA, "environments": numbered}, indent=1)[:-2]
+    write_whole(path, f'{head},\n "cells": {{\n' + ",\n".join(lines) + "\n}}\n")
+
+
+# ---- comparing -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Difference:
-    """Taps by what happened to them; ``skipped``: cells (stage, config, lane) of A that B does not have."""
+    """Taps by what happened to them; ``uncovered``: what B does not cover and A did, by name; ``skipped``: cells of A
+    that B does not have; ``elsewhere``: in how many cells both ran, on another machine or with other versions."""
 
     failed: list[Key] = field(default_factory=list)  # pass before, or not there, and no pass now
     gone: list[Key] = field(default_factory=list)
@@ -104,32 +209,38 @@ class Difference:
     better: list[Key] = field(default_factory=list)
     mended: list[Key] = field(default_factory=list)
     new: list[Key] = field(default_factory=list)
-    skipped: list[tuple[str, ...]] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
+    skipped: list[Cell] = field(default_factory=list)
+    elsewhere: int = 0
 
     @property
     def regressions(self) -> list[Key]:
         return self.failed + self.gone + self.worse
 
+    @property
+    def worsened(self) -> bool:
+        return bool(self.regressions or self.uncovered)
 
-def compare(a: dict[Key, Tap], b: dict[Key, Tap], factor: float = FACTOR, floor: float = FLOOR) -> Difference:
-    """The outcome of A's taps in B, each list with the largest ratio first."""
-    earlier: set[tuple[str, ...]] = {key[:3] for key in a}
-    cells = {key[:3] for key in b}
-    found = Difference(skipped=sorted(earlier - cells))
-    for key in sorted(a.keys() | b.keys()):
-        if key[:3] in cells and (kind := _kind(key, a, b, earlier, factor, floor)):
+
+def compare(a: Run, b: Run, factor: float = FACTOR, floor: float = FLOOR) -> Difference:
+    """The outcome of A's taps in B, each list with the largest ratio first. Raises RunError where none is common."""
+    both = a.cells & b.cells
+    if not both:
+        raise RunError("nothing to compare: no cell of the first run is in the second")
+    found = Difference(skipped=sorted(a.cells - b.cells), uncovered=sorted(b.holes - a.holes))
+    found.elsewhere = sum(a.environments.get(cell) != b.environments.get(cell) for cell in both)
+    for key in sorted(a.taps.keys() | b.taps.keys()):
+        if key[:3] in b.cells and (kind := _kind(key, a, b, factor, floor)):
             getattr(found, kind).append(key)
     for kind in ("failed", "worse", "better"):
-        getattr(found, kind).sort(key=lambda key: -max(run[key].ratio for run in (a, b) if key in run))
+        getattr(found, kind).sort(key=lambda key: -max(run.taps[key].ratio for run in (a, b) if key in run.taps))
     return found
 
 
-def _kind(
-    key: Key, a: dict[Key, Tap], b: dict[Key, Tap], cells: set[tuple[str, ...]], factor: float, floor: float
-) -> str | None:
-    """The outcome of a tap; ``cells`` are those that A has."""
+def _kind(key: Key, a: Run, b: Run, factor: float, floor: float) -> str | None:
+    """The outcome of a tap."""
     unchanged = Tap("pass", 0.0) if ":" in key[3] else None  # an input that is not listed was passed on as it was
-    before, now = a.get(key, unchanged if key[:3] in cells else None), b.get(key, unchanged)
+    before, now = a.taps.get(key, unchanged if key[:3] in a.cells else None), b.taps.get(key, unchanged)
     if now is None:
         return "gone"
     if before is None:
@@ -146,22 +257,25 @@ def _kind(
     return "better" if before.ratio > factor * now.ratio else None
 
 
-def sentence(found: Difference, a: dict[Key, Tap], b: dict[Key, Tap]) -> str:
+def sentence(found: Difference, a: Run, b: Run) -> str:
     counts = [f"{len(getattr(found, kind))} {kind}" for kind in KINDS if getattr(found, kind)]
-    same = len(b) - sum(len(getattr(found, kind)) for kind in KINDS if kind != "gone")
+    same = len(b.taps) - sum(len(getattr(found, kind)) for kind in KINDS if kind != "gone")
     counted = ", ".join([*counts, f"{same:,} as before"])
     without = f"; {len(found.skipped)} cells of the first run are not in the second" if found.skipped else ""
-    if not found.regressions:
-        return f"No regression: {counted}{without}."
-    first = found.regressions[0]
-    return f"Regression at {' '.join(first)} ({change(first, a, b)}): {counted}{without}."
+    without += f"; {found.elsewhere} cells ran on another machine or with other versions" if found.elsewhere else ""
+    if found.regressions:
+        first = found.regressions[0]
+        return f"Regression at {' '.join(first)} ({change(first, a, b)}): {counted}{without}."
+    if found.uncovered:
+        return f"Regression: {found.uncovered[0]} (of {len(found.uncovered)} that were covered): {counted}{without}."
+    return f"No regression: {counted}{without}."
 
 
 KINDS = ("failed", "gone", "worse", "better", "mended", "new")
 
 
-def change(key: Key, a: dict[Key, Tap], b: dict[Key, Tap]) -> str:
-    return " → ".join(_text(run.get(key)) for run in (a, b))
+def change(key: Key, a: Run, b: Run) -> str:
+    return " → ".join(_text(run.taps.get(key)) for run in (a, b))
 
 
 def _text(tap: Tap | None) -> str:

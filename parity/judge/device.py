@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from . import tolerance
@@ -77,8 +78,11 @@ class Device:
         return f"{len(self.measures)} primitives measured; rounding: {', '.join(above) or '1'}{rest if above else ''}"
 
     def document(self) -> dict[str, Any]:
-        """For results.json."""
-        measures = [vars(m) | {"used": m.used, "honest": m.honest} for m in self.measures]
+        """For results.json; a constant that is no number is null there."""
+        measures = [
+            vars(m) | {"constant": m.constant if isfinite(m.constant) else None, "used": m.used, "honest": m.honest}
+            for m in self.measures
+        ]
         return {"bound": tolerance.DEVICE, "measures": measures}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,6 +9,9 @@ from shlex import quote
 from typing import Any
 
 from ltx2_mlx.errors import InputError
+
+from .documents import RunError
+from .results import read_results
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,9 @@ def find(words: list[str], results: Path, seed: int | None = None) -> Place:
 
 def _in_results(tap: str, path: Path) -> Place:
     try:
-        rows = json.loads(path.read_text())["taps"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not the results of a run ({error}). Make them with: parity run; or name the place: STAGE CONFIG "
-            "CASE LANE TAP"
-        ) from None
+        rows: list[dict[str, Any]] = [dict(row) for row in read_results(path)["taps"]]
+    except RunError as error:
+        raise InputError(f"{error}; or name the place: STAGE CONFIG CASE LANE TAP") from None
     named = rows if tap == "first" else [row for row in rows if _matches(row, tap)]
     failed = sorted((row for row in named if row["verdict"] != "pass"), key=lambda row: bool(row["lane"] == "C"))
     if not named or (tap == "first" and not failed):

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import metrics, tolerance
-from .device import Device
+from .device import Device, Measure
+from .documents import FINISHED, SCHEMA, Document, PipelineRecord, RunError, TapRecord, read_document, write_whole
 
-SCHEMA = "ltx2-parity/1"
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
 VERDICTS = ("invalid", "diverged", "missing", "inconclusive", "pass")
 EXIT_OK, EXIT_DIVERGED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE = 0, 1, 2, 3, 4
+ALLOWED = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}  # the ratio, by lane
+# What a run is of, unless it says otherwise: its inputs' seed; a checkpoint or a trace in place of the tiny files.
+ORIGIN = {"seed": "0", "checkpoint": "", "trace": ""}
 
 
 class Reason(StrEnum):
@@ -103,7 +106,8 @@ class Coverage:
 
     @property
     def whole(self) -> bool:
-        return self.leaves == self.leaves_compared and self.parameters == self.parameters_moving and not self.uncovered
+        all_of_it = self.leaves == self.leaves_compared and self.parameters == self.parameters_moving
+        return self.leaves > 0 and all_of_it and not self.uncovered
 
 
 @dataclass(frozen=True)
@@ -162,12 +166,15 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
     carried: int = 0  # inputs that are the very output of an earlier tap: judged equal, not listed
+    constants: int = 0  # outputs that are no arrays: equal on both sides, not listed either
     unseen: list[str] = field(default_factory=list)  # declared function taps that no case reached
+    silent: list[str] = field(default_factory=list)  # what was chosen, and nothing of it was judged
     pipelines: list[PipelineRow] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)  # what there is to run, and what each stage leaves out
     environment: dict[str, str] = field(default_factory=dict)
+    code: str = ""  # digest of the source that was judged and judged by
+    origin: dict[str, str] = field(default_factory=dict)  # what was run on: see ``ORIGIN``
     explanation: dict[str, Any] | None = None  # of the first divergence: likely causes and lines of ours
-    seed: int = 0  # of the inputs
     device: Device = field(default_factory=Device)  # that ours ran on, as it was measured
     seconds: float = 0.0
     peak_gb: float = 0.0
@@ -209,7 +216,7 @@ class Results:
     def exit_code(self) -> int:
         if self.count("invalid") or self.count("diverged"):
             return EXIT_DIVERGED
-        if self.count("missing") or self.unseen or not all(c.whole for c in self.coverage):
+        if self.count("missing") or self.unseen or self.silent or not all(c.whole for c in self.coverage):
             return EXIT_INCOMPLETE
         if not self.rows and not self.pipelines:
             return EXIT_INCOMPLETE
@@ -227,6 +234,7 @@ class Results:
             "verdicts": {verdict: self.count(verdict) for verdict in VERDICTS},
             "coverage": [asdict(c) for c in self.coverage],
             "unseen": self.unseen,
+            "silent": self.silent,
             "first_divergence": tap.record() | {"place": tap.place} if tap else None,
             "first_pipeline": replace(pipeline, details=[]).record() | {"place": pipeline.place} if pipeline else None,
             "worst": {lane: {"needed_k": _round(row.needed_k), "place": row.place} for lane, row in worst.items()},
@@ -235,14 +243,62 @@ class Results:
         }
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
-        head: dict[str, Any] = {"schema": SCHEMA, "environment": self.environment, "summary": self.summary()}
-        head |= {"seed": self.seed, "calibration": self.device.document()}
-        head |= {"allowed": allowed, "stages": self.stages, "explanation": self.explanation}
+        """The file, whole or as it was before. Raises RunError."""
+        head: dict[str, Any] = {"schema": SCHEMA, "state": FINISHED, "code": self.code, "origin": self.origin}
+        head |= {"environment": self.environment, "summary": self.summary()}
+        head |= {"calibration": self.device.document()}
+        head |= {"allowed": ALLOWED, "stages": self.stages, "explanation": self.explanation}
         taps, pipelines = (
             ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
             for rows in (self.rows, self.pipelines)
         )
         text = json.dumps(head, indent=1)[:-2]
-        path.write_text(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n')
+        write_whole(path, f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n')
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> Document:
+    """A finished results.json. Raises RunError for any other file, and where its summary is not the sum of its rows."""
+    document = read_document(path)
+    made, said = _rebuilt(document).summary(), dict(document["summary"])
+    for key in ("exit_code", "taps", "pipelines", "verdicts"):
+        if said[key] != made[key]:
+            raise RunError(
+                f"{path}: changed since it was written: the summary's {key} is {said[key]}, its rows give {made[key]}"
+            )
+    return document
+
+
+def _rebuilt(document: Document) -> Results:
+    """As much of the run as decides its exit code."""
+    summary = document["summary"]
+    rows = [Row(*_place(row), order=0, dtype="", verdict=row["verdict"]) for row in document["taps"]]
+    coverage = [Coverage(**entry) for entry in summary["coverage"]]
+    pipelines = [
+        PipelineRow(row["pipeline"], row["config"], row["dtype"], verdict=_worst_item(row))
+        for row in document["pipelines"]
+    ]
+    measures = (
+        Measure(m["primitive"], m["dtype"], nan if m["constant"] is None else m["constant"], m["terms"])
+        for m in document["calibration"]["measures"]
+    )
+    return Results(
+        rows,
+        coverage,
+        unseen=summary["unseen"],
+        silent=summary["silent"],
+        pipelines=pipelines,
+        device=Device(tuple(measures)),
+    )
+
+
+def _place(row: TapRecord) -> tuple[str, str, str, str, str, int]:
+    return row["name"], row["stage"], row["config"], row["case"], row["lane"], row["call"]
+
+
+def _worst_item(row: PipelineRecord) -> str:
+    """A pipeline's own verdict, unless one of its items denies it; without items nothing was compared."""
+    items = [verdict for *_, verdict in row["details"]]
+    return row["verdict"] if row["verdict"] != "pass" else min(items, key=VERDICTS.index, default="invalid")

@@ -36,7 +36,9 @@ class Verdict:
 
 
 PASS = Verdict()
-CARRIED = Verdict()  # the one verdict that makes no row: judged elsewhere, or nobody's business
+# The two verdicts that make no row.
+CARRIED = Verdict()  # judged elsewhere, or nobody's business
+EQUAL = Verdict()  # a constant that both sides return
 
 
 def _invalid(reason: Reason, why: str, **numbers: Any) -> Verdict:
@@ -89,11 +91,12 @@ class Comparison:
 
     @functools.cached_property
     def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ours, the reference's and the oracle's, with 0 where they are masked."""
+        """Ours, the reference's and the oracle's, with 0 where they are masked or all the same infinity."""
         m, r, o = self.ours.values, self.reference.values, self.truth
-        if self.masks is None:
-            return m, r, o
-        m, r, o = (np.where(hidden, 0.0, a) for hidden, a in zip(self.masks, (m, r, o), strict=True))
+        if self.masks is not None:
+            m, r, o = (np.where(hidden, 0.0, a) for hidden, a in zip(self.masks, (m, r, o), strict=True))
+        if (infinite := np.isinf(m) & (m == r) & (m == o)).any():
+            m, r, o = (np.where(infinite, 0.0, a) for a in (m, r, o))
         return m, r, o
 
     @functools.cached_property
@@ -127,7 +130,8 @@ def constant(c: Comparison) -> Verdict | None:
         return _invalid(Reason.CONSTANT, f"an array {c.ours.values.shape}, the reference has {named}")
     if c.ours is not ABSENT and c.reference is not ABSENT and c.ours != c.reference:
         return Verdict("diverged", Reason.CONSTANT, f"{c.ours!r}, the reference has {named}")
-    return CARRIED
+    absent = c.ours is ABSENT or c.reference is ABSENT
+    return CARRIED if absent or c.side == "in" else EQUAL
 
 
 def reference_only(c: Comparison) -> Verdict | None:
@@ -161,8 +165,12 @@ def dtype(c: Comparison) -> Verdict | None:
     if c.stage.float32 and theirs in _HALF:  # only what flows in from outside may be half
         right = ours == "float32" or (c.side == "in" and ours == theirs)
     else:
-        right = ours == theirs or not {ours, theirs} & {"float32", *_HALF}
+        right = ours == theirs or (_is_integer(ours) and _is_integer(theirs))  # MLX counts in int32
     return None if right else _invalid(Reason.DTYPE, f"dtype {ours}, the reference has {theirs}")
+
+
+def _is_integer(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint"))
 
 
 def passed_on(c: Comparison) -> Verdict | None:
@@ -182,7 +190,7 @@ def injected(c: Comparison) -> Verdict | None:
 def exact(c: Comparison) -> Verdict | None:
     """Integers, and what the stage declares to be equal to the last bit."""
     m, r = c.ours.values, c.reference.values
-    if r.dtype.kind == "f" and (c.side == "in" or not (c.exact or c.among(c.stage.exact))):
+    if r.dtype.kind == "f" and (c.side == "in" or not (c.exact or c.among(c.stage.exact)) or np.isnan(r).any()):
         return None
     numbers = metrics.compare(m, r, r)
     if equal(m, r):
@@ -192,11 +200,27 @@ def exact(c: Comparison) -> Verdict | None:
 
 
 def nonfinite(c: Comparison) -> Verdict | None:
-    m, _, o = c.values
-    found = metrics.fault(m)
-    if not found or np.array_equal(np.isfinite(m), np.isfinite(o)):
-        return None
-    return _invalid(Reason.NONFINITE, found)
+    """NaN anywhere; infinities that are not in the same places with the same signs, in ours, the reference and the
+    oracle. Those that are say nothing, and the rest is judged."""
+    m, r, o = c.ours.values, c.reference.values, c.truth
+    for whose, array in (("", m), ("the reference has ", r), ("the oracle has ", o)):
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            return _invalid(Reason.NONFINITE, f"{whose}NaN")
+    for side, other in (("the reference", r), ("the oracle", o)):
+        if differ := int((_infinite(m) != _infinite(other)).sum()):
+            if side == "the oracle" and c.masks is not None and np.array_equal(_infinite(m), _infinite(r)):
+                continue  # a mask stands at the lowest value of its own dtype: see ``mask``
+            return _invalid(
+                Reason.NONFINITE, f"Inf in other places or of another sign than {side}: {differ} of {m.size}"
+            )
+    if m.size and np.isinf(m).all():
+        return _invalid(Reason.BLIND, "every element is infinite: this case cannot see a fault here")
+    return None
+
+
+def empty(c: Comparison) -> Verdict | None:
+    """Arrays without an element, of which nothing can be compared."""
+    return _invalid(Reason.BLIND, "no element: nothing is compared") if c.reference.values.size == 0 else None
 
 
 def blind(c: Comparison) -> Verdict | None:
@@ -230,10 +254,13 @@ def mask(c: Comparison) -> Verdict | None:
 
 
 def tolerated(c: Comparison) -> Verdict:
-    """The gate: ours as near to the oracle as the reference is, up to a factor, or as rounding explains."""
+    """The gate: ours as near to the oracle as the reference is, up to a factor, or as rounding explains; and the
+    reference near enough for that to mean something."""
     q, allowed = c.metrics, tolerance.K_FREE if c.lane == "C" else tolerance.K
     ratio, needed_k, floor = _ratios(c)
     if needed_k <= allowed:
+        if blunt := _blunt(q):
+            return Verdict("inconclusive", Reason.ORACLE, blunt, q, ratio, needed_k, floor)
         return Verdict(metrics=q, ratio=ratio, needed_k=needed_k, floor=floor)
     errors = f"rel L2 {q['rel_l2']:.2e}, torch {q['rel_l2_reference']:.2e}"
     if at_fault := device.current().faults({c.reference.dtype, "float32"}, c.sums):
@@ -247,23 +274,47 @@ def tolerated(c: Comparison) -> Verdict:
 RULES = (
     *(never_called, constant, reference_only, raised, no_array),
     *(shape, dtype, passed_on, injected),
-    *(exact, nonfinite, blind, oracle, mask, tolerated),
+    *(empty, exact, nonfinite, blind, oracle, mask, tolerated),
 )
 
 
+def _blunt(q: dict[str, float]) -> str:
+    """Why the reference is too far from its oracle for rubbish to be told from it; nothing where it is not."""
+    whole, single = q["rel_l2_reference"], q["tail_reference"] / q["peak"]
+    if whole <= tolerance.BLUNT and single <= tolerance.BLUNT_TAIL:  # neither holds of a NaN
+        return ""
+    most = f"at most {tolerance.BLUNT:.1%} and {tolerance.BLUNT_TAIL:.1%} can be judged by"
+    return f"the reference is {whole:.1%} from its oracle, single elements {single:.1%} of the largest; {most}"
+
+
 def _ratios(c: Comparison) -> tuple[float, float, float]:
-    """The ratio of the norms of the errors, the ``k`` that would have passed, and the floor of the relative error."""
-    return ratios(c.metrics, device.current().floor(c.reference.dtype, c.sums))
+    """The ratio of the norms of the errors, the ``k`` that would have passed, and the floor of the relative error.
+
+    Where the oracle is zero, rounding explains nothing.
+    """
+    least = device.current().floor(c.reference.dtype, c.sums)
+    return ratios(c.metrics, least if np.any(c.values[2]) else 0.0)
 
 
 def ratios(q: dict[str, float], least: float) -> tuple[float, float, float]:
     """The same of any metrics; ``least`` is the relative error that rounding explains."""
     floor = max(q["rel_l2_reference"], least)
-    ratio = q["rel_l2"] / floor
-    tail = max(
-        q["tail"] / max(q["tail_reference"], least * q["peak"]), q["p999"] / max(q["p999_reference"], least * q["peak"])
-    )
-    return ratio, max(ratio, tail * tolerance.K / tolerance.K_TAIL), floor
+    ratio = _over(q["rel_l2"], floor)
+    tails = [_over(q[name], max(q[f"{name}_reference"], least * q["peak"])) for name in ("tail", "p999")]
+    needed = float(np.max([ratio, *(tail * tolerance.K / tolerance.K_TAIL for tail in tails)]))  # NaN if one is
+    return ratio, needed, floor
+
+
+def _over(error: float, allowed: float) -> float:
+    if allowed == 0.0:
+        return 0.0 if error == 0.0 else float("inf")
+    return error / allowed
+
+
+def _infinite(array: np.ndarray) -> np.ndarray:
+    """+1 and −1 at infinities, 0 elsewhere."""
+    found: np.ndarray = np.where(np.isinf(array), np.sign(array), 0.0)
+    return found
 
 
 def equal(a: np.ndarray, b: np.ndarray) -> bool:

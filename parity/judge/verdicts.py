@@ -12,7 +12,7 @@ from ..tap.side import PROBE
 from ..tap.trace import Call, Sums, Tensor, Trace
 from . import metrics
 from .results import Reason, Results, Row
-from .rules import ABSENT, CARRIED, Comparison, Verdict, decide
+from .rules import ABSENT, CARRIED, EQUAL, Comparison, Verdict, decide
 
 
 def judge(
@@ -37,8 +37,9 @@ def judge(
 
     for compared in _comparisons(stage, where["lane"], reference, oracle, ours, outputs_of):
         verdict, values = decide(compared), compared.reference
-        if verdict is CARRIED:
-            results.carried += 1
+        if verdict is CARRIED or verdict is EQUAL:
+            results.carried += verdict is CARRIED
+            results.constants += verdict is EQUAL
             continue
         array = (values.dtype, values.values.shape) if isinstance(values, Tensor) and compared.our_call else ()
         _locate(results, add(compared.row, compared.reference_call.index, verdict, *array), compared, ours)
@@ -137,7 +138,7 @@ def _locate(results: Results, row: Row, compared: Comparison, trace: Trace) -> N
         row.source = _source(trace, compared.tap.rpartition(".")[0] if compared.side == "in" else compared.tap)
     ours, reference, oracle = compared.ours, compared.reference, compared.oracle
     both = isinstance(reference, Tensor) and isinstance(ours, Tensor)
-    if both and reference.values.shape == ours.values.shape and results.notable(row):
+    if both and reference.values.shape == ours.values.shape and ours.values.size and results.notable(row):
         truth = oracle if isinstance(oracle, Tensor) else reference
         row.profile = metrics.profile(ours.values, reference.values, truth.values)
 

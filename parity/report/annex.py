@@ -84,6 +84,7 @@ def holes(document: Document) -> list[Html]:
         for name in c["uncovered"]
     ]
     found += [join(code(tap), " is declared, and no case reaches it") for tap in document["summary"]["unseen"]]
+    found += [join(part) for part in document["summary"]["silent"]]
     for row in document.get("pipelines") or []:
         if row.get("verdict", "pass") != "pass":
             name = " ".join(str(row[key]) for key in ("pipeline", "config", "dtype") if row.get(key))

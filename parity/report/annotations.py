@@ -28,6 +28,7 @@ def lines(document: Document) -> list[str]:
         first.setdefault((row["stage"], row["name"]), row)
     found = [_error(row, _narrowest(document, row)) for row in first.values()]
     holes = [f"{tap}: no case reaches it" for tap in document["summary"]["unseen"]]
+    holes += document["summary"]["silent"]
     for c in document["summary"]["coverage"]:
         holes += [f"{c['stage']} {c['config']} {name}: not compared" for name in c["uncovered"]]
     return [*found, *(f"::error title=parity incomplete::{_data(hole)}" for hole in holes)][:MOST]

@@ -26,7 +26,7 @@ def worst_verdict(verdicts: set[str]) -> str:
 def is_whole(coverage: Record) -> bool:
     """Each leaf module compared, and each parameter moving a compared tensor."""
     return (
-        coverage["leaves"] == coverage["leaves_compared"]
+        0 < coverage["leaves"] == coverage["leaves_compared"]
         and coverage["parameters"] == coverage["parameters_moving"]
         and not coverage["uncovered"]
     )

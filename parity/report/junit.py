@@ -26,12 +26,24 @@ def tree(document: Document) -> ElementTree.Element:
     _suite(
         root,
         "manifest",
-        [(tap, "no case reaches this declared tap", "missing", "") for tap in document["summary"]["unseen"]],
+        [
+            *((tap, "no case reaches this declared tap", "missing", "") for tap in document["summary"]["unseen"]),
+            *((part, "nothing was judged", "missing", "") for part in document["summary"]["silent"]),
+        ],
     )
     _suite(root, "pipelines", [_pipeline(row) for row in document.get("pipelines") or []])
+    if (code := document["summary"]["exit_code"]) and not any(int(suite.get("failures", 0)) for suite in root):
+        _suite(root, "run", [("run", f"its exit code is {code}", "missing", "")])
     for key in ("tests", "failures"):
         root.set(key, str(sum(int(suite.get(key, 0)) for suite in root)))
     return root
+
+
+def no_results(why: str) -> str:
+    """The page of a run that did not come to its end: one test, which failed."""
+    root = ElementTree.Element("testsuites", name="parity", tests="1", failures="1")
+    _suite(root, "run", [("run", why, "missing", "")])
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 Case = tuple[str, str, str, str]  # its name; for a failure its message, its type and its text

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from ltx2_mlx.errors import InputError
 
-from ..judge.results import SCHEMA
+from ..judge.documents import FAILED, RUNNING, RunError, write_state, write_whole
+from ..judge.results import read_results
 
 
 def render(path: Path, every_picture: bool = False) -> list[Path]:
     """Write report.html, junit.xml, summary.md and pictures beside a results.json (and annotate, in a GitHub job).
 
     Pictures are drawn of stages that fail, or of all. A selftest.json beside it is shown as well; one that cannot be
-    is named on stderr. Raises InputError for a file that is not a results.json.
+    is named on stderr. Raises RunError for a file that is not a finished results.json.
     """
     from . import html, junit, plots, summary
     from .annotations import show as annotate
 
-    document = _read(path)
-    if document.get("schema") != SCHEMA or "taps" not in document:
-        raise InputError(f"{path}: not a results.json of this harness (its schema is not {SCHEMA})")
+    document: dict[str, Any] = dict(read_results(path))
     beside = path.parent / "selftest.json"
     text = path.parent / "summary.md"
     text.write_text(summary.markdown(document), encoding="utf-8")
@@ -44,13 +45,26 @@ def _score(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+@contextmanager
+def replacing(path: Path) -> Iterator[None]:
+    """While a run lasts, results.json and the pages beside it say that there are no results; where it fails, they say
+    why. What another run left there is gone at once. Raises RunError where nothing can be written."""
+    _say(path, RUNNING, "the run has not come to its end")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); make it with: python -m parity run") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: not a results.json of this harness")
-    return document
+        yield
+    except BaseException as error:
+        why = "it was interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        with suppress(RunError):  # a full disk: what was written at the start is still there
+            _say(path, FAILED, why)
+        raise
+
+
+def _say(path: Path, state: str, why: str) -> None:
+    from . import junit
+
+    write_state(path, state, why)
+    said = f"No results: {why}"
+    page = f'<!doctype html><meta charset="utf-8"><title>parity: no results</title><p>{escape(said)}</p>\n'
+    write_whole(path.parent / "report.html", page)
+    write_whole(path.parent / "summary.md", f"**{said}**\n")
+    write_whole(path.parent / "junit.xml", junit.no_results(said))

@@ -42,6 +42,8 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
         )
     for hole in results.unseen:
         console.print(f"never seen: {hole}", style="red")
+    for part in results.silent:
+        console.print(f"not judged: {escape(part)}", style="red")
     for path in written:
         console.print(f"written   {path}")
     env = ", ".join(f"{k} {v}" for k, v in results.environment.items() if k not in ("machine", "device"))

@@ -33,6 +33,18 @@ def coverage_of(
     )
 
 
+def silent(results: Results, cells: list[tuple[str, str]], lanes: str = "") -> list[str]:
+    """The chosen cells of which nothing was judged, and those of ``lanes`` in which nothing was."""
+    judged = {(row.stage, row.config) for row in results.rows} | {(p.pipeline, p.config) for p in results.pipelines}
+    empty = [f"{name} {config}: nothing of it is judged in the chosen lanes" for name, config in cells]
+    found = [said for said, cell in zip(empty, cells, strict=True) if cell not in judged]
+    # A pipeline's run in float32 stands for lanes A and C, one in bfloat16 for lane B.
+    seen = {row.lane for row in results.rows}
+    seen |= set("".join("AC" if row.dtype == "float32" else "B" for row in results.pipelines))
+    found += [f"lane {lane}: nothing is judged in it" for lane in lanes if lane not in seen]
+    return found or ([] if cells else ["no cell at all"])
+
+
 def unseen(results: Results, chosen: list[tuple[Stage, str]]) -> list[str]:
     """Declared function taps that no case reached: holes in the manifest."""
     holes = []

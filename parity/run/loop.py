@@ -10,21 +10,27 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Protocol
 
+from ltx2_mlx.errors import LTX2Error
+
 from ..declare.inputs import seeded
 from ..declare.model import Pipeline, Stage
 from ..declare.stages import pipelines, stages
 from ..judge.device import UNMEASURED, Device, calibrated
-from ..judge.results import Results
+from ..judge.results import ORIGIN, Results
 from . import pipelines as pipeline_runs
 from .calibration import measure
 from .cells import manifest
-from .coverage import unseen
-from .environment import default_device, environment, use_device
+from .coverage import silent, unseen
+from .environment import chosen_device, code_digest, environment, use_device
 from .pool import jobs_for_tasks, peak_gb, show_progress, spread
 from .replay import judge_recording
 from .resume import CellResult, Cells
 from .resume import key as cells_key
 from .tracefile import open_trace
+
+
+class CellError(LTX2Error):
+    """A cell could not be judged: which one, and what was raised."""
 
 
 class Source(Protocol):
@@ -99,10 +105,13 @@ class CellTask:
 def judge_cell(task: CellTask) -> CellResult:
     gc.set_threshold(100_000, 50)  # a run keeps most of the many objects that it makes: looking for garbage costs 5 %
     use_device(task.device)
-    with calibrated(task.measured):
-        found = CellResult(task.source.judged(task.name, task.config), peak_gb())
-    if task.keep:
-        task.keep.save(task.name, task.config, found)
+    try:
+        with calibrated(task.measured):
+            found = CellResult(task.source.judged(task.name, task.config), peak_gb())
+        if task.keep:
+            task.keep.save(task.name, task.config, found)
+    except (LTX2Error, OSError) as error:
+        raise CellError(f"{task.name} {task.config}: {type(error).__name__}: {error}") from error
     return found
 
 
@@ -116,7 +125,7 @@ def judge_cells(
     """Judge every cell that is not ``known``, in ``jobs`` processes; the results are in the order of the tasks."""
     known = known or [None] * len(tasks)
     left = [task for task, earlier in zip(tasks, known, strict=True) if earlier is None]
-    results = Results(environment=environment(device))
+    results = Results(environment=environment(device), code=code_digest())
     names = [task.cost for task in left]
     jobs = jobs or jobs_for_tasks(names)
     # A pipeline runs the reference three times, and takes about ten times as long as a stage.
@@ -129,6 +138,7 @@ def judge_cells(
         results.coverage += cell.results.coverage
         results.pipelines += cell.results.pipelines
         results.carried += cell.results.carried
+        results.silent += cell.results.silent
         peaks.append(cell.peak_gb)
     results.peak_gb = sum(nlargest(jobs, peaks))
     found.close()
@@ -147,15 +157,17 @@ def run(
     resume: bool = False,
     jobs: int | None = None,
     seed: int = 0,
+    every_lane: bool = False,
 ) -> Results:
     """Judge every chosen cell beside the reference, with inputs of a seed.
 
     keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
+    every_lane: each lane was asked for by name, so that something must be judged in it.
     """
-    device = device or default_device()
-    measured = measure(device, lanes)
-    conditions = environment(device) | {"seed": str(seed), "calibration": json.dumps(measured.document())}
-    cells = Cells(keep, cells_key(lanes, checkpoint, conditions)) if keep else None
+    device = chosen_device(device)
+    measured, origin = measure(device, lanes), ORIGIN | {"seed": str(seed), "checkpoint": str(checkpoint or "")}
+    conditions = environment(device) | {"calibration": json.dumps(measured.document())}
+    cells = Cells(keep, cells_key(lanes, checkpoint, conditions, origin)) if keep else None
     if cells and not resume:
         cells.clear()
     known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
@@ -164,7 +176,8 @@ def run(
     source = Live(lanes, checkpoint, seed)
     tasks = [CellTask(source, stage.name, config, device, cells, measured) for stage, config in chosen]
     results = judge_cells(tasks, device, progress, known, jobs)
-    results.seed, results.device = seed, measured
+    results.device, results.origin = measured, origin
+    results.silent += silent(results, [(stage.name, config) for stage, config in chosen], lanes if every_lane else "")
     of_stages = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
     results.stages = manifest(of_stages)
     results.unseen = unseen(results, of_stages) if "A" in lanes and checkpoint is None else []
@@ -173,13 +186,15 @@ def run(
 
 def check(path: Path, checkpoint: Path | None = None, device: str | None = None, jobs: int | None = None) -> Results:
     """Judge ours against every cell of a trace. Raises TraceError where it is not as it was recorded."""
-    trace, device = open_trace(path, checkpoint), device or default_device()
+    trace, device = open_trace(path, checkpoint), chosen_device(device)
     source = FromFile(path, checkpoint)
     cells = dict.fromkeys((stage.name, config) for stage, config in trace.cells)
     measured = measure(device)
     tasks = [CellTask(source, *cell, device, measured=measured) for cell in cells]
     results = judge_cells(tasks, device, jobs=jobs)
-    results.seed, results.device = trace.seed, measured
+    results.device = measured
+    results.origin = ORIGIN | {"seed": str(trace.seed), "trace": str(path), "checkpoint": str(checkpoint or "")}
+    results.silent += silent(results, list(cells))
     recorded = {name: value for name, value in trace.manifest["versions"].items() if name not in ("device", "mlx")}
     results.environment |= {f"{name} of the trace": value for name, value in recorded.items()}
     whole = [cell for cell, entry in zip(trace.cells, trace.manifest["cells"], strict=True) if entry["inventory"]]

@@ -269,9 +269,10 @@ def psnr(ours: np.ndarray, reference: np.ndarray) -> float:
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:
-    """Root mean square of the difference over that of the reference."""
+    """Root mean square of the difference over that of the reference. Zeros are matched by nothing but zeros."""
     a, b = ours.values.astype(np.float64), reference.values.astype(np.float64)
-    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
+    error, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    return error / norm if norm else float("inf") if error else 0.0
 
 
 def largest(ours: Tensor, reference: Tensor) -> float:

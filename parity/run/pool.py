@@ -9,11 +9,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+from .workers import Workers
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,24 +35,28 @@ def spread(
 ) -> Generator[Result, None, None]:
     """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks.
 
-    guesses: seconds for each task that has not run here.
+    guesses: seconds for each task that has not run here. Raises what ``work`` raises, and WorkerDiedError.
     """
     costs = known_costs()
     found: Costs = {}
     seconds_of = [
         costs.get(name, (guess, 0.0))[0] for name, guess in zip(names, guesses or [0.0] * len(names), strict=True)
     ]
-    order = sorted(range(len(tasks)), key=lambda index: -seconds_of[index])
-    with ProcessPoolExecutor(jobs or jobs_for_tasks(names), mp_context=get_context("spawn")) as pool:
-        futures = {index: pool.submit(_measured, work, tasks[index]) for index in order}
-        try:
-            for index, name in enumerate(names):
-                result, seconds, peak = futures.pop(index).result()
-                found[name] = round(seconds, 2), round(peak, 3)
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)
-            _keep(costs | found)
+    order = deque(sorted(range(len(tasks)), key=lambda index: -seconds_of[index]))
+    done: dict[int, Result] = {}
+    try:
+        with Workers(partial(_measured, work), min(jobs or jobs_for_tasks(names), len(tasks))) as workers:
+            for index in range(len(tasks)):
+                while index not in done:
+                    while order and workers.idle:
+                        given = order.popleft()
+                        workers.give(given, names[given], tasks[given])
+                    for answered, (result, seconds, peak) in workers.answers().items():
+                        found[names[answered]] = round(seconds, 2), round(peak, 3)
+                        done[answered] = result
+                yield done.pop(index)
+    finally:
+        _keep(costs | found)
 
 
 def _measured(work: Callable[[Task], Result], task: Task) -> tuple[Result, float, float]:

@@ -99,6 +99,7 @@ def judge_recording(recording: Recording, results: Results) -> None:
     compared: set[str] = set()
     moving: dict[str, float] = {}
     for recorded in recording.cases:
+        before = len(results.rows), results.constants
         half = recorded.pair.dtype != "float32"
         name = f"{recorded.name}@{recorded.pair.dtype}" if half else recorded.name
         where = {"stage": stage.name, "config": recording.config, "case": name}
@@ -112,7 +113,10 @@ def judge_recording(recording: Recording, results: Results) -> None:
         if recorded.free is not None:
             where["lane"] = "B" if half else "C"
             judge_free(results, where, recorded, replay_free(mlx, recorded))
-    if recording.inventory:
+        chosen = recorded.oracle is not None or recorded.free is not None
+        if chosen and (len(results.rows), results.constants) == before:
+            results.silent.append(f"{stage.name} {recording.config} {name}: nothing of this case is judged")
+    if recording.inventory is not None:
         results.coverage.append(coverage_of(stage, recording.config, recording.inventory, compared, moving))
 
 

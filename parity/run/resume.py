@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ..declare.inputs import RECIPES
-from ..judge.results import Coverage, Item, PipelineRow, Reason, Results, Row
-from ..tap import raw_safetensors as shards
+import msgspec
 
-ROOT = Path(__file__).resolve().parents[2]
+from ..declare.inputs import FIXTURES, RECIPES
+from ..judge.results import Coverage, PipelineRow, Results, Row
+from ..tap import raw_safetensors as shards
+from .environment import code_digest, settings
+
+SAVED = ("rows", "coverage", "pipelines", "carried", "silent")  # of Results
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,21 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """The content of a cell's file: ``SAVED``, and what the cell took."""
+
+    rows: list[Row]
+    coverage: list[Coverage]
+    pipelines: list[PipelineRow]
+    carried: int
+    silent: list[str]
+    peak_gb: float
+
+
+@dataclass(frozen=True)
 class Cells:
-    """One JSON file for each finished cell (stage, config). Files with another ``key`` are stale, and not used."""
+    """One JSON file for each finished cell (stage, config). One with another ``key`` is stale, and one with another
+    digest was changed; neither is used."""
 
     folder: Path
     key: str
@@ -36,48 +52,45 @@ class Cells:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def save(self, stage: str, config: str, cell: CellResult) -> None:
-        """The file is there whole or not at all."""
-        results = cell.results
-        content: dict[str, Any] = {"key": self.key, "peak_gb": cell.peak_gb, "carried": results.carried}
-        content |= {name: list(map(asdict, getattr(results, name))) for name in ("rows", "coverage", "pipelines")}
+        """The file is there whole or not at all. Raises OSError."""
+        kept = _Kept(**{name: getattr(cell.results, name) for name in SAVED}, peak_gb=cell.peak_gb)
+        content = json.dumps({name: _plain(getattr(kept, name)) for name in vars(kept)}, default=float)
         path = self._path(stage, config)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, default=float))
+        partial.write_text(f"{self._digest(path, content)}\n{content}")
         os.replace(partial, path)
 
     def load(self, stage: str, config: str) -> CellResult | None:
-        """The result that was saved under the same key; None without it."""
+        """The result that was saved under the same key; None without it, where it was changed, or holds nothing."""
+        path = self._path(stage, config)
         try:
-            content = json.loads(self._path(stage, config).read_text())
-        except (OSError, ValueError):
+            digest, _, content = path.read_text().partition("\n")
+            if digest != self._digest(path, content):
+                return None
+            kept = msgspec.convert(json.loads(content), type=_Kept)
+        except (OSError, ValueError, msgspec.ValidationError):
             return None
-        if content.get("key") != self.key:
+        if not kept.rows and not kept.pipelines:
             return None
-        rows = [_row(row) for row in content["rows"]]
-        coverage = [Coverage(**entry) for entry in content["coverage"]]
-        pipelines = [
-            PipelineRow(**row | {"details": [Item(**item) for item in row["details"]]}) for row in content["pipelines"]
-        ]
-        return CellResult(Results(rows, coverage, content["carried"], pipelines=pipelines), content["peak_gb"])
+        return CellResult(Results(**{name: getattr(kept, name) for name in SAVED}), kept.peak_gb)
+
+    def _digest(self, path: Path, content: str) -> str:
+        return hashlib.sha256(f"{self.key} {path.name} {content}".encode()).hexdigest()
 
     def _path(self, stage: str, config: str) -> Path:
         return self.folder / f"{stage}.{config}.json"
 
 
-def _row(record: dict[str, Any]) -> Row:
-    reason = Reason(record["reason"]) if record["reason"] else None
-    return Row(**record | {"shape": tuple(record["shape"]), "reason": reason})
+def _plain(value: Any) -> Any:
+    return list(map(asdict, value)) if isinstance(value, list) and value and is_dataclass(value[0]) else value
 
 
-def key(lanes: str, checkpoint: Path | None, environment: dict[str, str]) -> str:
-    """SHA-256 of all that a cell's result depends on: the code, the checkpoints, lanes, device and versions."""
-    digest = hashlib.sha256(json.dumps([sorted(lanes), environment], sort_keys=True).encode())
-    for package in ("ltx2_mlx", "parity"):
-        for file in sorted((ROOT / package).rglob("*.py")):
-            if "tests" not in file.parts:
-                digest.update(f"{file.relative_to(ROOT)}={shards.sha256(file)};".encode())
-    for name in ("SHA256SUMS", "media.py"):
-        digest.update((RECIPES / name).read_bytes())
-    digest.update(shards.sha256(checkpoint).encode() if checkpoint else b"")
+def key(lanes: str, checkpoint: Path | None, environment: dict[str, str], origin: dict[str, str]) -> str:
+    """SHA-256 of all that a cell's result depends on: the code of ours, of the harness and of the reference; every byte
+    of the checkpoints; lanes, device, seed, versions, and the environment's variables for the libraries."""
+    digest = hashlib.sha256(json.dumps([sorted(lanes), environment, origin, settings()], sort_keys=True).encode())
+    digest.update(code_digest().encode())
+    for path in (RECIPES / "SHA256SUMS", RECIPES / "media.py", FIXTURES, checkpoint):
+        digest.update(shards.sha256(path).encode() if path and path.exists() else b"none;")
     return digest.hexdigest()

@@ -28,6 +28,7 @@ from ltx2_mlx.loading.load import build
 from ..declare.inputs import FIXTURES, seed, seeded
 from ..declare.model import Case, Stage
 from ..declare.stages import stages
+from ..judge.documents import write_whole
 from ..sides.loading import load_ours, loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
@@ -171,13 +172,19 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
         raise TraceError(f"{folder}: cannot be written ({error.strerror})") from None
     cells: list[dict[str, Any]] = []
     needed: dict[Path, set[str]] = {}
-    for recording in recordings:
-        cells.append(_write_cell(folder, recording, needed))
+    try:
+        for recording in recordings:
+            cells.append(_write_cell(folder, recording, needed))
+            if not cells[-1]["cases"]:
+                cell = f"{recording.stage.name} {recording.config}"
+                raise TraceError(f"{out}: not written: there is nothing to record of {cell} in these lanes")
+    except OSError as error:
+        raise TraceError(f"{folder}: cannot be written ({error.strerror})") from None
     checkpoints = [_write_weights(folder, path, parts) if weights else _named(path) for path, parts in needed.items()]
     head = {"schema": SCHEMA, "layout": LAYOUT, "versions": versions, "seed": seed()}
     manifest: dict[str, Any] = head | {"checkpoints": checkpoints, "cells": cells}
     manifest["sha256"] = _seal(manifest)
-    out.write_text(json.dumps(manifest, separators=(",", ":")) + "\n")
+    write_whole(out, json.dumps(manifest, separators=(",", ":")) + "\n")
     return {f"{c['stage']} {c['config']}": sum(case["bytes"] for case in c["cases"]) for c in cells}
 
 

@@ -235,7 +235,7 @@ def test_command_line_writes_a_report_and_names_a_fault(
     ]
     assert main(arguments) == EXIT_OK
     document = json.loads(path.read_text())
-    assert document["schema"] == "ltx2-parity/1"
+    assert document["schema"] == "ltx2-parity/2"
     assert document["summary"]["verdicts"]["pass"] == len(document["taps"]) > 1000
     assert document["summary"]["first_divergence"] is None
     wanted = "name stage config case lane call shape dtype pearson cosine std_ref std_mlx std_ratio slope offset rel_l2"

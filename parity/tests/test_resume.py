@@ -11,16 +11,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from parity.judge.device import calibrated
-from parity.judge.results import EXIT_OK, Results
+from parity.judge.results import EXIT_OK, ORIGIN, Results, Row
+from parity.run import environment
 from parity.run.calibration import measure
 from parity.run.cells import select
-from parity.run.environment import default_device
+from parity.run.environment import ROOT, code_digest, default_device
 from parity.run.live import Runner
-from parity.run.resume import ROOT, CellResult, Cells, key
+from parity.run.resume import CellResult, Cells, key
 
 QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
-GLOBS = ("[pt][ar]*", "*y")  # just these two cells
+GLOBS = ("[pt][ar]*[er][sr]", "*y")  # just these two cells
 
 
 def _command(out: Path, *more: str) -> list[str]:
@@ -42,7 +45,7 @@ def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert [file.name for file in cells.glob("*.json")] == [finished.name]
-    assert out.read_text() == ""
+    assert json.loads(out.read_text())["state"] == "running"
 
     done = subprocess.run(_command(out, "--resume"), capture_output=True, text=True, **here)
     assert done.returncode == EXIT_OK, done.stderr
@@ -60,11 +63,12 @@ def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: 
 
 
 def test_cells_of_other_code_lanes_or_checkpoints_are_not_used(tmp_path: Path, checkpoints: Path) -> None:
-    keys = [key("A", None, {}), key("AB", None, {}), key("A", None, {"mlx": "1"})]
-    keys.append(key("A", checkpoints / "tiny-2.3-video-only.safetensors", {}))
+    own = checkpoints / "tiny-2.3-video-only.safetensors"
+    keys = [key("A", None, {}, ORIGIN), key("AB", None, {}, ORIGIN), key("A", None, {"mlx": "1"}, ORIGIN)]
+    keys += [key("A", own, {}, ORIGIN), key("A", None, {}, ORIGIN | {"seed": "1"})]
     assert len(set(keys)) == len(keys)
     cells = Cells(tmp_path, keys[0])
-    cells.save("toy", "any", CellResult(Results(carried=3), 0.5))
+    cells.save("toy", "any", CellResult(Results([row()], carried=3), 0.5))
     kept = cells.load("toy", "any")
     assert kept is not None and (kept.results.carried, kept.peak_gb) == (3, 0.5)
     assert all(Cells(tmp_path, other).load("toy", "any") is None for other in keys[1:])
@@ -73,11 +77,50 @@ def test_cells_of_other_code_lanes_or_checkpoints_are_not_used(tmp_path: Path, c
     assert cells.load("toy", "any") is None
 
 
-def test_the_key_is_made_of_the_code(tmp_path: Path, monkeypatch: object) -> None:
-    for package in ("ltx2_mlx", "parity"):
-        (tmp_path / package).mkdir()
-    (tmp_path / "parity" / "judge.py").write_text("K = 3\n")
-    monkeypatch.setattr("parity.run.resume.ROOT", tmp_path)
-    before = key("A", None, {})
-    (tmp_path / "parity" / "judge.py").write_text("K = 4\n")
-    assert key("A", None, {}) != before
+def row() -> Row:
+    return Row("tap", "toy", "any", "base", "A", 0, 0, "float32", needed_k=float("inf"), verdict="diverged")
+
+
+def test_the_key_is_made_of_the_code_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also below a folder named tests, and the reference's too."""
+    folders = {name: tmp_path / "tests" / name for name in ("ltx2_mlx", "parity", "ltx_core", "ltx_pipelines")}
+    for folder in folders.values():
+        (folder / "tests").mkdir(parents=True)
+        (folder / "judge.py").write_text("K = 3\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "tests")
+    monkeypatch.setattr(environment, "_package", folders.get)
+    known = {digest()}
+    for folder in folders.values():
+        (folder / "judge.py").write_text("K = 4\n")
+        assert digest() not in known, folder.name
+        known.add(digest())
+    (folders["parity"] / "tests" / "test_judge.py").write_text("")
+    assert digest() in known, "the harness's own tests judge nothing"
+
+
+def digest() -> str:
+    code_digest.cache_clear()
+    try:
+        return code_digest()
+    finally:
+        code_digest.cache_clear()
+
+
+@pytest.mark.parametrize("change", [("MLX_SOMETHING", "1"), ("OPENBLAS_NUM_THREADS", "7"), ("LD_PRELOAD", "/other.so")])
+def test_the_key_is_made_of_what_the_environment_tells_the_libraries(
+    change: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key("A", None, {}, ORIGIN)
+    monkeypatch.setenv(*change)
+    assert key("A", None, {}, ORIGIN) != before
+
+
+def test_the_key_is_made_of_the_bytes_of_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parity.run.resume.FIXTURES", tmp_path)
+    folder = tmp_path / "gemma"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    before, own = key("A", None, {}, ORIGIN), key("A", folder, {}, ORIGIN)
+    (folder / "config.json").write_text("[]")
+    assert key("A", None, {}, ORIGIN) != before
+    assert key("A", folder, {}, ORIGIN) != own

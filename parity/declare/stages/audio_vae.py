@@ -103,6 +103,7 @@ AUDIO_ENCODER = Stage(
                 "ltx_core.model.audio_vae.ops:AudioProcessor.waveform_to_mel",
                 "ltx2_mlx.audio_processor:AudioProcessor.waveform_to_mel",
             ),
+            configs=("tiny-2.0-audio-compat", "tiny-2.0-audio-wide", "tiny-2.0-audio-width", "tiny-2.3-audio-group"),
         ),
     ),
     probes=("*norm1", "*norm2", "*norm_out", "*attn_*norm"),
