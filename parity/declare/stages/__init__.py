@@ -3,6 +3,7 @@
 from ..model import Pipeline, Stage
 from .audio_processor import AUDIO_PROCESSOR
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
+from .command_line import COMMAND_LINE
 from .denoising import DENOISING
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
 from .gemma import GEMMA
@@ -26,10 +27,11 @@ STAGES: tuple[Stage, ...] = (
     UPSAMPLER,
 )
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING)
-STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8)
+STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, COMMAND_LINE)
 
 # The way of the data, from a prompt to a video with audio: the columns of the report's map.
 PHASES = {
+    "Command line": ("command_line",),
     "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
     "Image and audio in": ("video_encoder", "audio_processor", "audio_encoder"),
     "Denoising": (
