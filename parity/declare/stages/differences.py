@@ -65,11 +65,11 @@ DIFFERENCES: tuple[Difference, ...] = (
             "ic_lora",
         )
     ),
-    Difference("*.2.?", "call.tiling_config", DEFAULT_TILES, "chosen", _TILES),
     *(
         Difference("ti2vid_one_stage.*", "call.tiling_config", ABSENT, tiles, _TILES)
         for tiles in ("chosen", DEFAULT_TILES)
     ),
+    Difference("*.2.?", "call.tiling_config", DEFAULT_TILES, "chosen", _TILES),
     Difference("*", "call.negative_prompt", "1078 characters, sha256 3b57", "298 characters, sha256 76fa", _TEXT),
     Difference("ti2vid_two_stages_hq.*", "call.noise_seed", ABSENT, None, f"{_OURS}: the noise follows the seed"),
     Difference(

@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from ..values import compared, expanded, leaves
@@ -82,11 +82,11 @@ def _recorded(module: ModuleType, into: dict[str, Any]) -> Iterator[None]:
 
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         given = _bound(make, self, *args, **kwargs)
-        into.update({f"init.{name}": value for name, value in given.items() if name not in ("self", "device")})
+        into.update({f"init.{name}": _named(value) for name, value in given.items() if name not in ("self", "device")})
         make(self, *args, **kwargs)
         ledgers = [value for value in vars(self).values() if isinstance(value, model_ledger.ModelLedger)]
         for number, ledger in enumerate(ledgers, 1):
-            into.update({f"ledger.{number}.{name}": getattr(ledger, name) for name in LEDGER})
+            into.update({f"ledger.{number}.{name}": _named(getattr(ledger, name)) for name in LEDGER})
 
     def called(self: Any, *args: Any, **kwargs: Any) -> tuple[str, str]:
         given = _bound(call, self, *args, **kwargs)
@@ -100,6 +100,15 @@ def _recorded(module: ModuleType, into: dict[str, Any]) -> Iterator[None]:
 
     with mock.patch.multiple(cls, __init__=made, __call__=called), mock.patch.object(module, "encode_video", written):
         yield
+
+
+class _BareLora(NamedTuple):
+    path: str
+
+
+def _named(value: Any) -> Any:
+    """LoRAs that are bare names, as ``retake`` passes them on, with a field for the name."""
+    return [_BareLora(x) if isinstance(x, str) else x for x in value] if isinstance(value, (list, tuple)) else value
 
 
 LEDGER = ("checkpoint_path", "gemma_root_path", "spatial_upsampler_path", "loras", "dtype", "quantization")
