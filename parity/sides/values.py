@@ -90,7 +90,7 @@ def _plain(value: Any, side: Side) -> Any:
 
 def _array(value: Any) -> np.ndarray:
     if value is None:
-        return np.zeros(0)
+        return np.array(np.nan)
     if isinstance(value, str):
         return np.frombuffer(value.encode(), np.uint8)
     return np.array(value, np.float64)

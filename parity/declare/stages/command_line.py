@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..model import Case, Counterparts, Stage, Step
+from . import defaults
 
 CHECKPOINTS = "checkpoints:"  # in a word: the folder of the small checkpoints
 _MEDIA = f"{CHECKPOINTS}/media"
@@ -240,7 +241,8 @@ def _defaults() -> Case:
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    return {**{recipe: _of_recipe(recipe) for recipe in FLAGS}, "defaults": _defaults()}
+    recipes = {recipe: _of_recipe(recipe) for recipe in FLAGS}
+    return {**recipes, "defaults": _defaults(), "python": defaults.case()}
 
 
 COMMAND_LINE = Stage(
@@ -248,8 +250,12 @@ COMMAND_LINE = Stage(
     component=None,
     cases=cases,
     classes={
-        name: Counterparts(f"parity.sides.torch.command_line:{name}", f"parity.sides.mlx_command_line:{name}")
-        for name in ("arrived", "flags", "refused")
+        name: Counterparts(f"parity.sides.torch.{file}:{name}", f"parity.sides.mlx_{file}:{name}")
+        for file, names in {
+            "command_line": ("arrived", "flags", "refused"),
+            "defaults": ("arguments_of", "constant", "keys_of"),
+        }.items()
+        for name in names
     },
     configs=("any",),
 )

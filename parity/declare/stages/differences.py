@@ -43,15 +43,7 @@ _FORGOTTEN = "the reference's main() takes the flag and forgets it"
 _OURS = "an argument of ours alone"
 _VERSION = "the defaults follow the checkpoint's version, as in all other pipelines; the reference always takes 2.3's"
 _TILES = "tiles are as large as half the memory allows; the frames are those of any other tiles"
-_GUIDED = {
-    "cfg_scale": (3.0, 7.0),
-    "stg_scale": (1.0, 1.0),
-    "rescale_scale": (0.7, 0.7),
-    "modality_scale": (3.0, 3.0),
-    "skip_step": (0, 0),
-}
 DEFAULT_TILES = "512 pixels over 64, 64 frames over 24"
-_DISTILLED = ("distilled", "ic_lora")
 
 DIFFERENCES: tuple[Difference, ...] = (
     Difference("*", "write.chunks", ANY, None, "the length of a progress bar: ours counts as it writes"),
@@ -79,6 +71,12 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference("a2vid_two_stage.2.0", "call.video_guider_params.stg_blocks.0", 28, 29, _VERSION),
     Difference(
         "retake.*", "*loras.?.strength", ABSENT, 1.0, "the reference's main() passes bare names, and then stops"
+    ),
+    Difference("python.tokenizer.LTXVGemmaTokenizer.__init__", "max_length", 256, 1024, "the length that is always used"),
+    Difference("python.vocoder.UpSample1d.__init__", "kernel_size", None, 12, "what None means for a ratio of 2"),
+    *(
+        Difference("python.conv.CausalConv3d.__init__", part, theirs, own, "one stride for all axes, written out")
+        for part, theirs, own in (("stride", 1, ABSENT), ("stride.count", ABSENT, 3), ("stride.?", ABSENT, 1))
     ),
     *(
         Difference("*", f"settings.{name}", ABSENT, value, f"{_OURS}: how it runs")
