@@ -30,14 +30,18 @@ def compared(side: Side, step: str, values: Mapping[str, Any]) -> dict[str, Any]
     declared difference, and is as declared, says so."""
     key: Literal["reference", "ours"] = "ours" if side.key == "ours" else "reference"
     shown: dict[str, Any] = {}
+
+    def is_array(value: Any) -> bool:
+        return isinstance(value, np.ndarray) or side.is_array(value)
+
     for name, value in (pair for top, whole in values.items() for pair in leaves(top, whole, side)):
-        difference = None if side.is_array(value) else declared(key, step, name, value)
+        difference = None if is_array(value) else declared(key, step, name, value)
         if difference:
             if ABSENT in (difference.reference, difference.ours):
                 continue
             value = AS_DECLARED
         shown[name] = value
-        if not side.is_array(value):
+        if not is_array(value):
             shown[f"{name}.value"] = _array(value)
     return shown
 
@@ -60,7 +64,7 @@ def leaves(name: str, value: Any, side: Side) -> Iterator[tuple[str, Any]]:
     elif name.rpartition(".")[2] == "tiling_config" and value is None:
         yield name, "chosen"
     else:
-        yield name, value if side.is_array(value) else _plain(value, side)
+        yield name, value if isinstance(value, np.ndarray) or side.is_array(value) else _plain(value, side)
 
 
 def tiles(config: Any) -> str:

@@ -38,6 +38,7 @@ class Difference:
     reason: str
 
 
+_RATE = "the writer's rate: cut to a whole number, pictures and audio drift apart"
 _TEXT = "a text of our own: nothing is copied from the reference"
 _FORGOTTEN = "the reference's main() takes the flag and forgets it"
 _OURS = "an argument of ours alone"
@@ -78,6 +79,8 @@ DIFFERENCES: tuple[Difference, ...] = (
         Difference("python.conv.CausalConv3d.__init__", part, theirs, own, "one stride for all axes, written out")
         for part, theirs, own in (("stride", 1, ABSENT), ("stride.count", ABSENT, 3), ("stride.?", ABSENT, 1))
     ),
+    Difference("video.a cut rate", "video.rate", "29", "30000/1001", _RATE),
+    Difference("video.a cut rate", "video.length", 0.31, 0.3, _RATE),
     *(
         Difference("*", f"settings.{name}", ABSENT, value, f"{_OURS}: how it runs")
         for name, value in {
