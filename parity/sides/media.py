@@ -1,4 +1,4 @@
-"""Media files as the stage ``files`` takes them: made for both sides alike, and measured by PyAV after they are written.
+"""Media files as the stage ``files`` takes them: made for both sides alike, and measured once they are written.
 
 Nothing here is the product's or the reference's.
 """
@@ -75,21 +75,25 @@ def measured(path: Path) -> dict[str, Any]:
         }
     with av.open(str(path)) as container:
         if container.streams.audio:
-            stream = container.streams.audio[0]
-            pieces = [frame.to_ndarray() for frame in container.decode(stream)]
-            samples = np.concatenate(pieces, axis=1)
-            length = _seconds(stream.duration, stream.time_base)
-            found |= {
-                "audio.codec": stream.codec_context.name,
-                "audio.rate": stream.rate,
-                "audio.layout": stream.codec_context.layout.name,
-                "audio.channels": stream.codec_context.layout.nb_channels,
-                "audio.start": _seconds(stream.start_time, stream.time_base),
-                "audio.length": length,
-                "audio.samples": samples.shape[1],
-            }
-            found |= _tones(samples[:, : round(length * stream.rate)], stream.rate)
+            found |= _measured_audio(container)
     return found
+
+
+def _measured_audio(container: av.container.InputContainer) -> dict[str, Any]:
+    stream = container.streams.audio[0]
+    rate, layout = int(stream.rate), stream.codec_context.layout
+    samples = np.concatenate([frame.to_ndarray() for frame in container.decode(stream)], axis=1)
+    length = _seconds(stream.duration, stream.time_base)
+    found = {
+        "audio.codec": stream.codec_context.name,
+        "audio.rate": rate,
+        "audio.layout": layout.name,
+        "audio.channels": layout.nb_channels,
+        "audio.start": _seconds(stream.start_time, stream.time_base),
+        "audio.length": length,
+        "audio.samples": samples.shape[1],
+    }
+    return found | _tones(samples[:, : round(length * rate)], rate)
 
 
 def _seconds(ticks: int | None, unit: Fraction | None) -> float:
@@ -101,7 +105,7 @@ def _levels(pixels: np.ndarray) -> np.ndarray:
     height, width = (side // BLOCK for side in pixels.shape[:2])
     whole = pixels[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK, 3)
     means = whole[:, 3:-3, :, 3:-3].mean(axis=(1, 3))
-    return (means * (LEVELS / 256)).astype(np.uint8)
+    return np.asarray(means * (LEVELS / 256), np.uint8)
 
 
 def _tones(samples: np.ndarray, rate: int) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from .values import compared
 
 def arguments_of(step: str, module: str, name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The defaults of these arguments of a function, or of a class's method."""
-    found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     parameters = inspect.signature(found).parameters
     return compared(MLX(), step, {argument: parameters[argument].default for argument in arguments})
 

@@ -98,5 +98,3 @@ def _array(value: Any) -> np.ndarray:
     if isinstance(value, str):
         return np.frombuffer(value.encode(), np.uint8)
     return np.array(value, np.float64)
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..model import Case, Step
 
 # (module of the reference, module of ours) → function or class → the arguments that have a default on both sides.
@@ -19,7 +21,10 @@ ARGUMENTS: dict[tuple[str, str], dict[str, str]] = {
         "TransformerArgs.__init__": "prompt_timestep self_attention_mask",
     },
     ("ltx_core.text_encoders.gemma.config", "ltx2_mlx.config.text"): {
-        "Gemma3TextConfig.__init__": "head_dim query_pre_attn_scalar rms_norm_eps rope_local_base_freq rope_theta sliding_window_pattern vocab_size",
+        "Gemma3TextConfig.__init__": (
+            "head_dim query_pre_attn_scalar rms_norm_eps rope_local_base_freq rope_theta "
+            "sliding_window_pattern vocab_size"
+        ),
     },
     ("ltx_core.model.transformer.transformer", "ltx2_mlx.config.transformer"): {
         "TransformerConfig.__init__": "apply_gated_attention cross_attention_adaln",
@@ -88,19 +93,27 @@ ARGUMENTS: dict[tuple[str, str], dict[str, str]] = {
         "A2VidPipelineTwoStage.__call__": "audio_start_time audio_max_duration tiling_config enhance_prompt",
     },
     ("ltx_pipelines.utils.constants", "ltx2_mlx.pipelines.constants"): {
-        "PipelineParams.__init__": "seed stage_1_height stage_1_width num_frames frame_rate num_inference_steps video_guider_params audio_guider_params",
+        "PipelineParams.__init__": (
+            "seed stage_1_height stage_1_width num_frames frame_rate num_inference_steps "
+            "video_guider_params audio_guider_params"
+        ),
     },
     ("ltx_pipelines.distilled", "ltx2_mlx.pipelines.distilled"): {
         "DistilledPipeline.__call__": "tiling_config enhance_prompt",
     },
     ("ltx_pipelines.ic_lora", "ltx2_mlx.pipelines.ic_lora"): {
-        "ICLoraPipeline.__call__": "enhance_prompt tiling_config conditioning_attention_strength skip_stage_2 conditioning_attention_mask",
+        "ICLoraPipeline.__call__": (
+            "enhance_prompt tiling_config conditioning_attention_strength skip_stage_2 conditioning_attention_mask"
+        ),
     },
     ("ltx_pipelines.utils.model_ledger", "ltx2_mlx.pipelines.ledger"): {
         "ModelLedger.__init__": "gemma_root_path spatial_upsampler_path loras",
     },
     ("ltx_pipelines.retake", "ltx2_mlx.pipelines.retake"): {
-        "RetakePipeline.__call__": "negative_prompt num_inference_steps video_guider_params audio_guider_params regenerate_video regenerate_audio enhance_prompt distilled tiling_config",
+        "RetakePipeline.__call__": (
+            "negative_prompt num_inference_steps video_guider_params audio_guider_params regenerate_video "
+            "regenerate_audio enhance_prompt distilled tiling_config"
+        ),
     },
     ("ltx_pipelines.utils.helpers", "ltx2_mlx.pipelines.stages"): {
         "create_noised_state": "noise_scale initial_latent",
@@ -198,20 +211,21 @@ KEYS: dict[str, tuple[str, str]] = {
 }
 
 
+def _step(name: str, function: str, kwargs: dict[str, Any], reference: dict[str, Any], ours: dict[str, Any]) -> Step:
+    return Step(name, function, {"step": name} | kwargs, on_reference=reference, on_ours=ours)
+
+
 def case() -> Case:
     steps = []
     for (reference, ours), functions in ARGUMENTS.items():
         for name, arguments in functions.items():
+            kwargs = {"name": name, "arguments": tuple(arguments.split())}
             step = f"python.{ours.rpartition('.')[2]}.{name}"
-            kwargs = {"step": step, "name": name, "arguments": tuple(arguments.split())}
-            own = {"on_reference": {"module": reference}, "on_ours": {"module": ours}}
-            steps.append(Step(step, "arguments_of", kwargs, **own))
+            steps.append(_step(step, "arguments_of", kwargs, {"module": reference}, {"module": ours}))
     for (reference, ours), names in CONSTANTS.items():
         for name in names.split():
-            own = {"on_reference": {"module": reference}, "on_ours": {"module": ours}}
-            steps.append(Step(f"python.{name}", "constant", {"step": f"python.{name}", "name": name}, **own))
+            steps.append(_step(f"python.{name}", "constant", {"name": name}, {"module": reference}, {"module": ours}))
     for component, (cls, keys) in KEYS.items():
-        kwargs = {"step": f"config.{component}", "keys": tuple(keys.split())}
-        own = {"on_reference": {"component": component}, "on_ours": {"cls": cls}}
-        steps.append(Step(f"config.{component}", "keys_of", kwargs, **own))
+        kwargs = {"keys": tuple(keys.split())}
+        steps.append(_step(f"config.{component}", "keys_of", kwargs, {"component": component}, {"cls": cls}))
     return Case(steps=tuple(steps), half=False)

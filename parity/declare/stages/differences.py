@@ -73,7 +73,9 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "retake.*", "*loras.?.strength", ABSENT, 1.0, "the reference's main() passes bare names, and then stops"
     ),
-    Difference("python.tokenizer.LTXVGemmaTokenizer.__init__", "max_length", 256, 1024, "the length that is always used"),
+    Difference(
+        "python.tokenizer.LTXVGemmaTokenizer.__init__", "max_length", 256, 1024, "what the pipelines always use"
+    ),
     Difference("python.vocoder.UpSample1d.__init__", "kernel_size", None, 12, "what None means for a ratio of 2"),
     *(
         Difference("python.conv.CausalConv3d.__init__", part, theirs, own, "one stride for all axes, written out")

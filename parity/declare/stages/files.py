@@ -1,8 +1,8 @@
 """Files of pictures, video and audio: written by both sides and decoded again, and read by both sides.
 
-x264 does not repeat itself with the reference's options, so that no bytes and no pixels of a written video are compared:
-its pictures are flat blocks of colours, of which no two are alike, and the mean of each block is one of 16 levels. So
-are tones: each channel has its own, which change with time, and the highest peak of their spectrum is compared.
+x264 does not repeat itself with the reference's options. So no bytes and no pixels of a written video are compared: its
+pictures are flat blocks of random colours, and the mean of each block is one of 16 levels. Each channel of the audio
+has tones of its own, which change with time, and the highest peak of their spectrum is compared.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _outputs() -> Case:
         pixels = blocks(f"png:{name}", sum(parts), 18, 26)
         chunks = tuple(map(_plain, np.split(pixels, np.cumsum(parts)[:-1])))
         steps.append(Step(f"frames.{name}", "frames", {"chunks": chunks}))
-    waves = {"24000": tones(0.1, 24000), "48000": tones(0.05, 48000, 1.9), "int16": (tones(0.1, 24000) * 9e3).astype("i2")}
+    waves = {"24000": tones(0.1, 24000), "48000": tones(0.05, 48000, 1.9)}
+    waves["int16"] = (tones(0.1, 24000) * 9000).astype(np.int16)
     for name, waveform in waves.items():
         rate = 48000 if name == "48000" else 24000
         steps.append(Step(f"wav.{name}", "wav", {"waveform": _plain(waveform), "sampling_rate": rate}))
@@ -134,8 +135,9 @@ def _reading() -> Case:
         kwargs = {"cap": cap, "height": height, "width": width}
         steps.append(Step(f"clip.{height}x{width}", "clip_conditioning", kwargs, exact=False))
     for rate in ("24", "30000/1001", "25/2"):
-        kwargs = {"step": "metadata", "rate": rate, "pixels": _plain(blocks("metadata", 7, 50, 70))}
-        steps.append(Step(f"metadata.{rate.replace('/', '÷')}", "metadata", kwargs))
+        name = f"metadata.{rate.replace('/', '÷')}"
+        pixels = _plain(blocks("metadata", 7, 50, 70))
+        steps.append(Step(name, "metadata", {"step": name, "rate": rate, "pixels": pixels}))
     windows = ((0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.2), (0.3, 9.0), (0.5, 0.01))
     for file in ("audio.wav", "clip.mp4"):
         for start, duration in windows:

@@ -17,7 +17,19 @@ from .transformer import TRANSFORMER
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO, *SAMPLING, *DENOISING, *LORA, *PIPELINES, *VIEWS)
+EDITS: tuple[Fault, ...] = (
+    *LOADING,
+    *TEXT,
+    *POSITIONS,
+    *TRANSFORMER,
+    *VIDEO,
+    *AUDIO,
+    *SAMPLING,
+    *DENOISING,
+    *LORA,
+    *PIPELINES,
+    *VIEWS,
+)
 EDITS += (*COMMAND_LINE, *MEDIA)
 FAULTS = tuple(fault for fault in EDITS if fault.seen_by == "stage")  # those that the selftest plants
 BY_ID: dict[str, Fault | FileFault | ClipFault] = {fault.id: fault for fault in (*EDITS, *FILES)}

@@ -85,11 +85,13 @@ COMMAND_LINE = (
     ),
     _flag(
         "F09",
-        "the rescaling flag sets the other modality's scale",
+        "the scales of two kinds of guidance exchanged",
         _FLAGS,
-        '("--{0}-rescale-scale", "rescale_scale",',
-        '("--{0}-rescale-scale", "modality_scale",',
-        "ti2vid_one_stage.first.call.video_guider_params.rescale_scale",
+        '"cfg_scale", float, "how closely the {0} follows the prompt; 1: no guidance"),\n'
+        '    ("--{0}-stg-guidance-scale", "stg_scale",',
+        '"stg_scale", float, "how closely the {0} follows the prompt; 1: no guidance"),\n'
+        '    ("--{0}-stg-guidance-scale", "cfg_scale",',
+        "ti2vid_one_stage.first.call.video_guider_params.cfg_scale",
         case="ti2vid_one_stage",
         cause="swapped",
     ),

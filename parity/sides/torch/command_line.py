@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import importlib
 import inspect
 import logging
@@ -59,7 +58,7 @@ def _run(recipe: str, argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dic
         return parse(self, *args, **kwargs)
 
     with contextlib.ExitStack() as undo:
-        put = functools.partial(mock.patch.object)
+        put = mock.patch.object
         undo.enter_context(put(argparse.ArgumentParser, "parse_args", parsing))
         undo.enter_context(put(sys, "argv", [recipe, *expanded(argv)]))
         undo.enter_context(put(reference_args, "QuantizationPolicy", _POLICIES))
@@ -73,6 +72,7 @@ def _run(recipe: str, argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dic
 @contextlib.contextmanager
 def _recorded(module: ModuleType, into: dict[str, Any]) -> Iterator[None]:
     """While it lasts, the module's pipeline and writer put what they are given into ``into``."""
+    cls: Any
     (cls,) = (
         value
         for name, value in vars(module).items()

@@ -20,13 +20,14 @@ from .components import BUILDERS, Torch, filters_made_once
 def arguments_of(step: str, module: str, name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The defaults of these arguments of a function, or of a class's method."""
     parts = name.replace("__call__", "forward").split(".")
-    found = functools.reduce(_attribute, parts, importlib.import_module(module))
+    found: Any = functools.reduce(_attribute, parts, importlib.import_module(module))
     parameters = inspect.signature(found).parameters
     return compared(Torch(), step, {argument: parameters[argument].default for argument in arguments})
 
 
 def _attribute(owner: Any, name: str) -> Any:
-    return getattr(owner, name, None) or getattr(owner, "__call__")  # noqa: B004  a class that is no module
+    """A class that is no module has no forward."""
+    return getattr(owner, name if hasattr(owner, name) else "__call__")
 
 
 def constant(step: str, module: str, name: str) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def keys_of(step: str, component: str, keys: Sequence[str]) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     for version in ("2.0", "2.3"):  # networks of different kinds ask for different keys
         config = read_checkpoint(FIXTURES / f"tiny-{version}.safetensors").config
-        configurator, _ = BUILDERS[component](config)
+        configurator: Any = BUILDERS[component](config)[0]
         with torch.device("meta"), filters_made_once():
             configurator.from_config(_Asked.of(config, asked))
     return compared(Torch(), step, {key: asked[key] for key in keys})

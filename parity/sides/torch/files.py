@@ -49,7 +49,11 @@ def frames(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
 def wav(waveform: torch.Tensor, sampling_rate: int) -> dict[str, Any]:
     """The samples as the reference gives them to its encoder."""
     given: list[np.ndarray] = []
-    with mock.patch.object(media_io, "_resample_audio", lambda container, stream, frame: given.append(frame.to_ndarray())):
+
+    def keep(container: None, stream: None, frame: Any) -> None:
+        given.append(frame.to_ndarray())
+
+    with mock.patch.object(media_io, "_resample_audio", keep):
         media_io._write_audio(None, None, Audio(waveform, sampling_rate))
     return compared(Torch(), "", {"rate": sampling_rate, "channels": 2, "samples": given[0].reshape(-1, 2)})
 
@@ -63,11 +67,13 @@ def conditioning(
     pixels: torch.Tensor, suffix: str, orientation: int, crf: int, height: int, width: int
 ) -> torch.Tensor:
     with image_file(pixels.numpy(), suffix, orientation) as path:
-        return media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
+        loaded: torch.Tensor = media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
+    return loaded
 
 
 def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    return media_io.resize_and_center_crop(pixels, height, width)
+    result: torch.Tensor = media_io.resize_and_center_crop(pixels, height, width)
+    return result
 
 
 def clip(cap: int) -> torch.Tensor:
@@ -75,7 +81,9 @@ def clip(cap: int) -> torch.Tensor:
 
 
 def clip_conditioning(cap: int, height: int, width: int) -> torch.Tensor:
-    return media_io.load_video_conditioning(str(MEDIA / "clip.mp4"), height, width, cap, torch.float32, _CPU)
+    path = str(MEDIA / "clip.mp4")
+    loaded: torch.Tensor = media_io.load_video_conditioning(path, height, width, cap, torch.float32, _CPU)
+    return loaded
 
 
 def metadata(step: str, rate: str, pixels: torch.Tensor) -> dict[str, Any]:
