@@ -12,6 +12,7 @@ from typing import Any
 
 from ..model import Case, Counterparts, Stage, Step
 from . import defaults
+from .differences import reasons
 
 CHECKPOINTS = "checkpoints:"  # in a word: the folder of the small checkpoints
 _MEDIA = f"{CHECKPOINTS}/media"
@@ -260,4 +261,5 @@ COMMAND_LINE = Stage(
         for name in names
     },
     configs=("any",),
+    different=reasons(step.name for case in cases({}).values() for step in case.steps),
 )

@@ -6,6 +6,7 @@ away from the table on either side is red, and so is a difference that is not in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -106,3 +107,25 @@ def declared(side: Literal["reference", "ours"], step: str, name: str, value: An
         if fnmatchcase(step, difference.steps) and fnmatchcase(name, difference.value) and own in (value, ANY):
             return difference
     return None
+
+
+def reasons(steps: Iterable[str]) -> dict[str, str]:
+    """Step and value → why it differs, for the differences that these steps can have."""
+    names = tuple(steps)
+    chosen = (d for d in DIFFERENCES if any(fnmatchcase(name, d.steps) for name in names))
+    return {f"{d.steps}.{d.value}": d.reason for d in chosen}
+
+
+def table() -> str:
+    """All differences as Markdown, those of one reason in one row."""
+    lines = ["| where | value | reference | ours | why |", "|---|---|---|---|---|"]
+    for reason in dict.fromkeys(d.reason for d in DIFFERENCES):
+        same = [d for d in DIFFERENCES if d.reason == reason]
+        cells = [{f"`{d.steps}`": None for d in same}, {f"`{d.value}`": None for d in same}]
+        cells += [{_said(d.reference): None for d in same}, {_said(d.ours): None for d in same}]
+        lines.append(f"| {' | '.join(', '.join(cell) for cell in cells)} | {reason} |")
+    return "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    return value.value if isinstance(value, Without) else f"{value:.4g}" if isinstance(value, float) else str(value)

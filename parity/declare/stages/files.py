@@ -14,6 +14,7 @@ import numpy as np
 
 from ..inputs import normal, uniform
 from ..model import Case, Counterparts, Data, Stage, Step
+from .differences import reasons
 
 BLOCK = 16  # pixels
 LEVELS = 16
@@ -160,4 +161,5 @@ FILES = Stage(
         for name in (*_FUNCTIONS, "metadata", "sound")
     },
     configs=("any",),
+    different=reasons(step.name for case in cases({}).values() for step in case.steps),
 )
