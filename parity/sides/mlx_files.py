@@ -75,7 +75,8 @@ def clip(cap: int) -> np.ndarray:
     return np.stack(list(_product("media").decode_video_from_file(MEDIA / "clip.mp4", cap)))
 
 
-def clip_conditioning(cap: int, height: int, width: int) -> np.ndarray:
+def clip_conditioning(size: mx.array) -> np.ndarray:
+    cap, height, width, _ = np.array(size).tolist()
     loaded: np.ndarray = _product("media").load_video_conditioning(MEDIA / "clip.mp4", height, width, cap)
     return loaded
 
@@ -88,4 +89,6 @@ def metadata(step: str, rate: str, pixels: mx.array) -> dict[str, Any]:
 
 def sound(file: str, start: float, duration: float | None) -> dict[str, Any]:
     audio = _product("media").decode_audio_from_file(MEDIA / file, start, duration)
+    if audio is None:
+        return {"nothing": np.array(1)}
     return {"waveform": audio.waveform, "rate": np.array(audio.sampling_rate)}

@@ -104,6 +104,12 @@ def _image(height: int, width: int) -> np.ndarray:
     return np.asarray((waves + uniform(f"image:{height}", height, width, 4) * 12).clip(0, 255), np.uint8)
 
 
+_SIZES = (  # from, to
+    *(((37, 53), (64, 96)), ((53, 37), (64, 96)), ((481, 851), (256, 384)), ((300, 4001), (31, 77))),
+    *(((2, 3), (33, 17)), ((1, 1), (5, 9)), ((33, 65), (33, 65)), ((34, 65), (31, 65)), ((7, 1999), (11, 4001))),
+)
+
+
 def _pictures() -> Case:
     """name: (size, suffix, channels, EXIF orientation), at each compression."""
     kinds: dict[str, tuple[tuple[int, int], str, int, int]] = {
@@ -120,7 +126,7 @@ def _pictures() -> Case:
         for crf in (0, 33, 12) if name == "rgb" else (33,):
             sized = kwargs | {"crf": crf, "height": 64, "width": 96}
             steps.append(Step(f"picture.{name}.crf {crf}", "conditioning", sized, exact=False))
-    for source, target in (((37, 53), (64, 96)), ((53, 37), (64, 96)), ((300, 1001), (31, 77)), ((7, 199), (11, 401))):
+    for source, target in _SIZES:
         frames = _plain(normal(f"resized:{source}", 2, *source, 3, scale=60.0))
         kwargs = {"pixels": frames, "height": target[0], "width": target[1]}
         steps.append(Step(f"resized.{source[0]}x{source[1]}", "resized", kwargs, exact=False))
@@ -133,13 +139,13 @@ def _reading() -> Case:
     for cap in (1, 6, 17, 40):
         steps.append(Step(f"clip.{cap}", "clip", {"cap": cap}))
     for cap, height, width in ((5, 64, 32), (9, 32, 96), (17, 48, 80)):
-        kwargs = {"cap": cap, "height": height, "width": width}
-        steps.append(Step(f"clip.{height}x{width}", "clip_conditioning", kwargs, exact=False))
+        size = _plain(np.array((cap, height, width, 3)))  # of the result
+        steps.append(Step(f"clip.{height}x{width}", "clip_conditioning", {"size": size}, exact=False))
     for rate in ("24", "30000/1001", "25/2"):
         name = f"metadata.{rate.replace('/', '÷')}"
         pixels = _plain(blocks("metadata", 7, 50, 70))
         steps.append(Step(name, "metadata", {"step": name, "rate": rate, "pixels": pixels}))
-    windows = ((0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.2), (0.3, 9.0), (0.5, 0.01))
+    windows = ((0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.2), (0.3, 9.0), (0.5, 0.01), (8.0, None))
     for file in ("audio.wav", "clip.mp4"):
         for start, duration in windows:
             name = f"sound.{file.rpartition('.')[2]}.{start:g}.{'all' if duration is None else f'{duration:g}'}"

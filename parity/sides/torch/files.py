@@ -80,7 +80,8 @@ def clip(cap: int) -> torch.Tensor:
     return torch.stack(list(media_io.decode_video_from_file(str(MEDIA / "clip.mp4"), cap, _CPU)))
 
 
-def clip_conditioning(cap: int, height: int, width: int) -> torch.Tensor:
+def clip_conditioning(size: torch.Tensor) -> torch.Tensor:
+    cap, height, width, _ = size.tolist()
     path = str(MEDIA / "clip.mp4")
     loaded: torch.Tensor = media_io.load_video_conditioning(path, height, width, cap, torch.float32, _CPU)
     return loaded
@@ -94,4 +95,6 @@ def metadata(step: str, rate: str, pixels: torch.Tensor) -> dict[str, Any]:
 
 def sound(file: str, start: float, duration: float | None) -> dict[str, Any]:
     audio = media_io.decode_audio_from_file(str(MEDIA / file), _CPU, start, duration)
+    if audio is None:
+        return {"nothing": np.array(1)}
     return {"waveform": audio.waveform, "rate": np.array(audio.sampling_rate)}
