@@ -7,7 +7,6 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from mlx.utils import tree_flatten
 import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
 
 # isort: split
-from ltx_pipelines.utils import args as reference_args
-from ltx_pipelines.utils import constants as reference_constants
 
 from ltx2_mlx import __version__, pipelines
 from ltx2_mlx.cli import generate, recipes
@@ -58,75 +55,9 @@ def files(checkpoints: Path) -> list[str]:
 
 # ---- flags --------------------------------------------------------------------------------------------------------
 
-# Of the reference: how each pipeline's main() makes its parser, and the flags that main() adds by itself.
-_P23, _PHQ = reference_constants.LTX_2_3_PARAMS, reference_constants.LTX_2_3_HQ_PARAMS
-PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], tuple[str, ...]]] = {
-    "distilled": (lambda: reference_args.default_2_stage_distilled_arg_parser(params=_P23), ()),
-    "ti2vid_one_stage": (lambda: reference_args.default_1_stage_arg_parser(params=_P23), ()),
-    "ti2vid_two_stages": (lambda: reference_args.default_2_stage_arg_parser(params=_P23), ()),
-    "ti2vid_two_stages_hq": (lambda: reference_args.hq_2_stage_arg_parser(params=_PHQ), ()),
-    "keyframe_interpolation": (lambda: reference_args.default_2_stage_arg_parser(params=_P23), ()),
-    "ic_lora": (lambda: reference_args.default_2_stage_distilled_arg_parser(params=_P23), ("ic_lora",)),
-    "a2vid_two_stage": (lambda: reference_args.default_2_stage_arg_parser(), ("a2vid_two_stage",)),
-    "retake": (argparse.ArgumentParser, ("retake",)),
-}
-# Flag → why ours has another default than the reference's parser.
-OTHER_DEFAULTS = {
-    "--negative-prompt": "a text of our own",
-    "--num-inference-steps": "refused where it has no effect",
-    "--lora": "an empty list either way",
-    "--loras": "an empty list either way",
-    "--conditioning-attention-mask": "a list, empty",
-    "--video-conditioning": "a list, empty",
-    "--distilled-lora": "a list, empty",
-}
-
-
-def _added_by_main(module: str) -> set[str]:
-    """The flags in the source of a reference pipeline's main()."""
-    text = Path(importlib.import_module(f"ltx_pipelines.{module}").__file__).read_text()
-    return set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', text))
-
-
-# Flags whose default depends on the checkpoint's version: compared in the next test.
-BY_VERSION = {"--num-inference-steps", "--video-stg-blocks", "--audio-stg-blocks"}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_flags_are_the_references(name: str) -> None:
-    make, modules = PARSERS[name]
-    theirs = {option: action for action in make()._actions for option in action.option_strings}
-    ours = {option: action for action in recipes.parser("generate", name)._actions for option in action.option_strings}
-    expected = set(theirs) | {flag for module in modules for flag in _added_by_main(module)}
-    assert len(expected) > 8 and expected <= set(ours), expected - set(ours)
-    compared = 0
-    for flag, action in theirs.items():
-        if flag in ("-h", "--help") or flag in OTHER_DEFAULTS or type(ours[flag]).__name__ == "_Refused":
-            continue
-        if flag in BY_VERSION and ours[flag].default is None:
-            assert " for 2.3)" in ours[flag].help
-            continue
-        compared += 1
-        assert ours[flag].default == action.default, flag
-        assert not ours[flag].required or action.required, flag
-    assert compared > 8 or name == "retake"
-
-
 FULL = [
     name for name, recipe in RECIPES.items() if not recipe.distilled and name not in ("ti2vid_two_stages_hq", "retake")
 ]
-
-
-@pytest.mark.parametrize("name", FULL)
-def test_defaults_follow_the_checkpoints_version(name: str, checkpoints: Path) -> None:
-    for version, steps, block in (("2.0", 40, 29), ("2.3", 30, 28)):
-        request = _planned(name, checkpoints / f"tiny-{version}.safetensors").request
-        assert (request.steps, request.video_guidance.stg_blocks) == (steps, [block])
-        theirs = reference_constants.detect_params(request.checkpoint_path)
-        assert request.steps == theirs.num_inference_steps
-        assert vars(request.video_guidance) == vars(theirs.video_guider_params)
-        if RECIPES[name].makes_audio:
-            assert vars(request.audio_guidance) == vars(theirs.audio_guider_params)
 
 
 def test_given_values_are_kept_whatever_the_version(checkpoints: Path) -> None:

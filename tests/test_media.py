@@ -62,29 +62,6 @@ def save_image(path: Path, height: int, width: int, mode: str = "RGB", **options
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("source", "target"),
-    [
-        ((37, 53), (64, 96)),
-        ((53, 37), (64, 96)),
-        ((481, 851), (256, 384)),
-        ((300, 4001), (31, 77)),
-        ((2, 3), (33, 17)),
-        ((1, 1), (5, 9)),
-        ((33, 65), (33, 65)),
-        ((33, 65), (31, 65)),
-        ((7, 1999), (11, 4001)),
-    ],
-)
-def test_resizing_is_torchs(source: tuple[int, int], target: tuple[int, int]) -> None:
-    frames = np.random.default_rng(source[0]).uniform(0, 255, (2, *source, 3)).astype(np.float32)
-    for pixels in (frames, frames[0]):
-        expected = reference.resize_and_center_crop(torch.from_numpy(pixels), *target).numpy()
-        resized = media.resize_and_center_crop(pixels, *target)
-        assert resized.shape == expected.shape and resized.dtype == np.float32
-        np.testing.assert_allclose(resized, expected, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("size", [(37, 53), (90, 41)])
 def test_the_longer_side_is_set(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -97,29 +74,6 @@ def test_the_longer_side_is_set(size: tuple[int, int]) -> None:
     frames = media.resize_aspect_ratio_preserving(np.stack([pixels, pixels[::-1]]), 64)
     assert frames.shape == (2, *expected.shape)
     np.testing.assert_array_equal(frames[0], media.resize_aspect_ratio_preserving(pixels, 64))
-
-
-@pytest.mark.parametrize("crf", [0, 33, 12])
-@pytest.mark.parametrize(
-    ("name", "size", "mode", "options"),
-    [
-        ("a.png", (97, 151), "RGB", {}),
-        ("b.png", (64, 96), "RGBA", {}),
-        ("c.jpg", (120, 81), "RGB", {"exif": {0x0112: 6}}),  # to be turned by 90°, which the reference does not do
-    ],
-)
-def test_image_conditioning_is_the_references(
-    tmp_path: Path, crf: int, name: str, size: tuple[int, int], mode: str, options: dict
-) -> None:
-    if tags := options.get("exif"):
-        exif = Image.Exif()
-        exif.update(tags)
-        options = {"exif": exif}
-    path = save_image(tmp_path / name, *size, mode, **options)
-    expected = reference.load_image_conditioning(str(path), 64, 96, torch.float32, CPU, crf).numpy()
-    loaded = media.load_image_conditioning(path, 64, 96, crf)
-    assert loaded.shape == (1, 3, 1, 64, 96) and loaded.dtype == np.float32
-    np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-6)
 
 
 def test_compression_changes_a_picture_and_crf_0_does_not(tmp_path: Path) -> None:
@@ -289,54 +243,6 @@ def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("media") / "movie.mp4"
     media.encode_video([clip(13, 50, 70)], 23.976, sound(13013), path)
     return path
-
-
-@pytest.mark.parametrize("cap", [1, 6, 13, 40])
-def test_video_is_read_as_the_reference_reads_it(movie: Path, cap: int) -> None:
-    expected = [frame.numpy() for frame in reference.decode_video_from_file(str(movie), cap, CPU)]
-    frames = list(media.decode_video_from_file(movie, cap))
-    assert len(frames) == min(cap, 13)
-    np.testing.assert_array_equal(frames, expected)
-    expected = reference.load_video_conditioning(str(movie), 64, 32, cap, torch.float32, CPU).numpy()
-    loaded = media.load_video_conditioning(movie, 64, 32, cap)
-    assert loaded.dtype == np.float32
-    np.testing.assert_allclose(loaded, expected, rtol=0, atol=1e-6)
-
-
-def test_metadata_is_the_references(movie: Path, tmp_path: Path) -> None:
-    metadata = media.get_videostream_metadata(movie)
-    assert metadata == reference.get_videostream_metadata(str(movie)) == (24000 / 1001, 13, 70, 50)
-    uncounted = tmp_path / "uncounted.mkv"  # Matroska states no frame count
-    with av.open(str(uncounted), "w") as container:
-        stream = container.add_stream("libx264", rate=24)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        for pixels in clip(13):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    assert media.get_videostream_metadata(uncounted).num_frames == 13
-    assert reference.get_videostream_metadata(str(uncounted)) == media.get_videostream_metadata(uncounted)
-
-
-@pytest.mark.parametrize(
-    ("start", "duration"), [(0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.2), (0.3, 9.0), (0.5, 0.01), (8.0, None)]
-)
-@pytest.mark.parametrize("kind", ["mp4", "wav"])
-def test_sound_is_read_as_the_reference_reads_it(
-    movie: Path, tmp_path: Path, kind: str, start: float, duration: float | None
-) -> None:
-    path = movie
-    if kind == "wav":
-        path = tmp_path / "sound.wav"
-        media.save_wav(path, sound(13013))
-    expected = reference.decode_audio_from_file(str(path), CPU, start, duration)
-    audio = media.decode_audio_from_file(path, start, duration)
-    if start == 8.0:
-        assert audio is None and expected is None
-        return
-    assert audio.sampling_rate == expected.sampling_rate == 24000
-    np.testing.assert_array_equal(waveform(audio), waveform(expected))
-    if duration is not None:
-        assert audio.waveform.shape[2] == min(round(duration * 24000), audio.waveform.shape[2])
 
 
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])

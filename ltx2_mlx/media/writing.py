@@ -112,15 +112,18 @@ class _Pcm(NamedTuple):
 
 
 def _pcm(audio: Audio) -> _Pcm:
-    """Clipped to [−1, 1], ×32767, truncated, as the reference does. One channel goes to both sides."""
-    waveform = np.array(mx.array(audio.waveform).astype(mx.float32))
+    """Clipped to [−1, 1], ×32767, truncated, as the reference does; int16 stays. One channel goes to both sides."""
+    given = mx.array(audio.waveform)
+    waveform = np.array(given if given.dtype == mx.int16 else given.astype(mx.float32))
     if waveform.ndim == 3 and len(waveform) == 1:
         waveform = waveform[0]
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.size:
         raise InputError(f"audio of shape {waveform.shape}, expected (channels, samples) with one or two channels")
     if not np.isfinite(waveform).all():
         raise InputError("the audio holds NaN or infinite values")
-    values = (np.clip(waveform, -1, 1) * np.float32(32767)).astype(np.int16)
+    values = waveform
+    if waveform.dtype != np.int16:
+        values = (np.clip(waveform, -1, 1) * np.float32(32767)).astype(np.int16)
     return _Pcm(np.ascontiguousarray(np.broadcast_to(values, (2, values.shape[1])).T), audio.sampling_rate)
 
 

@@ -164,4 +164,6 @@ def downsample_mask_to_latent(mask: mx.array, size: tuple[int, int, int]) -> mx.
 def load_mask_video(path: str | Path, shape: VideoPixelShape, dtype: mx.Dtype = mx.float32) -> mx.array:
     """A mask ``(1, 1, F, H, W)`` in [0, 1] from a grey video, scaled to ``shape``."""
     pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames)).astype(dtype)
-    return mx.clip((pixels.mean(axis=1, keepdims=True) + 1) / 2, 0, 1)
+    # rounded once: a mean in half precision rounds the sum too (tap: ic_lora.first.call.conditioning_attention_mask)
+    grey = pixels.astype(mx.float32).mean(axis=1, keepdims=True).astype(dtype)
+    return mx.clip((grey + 1) / 2, 0, 1)

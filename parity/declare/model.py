@@ -133,6 +133,7 @@ class Stage:
     idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
     exact: taps (globs) of modules whose output must be equal to the last bit.
     reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
+    different: values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
     loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
     quantization: how the component is loaded, by the name that both sides know.
@@ -154,6 +155,7 @@ class Stage:
     idle: dict[str, tuple[str, ...]] = field(default_factory=dict)
     exact: tuple[str, ...] = ()
     reference_only: dict[str, str] = field(default_factory=dict)
+    different: dict[str, str] = field(default_factory=dict)
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None

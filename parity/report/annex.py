@@ -123,6 +123,7 @@ def _absent(document: Document, stages: list[StageView]) -> list[Html]:
 
 _RULES = (
     ("reference_only", "an input that only the reference hands around"),
+    ("different", "a value that is otherwise in ours on purpose"),
     ("constant", "an output that may be constant in the reference"),
 )
 

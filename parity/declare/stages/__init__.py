@@ -3,8 +3,10 @@
 from ..model import Pipeline, Stage
 from .audio_processor import AUDIO_PROCESSOR
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
+from .command_line import COMMAND_LINE
 from .denoising import DENOISING
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
+from .files import FILES
 from .gemma import GEMMA
 from .lora import LORA, TRANSFORMER_FP8, TRANSFORMER_LORA
 from .patchifiers import PATCHIFIERS
@@ -26,10 +28,11 @@ STAGES: tuple[Stage, ...] = (
     UPSAMPLER,
 )
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING)
-STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8)
+STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, COMMAND_LINE, FILES)
 
 # The way of the data, from a prompt to a video with audio: the columns of the report's map.
 PHASES = {
+    "Command line": ("command_line",),
     "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
     "Image and audio in": ("video_encoder", "audio_processor", "audio_encoder"),
     "Denoising": (
@@ -44,6 +47,7 @@ PHASES = {
     ),
     "Video out": ("video_decoder",),
     "Audio out": ("audio_decoder", "vocoder", "decode_audio"),
+    "Files": ("files",),
 }
 
 

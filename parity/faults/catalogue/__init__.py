@@ -6,11 +6,13 @@ from fnmatch import fnmatchcase
 from ..classes import CANARIES, CAUSES, KINDS, NOT_APPLICABLE, OF_KIND
 from ..planting import Fault, StaleFaultError, planted
 from .audio import AUDIO
+from .command_line import COMMAND_LINE
 from .conditions import CONDITIONS
 from .denoising import DENOISING
 from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
 from .lora import LORA
+from .media import MEDIA
 from .pipeline_options import PIPELINE_OPTIONS
 from .pipelines import PIPELINES
 from .positions import POSITIONS
@@ -21,7 +23,7 @@ from .video import VIDEO
 from .views import VIEWS
 
 EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
-EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *VIEWS)
+EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
@@ -34,6 +36,8 @@ _FILED = {
     "denoising": DENOISING,
     "LoRA and float8": LORA,
     "pipelines": (*PIPELINES, *PIPELINE_OPTIONS),
+    "command line": COMMAND_LINE,
+    "files": MEDIA,
     "symptoms": VIEWS,
 }
 _KIND_OF = {fault.id: kind for kind, faults in _FILED.items() for fault in faults}

@@ -1,0 +1,131 @@
+"""Values that ours has otherwise than the reference on purpose, each with the reason.
+
+Both sides put "as declared" in the place of such a value where it is what the table says, so that a value which goes
+away from the table on either side is red, and so is a difference that is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+AS_DECLARED = "as declared"
+
+
+class Without(Enum):
+    """The value of a side that has none."""
+
+    ABSENT = "nothing"
+    ANY = "whatever it is"
+
+
+ABSENT, ANY = Without.ABSENT, Without.ANY
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One value, in steps and under a name that match two globs, on both sides, and why they differ.
+
+    ABSENT: that side has no such value, and neither side then shows one. ANY: whatever that side has.
+    """
+
+    steps: str
+    value: str
+    reference: Any
+    ours: Any
+    reason: str
+
+
+_RATE = "the writer's rate: cut to a whole number, pictures and audio drift apart"
+_TEXT = "a text of our own: nothing is copied from the reference"
+_FORGOTTEN = "the reference's main() takes the flag and forgets it"
+_OURS = "an argument of ours alone"
+_VERSION = "the defaults follow the checkpoint's version, as in all other pipelines; the reference always takes 2.3's"
+_TILES = "tiles are as large as half the memory allows; the frames are those of any other tiles"
+DEFAULT_TILES = "512 pixels over 64, 64 frames over 24"
+
+DIFFERENCES: tuple[Difference, ...] = (
+    Difference("*", "write.chunks", ANY, None, "the length of a progress bar: ours counts as it writes"),
+    *(
+        Difference(f"{name}.first", "call.enhance_prompt", False, True, _FORGOTTEN)
+        for name in (
+            "ti2vid_one_stage",
+            "ti2vid_two_stages",
+            "ti2vid_two_stages_hq",
+            "keyframe_interpolation",
+            "ic_lora",
+        )
+    ),
+    *(
+        Difference("ti2vid_one_stage.*", "call.tiling_config", ABSENT, tiles, _TILES)
+        for tiles in ("chosen", DEFAULT_TILES)
+    ),
+    Difference("*.2.?", "call.tiling_config", DEFAULT_TILES, "chosen", _TILES),
+    Difference("*", "call.negative_prompt", "1078 characters, sha256 3b57", "298 characters, sha256 76fa", _TEXT),
+    Difference("ti2vid_two_stages_hq.*", "call.noise_seed", ABSENT, None, f"{_OURS}: the noise follows the seed"),
+    Difference(
+        "a2vid_two_stage.*", "call.audio_max_duration", 121 / 24.0, None, "the same length: ours works it out later"
+    ),
+    Difference("a2vid_two_stage.2.0", "call.num_inference_steps", 30, 40, _VERSION),
+    Difference("a2vid_two_stage.2.0", "call.video_guider_params.stg_blocks.0", 28, 29, _VERSION),
+    Difference(
+        "retake.*", "*loras.?.strength", ABSENT, 1.0, "the reference's main() passes bare names, and then stops"
+    ),
+    Difference(
+        "python.tokenizer.LTXVGemmaTokenizer.__init__", "max_length", 256, 1024, "what the pipelines always use"
+    ),
+    Difference("python.vocoder.UpSample1d.__init__", "kernel_size", None, 12, "what None means for a ratio of 2"),
+    *(
+        Difference("python.conv.CausalConv3d.__init__", part, theirs, own, "one stride for all axes, written out")
+        for part, theirs, own in (("stride", 1, ABSENT), ("stride.count", ABSENT, 3), ("stride.?", ABSENT, 1))
+    ),
+    Difference("video.a cut rate", "video.rate", "29", "30000/1001", _RATE),
+    Difference("video.a cut rate", "video.length", 0.31, 0.3, _RATE),
+    *(
+        Difference("*", f"settings.{name}", ABSENT, value, f"{_OURS}: how it runs")
+        for name, value in {
+            "noise": "Generator",
+            "contexts": 0,
+            "context_path": None,
+            "low_memory": False,
+            "audio": True,
+            "placeholder": False,
+            "early_layers_only": False,
+            "cross_attn_scale": 1.0,
+        }.items()
+    ),
+)
+
+
+def declared(side: Literal["reference", "ours"], step: str, name: str, value: Any) -> Difference | None:
+    """The difference that a value of one side is, where it is as the table says."""
+    for difference in DIFFERENCES:
+        own = getattr(difference, side)
+        if fnmatchcase(step, difference.steps) and fnmatchcase(name, difference.value) and own in (value, ANY):
+            return difference
+    return None
+
+
+def reasons(steps: Iterable[str]) -> dict[str, str]:
+    """Step and value → why it differs, for the differences that these steps can have."""
+    names = tuple(steps)
+    chosen = (d for d in DIFFERENCES if any(fnmatchcase(name, d.steps) for name in names))
+    return {f"{d.steps}.{d.value}": d.reason for d in chosen}
+
+
+def table() -> str:
+    """All differences as Markdown, those of one reason in one row."""
+    lines = ["| where | value | reference | ours | why |", "|---|---|---|---|---|"]
+    for reason in dict.fromkeys(d.reason for d in DIFFERENCES):
+        same = [d for d in DIFFERENCES if d.reason == reason]
+        cells = [{f"`{d.steps}`": None for d in same}, {f"`{d.value}`": None for d in same}]
+        cells += [{_said(d.reference): None for d in same}, {_said(d.ours): None for d in same}]
+        lines.append(f"| {' | '.join(', '.join(cell) for cell in cells)} | {reason} |")
+    return "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    return value.value if isinstance(value, Without) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,129 @@
+"""Our command line: ``ltx2-mlx generate``, with everything behind the plan replaced by recorders."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from .mlx import MLX
+from .values import compared, expanded
+
+LEDGER = ("checkpoint_path", "gemma_root_path", "spatial_upsampler_path", "loras")
+# Problems that the small checkpoints have with the defaults of large ones.
+_OF_SMALL = ("stg-blocks", "takes about")
+
+
+def arrived(step: str, recipe: str, argv: Sequence[str], more: Sequence[str] = ()) -> dict[str, Any]:
+    """What arrives of a command line. more: flags that the reference does not have."""
+    return compared(MLX(), step, _run(recipe, [*argv, *more]))
+
+
+def flags(recipe: str, argv: Sequence[str], given: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
+    """The flags of our parser that the stage's cases do not give: none."""
+    parser = _product("cli.recipes").parser("generate", recipe)
+    known = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    unknown = sorted(known - {"--help", "--pipeline", *given, *ours})
+    found = {flag: "a flag" for flag in given if flag in known}
+    return compared(MLX(), "", {"unknown": unknown, **found})
+
+
+def refused(recipe: str, argv: Sequence[str], flag: Sequence[str]) -> dict[str, Any]:
+    """True if a command line with the flag is refused with a reason."""
+    words = expanded(["--pipeline", recipe, *argv])
+    parse, said = _product("cli.recipes").parse, io.StringIO()
+    parse("generate", words)
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(said):
+        parse("generate", [*words, *flag])
+    return compared(MLX(), "", {"refused": f"{flag[0]}: has no effect here" in said.getvalue()})
+
+
+def _product(module: str) -> Any:
+    return importlib.import_module(f"ltx2_mlx.{module}")  # looked up when called, see sides/mlx.py
+
+
+def _run(recipe: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The values that arrived."""
+    into: dict[str, Any] = {}
+    plans, real, said = _product("cli.plan"), importlib.util.find_spec, io.StringIO()
+    planned = plans.plan
+
+    def plan(*args: Any, **kwargs: Any) -> Any:
+        made = planned(*args, **kwargs)
+        made.problems = [p for p in made.problems if not any(part in p for part in _OF_SMALL)]
+        return made
+
+    def find_spec(name: str, *args: Any) -> Any:
+        return SimpleNamespace() if name in ("mlx_lm", "mlx_vlm") else real(name, *args)
+
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(mock.patch.object(plans, "plan", plan))
+        undo.enter_context(mock.patch.object(plans, "choose_tiling", lambda *args: None))  # shown, and slow
+        undo.enter_context(mock.patch.object(importlib.util, "find_spec", find_spec))
+        undo.enter_context(mock.patch.object(logging, "basicConfig"))
+        undo.enter_context(mock.patch.object(logging, "captureWarnings"))
+        undo.enter_context(contextlib.redirect_stdout(said))
+        undo.enter_context(contextlib.redirect_stderr(said))
+        undo.enter_context(_recorded(into))
+        code = _product("cli.main").main(["generate", "--pipeline", recipe, *expanded(argv)])
+    if code:
+        raise ValueError(" ".join(said.getvalue().rpartition(":\n")[2].split()))
+    return into
+
+
+@contextlib.contextmanager
+def _recorded(into: dict[str, Any]) -> Iterator[None]:
+    """While it lasts, every pipeline and the writer put what they are given into ``into``."""
+    package, generate = _product("pipelines"), _product("cli.generate")
+    ledger = _product("pipelines.ledger").ModelLedger
+    classes = {value for value in vars(package).values() if isinstance(value, type) and "Pipeline" in value.__name__}
+
+    def recorder(cls: type) -> dict[str, Any]:
+        make, call = cls.__init__, cls.__call__  # type: ignore[misc]
+
+        def made(self: Any, **kwargs: Any) -> None:
+            given = _bound(make, self, **kwargs)
+            settings = given.pop("settings")
+            into.update({f"init.{name}": value for name, value in given.items() if name != "self"})
+            into["init.quantization"] = settings.quantization
+            make(self, **kwargs)
+            for number, each in enumerate((v for v in vars(self).values() if isinstance(v, ledger)), 1):
+                into.update({f"ledger.{number}.{name}": getattr(each, name) for name in LEDGER})
+                into[f"ledger.{number}.dtype"] = each.settings.dtype
+                into[f"ledger.{number}.quantization"] = each.settings.quantization
+            rest = (f.name for f in dataclasses.fields(settings) if f.name not in ("dtype", "quantization", "progress"))
+            into.update({f"settings.{name}": getattr(settings, name) for name in rest})
+
+        def called(self: Any, **kwargs: Any) -> tuple[str, str]:
+            given = _bound(call, self, **kwargs)
+            into.update({f"call.{name}": value for name, value in given.items() if name != "self"})
+            return "the frames", "the audio"
+
+        return {"__init__": made, "__call__": called}
+
+    def written(*args: Any, **kwargs: Any) -> None:
+        given = _bound(write, *args, **kwargs)
+        names = {"video": "frames", "output_path": "path", "video_chunks_number": "chunks"}
+        into.update({f"write.{names.get(name, name)}": v for name, v in given.items() if name != "progress"})
+
+    write = generate.encode_video
+    recorders = {cls: recorder(cls) for cls in classes - {package.PipelineParams}}  # one class inherits from another
+    with contextlib.ExitStack() as undo:
+        for cls, own in recorders.items():
+            undo.enter_context(mock.patch.multiple(cls, **own))
+        undo.enter_context(mock.patch.object(generate, "encode_video", written))
+        yield
+
+
+def _bound(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments

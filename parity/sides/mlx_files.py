@@ -1,0 +1,94 @@
+"""Our readers and writers of files."""
+
+from __future__ import annotations
+
+import importlib
+import wave
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from .media import MEDIA, image_file, measured, scratch, uncounted_file
+from .mlx import MLX
+from .values import compared
+
+
+def _product(module: str) -> Any:
+    return importlib.import_module(f"ltx2_mlx.{module}")  # looked up when called, see sides/mlx.py
+
+
+def written(
+    step: str,
+    chunks: Sequence[mx.array],
+    rate: str,
+    audio: mx.array | None,
+    sampling_rate: int,
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A written MP4, measured."""
+    sound = None if audio is None else _product("types").Audio(audio, sampling_rate)
+    with scratch("clip.mp4") as path:
+        _product("media").encode_video(iter(chunks), float(Fraction(rate)), sound, path)
+        found = measured(path)
+    return compared(MLX(), step, {name: found[name] for name in only or found})
+
+
+def frames(chunks: Sequence[mx.array]) -> np.ndarray:
+    """A folder of pictures, read again in the order of their names."""
+    with scratch("frames") as folder:
+        _product("media").save_png_frames(folder, iter(chunks))
+        return np.stack([np.array(Image.open(file)) for file in sorted(folder.iterdir())])
+
+
+def wav(waveform: mx.array, sampling_rate: int) -> dict[str, Any]:
+    """A file of samples, read again."""
+    with scratch("audio.wav") as path:
+        _product("media").save_wav(path, _product("types").Audio(waveform, sampling_rate))
+        with wave.open(str(path)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+            found = {"rate": file.getframerate(), "channels": file.getnchannels(), "samples": samples}
+    return compared(MLX(), "", found)
+
+
+def picture(pixels: mx.array, suffix: str, orientation: int) -> np.ndarray:
+    with image_file(np.array(pixels), suffix, orientation) as path:
+        decoded: np.ndarray = _product("media").decode_image(path)
+        return decoded
+
+
+def conditioning(pixels: mx.array, suffix: str, orientation: int, crf: int, height: int, width: int) -> np.ndarray:
+    with image_file(np.array(pixels), suffix, orientation) as path:
+        loaded: np.ndarray = _product("media").load_image_conditioning(path, height, width, crf)
+        return loaded
+
+
+def resized(pixels: mx.array, height: int, width: int) -> np.ndarray:
+    result: np.ndarray = _product("media").resize_and_center_crop(np.array(pixels), height, width)
+    return result
+
+
+def clip(cap: int) -> np.ndarray:
+    return np.stack(list(_product("media").decode_video_from_file(MEDIA / "clip.mp4", cap)))
+
+
+def clip_conditioning(size: mx.array) -> np.ndarray:
+    cap, height, width, _ = np.array(size).tolist()
+    loaded: np.ndarray = _product("media").load_video_conditioning(MEDIA / "clip.mp4", height, width, cap)
+    return loaded
+
+
+def metadata(step: str, rate: str, pixels: mx.array) -> dict[str, Any]:
+    with uncounted_file(np.array(pixels), rate) as path:
+        values = _product("media").get_videostream_metadata(path)
+    return compared(MLX(), step, dict(zip(("fps", "frames", "width", "height"), values, strict=True)))
+
+
+def sound(file: str, start: float, duration: float | None) -> dict[str, Any]:
+    audio = _product("media").decode_audio_from_file(MEDIA / file, start, duration)
+    if audio is None:
+        return {"nothing": np.array(1)}
+    return {"waveform": audio.waveform, "rate": np.array(audio.sampling_rate)}

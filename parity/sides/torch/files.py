@@ -1,0 +1,100 @@
+"""The reference's readers and writers of files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from ltx_core.types import Audio
+
+from ..media import MEDIA, image_file, measured, scratch, uncounted_file
+from ..values import compared
+from .components import Torch
+
+from ltx_pipelines.utils import media_io  # isort: skip  after components, see there
+
+_CPU = torch.device("cpu")
+
+
+def written(
+    step: str,
+    chunks: Sequence[torch.Tensor],
+    rate: str,
+    audio: torch.Tensor | None,
+    sampling_rate: int,
+    only: Sequence[str] = (),
+    whole: bool = False,
+) -> dict[str, Any]:
+    """A written MP4, measured. The reference cuts the rate to a whole number, unless ``whole`` is false."""
+    sound = None if audio is None else Audio(audio, sampling_rate)
+    with scratch("clip.mp4") as path:
+        if whole:
+            media_io.encode_video(iter(chunks), float(Fraction(rate)), sound, str(path), len(chunks))
+        else:
+            with mock.patch.object(media_io, "int", lambda fps: fps, create=True):
+                media_io.encode_video(iter(chunks), Fraction(rate), sound, str(path), len(chunks))
+        found = measured(path)
+    return compared(Torch(), step, {name: found[name] for name in only or found})
+
+
+def frames(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The frames as they are: the reference writes no pictures."""
+    return torch.cat(list(chunks))
+
+
+def wav(waveform: torch.Tensor, sampling_rate: int) -> dict[str, Any]:
+    """The samples as the reference gives them to its encoder."""
+    given: list[np.ndarray] = []
+
+    def keep(container: None, stream: None, frame: Any) -> None:
+        given.append(frame.to_ndarray())
+
+    with mock.patch.object(media_io, "_resample_audio", keep):
+        media_io._write_audio(None, None, Audio(waveform, sampling_rate))
+    return compared(Torch(), "", {"rate": sampling_rate, "channels": 2, "samples": given[0].reshape(-1, 2)})
+
+
+def picture(pixels: torch.Tensor, suffix: str, orientation: int) -> Any:
+    with image_file(pixels.numpy(), suffix, orientation) as path:
+        return media_io.decode_image(str(path))
+
+
+def conditioning(
+    pixels: torch.Tensor, suffix: str, orientation: int, crf: int, height: int, width: int
+) -> torch.Tensor:
+    with image_file(pixels.numpy(), suffix, orientation) as path:
+        loaded: torch.Tensor = media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
+    return loaded
+
+
+def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    result: torch.Tensor = media_io.resize_and_center_crop(pixels, height, width)
+    return result
+
+
+def clip(cap: int) -> torch.Tensor:
+    return torch.stack(list(media_io.decode_video_from_file(str(MEDIA / "clip.mp4"), cap, _CPU)))
+
+
+def clip_conditioning(size: torch.Tensor) -> torch.Tensor:
+    cap, height, width, _ = size.tolist()
+    path = str(MEDIA / "clip.mp4")
+    loaded: torch.Tensor = media_io.load_video_conditioning(path, height, width, cap, torch.float32, _CPU)
+    return loaded
+
+
+def metadata(step: str, rate: str, pixels: torch.Tensor) -> dict[str, Any]:
+    with uncounted_file(pixels.numpy(), rate) as path:
+        values = media_io.get_videostream_metadata(str(path))
+    return compared(Torch(), step, dict(zip(("fps", "frames", "width", "height"), values, strict=True)))
+
+
+def sound(file: str, start: float, duration: float | None) -> dict[str, Any]:
+    audio = media_io.decode_audio_from_file(str(MEDIA / file), _CPU, start, duration)
+    if audio is None:
+        return {"nothing": np.array(1)}
+    return {"waveform": audio.waveform, "rate": np.array(audio.sampling_rate)}
