@@ -19,7 +19,7 @@ from ..sides.pair import Pair
 from ..tap.execute import execute
 from ..tap.session import Session
 from ..tap.side import Side
-from ..tap.trace import Trace
+from ..tap.trace import Tensor, Trace
 from .coverage import coverage_of, function_names
 from .recorded import Recorded, Recording
 
@@ -42,8 +42,8 @@ def replay_free(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None
     only = tuple(pattern for pattern in handed_over(pair) if pattern not in exact)
     session = Session(mlx, recorded.trace, only=only, keeps="module outputs")
     session.shipped = True
-    grids = [call.inputs["indices"].values for call in recorded.trace.calls.values() if "indices" in call.inputs]
-    with shipped(grids):
+    given = (call.inputs.get("indices") for call in recorded.trace.calls.values())
+    with shipped([grid.values for grid in given if isinstance(grid, Tensor)]):
         for earlier in recorded.case.after:
             with contextlib.suppress(Exception):  # it is judged by itself
                 _run_before(mlx, pair, modules, earlier)

@@ -248,7 +248,7 @@ TEXT = (
     ),
     _gemma(
         "T21",
-        "every fifth layer global for every sixth",
+        "global layers that follow each other one layer too soon",
         "config/text.py",
         'if (i + 1) % pattern else "full_attention"',
         'if (i + 1) % (pattern - 1) else "full_attention"',
