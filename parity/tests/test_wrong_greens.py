@@ -137,6 +137,7 @@ def test_a_trace_without_a_cell(here: None, tmp_path: Path) -> None:
         "versions": {},
         "checkpoints": [],
         "cells": [],
+        "seed": 0,
     }
     path, out = tmp_path / "trace.json", tmp_path / "results.json"
     path.write_text(json.dumps(manifest | {"sha256": _seal(manifest)}))
