@@ -280,7 +280,7 @@ PIPELINE_OPTIONS = (
         "        if skip_stage_2:\n",
         "        if False:\n",
         "ic_lora",
-        "video_decoder.000.in",
+        "audio_decoder.000.in",
         "other network",
         _SECOND,
     ),
