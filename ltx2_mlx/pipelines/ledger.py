@@ -17,6 +17,7 @@ import mlx.nn as nn
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..nn.noise import Generator
@@ -73,7 +74,7 @@ class Settings:
 class ModelLedger:
     """Loads the components of one checkpoint, with ``settings``. loras: fused into the transformer."""
 
-    checkpoint_path: str | Path
+    checkpoint_path: CheckpointPath
     gemma_root_path: str | Path | None = None
     spatial_upsampler_path: str | Path | None = None
     loras: tuple[LoraPathStrength, ...] = ()

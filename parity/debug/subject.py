@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.errors import InputError
-from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
+from ltx2_mlx.loading.gemma import read_gemma
 
 from ..declare.inputs import FIXTURES, GEMMA, normal
 from ..declare.model import Case, Counterparts, Data, Obj, Stage
