@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+
 from ..errors import WeightsError
 from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
 from ..loading.load import COMPONENTS, SHARED, build

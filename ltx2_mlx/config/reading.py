@@ -1,4 +1,4 @@
-"""Reading JSON and a section of the metadata, strictly: every value has its type and its range, whoever wrote the file."""
+"""Reading JSON and a section of the metadata, strictly: every value has its type and its range."""
 
 from __future__ import annotations
 
@@ -211,4 +211,3 @@ def check_product(place: str, *sizes: int) -> None:
     """Raises ConfigError for a width that no tensor has."""
     if math.prod(sizes) > 1 << 20:
         raise ConfigError(f"{place} is {math.prod(sizes):,}, more than any network has")
-

@@ -225,7 +225,9 @@ class Gemma3TextConfig:
             raise ConfigError(f"text_config.head_dim is {result.head_dim}, expected an even number")
         if (stated := section.get("layer_types")) is not None and stated != list(result.layer_types):
             pattern = result.sliding_window_pattern
-            raise ConfigError(f"text_config.layer_types is not that of Gemma 3: every {pattern}th layer sees everything")
+            raise ConfigError(
+                f"text_config.layer_types is not that of Gemma 3: every {pattern}th layer sees everything"
+            )
         if result.num_attention_heads % result.num_key_value_heads:
             raise ConfigError(
                 f"text_config.num_attention_heads ({result.num_attention_heads}) is not a multiple of "
@@ -245,7 +247,9 @@ def _as_by_transformers_4(section: dict[str, Any]) -> dict[str, Any]:
         full, sliding = (table_of(both, "text_config.rope_parameters", f"{kind}_attention") for kind in _KINDS)
         if sliding.get("rope_type", "default") != "default":
             found = str(sliding["rope_type"])[:80]
-            raise ConfigError(f"text_config.rope_parameters.sliding_attention.rope_type is {found!r}, expected 'default'")
+            raise ConfigError(
+                f"text_config.rope_parameters.sliding_attention.rope_type is {found!r}, expected 'default'"
+            )
         section["rope_scaling"] = {k: v for k, v in full.items() if k != "rope_theta"}
         for table, key in ((full, "rope_theta"), (sliding, "rope_local_base_freq")):
             if "rope_theta" in table:

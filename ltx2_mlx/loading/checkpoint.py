@@ -250,7 +250,9 @@ def _merged_metadata(files: CheckpointFiles, parts: Mapping[str, Checkpoint]) ->
     if len(versions) > 1:
         said = ", ".join(f"{part.path} is of version {version}" for version, part in versions.items())
         raise CheckpointError(f"the files are of different versions: {said}. Give files of one")
-    metadata = {"model_version": part.metadata["model_version"] for part in versions.values()}
+    metadata = {}
+    for part in versions.values():
+        metadata["model_version"] = part.metadata["model_version"]
     stated = [part for part in parts.values() if "config" in part.metadata]
     if stated:
         config: dict[str, Any] = {}

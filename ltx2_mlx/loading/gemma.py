@@ -172,9 +172,12 @@ def _check_kind(folder: GemmaFolder) -> None:
             if place.get(key):
                 said = place[key] if isinstance(place[key], dict) else {}
                 how = said.get("quant_method", f"{said.get('bits', 'a few')} bits")
-                raise ConfigError(f"{folder.path}: a quantized Gemma ({cut(str(how), 40)}), which is not read here. {_GEMMA}")
+                raise ConfigError(
+                    f"{folder.path}: a quantized Gemma ({cut(str(how), 40)}), which is not read here. {_GEMMA}"
+                )
     if how := packed({key: info.dtype for key, info in folder.tensors.items()}):
         raise ConfigError(f"{folder.path}: a Gemma whose weights are {how}, which is not read here. {_GEMMA}")
     if config.get("model_type") not in ("gemma3", "gemma3_text"):
-        raise ConfigError(f"{folder.path}: model_type is {cut(repr(config.get('model_type')))}, expected gemma3. {_GEMMA}")
-
+        raise ConfigError(
+            f"{folder.path}: model_type is {cut(repr(config.get('model_type')))}, expected gemma3. {_GEMMA}"
+        )

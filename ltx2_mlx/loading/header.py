@@ -1,4 +1,4 @@
-"""Headers of ``.safetensors`` files, read by the ``safetensors`` library, and their tensors, read when they are used."""
+"""Headers of ``.safetensors`` files, read by their own library, and their tensors, read when they are used."""
 
 from __future__ import annotations
 
@@ -104,6 +104,8 @@ def _damage(raw: bytes, data_size: int, error: Exception) -> str:
             return f"damaged: {data_size - end:,} bytes follow the last tensor"
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         pass
+    if "offset" in reason or "metadata" in reason:
+        return f"damaged: its tensors do not fill it exactly ({reason})"
     return f"not a safetensors file (its header cannot be read: {reason})"
 
 

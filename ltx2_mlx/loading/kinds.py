@@ -48,7 +48,7 @@ def kind_of_file(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         pickled = b"data.pkl" in head or name.endswith((".pt", ".pth", ".ckpt", ".bin"))
         return _PICKLE if pickled else f"a zip archive: unpack it, or {_GET}"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" or name.endswith((".pt", ".pth", ".ckpt")):
+    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05") or name.endswith((".pt", ".pth", ".ckpt")):
         return _PICKLE
     if name.endswith((".onnx", ".onnx_data")) or (head[:1] == b"\x08" and b"onnx" in head[:256]):
         return f"an ONNX model, which is not read here: {_GET}"
@@ -67,7 +67,9 @@ _PICKLE = f"a PyTorch pickle, which can run code when it is read and is not read
 def _text(path: Path, head: bytes) -> str:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<error")):
-        return "a web page and not the file itself: open its address in a browser, log in if asked, and download it again"
+        return (
+            "a web page and not the file itself: open its address in a browser, log in if asked, and download it again"
+        )
     if start.startswith(b"{"):
         return _json(path)
     if not head.strip(b"\x00"):
@@ -131,7 +133,12 @@ def check_regular(path: Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None
     if not stat.S_ISREG(mode):
-        kinds = (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device")
+        kinds = (
+            (stat.S_ISFIFO, "a FIFO"),
+            (stat.S_ISSOCK, "a socket"),
+            (stat.S_ISCHR, "a device"),
+            (stat.S_ISBLK, "a device"),
+        )
         kind = next((said for test, said in kinds if test(mode)), "not a file")
         raise CheckpointError(f"{path}: {kind}, expected a .safetensors file")
 
@@ -151,7 +158,10 @@ _PACKED: tuple[tuple[str, str], ...] = (
 _ADAPTERS = re.compile(r"lora_[AB]|lora[._](down|up)|lora_linear|lokr_|hada_|dora_scale|lora_magnitude|oft_|\.diff$")
 _OTHERS: tuple[tuple[str, str], ...] = (
     (r"^(transformer\.)?(proj_in|time_embed|audio_time_embed|audio_proj_in)\.", "a transformer in diffusers' layout"),
-    (r"(^|\.)(mid_block|up_blocks|down_blocks)\.\S*\.?(resnets|resamplers|upsamplers|downsamplers)\.", "a VAE of diffusers"),
+    (
+        r"(^|\.)(mid_block|up_blocks|down_blocks)\.\S*\.?(resnets|resamplers|upsamplers|downsamplers)\.",
+        "a VAE of diffusers",
+    ),
     (r"^(language_model\.)?model\.(language_model\.)?layers\.\d+\.self_attn\.", "a language model"),
     (r"(^|\.)(double_blocks|single_blocks|double_stream_modulation)\b", "a model of the Flux or Hunyuan family"),
     (r"(^|\.)blocks\.\d+\.(self_attn|cross_attn)\.", "a model of the Wan family"),
@@ -186,7 +196,7 @@ def kind_of_weights(path: Path, dtypes: Mapping[str, str], metadata: Mapping[str
         return "it holds no tensors"
     if part := _PART.search(path.name):
         return f"one of {int(part[2])} shards: get the model as one file"
-    if metadata.get("format") == "ltx2-mlx-contexts" or any("prompts" == key for key in metadata):
+    if metadata.get("format") == "ltx2-mlx-contexts" or any(key == "prompts" for key in metadata):
         return "a file of encoded prompts: it goes to --context"
     if any(_ADAPTERS.search(key) for key in dtypes):
         return "a LoRA or another adapter, not a model: it goes to --lora"

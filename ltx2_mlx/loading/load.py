@@ -198,7 +198,9 @@ def _module(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.
         said = checkpoint.kind or f"it holds {checkpoint.contents()}"
         raise ConfigError(f"{checkpoint.path}: not a latent upsampler: {said}")
     if component not in ("upsampler", "gemma") and LatentUpsamplerConfig.describes(checkpoint.config):
-        raise ConfigError(f"{checkpoint.path}: a latent upsampler, not a checkpoint: it goes to --spatial-upsampler-path")
+        raise ConfigError(
+            f"{checkpoint.path}: a latent upsampler, not a checkpoint: it goes to --spatial-upsampler-path"
+        )
     try:
         parsed = described.read(checkpoint.config)
     except ConfigError as error:
@@ -329,7 +331,9 @@ def _checked(
             info = checkpoint.tensors[keys[weight]]
             if info.dtype in FLOAT8 or all_finite(checkpoint.arrays()[keys[weight]]).item():
                 check_change(loras, weight)
-            raise WeightsError(f"{info} holds NaN or ∞, or overflows in this dtype: the file is damaged. Get another one")
+            raise WeightsError(
+                f"{info} holds NaN or ∞, or overflows in this dtype: the file is damaged. Get another one"
+            )
     return group
 
 
@@ -359,7 +363,9 @@ def load(
     opened = tuple(read_lora(lora) for lora in loras)
     if component != "transformer" and (opened or quantization):
         raise InputError(f"LoRAs and quantization apply to the transformer only, and the component is {component}")
-    checkpoint = read_checkpoint(path) if component != "gemma" or isinstance(path, CheckpointFiles) else read_gemma(path)
+    checkpoint = (
+        read_checkpoint(path) if component != "gemma" or isinstance(path, CheckpointFiles) else read_gemma(path)
+    )
     module, keys = build(component, checkpoint)
     infos = {name: checkpoint.tensors[key] for name, key in keys.items()}
     shapes = {name: info.shape for name, info in infos.items()}

@@ -1,7 +1,7 @@
 """LoRA files fused into a transformer's weights while they load: W + Σ (B·strength)·A.
 
-Source: ``ltx_core.loader.fuse_loras``. A file holds pairs, A ``(rank, in)`` and B ``(out, rank)``, and for some pairs an
-α: their change is B·A·α/rank. Trainers spell the same pairs in several ways; whatever spells a pair of a layer is read,
+Source: ``ltx_core.loader.fuse_loras``. A file holds pairs, A ``(rank, in)`` and B ``(out, rank)``, and for some an α:
+their change is B·A·α/rank. Trainers spell the same pairs in several ways; whatever spells a pair of a layer is read,
 and what is no pair is refused.
 """
 
@@ -46,12 +46,14 @@ _OTHERS = (  # what other adapters' keys have in them, and their names
     (r"[._][wb]_norm$", "LyCORIS norms"),
     (r"lora_embedding_|lora_[AB]\S*\.bias$|lora_(up|down)\.bias$", "PEFT with embeddings or biases"),
 )
-_TEXT_ENCODER = re.compile(r"^(lora_te\d?[._]|text_encoders?[._]|(base_model\.model\.)?(language_model|text_model)\.|te\d?[._])")
+_TEXT_ENCODER = re.compile(
+    r"^(lora_te\d?[._]|text_encoders?[._]|(base_model\.model\.)?(language_model|text_model)\.|te\d?[._])"
+)
 
 
 @dataclass(frozen=True)
 class LoraPathStrength:
-    """A LoRA file, and the factor of its change: 1 is as trained. Raises InputError for a factor that makes no sense."""
+    """A LoRA file, and the factor of its change: 1 is as trained. Raises InputError for one that makes no sense."""
 
     path: str | Path
     strength: float = 1.0
@@ -117,7 +119,9 @@ def lora_metadata(path: str | Path) -> LoraMetadata:
     Trainers put words in front of the name (``ss_``), and write whole numbers as 2.0 too.
     """
     metadata = read_header(Path(path))[0]
-    found = {k: v for k, v in metadata.items() if re.search(r"(^|_)reference_(downscale(_factor)?|spatial_scale_factor)$", k)}
+    found = {
+        k: v for k, v in metadata.items() if re.search(r"(^|_)reference_(downscale(_factor)?|spatial_scale_factor)$", k)
+    }
     factors = {}
     for key, text in found.items():
         if not re.fullmatch(r"[0-9]{1,4}(\.0+)?", text) or float(text) < 1:
@@ -157,7 +161,9 @@ def _layers(path: Path, tensors: Tensors) -> dict[str, dict[str, str]]:
         if kind := next((said for pattern, said in _OTHERS if re.search(pattern, key)), None):
             raise WeightsError(f"{path}: it has keys of another kind of adapter ({kind}): {cut(key)}. {_EXPECTED}")
         if _TEXT_ENCODER.search(key):
-            raise WeightsError(f"{path}: {cut(key)} is for a text encoder, which LoRAs of LTX-2 do not change. {_EXPECTED}")
+            raise WeightsError(
+                f"{path}: {cut(key)} is for a text encoder, which LoRAs of LTX-2 do not change. {_EXPECTED}"
+            )
     other = []
     for key in tensors:
         part, match = next(((p, m) for p, pattern in _PARTS.items() if (m := pattern.search(key))), ("", None))
@@ -243,7 +249,9 @@ def fitted_to(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> tuple[Lora,
 def is_idle(lora: Lora) -> bool:
     """True where not one weight is changed. Reads one pair of a LoRA that does something."""
     for layer, pair in lora.pairs.items():
-        if lora.strength * lora.scales.get(layer, 1.0) != 0 and all((part != 0).any().item() for part in reversed(pair)):
+        if lora.strength * lora.scales.get(layer, 1.0) != 0 and all(
+            (part != 0).any().item() for part in reversed(pair)
+        ):
             return False
     return True
 
@@ -270,7 +278,8 @@ def prepare_deltas(loras: tuple[Lora, ...], name: str, dtype: mx.Dtype) -> mx.ar
     layer = name.removesuffix(".weight")
     pairs = [
         (lora.pairs[layer], lora.strength * lora.scales.get(layer, 1.0))
-        for lora in loras if layer in lora.pairs and layer != name
+        for lora in loras
+        if layer in lora.pairs and layer != name
     ]
     deltas = [(_scaled(b, strength) @ a).astype(dtype) for (a, b), strength in pairs]
     if len(deltas) < 2:

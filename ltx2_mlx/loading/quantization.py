@@ -107,7 +107,9 @@ def amend_forward_with_upcast(model: nn.Module, scales: Mapping[str, tuple[int, 
     """
     scales = scales or {}
     layers = {
-        path: Fp8Linear(layer.weight.shape[1], layer.weight.shape[0], "bias" in layer, scales.get(f"{path}.weight_scale"))
+        path: Fp8Linear(
+            layer.weight.shape[1], layer.weight.shape[0], "bias" in layer, scales.get(f"{path}.weight_scale")
+        )
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and is_downcast(f"{path}.weight")
     }
