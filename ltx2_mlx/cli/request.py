@@ -28,9 +28,9 @@ class Request:
     """A field for each flag, by its name; what a pipeline has no flag for keeps its default here.
 
     checkpoint_path (all files of the checkpoint), gemma_root, spatial_upsampler_path and LoRAs: a path, or a name on
-    Hugging Face until ``plan`` puts the path in its place. defaults: those of the checkpoint's version, which ``plan`` reads from its header. They stand
-    in for num_inference_steps and stg_blocks where these are None: see ``steps``, ``video_guidance``,
-    ``audio_guidance``.
+    Hugging Face until ``plan`` puts the path in its place. defaults: those of the checkpoint's version, which ``plan``
+    reads from its header. They stand in for num_inference_steps and stg_blocks where these are None: see ``steps``,
+    ``video_guidance``, ``audio_guidance``.
     """
 
     pipeline: str
