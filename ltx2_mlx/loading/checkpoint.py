@@ -116,7 +116,7 @@ class Checkpoint:
     def kind(self) -> str | None:
         """What it is where it is no checkpoint of LTX-2, None where that is not known."""
         path = self.path if isinstance(self.path, Path) else Path()
-        return kind_of_weights(path, {key: info.dtype for key, info in self.tensors.items()}, self.metadata)
+        return kind_of_weights(path, {info.key: info.dtype for info in self.tensors.values()}, self.metadata)
 
     @property
     def version(self) -> str:

@@ -23,9 +23,10 @@ _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, 
 _BITS |= {"BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64}
 _BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 # What MLX cannot read, and refuses a whole file for: numpy's dtype for the bytes, and ours.
-_OURS = {"F8_E5M2": (np.uint8, None), "F8_E4M3": (np.uint8, None), "F64": (np.float64, None), "F32": (np.float32, None)}
-_OURS |= {"F16": (np.float16, None), "BF16": (np.uint16, mx.bfloat16), "U8": (np.uint8, None)}
 _BY_NUMPY = ("F8_E5M2", "F64")
+_OURS: dict[str, tuple[Any, mx.Dtype | None]] = {"F8_E5M2": (np.uint8, None), "F8_E4M3": (np.uint8, None)}
+_OURS |= {"U8": (np.uint8, None), "F16": (np.float16, None), "BF16": (np.uint16, mx.bfloat16)}
+_OURS |= {"F32": (np.float32, None), "F64": (np.float64, None)}
 
 
 @dataclass(frozen=True)

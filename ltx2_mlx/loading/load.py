@@ -209,6 +209,8 @@ def _module(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.
             raise WeightsError(f"{checkpoint.path} {lacks}. {_remedy(component)}") from None
         raise type(error)(f"{checkpoint.path}: {error}") from None
     if keys and count_layers(parsed) > len(keys):
+        if kind := checkpoint.kind:
+            raise WeightsError(f"{checkpoint.path}: {kind}")
         claims = f"its config claims {count_layers(parsed):,} layers, and the file has {len(keys):,} tensors for them"
         raise ConfigError(f"{checkpoint.path}: {component}: {claims}")
     try:
@@ -295,7 +297,7 @@ def _scale(checkpoint: Checkpoint, arrays: Mapping[str, mx.array], key: str) -> 
 
 def _scale_shapes(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, tuple[int, ...]]:
     """Path of a ``weight_scale`` → its shape, for the weights that stay in float8."""
-    result = {}
+    result: dict[str, tuple[int, ...]] = {}
     for name, key in keys.items():
         info = checkpoint.tensors[key]
         found = next((other for other in scale_of(key) if other in checkpoint.tensors), None)

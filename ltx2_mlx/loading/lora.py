@@ -15,6 +15,7 @@ from functools import reduce
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from ..config.reading import cut
 from ..errors import ConfigError, InputError, WeightsError
@@ -147,7 +148,7 @@ def read_lora(lora: LoraPathStrength) -> Lora:
         _check_pair(path, name, tensors, parts)
         pairs[name] = arrays[parts["A"]], arrays[parts["B"]]
         if "alpha" in parts:
-            alpha = float(arrays[parts["alpha"]].astype(mx.float32).reshape(()).item())
+            alpha = float(np.array(arrays[parts["alpha"]].astype(mx.float32).reshape(())))
             if not math.isfinite(alpha) or abs(alpha) > 1e6:
                 raise WeightsError(f"{path}: {cut(parts['alpha'])} is {alpha:g}, expected a number near the rank")
             scales[name] = alpha / tensors[parts["A"]].shape[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +93,7 @@ class Subject:
                 raise InputError(f"{self.checkpoint} holds no {component}; give a checkpoint or --config that does")
 
     @cached_property
-    def _arrays(self) -> dict[str, Any]:
+    def _arrays(self) -> Mapping[str, Any]:
         return self.file.arrays()
 
     def tensor(self, key: str) -> np.ndarray:
