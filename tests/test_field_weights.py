@@ -25,6 +25,7 @@ from mlx.utils import tree_flatten
 
 import ltx2_mlx
 from ltx2_mlx import CheckpointError, CheckpointFiles, ConfigError, LTX2Error, WeightsError
+from ltx2_mlx.cli.main import main
 from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
 from ltx2_mlx.loading.gemma import check_gemma, read_gemma, refuse_code
 from ltx2_mlx.loading.header import read_header
@@ -472,6 +473,46 @@ def test_a_file_that_lacks_parts_says_what_it_holds_and_what_to_give(whole: Path
             ltx2_mlx.load(part, transformer)
     with pytest.raises(CheckpointError, match="it holds the video VAE, and --audio-vae-path needs the audio VAE"):
         read_checkpoint(CheckpointFiles(files.transformer_path, audio_vae_path=files.video_vae_path))
+
+
+def test_flags_for_split_files_make_the_same_video(
+    whole: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = split(whole, tmp_path, bare=True)
+    flags = [x for role, file in files.given().items() for x in (f"--{role.replace('_', '-')}", str(file))]
+    common = ["--pipeline", "ti2vid_one_stage", "--gemma-root", str(checkpoints / "tiny-gemma"), "--prompt", "a fox"]
+    common += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "2", "--no-audio"]
+    for name, given in (("split", flags), ("whole", ["--checkpoint-path", str(whole)])):
+        assert main(["generate", *common, *given, "--output-path", str(tmp_path / name)]) == 0
+    frames = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len(frames) == 9
+    for name in frames:
+        assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert main(["info", *flags]) == 0
+    capsys.readouterr()
+    without = flags[:-4]  # neither VAE
+    assert main(["plan", *common, *without, "--output-path", str(tmp_path / "x")]) == 2
+    out = capsys.readouterr().out
+    assert "without the video decoder. Give the file that has it with --video-vae-path" in out
+    with pytest.raises(SystemExit):
+        main(["plan", *common, "--output-path", str(tmp_path / "x")])
+    assert "required: --checkpoint-path" in capsys.readouterr().err
+
+
+def test_plan_says_that_a_lora_changes_nothing(
+    whole: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = mx.load(str(checkpoints / f"{TINY}-lora.safetensors"))
+    idle = {key: x * 0 if "lora_B" in key else x for key, x in pairs.items()}
+    mx.save_safetensors(str(tmp_path / "idle.safetensors"), idle)
+    command = ["plan", "--pipeline", "ti2vid_one_stage", "--checkpoint-path", str(whole), "--prompt", "a fox"]
+    command += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--output-path", str(tmp_path / "x.mp4")]
+    command += ["--height", "64", "--width", "64", "--num-frames", "9"]
+    assert main([*command, "--lora", str(tmp_path / "idle.safetensors")]) == 0
+    assert "84 of 84 pairs fit, strength 1; it changes nothing" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, "--lora", str(tmp_path / "idle.safetensors"), "nan"])
+    assert "the strength is nan, expected -100 to 100" in capsys.readouterr().err
 
 
 def test_files_of_different_versions_are_refused(whole: Path, checkpoints: Path) -> None:

@@ -188,7 +188,7 @@ def test_alpha_over_rank_scales_a_pair(alpha: str, base: Path, tmp_path: Path, p
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), 1e30, 101])
 def test_a_strength_that_makes_no_sense_is_refused(strength: float) -> None:
-    with pytest.raises(ltx2_mlx.InputError, match="the strength is .*, expected -100 to 100"):
+    with pytest.raises(ltx2_mlx.InputError, match=r"the strength is .*, expected -100 to 100"):
         LoraPathStrength("zoom.safetensors", strength)
 
 
@@ -216,5 +216,5 @@ def test_a_lora_with_numbers_that_are_none_is_named(
 
 def test_a_lora_that_overflows_says_so(base: Path, tmp_path: Path, pair: dict[str, mx.array]) -> None:
     lora = save(tmp_path, pair | {B: pair[B] * 30000})
-    with pytest.raises(WeightsError, match="to_q overflows at strength 1. Use a smaller strength"):
+    with pytest.raises(WeightsError, match=r"to_q overflows at strength 1. Use a smaller strength"):
         ltx2_mlx.load("transformer", base, mx.float16, loras=[lora])

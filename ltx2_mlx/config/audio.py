@@ -19,6 +19,7 @@ from .reading import (
     require,
     require_known,
     section_of,
+    short,
     table_of,
 )
 
@@ -102,7 +103,7 @@ class AudioVAEConfig:
         ]
         for key, value, expected, name in rules:
             if value != expected:
-                raise ConfigError(f"audio_vae: {key} is {value}, expected {expected} ({name})")
+                raise ConfigError(f"audio_vae: {key} is {short(value)}, expected {expected} ({name})")
         if self.norm_type is NormType.GROUP and self.causality_axis is not CausalityAxis.NONE:
             raise ConfigError("audio_vae: norm_type group with a causality_axis: a group norm sees all of time")
         if self.norm_type is NormType.GROUP and self.ch % 32:
@@ -156,9 +157,13 @@ class VocoderConfig:
             if kernel < rate:
                 raise ConfigError(f"{name}: an upsample_kernel_size of {kernel} is smaller than its rate, {rate}")
         if any(len(d) != 3 for d in self.resblock_dilation_sizes):
-            raise ConfigError(f"{name}.resblock_dilation_sizes is {self.resblock_dilation_sizes}, expected triples")
+            raise ConfigError(
+                f"{name}.resblock_dilation_sizes is {short(self.resblock_dilation_sizes)}, expected triples"
+            )
         if any(k % 2 == 0 for k in self.resblock_kernel_sizes):
-            raise ConfigError(f"{name}.resblock_kernel_sizes is {self.resblock_kernel_sizes}, expected odd numbers")
+            raise ConfigError(
+                f"{name}.resblock_kernel_sizes is {short(self.resblock_kernel_sizes)}, expected odd numbers"
+            )
         if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
             raise ConfigError(
                 f"{name}.upsample_initial_channel is {self.upsample_initial_channel}, which cannot be halved "
@@ -224,7 +229,7 @@ class VocoderWithBWEConfig:
         ]
         for key, value, expected, name in rules:
             if value != expected:
-                raise ConfigError(f"vocoder.bwe: {key} is {value}, expected {expected} ({name})")
+                raise ConfigError(f"vocoder.bwe: {key} is {short(value)}, expected {expected} ({name})")
 
 
 def read_vocoder_config(config: dict[str, Any]) -> VocoderConfig | VocoderWithBWEConfig:

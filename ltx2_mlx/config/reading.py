@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """The value for a message, cut where it is long."""
     try:
         return cut(repr(value))
@@ -93,14 +93,14 @@ def require(section: dict[str, Any], name: str, fixed: dict[str, Any]) -> None:
     """Check that the section has exactly these values. Raises ConfigError for another."""
     for key, expected in fixed.items():
         if section.get(key) != expected:
-            raise ConfigError(f"{name}.{key} is {_short(section.get(key))}, and only {expected!r} is supported")
+            raise ConfigError(f"{name}.{key} is {short(section.get(key))}, and only {expected!r} is supported")
 
 
 def choice(section: dict[str, Any], name: str, key: str, choices: dict[str, Any]) -> Any:
     """The choice that the value of ``key`` names. Raises ConfigError for a value that names none."""
     value = section.get(key)
     if not isinstance(value, Hashable) or isinstance(value, bool) or value not in choices:
-        raise ConfigError(f"{name}.{key} is {_short(value)}, expected one of {sorted(choices)}")
+        raise ConfigError(f"{name}.{key} is {short(value)}, expected one of {sorted(choices)}")
     return choices[value]
 
 
@@ -115,7 +115,7 @@ def read_fields(cls: type, section: dict[str, Any], name: str, ignored: set[str]
     unknown = [k for k in section if k not in known and k not in ignored]
     # A key that is off (false, null, zero) means the same as its absence.
     if changing := [k for k in unknown if section[k]]:
-        listed = cut(", ".join(f"{k}={_short(section[k])}" for k in changing))
+        listed = cut(", ".join(f"{k}={short(section[k])}" for k in changing))
         raise ConfigError(f"{name} has unknown keys that may change the network: {listed}")
     required = [f.name for f in known.values() if f.default is f.default_factory]  # both MISSING: no default
     if missing := [k for k in required if k not in section]:
@@ -131,7 +131,7 @@ def table_of(section: dict[str, Any], name: str, key: str) -> dict[str, Any]:
     """The table under ``key``. Raises ConfigError for anything else."""
     table = section.get(key)
     if not isinstance(table, dict):
-        raise ConfigError(f"{name}.{key} is {_short(table)}, expected a table")
+        raise ConfigError(f"{name}.{key} is {short(table)}, expected a table")
     return table
 
 
@@ -161,7 +161,7 @@ def fitted(value: Any, wanted: Any, place: str) -> Any:
     if wanted in _PLAIN:
         return _number(value, wanted, limits or _PLAIN[wanted], place)
     if wanted in (bool, str) and type(value) is not wanted:
-        raise ConfigError(f"{place} is {_short(value)}, expected {wanted.__name__}")
+        raise ConfigError(f"{place} is {short(value)}, expected {wanted.__name__}")
     return value
 
 
@@ -170,19 +170,19 @@ def _tuple(value: Any, items: tuple[Any, ...], place: str) -> Any:
     if is_dataclass(each):  # the reader of blocks makes these
         return value
     if not isinstance(value, (list, tuple)) or len(value) > _LONGEST:
-        raise ConfigError(f"{place} is {_short(value)}, expected a list")
+        raise ConfigError(f"{place} is {short(value)}, expected a list")
     if items[-1] is not Ellipsis and len(value) != len(items):
-        raise ConfigError(f"{place} is {_short(value)}, expected {len(items)} values")
+        raise ConfigError(f"{place} is {short(value)}, expected {len(items)} values")
     return tuple(fitted(item, each, f"{place}[{i}]") for i, item in enumerate(value))
 
 
 def _number(value: Any, wanted: type, limits: Within, place: str) -> Any:
     types = (int, float) if wanted is float else (int,)
     if isinstance(value, bool) or not isinstance(value, types):
-        raise ConfigError(f"{place} is {_short(value)}, expected {wanted.__name__}")
+        raise ConfigError(f"{place} is {short(value)}, expected {wanted.__name__}")
     if not limits.low <= value <= limits.high:  # NaN as well
         said = "a positive number" if value <= 0 else "a number"
-        raise ConfigError(f"{place} is {_short(value)}, expected {said} from {limits.low:g} to {limits.high:g}")
+        raise ConfigError(f"{place} is {short(value)}, expected {said} from {limits.low:g} to {limits.high:g}")
     return value
 
 

@@ -20,6 +20,7 @@ from .reading import (
     read_fields,
     require,
     section_of,
+    short,
     table_of,
 )
 
@@ -211,14 +212,13 @@ class Gemma3TextConfig:
         flat = config.get("model_type") == "gemma3_text"
         section = {k: v for k, v in (config if flat else section_of(config, "text_config")).items() if v is not None}
         if section.get("model_type") != "gemma3_text":
-            found = str(section.get("model_type"))[:80]
-            raise ConfigError(f"text_config.model_type is {found!r}, expected 'gemma3_text'")
+            raise ConfigError(f"text_config.model_type is {short(section.get('model_type'))}, expected 'gemma3_text'")
         section = _as_by_transformers_4(section)
         require({"hidden_activation": "gelu_pytorch_tanh"} | section, "text_config", _GEMMA_FIXED)
         result = cls(**read_fields(cls, section, "text_config", _GEMMA_IGNORED | set(_GEMMA_FIXED)))
         scaling = table_of(section, "text_config", "rope_scaling")
         if set(scaling) != {"factor", "rope_type"} or scaling["rope_type"] != "linear":
-            raise ConfigError(f"text_config.rope_scaling is {str(scaling)[:80]}, expected a linear one with a factor")
+            raise ConfigError(f"text_config.rope_scaling is {short(scaling)}, expected a linear one with a factor")
         fitted(scaling["factor"], Factor, "text_config.rope_scaling.factor")
         check_product("text_config.num_attention_heads · head_dim", result.num_attention_heads, result.head_dim)
         if result.head_dim % 2:
@@ -246,10 +246,8 @@ def _as_by_transformers_4(section: dict[str, Any]) -> dict[str, Any]:
         both = table_of(section, "text_config", "rope_parameters")
         full, sliding = (table_of(both, "text_config.rope_parameters", f"{kind}_attention") for kind in _KINDS)
         if sliding.get("rope_type", "default") != "default":
-            found = str(sliding["rope_type"])[:80]
-            raise ConfigError(
-                f"text_config.rope_parameters.sliding_attention.rope_type is {found!r}, expected 'default'"
-            )
+            found = f"rope_type is {short(sliding['rope_type'])}"
+            raise ConfigError(f"text_config.rope_parameters.sliding_attention.{found}, expected 'default'")
         section["rope_scaling"] = {k: v for k, v in full.items() if k != "rope_theta"}
         for table, key in ((full, "rope_theta"), (sliding, "rope_local_base_freq")):
             if "rope_theta" in table:

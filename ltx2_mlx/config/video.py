@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from ..errors import ConfigError
-from .reading import Layers, Size, Within, choice, fitted, read_fields, require, section_of
+from .reading import Layers, Size, Within, choice, fitted, read_fields, require, section_of, short
 
 _STRIDES = {"": (1, 1, 1), "time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
 # Block kind → what its parameters are when the file does not say (None: it must).
@@ -115,13 +115,13 @@ _BLOCK_TYPES = {"num_layers": Layers, "multiplier": Multiplier, "residual": bool
 def _blocks(section: dict[str, Any], key: str, kinds: dict[str, dict[str, Any]]) -> tuple[VAEBlock, ...]:
     blocks = []
     if not isinstance(section[key], list) or len(section[key]) > 64:
-        raise ConfigError(f"vae.{key} is {str(section[key])[:80]}, expected a list of blocks")
+        raise ConfigError(f"vae.{key} is {short(section[key])}, expected a list of blocks")
     for i, entry in enumerate(section[key]):
         if not (isinstance(entry, (list, tuple)) and len(entry) == 2):
-            raise ConfigError(f"vae.{key}[{i}] is {str(entry)[:80]}, expected a pair of a name and parameters")
+            raise ConfigError(f"vae.{key}[{i}] is {short(entry)}, expected a pair of a name and parameters")
         kind, given = entry
         if not isinstance(kind, str) or kind not in kinds:
-            raise ConfigError(f"vae.{key}[{i}] is a {str(kind)[:80]!r}, expected one of {sorted(kinds)}")
+            raise ConfigError(f"vae.{key}[{i}] is a {short(kind)}, expected one of {sorted(kinds)}")
         given = given if isinstance(given, dict) else {"num_layers": given}
         params = {name: given.get(name, default) for name, default in kinds[kind].items()}
         unknown = [k for k, v in given.items() if k not in params and k != "num_layers" and v]

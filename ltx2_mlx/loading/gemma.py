@@ -49,6 +49,10 @@ class GemmaFolder(Checkpoint):
     def version(self) -> str:
         return str(self.config.get("model_type"))
 
+    @property
+    def kind(self) -> None:
+        """Nothing beyond what ``read_gemma`` says."""
+
     def components(self) -> dict[str, dict[str, str]]:
         by_length = sorted(GEMMA_PREFIXES, key=len, reverse=True)
         result: dict[str, dict[str, str]] = {}

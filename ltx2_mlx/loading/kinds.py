@@ -155,7 +155,9 @@ _PACKED: tuple[tuple[str, str], ...] = (
     (r"\.(qweight|weight_packed|W_q|_packed_weight)$", "packed in a few bits"),
     (r"\.weight_scale_inv$", "float8 with a scale for each block"),
 )
-_ADAPTERS = re.compile(r"lora_[AB]|lora[._](down|up)|lora_linear|lokr_|hada_|dora_scale|lora_magnitude|oft_|\.diff$")
+_ADAPTERS = re.compile(
+    r"lora_[AB]|lora[._](down|up)|lora_linear|lokr_|hada_|dora_scale|lora_magnitude|(^|[._])oft_|\.diff$"
+)
 _OTHERS: tuple[tuple[str, str], ...] = (
     (r"^(transformer\.)?(proj_in|time_embed|audio_time_embed|audio_proj_in)\.", "a transformer in diffusers' layout"),
     (

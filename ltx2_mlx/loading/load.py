@@ -204,10 +204,7 @@ def _module(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.
     try:
         parsed = described.read(checkpoint.config)
     except ConfigError as error:
-        if not keys and checkpoint.components().keys() - {""}:
-            lacks = f"holds {checkpoint.contents()} only, without {_NAMES.get(component, component)}"
-            raise WeightsError(f"{checkpoint.path} {lacks}. {_remedy(component)}") from None
-        raise type(error)(f"{checkpoint.path}: {error}") from None
+        raise _lacking(component, checkpoint, keys) or type(error)(f"{checkpoint.path}: {error}") from None
     if keys and count_layers(parsed) > len(keys):
         if kind := checkpoint.kind:
             raise WeightsError(f"{checkpoint.path}: {kind}")
@@ -216,7 +213,15 @@ def _module(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.
     try:
         return described.make(parsed, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
     except WeightsError as error:
-        raise WeightsError(f"{checkpoint.path}: {error}") from None
+        raise _lacking(component, checkpoint, keys) or WeightsError(f"{checkpoint.path}: {error}") from None
+
+
+def _lacking(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> WeightsError | None:
+    """The error for a file that holds other parts only; None where it holds some of this one, or nothing."""
+    if keys or not checkpoint.components().keys() - {""}:
+        return None
+    lacks = f"holds {checkpoint.contents()} only, without {_NAMES.get(component, component)}"
+    return WeightsError(f"{checkpoint.path} {lacks}. {_remedy(component)}")
 
 
 def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:

@@ -39,7 +39,7 @@ _OTHERS = (  # what other adapters' keys have in them, and their names
     (r"dora_scale|lora_magnitude", "DoRA"),
     (r"lokr_", "LoKr"),
     (r"hada_|loha_", "LoHa"),
-    (r"oft_|boft", "OFT"),
+    (r"(^|[._])b?oft_", "OFT"),
     (r"glora|\.[ab][12]\.weight$", "GLoRA"),
     (r"lora_mid", "LoCon with a middle"),
     (r"on_input|ia3_", "(IA)³"),
