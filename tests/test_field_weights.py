@@ -481,7 +481,8 @@ def test_flags_for_split_files_make_the_same_video(
     files = split(whole, tmp_path, bare=True)
     flags = [x for role, file in files.given().items() for x in (f"--{role.replace('_', '-')}", str(file))]
     common = ["--pipeline", "ti2vid_one_stage", "--gemma-root", str(checkpoints / "tiny-gemma"), "--prompt", "a fox"]
-    common += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "2", "--no-audio"]
+    common += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "1", "--no-audio"]
+    common += ["--video-stg-blocks", "0", "--audio-stg-blocks", "0"]
     for name, given in (("split", flags), ("whole", ["--checkpoint-path", str(whole)])):
         assert main(["generate", *common, *given, "--output-path", str(tmp_path / name)]) == 0
     frames = sorted(path.name for path in (tmp_path / "whole").iterdir())
@@ -507,7 +508,18 @@ def test_plan_says_that_a_lora_changes_nothing(
     mx.save_safetensors(str(tmp_path / "idle.safetensors"), idle)
     command = ["plan", "--pipeline", "ti2vid_one_stage", "--checkpoint-path", str(whole), "--prompt", "a fox"]
     command += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--output-path", str(tmp_path / "x.mp4")]
-    command += ["--height", "64", "--width", "64", "--num-frames", "9"]
+    command += [
+        "--height",
+        "64",
+        "--width",
+        "64",
+        "--num-frames",
+        "9",
+        "--video-stg-blocks",
+        "0",
+        "--audio-stg-blocks",
+        "0",
+    ]
     assert main([*command, "--lora", str(tmp_path / "idle.safetensors")]) == 0
     assert "84 of 84 pairs fit, strength 1; it changes nothing" in capsys.readouterr().out
     with pytest.raises(SystemExit):
