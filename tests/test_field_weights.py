@@ -30,6 +30,7 @@ from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
 from ltx2_mlx.loading.gemma import check_gemma, read_gemma, refuse_code
 from ltx2_mlx.loading.header import read_header
 from ltx2_mlx.loading.load import COMPONENTS, build
+from ltx2_mlx.pipelines.ledger import ModelLedger
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
 TINY = "tiny-2.3"
@@ -247,6 +248,19 @@ def test_a_file_in_the_place_of_another_is_named(whole: Path, checkpoints: Path)
         ltx2_mlx.load("transformer", checkpoints / f"{TINY}-lora.safetensors")
     with pytest.raises(WeightsError, match=r"it has keys of another kind of adapter: .* and [0-9]+ more"):
         ltx2_mlx.load("transformer", whole, loras=[ltx2_mlx.LoraPathStrength(whole)])
+
+
+@pytest.mark.parametrize("name", ["upsampler-time", "upsampler-space-time", "upsampler-x1.5"])
+def test_an_upsampler_that_a_second_stage_cannot_use_is_a_problem_of_the_plan(
+    name: str, whole: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoints / f"{TINY}-{name}.safetensors"
+    command = ["plan", "--distilled-checkpoint-path", str(whole), "--prompt", "a fox", "--num-frames", "9"]
+    command += ["--spatial-upsampler-path", str(path), "--output-path", str(tmp_path / "x.mp4"), "--placeholder"]
+    assert main([*command, "--height", "64", "--width", "64"]) == 2
+    assert f"{path} {'scales by 1.5' if '1.5' in name else 'upsamples time'}; the second" in capsys.readouterr().out
+    with pytest.raises(ltx2_mlx.InputError, match="the second stage needs"):
+        ModelLedger(whole, spatial_upsampler_path=path).spatial_upsampler()
 
 
 # ---- damaged headers ----------------------------------------------------------------------------------------------
@@ -481,7 +495,7 @@ def test_flags_for_split_files_make_the_same_video(
     files = split(whole, tmp_path, bare=True)
     flags = [x for role, file in files.given().items() for x in (f"--{role.replace('_', '-')}", str(file))]
     common = ["--pipeline", "ti2vid_one_stage", "--gemma-root", str(checkpoints / "tiny-gemma"), "--prompt", "a fox"]
-    common += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "1", "--no-audio"]
+    common += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "2", "--no-audio"]
     common += ["--video-stg-blocks", "0", "--audio-stg-blocks", "0"]
     for name, given in (("split", flags), ("whole", ["--checkpoint-path", str(whole)])):
         assert main(["generate", *common, *given, "--output-path", str(tmp_path / name)]) == 0

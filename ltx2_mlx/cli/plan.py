@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..config import Gemma3TextConfig, TransformerConfig, VideoVAEConfig
+from ..config import Gemma3TextConfig, LatentUpsamplerConfig, TransformerConfig, VideoVAEConfig
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
@@ -28,11 +28,11 @@ from ..media.images import decode_image
 from ..media.reading import MediaInfo, probe
 from ..pipelines.constants import params_of
 from ..pipelines.enhancement import library
+from ..pipelines.ledger import check_upsampler
 from ..pipelines.prompts import load_contexts
 from ..pipelines.stages import audio_tools, video_tools
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..upsampler import LatentUpsampler
 from ..video_vae import choose_tiling, decode_memory, memory_size
 from .info import gigabytes
 from .recipes import RECIPES, Denoising, Recipe, half
@@ -217,9 +217,9 @@ def _files(result: Plan) -> Checkpoint | None:
     upsampler = request.spatial_upsampler_path
     if upsampler is not None and upsampler not in result.missing:
         with result.checking():
-            module, _ = build("upsampler", read_checkpoint(upsampler))
-            if isinstance(module, LatentUpsampler) and (scale := module.config.spatial_scale) != 2:
-                raise InputError(f"{upsampler} scales by {scale:g}; the second stage needs one that scales by 2")
+            header = read_checkpoint(upsampler)
+            build("upsampler", header)
+            check_upsampler(LatentUpsamplerConfig.from_metadata(header.config), upsampler)
             result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
     for lora in [*request.loras, *request.distilled_lora]:
         if str(lora.path) not in result.missing:

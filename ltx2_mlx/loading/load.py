@@ -336,12 +336,20 @@ def _checked(
         if not flag.item():
             weight = name if name in keys else name.removesuffix("_scale")
             info = checkpoint.tensors[keys[weight]]
-            if info.dtype in FLOAT8 or all_finite(checkpoint.arrays()[keys[weight]]).item():
+            if _whole(checkpoint, keys[weight]):
                 check_change(loras, weight)
             raise WeightsError(
                 f"{info} holds NaN or ∞, or overflows in this dtype: the file is damaged. Get another one"
             )
     return group
+
+
+def _whole(checkpoint: Checkpoint, key: str) -> bool:
+    """True where the file's own numbers are finite."""
+    arrays = checkpoint.arrays()
+    array, scale = arrays[key], _scale(checkpoint, arrays, key)
+    array = from_e5m2(array, mx.bfloat16) if checkpoint.tensors[key].dtype == "F8_E5M2" else array
+    return bool(all_finite(array).item()) and (scale is None or bool(all_finite(scale).item()))
 
 
 READ_AT_ONCE = 1 << 28  # bytes, to keep what is read and converted at one time small

@@ -31,8 +31,8 @@ STRONGEST = 100.0
 _WRAPPERS = (PREFIX, "transformer.", "model.", "base_model.", "lora_unet_", "lora_transformer_", "diffusion_model_")
 # The endings of A, B and α: of ltx-core and PEFT, of kohya's and musubi's trainers, of older diffusers.
 _PARTS = {
-    "A": re.compile(r"[._]lora(_A|_down|\.down|_linear_layer\.down)(\.default)?(\.weight)?$"),
-    "B": re.compile(r"[._]lora(_B|_up|\.up|_linear_layer\.up)(\.default)?(\.weight)?$"),
+    "A": re.compile(r"[._]lora(_A|_down|\.down|_linear_layer\.down)(\.(?!weight)\w+)?(\.weight)?$"),
+    "B": re.compile(r"[._]lora(_B|_up|\.up|_linear_layer\.up)(\.(?!weight)\w+)?(\.weight)?$"),
     "alpha": re.compile(r"[._](lora_)?alpha$"),
 }
 _OTHERS = (  # what other adapters' keys have in them, and their names
