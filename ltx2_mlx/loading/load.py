@@ -43,6 +43,7 @@ from .quantization import (
     from_e5m2,
     from_fp8,
     is_downcast,
+    nan_for_infinity,
     per_row,
     scale_of,
     to_fp8,
@@ -253,7 +254,9 @@ def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
 def _key(component: str, name: str) -> str:
     """The key in a checkpoint of a component's parameter."""
     prefixes = (
-        p for p, c in (PREFIXES | GEMMA_PREFIXES).items() if c == component and name.startswith(WITHIN.get(p, ""))
+        p
+        for p, c in (*GEMMA_PREFIXES.items(), *PREFIXES.items())
+        if c == component and name.startswith(WITHIN.get(p, ""))
     )
     prefix = next(prefixes, "")
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
@@ -280,6 +283,7 @@ def _read(
             yield f"{name}_scale", mx.broadcast_to(scale, shape)
             yield name, array
         elif quantization and is_downcast(name):
+            array = array if in_fp8 else nan_for_infinity(array)
             yield name, fuse(loras, name, array if in_fp8 else to_fp8(array), FP8)
         else:
             if in_fp8:

@@ -21,7 +21,7 @@ from ..config.reading import cut
 from ..errors import ConfigError, InputError, WeightsError
 from .finite import all_finite
 from .header import Tensors, read_arrays, read_header
-from .quantization import FP8, from_fp8, quantize_weight_to_fp8_per_tensor, to_fp8
+from .quantization import FP8, from_fp8, nan_for_infinity, quantize_weight_to_fp8_per_tensor, to_fp8
 
 PREFIX = "diffusion_model."
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -303,7 +303,7 @@ def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) 
     if delta is None:
         return weight if weight.dtype == dtype else weight.astype(dtype)
     if dtype == FP8:
-        return to_fp8(delta + from_fp8(weight, mx.bfloat16))
+        return to_fp8(nan_for_infinity(delta + from_fp8(weight, mx.bfloat16)))
     return (delta + weight).astype(dtype)
 
 

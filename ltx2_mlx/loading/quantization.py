@@ -36,8 +36,13 @@ def is_downcast(name: str) -> bool:
 
 
 def to_fp8(x: mx.array) -> mx.array:
-    """Bytes of the nearest e4m3 values, ties to even; beyond ±448 the largest; NaN for NaN and ±∞. Any shape."""
-    return mx.where(mx.isfinite(x), mx.to_fp8(x), mx.array(0x7F, mx.uint8))
+    """Bytes of the nearest e4m3 values, ties to even; beyond ±448 the largest, NaN stays NaN. Any shape."""
+    return mx.where(mx.isnan(x), mx.array(0x7F, mx.uint8), mx.to_fp8(x))
+
+
+def nan_for_infinity(x: mx.array) -> mx.array:
+    """``x`` with NaN for ±∞, which ``to_fp8`` would make the largest number: a damaged weight must stay one."""
+    return mx.where(mx.isinf(x), mx.array(float("nan"), x.dtype), x)
 
 
 def from_fp8(x: mx.array, dtype: mx.Dtype) -> mx.array:
