@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     # networks and their files
     "loading.load": ("LoadReport", "load"),
-    "loading.checkpoint": ("Checkpoint", "read_checkpoint"),
+    "loading.checkpoint": ("Checkpoint", "CheckpointFiles", "read_checkpoint"),
     "loading.lora": ("LoraMetadata", "LoraPathStrength", "LoraReport", "lora_metadata"),
     "loading.hub": ("resolve",),
     "transformer": ("LTXModel", "X0Model"),
@@ -116,7 +116,11 @@ if TYPE_CHECKING:
         WeightsError as WeightsError,
     )
     from .loading.hub import resolve as resolve
-    from .loading.checkpoint import Checkpoint as Checkpoint, read_checkpoint as read_checkpoint
+    from .loading.checkpoint import (
+        Checkpoint as Checkpoint,
+        CheckpointFiles as CheckpointFiles,
+        read_checkpoint as read_checkpoint,
+    )
     from .loading.load import LoadReport as LoadReport, load as load
     from .loading.lora import (
         LoraMetadata as LoraMetadata,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -21,14 +22,23 @@ from parity.cli import main as parity_main
 KEY = "model.diffusion_model.transformer_blocks.1.attn2.to_k.weight"
 
 
-def rewrite(source: Path, target: Path, edit: Callable[[dict], None]) -> Path:
-    """``source`` with its header edited and its data as it was."""
+def rewrite(source: Path, target: Path, edit: Callable[[dict], None], repack: bool = True) -> Path:
+    """``source`` with its header edited. repack: each tensor that is left has its own data, without gaps."""
     raw = source.read_bytes()
     length = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8 : 8 + length])
     edit(header)
+    data = raw[8 + length :]
+    if repack:
+        parts, end = [], 0
+        for name, entry in header.items():
+            if name != "__metadata__":
+                parts.append(data[slice(*entry["data_offsets"])])
+                header[name] = entry | {"data_offsets": [end, end + len(parts[-1])]}
+                end += len(parts[-1])
+        data = b"".join(parts)
     text = json.dumps(header).encode()
-    target.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+    target.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return target
 
 
@@ -75,9 +85,13 @@ EDITS = {
     "a word for a number": (config_edit(num_layers="three"), "transformer.num_layers is 'three', expected int"),
     "no layers": (config_edit(num_layers=0), "expected a positive number"),
     "width": (config_edit(cross_attention_dim=41), "transformer.cross_attention_dim is 41, expected 40"),
-    "no metadata table": (lambda h: h.update(__metadata__=[1]), "not a table of strings"),
+    "no metadata table": (lambda h: h.update(__metadata__=[1]), "not a safetensors file"),
     "unknown dtype": (lambda h: h[KEY].update(dtype="Q7"), "not a safetensors file"),
-    "odd offsets": (lambda h: h[KEY].update(data_offsets=[4, 2]), "not a safetensors file"),
+}
+MOVED = {
+    "odd offsets": (lambda h: h[KEY].update(data_offsets=[4, 2]), "its tensors do not fill it exactly"),
+    "a gap": (lambda h: h.pop(KEY), "its tensors do not fill it exactly"),
+    "an overlap": (_extra, "its tensors do not fill it exactly"),
 }
 
 
@@ -87,6 +101,12 @@ def damaged(name: str, whole: Path, folder: Path) -> tuple[Path, str]:
     if name in EDITS:
         edit, message = EDITS[name]
         return rewrite(whole, path, edit), message
+    if name in MOVED:
+        edit, message = MOVED[name]
+        return rewrite(whole, path, edit, repack=False), message
+    if name == "fifo":
+        os.mkfifo(path)
+        return path, "a FIFO, expected a .safetensors file"
     if name == "missing file":
         return folder / "nothing.safetensors", "no such file"
     if name == "folder":
@@ -99,13 +119,14 @@ def damaged(name: str, whole: Path, folder: Path) -> tuple[Path, str]:
         "truncated header": (whole.read_bytes()[:2000], "truncated"),
         "header of 2^63 bytes": (struct.pack("<Q", 2**63) + b"{}", "header claims 9,223,372,036,854,775,808 bytes"),
         "zeros": (bytes(64), "not a safetensors file"),
+        "a tail": (whole.read_bytes() + bytes(64), "64 bytes follow the last tensor"),
     }[name]
     path.write_bytes(data)
     return path, message
 
 
-BAD = [*EDITS, "missing file", "folder", "empty", "text", "three bytes", "truncated data", "truncated header"]
-BAD += ["header of 2^63 bytes", "zeros"]
+BAD = [*EDITS, *MOVED, "missing file", "folder", "empty", "text", "three bytes", "truncated data", "truncated header"]
+BAD += ["header of 2^63 bytes", "zeros", "a tail", "fifo"]
 PROGRAMS = {
     "info": lambda path: ltx2_mlx_main(["info", str(path)]),
     "parity": lambda path: parity_main(["run", "--checkpoint", str(path)]),

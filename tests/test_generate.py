@@ -187,7 +187,8 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
         "end_time": ["0.5"],
     }
     actions = recipes.parser("generate", name)._actions
-    flags = [word for a in actions if a.required for word in (a.option_strings[0], *known[a.dest])]
+    needed = [a for a in actions if a.required or a.dest == "checkpoint_path"]
+    flags = [word for a in needed for word in (a.option_strings[0], *known[a.dest])]
     options = {option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings}
     if "--height" in options:
         flags += [*SIZE, "--image", media / "image-0.png", "0", "1"]

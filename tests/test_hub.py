@@ -19,7 +19,14 @@ from ltx2_mlx.loading.hub import GEMMA_PATTERNS, resolve
 
 COMMIT = "a" * 40
 REPOSITORIES = {
-    "owner/gemma": ["config.json", "model-1.safetensors", "tokenizer.model", "README.md", "original/old.safetensors"],
+    "owner/gemma": [
+        "config.json",
+        "model-1.safetensors",
+        "tokenizer.model",
+        "README.md",
+        "original/old.safetensors",
+        "tokenizer_gemma.py",
+    ],
     "owner/ltx": ["ltx.safetensors", "loras/zoom.safetensors"],
     "owner/papers": ["README.md"],
 }
@@ -135,7 +142,10 @@ def test_files_are_fetched_once_and_errors_say_why(tmp_path: Path, server: Threa
     assert gated == gated_too and f"Accept its terms at {endpoint}/owner/gated, then log in" in gated
     assert no_repository.startswith("owner/nothing: no such path here, and no such repository at")
     assert no_owner.startswith("nobody/ltx: no such path here, and no such repository at")
-    assert no_match == "owner/papers: the repository has no file like *.safetensors, *.json, tokenizer*"
+    assert (
+        no_match
+        == "owner/papers: the repository has no file like *.safetensors, *.json, tokenizer.model, chat_template.jinja"
+    )
     assert invalid.startswith("owner--x/gemma: no such path here, and the name is not a repository's")
 
     references = [("owner/ltx/ltx.safetensors", None), ("owner/gemma", GEMMA_PATTERNS)]
@@ -200,3 +210,13 @@ def test_what_is_no_name_is_refused_without_asking(reference: str, patterns: tup
     with pytest.raises(HubError, match=message.replace(".", r"\.")) as error:
         resolve(reference, patterns)
     assert isinstance(error.value, CheckpointError)
+
+
+@pytest.mark.parametrize("fails", ["owner/gated/ltx.safetensors", "nobody/ltx/ltx.safetensors"])
+def test_no_message_holds_the_credentials_of_the_endpoint(
+    fails: str, tmp_path: Path, server: ThreadingHTTPServer
+) -> None:
+    port = server.server_port
+    for endpoint in (f"http://user:hunter2@127.0.0.1:{port}", "http://user:hunter2@127.0.0.1:9", "http://hunter2@a b"):
+        (said,) = resolved(tmp_path, endpoint, [(fails, None)])
+        assert said.startswith(fails.rpartition("/")[0]) and "hunter2" not in said

@@ -105,7 +105,7 @@ def test_tiles_too_small_to_encode_are_refused(encoder: VideoEncoder) -> None:
         ({"latent_log_var": "none"}, "latent_log_var is 'none'"),
         ({"patch_size": 2}, r"make \[8, 16, 16\] pixels of a latent cell"),
         ({"decoder_blocks": [["attn_res_x", {"num_layers": 1}]]}, "is a 'attn_res_x'"),
-        ({"decoder_blocks": [["res_x", {}]]}, "num_layers None"),
+        ({"decoder_blocks": [["res_x", {}]]}, "num_layers is None"),
         ({"encoder_blocks": [["res_x", {"num_layers": 1, "gated": True}]]}, "has unknown parameters: gated"),
         ({"encoder_blocks": ["res_x"]}, "expected a pair"),
         ({"surprise": 3}, "surprise=3"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..diffusion.guiders import MultiModalGuiderParams
+from ..loading.checkpoint import OWNERS, CheckpointFiles
 from ..loading.lora import LoraPathStrength
 from ..pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
@@ -62,6 +63,10 @@ def request(parser: Parser, argv: Sequence[str]) -> Request:
         names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
         given = {field: values.pop(name) for field, name in names.items() if name in values}
         values[f"{stream}_guider_params"] = MultiModalGuiderParams(**given)
+    if (checkpoint := files(values)) is None:
+        flag = next(name for a in parser._actions if a.dest == "checkpoint_path" for name in a.option_strings)
+        parser.error(f"the following arguments are required: {flag} (or --transformer-path and the other parts)")
+    values["checkpoint_path"] = checkpoint
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
         if more and values["quantization"] == "fp8-cast":
@@ -169,10 +174,10 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         flag,
         dest="checkpoint_path",
         type=_path,
-        required=True,
         metavar="FILE",
         help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face",
     )
+    add_parts(parser)
     parser.add_argument(
         "--gemma-root",
         type=_path,
@@ -187,6 +192,25 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         metavar="PATH",
         help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
     )
+
+
+def add_parts(parser: Parser) -> None:
+    """The flags for the files of a checkpoint that is split."""
+    for role, what in (
+        ("transformer_path", "the transformer"),
+        ("text_encoder_path", "the text projection and connectors"),
+        ("video_vae_path", "the video VAE"),
+        ("audio_vae_path", "the audio VAE and the vocoder"),
+    ):
+        flag = f"--{role.replace('_', '-')}"
+        parser.add_argument(flag, type=_path, metavar="FILE", help=f"{what}, where it is in a file of its own")
+
+
+def files(values: dict[str, Any]) -> CheckpointFiles | str | None:
+    """The checkpoint of the flags, which are taken out of ``values``: one file, or several; None without any."""
+    parts = {role: file for role in OWNERS if (file := values.pop(role)) is not None}
+    whole: str | None = values.pop("checkpoint_path")
+    return CheckpointFiles(whole, **parts) if parts else whole
 
 
 def _add_quantization(parser: Parser) -> None:

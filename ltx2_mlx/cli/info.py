@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 
 from ..errors import WeightsError
-from ..loading.checkpoint import PREFIXES, read_checkpoint
+from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
 from ..loading.load import COMPONENTS, SHARED, build
 
 
-def info(path: str | Path) -> str:
+def info(path: CheckpointPath) -> str:
     """A table of the checkpoint's components. Raises CheckpointError where one is not whole."""
     checkpoint = read_checkpoint(path)
     version, config = checkpoint.version, checkpoint.config

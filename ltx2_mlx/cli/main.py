@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
             return _generate(argv[0], argv[1:])
         args = _parser().parse_args(argv)
         _require_backend()
-        return _info(args.checkpoint)
+        return _info({name: file for name, file in vars(args).items() if name.endswith("_path") and file is not None})
     except LTX2Error as error:
         print(f"ltx2-mlx: {error}", file=sys.stderr)
         return 2
@@ -69,14 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("generate", help="make a video with audio (see: ltx2-mlx generate --help)")
     commands.add_parser("plan", help="show what generate would do with the same flags, and every problem")
     info = commands.add_parser("info", help="show the components of a checkpoint, and whether each is whole")
-    info.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors file")
+    info.add_argument("checkpoint_path", nargs="?", metavar="CHECKPOINT", help="a .safetensors file")
+    for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
+        info.add_argument(f"--{part}-path", metavar="FILE", help=f"the {part} where it is in a file of its own")
     return parser
 
 
-def _info(checkpoint: str) -> int:
+def _info(files: dict[str, str]) -> int:
+    from ..loading.checkpoint import CheckpointFiles
     from .info import info
 
-    print(info(checkpoint))
+    if not files:
+        raise InputError("info needs a file: see ltx2-mlx info --help")
+    print(info(files["checkpoint_path"] if {*files} == {"checkpoint_path"} else CheckpointFiles(**files)))
     return 0
 
 

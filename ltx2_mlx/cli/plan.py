@@ -16,22 +16,23 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..config import TransformerConfig, VideoVAEConfig
+from ..config import Gemma3TextConfig, LatentUpsamplerConfig, TransformerConfig, VideoVAEConfig
 from ..errors import InputError, LTX2Error
-from ..loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
+from ..loading.gemma import check_gemma, read_gemma
 from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
 from ..loading.load import build
-from ..loading.lora import LoraPathStrength, read_lora, report_on
+from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy, is_downcast
 from ..media.images import decode_image
 from ..media.reading import MediaInfo, probe
 from ..pipelines.constants import params_of
 from ..pipelines.enhancement import library
+from ..pipelines.ledger import check_upsampler
 from ..pipelines.prompts import load_contexts
 from ..pipelines.stages import audio_tools, video_tools
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..upsampler import LatentUpsampler
 from ..video_vae import choose_tiling, decode_memory, memory_size
 from .info import gigabytes
 from .recipes import RECIPES, Denoising, Recipe, half
@@ -190,11 +191,16 @@ def _locate(result: Plan, download: Download) -> None:
     def paths(loras: tuple[LoraPathStrength, ...]) -> tuple[LoraPathStrength, ...]:
         return tuple(replace(lora, path=path(str(lora.path))) for lora in loras)
 
+    def checkpoint(reference: CheckpointPath) -> CheckpointPath:
+        if isinstance(reference, CheckpointFiles):
+            return CheckpointFiles(**{role: path(str(file)) for role, file in reference.given().items()})
+        return path(str(reference))
+
     request = result.request
     upsampler, gemma = request.spatial_upsampler_path, request.gemma_root
     result.request = replace(
         request,
-        checkpoint_path=path(request.checkpoint_path),
+        checkpoint_path=checkpoint(request.checkpoint_path),
         spatial_upsampler_path=None if upsampler is None else path(upsampler),
         gemma_root=None if gemma is None else path(gemma, GEMMA_PATTERNS),
         loras=paths(request.loras),
@@ -211,9 +217,9 @@ def _files(result: Plan) -> Checkpoint | None:
     upsampler = request.spatial_upsampler_path
     if upsampler is not None and upsampler not in result.missing:
         with result.checking():
-            module, _ = build("upsampler", read_checkpoint(upsampler))
-            if isinstance(module, LatentUpsampler) and (scale := module.config.spatial_scale) != 2:
-                raise InputError(f"{upsampler} scales by {scale:g}; the second stage needs one that scales by 2")
+            header = read_checkpoint(upsampler)
+            build("upsampler", header)
+            check_upsampler(LatentUpsamplerConfig.from_metadata(header.config), upsampler)
             result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
     for lora in [*request.loras, *request.distilled_lora]:
         if str(lora.path) not in result.missing:
@@ -225,13 +231,14 @@ def _files(result: Plan) -> Checkpoint | None:
 
 def _checkpoint(result: Plan) -> Checkpoint | None:
     path = result.request.checkpoint_path
-    if path in result.missing:
+    given = path.given().values() if isinstance(path, CheckpointFiles) else [path]
+    if result.missing.intersection(map(str, given)):
         return None
     checkpoint = None
     with result.checking():
         checkpoint = read_checkpoint(path)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
-        result.files.append(("checkpoint", path, f"version {checkpoint.version}, {size}"))
+        result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
         result.request = replace(result.request, defaults=params_of(checkpoint.version))
     if checkpoint is not None:
         for part in result.recipe.components(result.request):
@@ -255,7 +262,7 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
             raise InputError(_NO_GEMMA)
     elif request.gemma_root not in result.missing:
         with result.checking():
-            folder = read_gemma(request.gemma_root)
+            folder = check_gemma(request.gemma_root)
             build("gemma", folder)
             size = sum(info.nbytes for info in folder.tensors.values())
             result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
@@ -266,8 +273,9 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
     if checkpoint is None:
         return
     keys = checkpoint.components().get("transformer", {})
-    report = report_on(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
+    _, report = fitted_to(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
     found = f"{report.matched} of {report.pairs} pairs fit, strength {report.strength:g}"
+    found += f"; {report.note}" if report.note else ""
     result.files.append(("LoRA", str(lora.path), found))
 
 
@@ -318,8 +326,8 @@ def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) ->
     cached = request.context is not None and request.context.exists()
     if not request.placeholder and request.gemma_root is not None and not cached:
         folder = read_gemma(request.gemma_root)
-        states = folder.config["text_config"]
-        working = 1024 * states["hidden_size"] * (states["num_hidden_layers"] + 1) * request.itemsize * 2
+        states = Gemma3TextConfig.from_metadata(folder.config)
+        working = 1024 * states.hidden_size * (states.num_hidden_layers + 1) * request.itemsize * 2
         remedy = "a --context file that was made on another machine"
         weights = _bytes(folder, "gemma", request.itemsize)
         yield Stage("prompts", "Gemma 3, 1024 tokens each", weights, working, remedy)

@@ -4,7 +4,7 @@ cannot disagree about it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -13,6 +13,7 @@ from .. import pipelines
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..pipelines import a2vid_two_stage, ic_lora, retake, ti2vid_two_stages_hq
 from ..pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
@@ -58,6 +59,8 @@ def _check_seed(request: Request) -> None:
 
 def _check_distilled_lora(request: Request) -> None:
     ti2vid_two_stages_hq.check_distilled_lora(request.distilled_lora)
+    for strength in (request.distilled_lora_strength_stage_1, request.distilled_lora_strength_stage_2):
+        replace(request.distilled_lora[0], strength=strength)
 
 
 def _check_references(request: Request) -> None:
@@ -203,7 +206,7 @@ class _Guided(_Asked):
 class _TwoStageFiles(TypedDict):
     """The arguments of the constructors of pipelines with a distilled LoRA."""
 
-    checkpoint_path: str
+    checkpoint_path: CheckpointPath
     distilled_lora: Sequence[LoraPathStrength]
     spatial_upsampler_path: str
     gemma_root: str | None

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.noisers import TorchNoise
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..nn.noise import Generator
 from ..pipelines.constants import LTX_2_3_PARAMS, PipelineParams
@@ -26,14 +27,14 @@ Strengths = tuple[tuple[str, float], ...]
 class Request:
     """A field for each flag, by its name; what a pipeline has no flag for keeps its default here.
 
-    checkpoint_path, gemma_root, spatial_upsampler_path and LoRAs: a path, or a name on Hugging Face until ``plan`` puts
-    the path in its place. defaults: those of the checkpoint's version, which ``plan`` reads from its header. They stand
-    in for num_inference_steps and stg_blocks where these are None: see ``steps``, ``video_guidance``,
-    ``audio_guidance``.
+    checkpoint_path (all files of the checkpoint), gemma_root, spatial_upsampler_path and LoRAs: a path, or a name on
+    Hugging Face until ``plan`` puts the path in its place. defaults: those of the checkpoint's version, which ``plan``
+    reads from its header. They stand in for num_inference_steps and stg_blocks where these are None: see ``steps``,
+    ``video_guidance``, ``audio_guidance``.
     """
 
     pipeline: str
-    checkpoint_path: str
+    checkpoint_path: CheckpointPath
     prompt: str
     output_path: Path
     gemma_root: str | None = None

@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import prod
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from ..errors import ConfigError
-from .reading import choice, read_fields, require, require_known, section_of, table_of
+from .reading import (
+    Layers,
+    Rate,
+    Size,
+    Within,
+    choice,
+    fitted,
+    read_fields,
+    require,
+    require_known,
+    section_of,
+    short,
+    table_of,
+)
 
 
 class NormType(Enum):
@@ -34,21 +47,21 @@ class AudioVAEConfig:
     Source: ``ltx_core.model.audio_vae.model_configurator``. Rates in Hz, lengths in samples.
     """
 
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attn_resolutions: tuple[int, ...]
-    resolution: int
-    z_channels: int
-    in_channels: int
-    out_ch: int
+    ch: Size
+    ch_mult: tuple[Annotated[int, Within(1, 64)], ...]
+    num_res_blocks: Layers
+    attn_resolutions: tuple[Size, ...]
+    resolution: Size
+    z_channels: Size
+    in_channels: Size
+    out_ch: Size
     mid_block_add_attention: bool  # ltx-core's default is true, every released file says false
     norm_type: NormType
     causality_axis: CausalityAxis
-    mel_bins: int
-    sampling_rate: int
-    hop_length: int
-    filter_length: int
+    mel_bins: Size
+    sampling_rate: Rate
+    hop_length: Size
+    filter_length: Size
     causal: bool = True
 
     @classmethod
@@ -61,22 +74,24 @@ class AudioVAEConfig:
         dd = dict(table_of(params, "audio_vae.model.params", "ddconfig"))
         preprocessing = table_of(outer, "audio_vae", "preprocessing")
         stft = table_of(preprocessing, "audio_vae.preprocessing", "stft")
-        mel = preprocessing.get("mel", {})
+        mel = table_of({"mel": {}} | preprocessing, "audio_vae.preprocessing", "mel")
+        audio = table_of({"audio": {}} | preprocessing, "audio_vae.preprocessing", "audio")
         flat = dd | {key: stft[key] for key in ("hop_length", "filter_length", "causal") if key in stft}
         flat |= {"sampling_rate": params["sampling_rate"]} if "sampling_rate" in params else {}
         flat.setdefault("mel_bins", mel.get("n_mel_channels", 0))
         require(_AUDIO_FIXED | flat, "audio_vae", _AUDIO_FIXED)
         read = read_fields(cls, flat, "audio_vae", {"dropout", *_AUDIO_FIXED})
         read["norm_type"] = choice(flat, "audio_vae", "norm_type", {t.value: t for t in NormType})
-        axes = {axis.value: axis for axis in CausalityAxis}
-        if flat["causality_axis"] not in axes:
-            raise ConfigError(f"audio_vae.causality_axis is {flat['causality_axis']!r}, expected one of {list(axes)}")
-        read["causality_axis"] = axes[flat["causality_axis"]]
+        axes = {axis.value or "null": axis for axis in CausalityAxis}
+        named = {"causality_axis": "null"} if flat["causality_axis"] is None else flat
+        read["causality_axis"] = choice(named, "audio_vae", "causality_axis", axes)
         result = cls(**read)
-        result._check({**stft, **mel, **preprocessing.get("audio", {})})
+        result._check({**stft, **mel, **audio})
         return result
 
     def _check(self, said: dict[str, Any]) -> None:
+        if not 1 <= len(self.ch_mult) <= 16:
+            raise ConfigError(f"audio_vae.ch_mult has {len(self.ch_mult)} entries, expected 1 to 16")
         bins = self.mel_bins // 2 ** (len(self.ch_mult) - 1)
         rules = [
             ("ch", self.ch, self.z_channels * bins, "latent channels times latent bins"),
@@ -88,7 +103,7 @@ class AudioVAEConfig:
         ]
         for key, value, expected, name in rules:
             if value != expected:
-                raise ConfigError(f"audio_vae: {key} is {value}, expected {expected} ({name})")
+                raise ConfigError(f"audio_vae: {key} is {short(value)}, expected {expected} ({name})")
         if self.norm_type is NormType.GROUP and self.causality_axis is not CausalityAxis.NONE:
             raise ConfigError("audio_vae: norm_type group with a causality_axis: a group norm sees all of time")
         if self.norm_type is NormType.GROUP and self.ch % 32:
@@ -100,6 +115,9 @@ _AUDIO_FIXED = {"double_z": True, "resamp_with_conv": True, "attn_type": "vanill
 _AUDIO_IGNORED = {"target", "variables"}
 
 
+Small = Annotated[int, Within(1, 1024)]
+
+
 @dataclass(frozen=True)
 class VocoderConfig:
     """Section ``vocoder`` of 2.0, or either network of the two in that of 2.3: spectrogram → waveform.
@@ -108,12 +126,12 @@ class VocoderConfig:
     """
 
     resblock: str
-    upsample_initial_channel: int
-    upsample_rates: tuple[int, ...]
-    upsample_kernel_sizes: tuple[int, ...]
-    resblock_kernel_sizes: tuple[int, ...]
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
-    output_sampling_rate: int = 24000  # absent from released files of 2.0
+    upsample_initial_channel: Size
+    upsample_rates: tuple[Small, ...]
+    upsample_kernel_sizes: tuple[Small, ...]
+    resblock_kernel_sizes: tuple[Small, ...]
+    resblock_dilation_sizes: tuple[tuple[Small, ...], ...]
+    output_sampling_rate: Rate = 24000  # absent from released files of 2.0
     use_tanh_at_final: bool = True
     use_bias_at_final: bool = True
     apply_final_activation: bool = True
@@ -125,7 +143,6 @@ class VocoderConfig:
         require(section, name, expected)
         rates = {"input_sampling_rate", "output_sampling_rate", "hop_length", "n_fft", "win_size", "num_mels"}
         read = read_fields(cls, section, name, {"stereo", "activation", *rates}) | fixed
-        read["resblock_dilation_sizes"] = tuple(tuple(d) for d in read["resblock_dilation_sizes"])
         result = cls(**read)
         result._check(name)
         return result
@@ -134,10 +151,19 @@ class VocoderConfig:
         for a, b in (("upsample_rates", "upsample_kernel_sizes"), ("resblock_kernel_sizes", "resblock_dilation_sizes")):
             if len(getattr(self, a)) != len(getattr(self, b)):
                 raise ConfigError(f"{name}: {a} has {len(getattr(self, a))} entries, {b} {len(getattr(self, b))}")
+        if not 1 <= len(self.upsample_rates) <= 16 or not 1 <= len(self.resblock_kernel_sizes) <= 16:
+            raise ConfigError(f"{name}: upsample_rates and resblock_kernel_sizes need 1 to 16 entries each")
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
+            if kernel < rate:
+                raise ConfigError(f"{name}: an upsample_kernel_size of {kernel} is smaller than its rate, {rate}")
         if any(len(d) != 3 for d in self.resblock_dilation_sizes):
-            raise ConfigError(f"{name}.resblock_dilation_sizes is {self.resblock_dilation_sizes}, expected triples")
+            raise ConfigError(
+                f"{name}.resblock_dilation_sizes is {short(self.resblock_dilation_sizes)}, expected triples"
+            )
         if any(k % 2 == 0 for k in self.resblock_kernel_sizes):
-            raise ConfigError(f"{name}.resblock_kernel_sizes is {self.resblock_kernel_sizes}, expected odd numbers")
+            raise ConfigError(
+                f"{name}.resblock_kernel_sizes is {short(self.resblock_kernel_sizes)}, expected odd numbers"
+            )
         if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
             raise ConfigError(
                 f"{name}.upsample_initial_channel is {self.upsample_initial_channel}, which cannot be halved "
@@ -154,11 +180,11 @@ class VocoderWithBWEConfig:
 
     vocoder: VocoderConfig
     bwe: VocoderConfig
-    input_sampling_rate: int
-    output_sampling_rate: int
-    hop_length: int
-    n_fft: int
-    num_mels: int
+    input_sampling_rate: Rate
+    output_sampling_rate: Rate
+    hop_length: Size
+    n_fft: Size
+    num_mels: Size
 
     @staticmethod
     def describes(config: dict[str, Any]) -> bool:
@@ -178,9 +204,8 @@ class VocoderWithBWEConfig:
         own = {f.name for f in fields(cls)} - {"vocoder", "bwe"}
         if missing := sorted(own - bwe.keys()):
             raise ConfigError(f"vocoder.bwe lacks {', '.join(missing)}")
-        numbers = {key: bwe[key] for key in own}
-        if bad := [k for k, v in numbers.items() if type(v) is not int or v <= 0]:
-            raise ConfigError(f"vocoder.bwe.{bad[0]} is {numbers[bad[0]]!r}, expected a positive number")
+        types = get_type_hints(cls, include_extras=True)
+        numbers = {key: fitted(bwe[key], types[key], f"vocoder.bwe.{key}") for key in sorted(own)}
         rate = {"output_sampling_rate": numbers["input_sampling_rate"]}
         result = cls(
             vocoder=VocoderConfig.read(low, "vocoder.vocoder", "AMP1", **rate),
@@ -204,7 +229,7 @@ class VocoderWithBWEConfig:
         ]
         for key, value, expected, name in rules:
             if value != expected:
-                raise ConfigError(f"vocoder.bwe: {key} is {value}, expected {expected} ({name})")
+                raise ConfigError(f"vocoder.bwe: {key} is {short(value)}, expected {expected} ({name})")
 
 
 def read_vocoder_config(config: dict[str, Any]) -> VocoderConfig | VocoderWithBWEConfig:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import ConfigError
 from ..nn.rope import LTXRopeType
-from .reading import choice, read_fields, require, section_of
+from .reading import (
+    Base,
+    Epsilon,
+    Factor,
+    Layers,
+    Size,
+    Within,
+    check_product,
+    choice,
+    fitted,
+    read_fields,
+    require,
+    section_of,
+    short,
+    table_of,
+)
 
 NUM_LEARNABLE_REGISTERS = 128  # of every connector; ltx-core has no other
 
@@ -16,10 +31,10 @@ NUM_LEARNABLE_REGISTERS = 128  # of every connector; ltx-core has no other
 class ConnectorConfig:
     """One ``Embeddings1DConnector``. ``max_pos``: positions that the rotary table is scaled by."""
 
-    num_attention_heads: int
-    attention_head_dim: int
-    num_layers: int
-    max_pos: tuple[int, ...]
+    num_attention_heads: Size
+    attention_head_dim: Size
+    num_layers: Layers
+    max_pos: tuple[Size, ...]
     rope_type: LTXRopeType
     double_precision_rope: bool
     apply_gated_attention: bool
@@ -38,22 +53,22 @@ class EmbeddingsProcessorConfig:
     Source: ``EmbeddingsProcessorConfigurator`` of ``ltx_core.text_encoders.gemma.encoders.encoder_configurator``.
     """
 
-    caption_channels: int  # Gemma's width, in every released file
-    num_attention_heads: int
-    attention_head_dim: int
-    audio_num_attention_heads: int
-    audio_attention_head_dim: int
-    connector_num_attention_heads: int
-    connector_attention_head_dim: int
-    connector_num_layers: int
-    connector_positional_embedding_max_pos: tuple[int, ...]
+    caption_channels: Size  # Gemma's width, in every released file
+    num_attention_heads: Size
+    attention_head_dim: Size
+    audio_num_attention_heads: Size
+    audio_attention_head_dim: Size
+    connector_num_attention_heads: Size
+    connector_attention_head_dim: Size
+    connector_num_layers: Layers
+    connector_positional_embedding_max_pos: tuple[Size, ...]
     rope_type: LTXRopeType
     frequencies_precision: str = "float32"
     connector_apply_gated_attention: bool = False
     # Absent means: as for video.
-    audio_connector_num_attention_heads: int | None = None
-    audio_connector_attention_head_dim: int | None = None
-    audio_connector_num_layers: int | None = None
+    audio_connector_num_attention_heads: Size | None = None
+    audio_connector_attention_head_dim: Size | None = None
+    audio_connector_num_layers: Layers | None = None
     # All four of the values below are in 2.3's files, none in 2.0's; it is what tells the two extractors apart.
     caption_proj_before_connector: bool = False
 
@@ -116,10 +131,18 @@ class EmbeddingsProcessorConfig:
         read = read_fields(cls, section, "transformer", unread | ours | _TEXT_IGNORED)
         read["rope_type"] = choice(section, "transformer", "rope_type", {t.value: t for t in LTXRopeType})
         result = cls(**read)
+        if len(result.connector_positional_embedding_max_pos) != 1:
+            raise ConfigError(
+                "transformer.connector_positional_embedding_max_pos needs one value, found "
+                f"{list(result.connector_positional_embedding_max_pos)}"
+            )
         for name, features, connector in (
             ("connector", result.video_features, result.video_connector),
             ("audio_connector", result.audio_features, result.audio_connector),
         ):
+            check_product(f"the width of transformer.{name}", connector.inner_dim)
+            if connector.attention_head_dim % 2:
+                raise ConfigError(f"transformer.{name}_attention_head_dim is odd, expected an even number")
             if features != connector.inner_dim:
                 raise ConfigError(
                     f"transformer.{name} is {connector.inner_dim} wide (heads · head_dim), expected {features}, "
@@ -147,20 +170,20 @@ class Gemma3TextConfig:
     the same values built in.
     """
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    sliding_window: int
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    sliding_window: Size
     rope_scaling: dict[str, Any]
-    head_dim: int = 256
-    query_pre_attn_scalar: int = 256
-    vocab_size: int = 262208
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1_000_000.0
-    rope_local_base_freq: float = 10_000.0
-    sliding_window_pattern: int = 6
+    head_dim: Size = 256
+    query_pre_attn_scalar: Size = 256
+    vocab_size: Annotated[int, Within(1, 1 << 24)] = 262208
+    rms_norm_eps: Epsilon = 1e-6
+    rope_theta: Base = 1_000_000.0
+    rope_local_base_freq: Base = 10_000.0
+    sliding_window_pattern: Size = 6
 
     @property
     def layer_types(self) -> tuple[str, ...]:
@@ -184,15 +207,27 @@ class Gemma3TextConfig:
 
     @classmethod
     def from_metadata(cls, config: dict[str, Any]) -> Gemma3TextConfig:
-        """Read and check section ``text_config`` of ``config.json``."""
-        section = {k: v for k, v in section_of(config, "text_config").items() if v is not None}
+        """Read and check section ``text_config`` of ``config.json``, or all of it where the folder holds the text model
+        alone. Raises ConfigError."""
+        flat = config.get("model_type") == "gemma3_text"
+        section = {k: v for k, v in (config if flat else section_of(config, "text_config")).items() if v is not None}
         if section.get("model_type") != "gemma3_text":
-            raise ConfigError(f"text_config.model_type is {section.get('model_type')!r}, expected 'gemma3_text'")
+            raise ConfigError(f"text_config.model_type is {short(section.get('model_type'))}, expected 'gemma3_text'")
+        section = _as_by_transformers_4(section)
         require({"hidden_activation": "gelu_pytorch_tanh"} | section, "text_config", _GEMMA_FIXED)
         result = cls(**read_fields(cls, section, "text_config", _GEMMA_IGNORED | set(_GEMMA_FIXED)))
-        scaling = result.rope_scaling
+        scaling = table_of(section, "text_config", "rope_scaling")
         if set(scaling) != {"factor", "rope_type"} or scaling["rope_type"] != "linear":
-            raise ConfigError(f"text_config.rope_scaling is {scaling!r}, expected a linear one with a factor")
+            raise ConfigError(f"text_config.rope_scaling is {short(scaling)}, expected a linear one with a factor")
+        fitted(scaling["factor"], Factor, "text_config.rope_scaling.factor")
+        check_product("text_config.num_attention_heads · head_dim", result.num_attention_heads, result.head_dim)
+        if result.head_dim % 2:
+            raise ConfigError(f"text_config.head_dim is {result.head_dim}, expected an even number")
+        if (stated := section.get("layer_types")) is not None and stated != list(result.layer_types):
+            pattern = result.sliding_window_pattern
+            raise ConfigError(
+                f"text_config.layer_types is not that of Gemma 3: every {pattern}th layer sees everything"
+            )
         if result.num_attention_heads % result.num_key_value_heads:
             raise ConfigError(
                 f"text_config.num_attention_heads ({result.num_attention_heads}) is not a multiple of "
@@ -201,6 +236,30 @@ class Gemma3TextConfig:
         return result
 
 
+def _as_by_transformers_4(section: dict[str, Any]) -> dict[str, Any]:
+    """The section with the keys that transformers wrote before version 5: it now states the rotary tables of each kind
+    of layer in ``rope_parameters``."""
+    section = dict(section)
+    if "_sliding_window_pattern" in section:
+        section.setdefault("sliding_window_pattern", section.pop("_sliding_window_pattern"))
+    if "rope_parameters" in section:
+        both = table_of(section, "text_config", "rope_parameters")
+        full, sliding = (table_of(both, "text_config.rope_parameters", f"{kind}_attention") for kind in _KINDS)
+        if sliding.get("rope_type", "default") != "default":
+            found = f"rope_type is {short(sliding['rope_type'])}"
+            raise ConfigError(f"text_config.rope_parameters.sliding_attention.{found}, expected 'default'")
+        section["rope_scaling"] = {k: v for k, v in full.items() if k != "rope_theta"}
+        for table, key in ((full, "rope_theta"), (sliding, "rope_local_base_freq")):
+            if "rope_theta" in table:
+                section[key] = table["rope_theta"]
+    if isinstance(section.get("rope_scaling"), dict):  # older files say "type", some say both
+        scaling = dict(section["rope_scaling"])
+        older = scaling.pop("type", None)
+        section["rope_scaling"] = ({"rope_type": older} if older is not None else {}) | scaling
+    return section
+
+
+_KINDS = ("full", "sliding")
 _GEMMA_FIXED = {"hidden_activation": "gelu_pytorch_tanh"}
 # Training, generation and bookkeeping. What is not listed and not off (soft caps, biases) raises.
 _GEMMA_IGNORED = {
@@ -217,4 +276,15 @@ _GEMMA_IGNORED = {
     "tie_word_embeddings",
     "transformers_version",
     "_attn_implementation_autoset",
+    # Written by transformers 5, or by those who convert for it; the first two are read above.
+    "rope_parameters",
+    "layer_types",
+    "architectures",
+    "attn_implementation",
+    "id2label",
+    "label2id",
+    "return_dict",
+    "_name_or_path",
+    "unsloth_fixed",
+    "unsloth_version",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..nn.rope import LTXRopeType
-from .reading import choice, read_fields, require, section_of
+from .reading import Base, Epsilon, Factor, Layers, Size, check_product, choice, read_fields, require, section_of
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class StreamConfig:
 class TransformerConfig:
     """Section ``transformer``. Source: ``ltx_core.model.transformer.model_configurator``."""
 
-    num_layers: int
-    num_attention_heads: int
-    attention_head_dim: int
-    in_channels: int
-    out_channels: int
-    cross_attention_dim: int
-    caption_channels: int
-    norm_eps: float
-    positional_embedding_theta: float
-    positional_embedding_max_pos: tuple[int, ...]
-    timestep_scale_multiplier: int
+    num_layers: Layers
+    num_attention_heads: Size
+    attention_head_dim: Size
+    in_channels: Size
+    out_channels: Size
+    cross_attention_dim: Size
+    caption_channels: Size
+    norm_eps: Epsilon
+    positional_embedding_theta: Base
+    positional_embedding_max_pos: tuple[Size, ...]
+    timestep_scale_multiplier: Size
     rope_type: LTXRopeType
     # The released files carry all of the above. What follows is absent from some of them, and absent means this.
     frequencies_precision: str = "float32"
@@ -55,13 +55,13 @@ class TransformerConfig:
     caption_proj_before_connector: bool = False
     # Audio-video checkpoints only (``use_audio_video_cross_attention``).
     use_audio_video_cross_attention: bool = False
-    audio_num_attention_heads: int = 32
-    audio_attention_head_dim: int = 64
-    audio_in_channels: int = 128
-    audio_out_channels: int = 128
-    audio_cross_attention_dim: int = 2048
-    audio_positional_embedding_max_pos: tuple[int, ...] = (20,)
-    av_ca_timestep_scale_multiplier: float | None = None
+    audio_num_attention_heads: Size = 32
+    audio_attention_head_dim: Size = 64
+    audio_in_channels: Size = 128
+    audio_out_channels: Size = 128
+    audio_cross_attention_dim: Size = 2048
+    audio_positional_embedding_max_pos: tuple[Size, ...] = (20,)
+    av_ca_timestep_scale_multiplier: Factor | None = None
 
     @property
     def inner_dim(self) -> int:
@@ -135,6 +135,10 @@ class TransformerConfig:
         return result
 
     def _check(self) -> None:
+        check_product("transformer.num_attention_heads · attention_head_dim", self.inner_dim)
+        check_product("transformer.audio_num_attention_heads · audio_attention_head_dim", self.audio_inner_dim)
+        if self.attention_head_dim % 2 or self.audio_attention_head_dim % 2:
+            raise ConfigError("transformer.attention_head_dim and audio_attention_head_dim: expected even numbers")
         rules = [("cross_attention_dim", self.cross_attention_dim, "video width", self.inner_dim)]
         if self.use_audio_video_cross_attention:
             rules += [
@@ -144,6 +148,11 @@ class TransformerConfig:
         for key, value, name, expected in rules:
             if value != expected:
                 raise ConfigError(f"transformer.{key} is {value}, expected {expected} (the {name})")
+        if len(self.audio_positional_embedding_max_pos) != 1:
+            raise ConfigError(
+                "transformer.audio_positional_embedding_max_pos needs one value (time), "
+                f"found {list(self.audio_positional_embedding_max_pos)}"
+            )
         if len(self.positional_embedding_max_pos) != 3:
             raise ConfigError(
                 "transformer.positional_embedding_max_pos needs three values (time, height, width), "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ..errors import ConfigError
-from .reading import choice, read_fields, require, section_of
+from .reading import Layers, Size, Within, choice, fitted, read_fields, require, section_of, short
 
 _STRIDES = {"": (1, 1, 1), "time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
 # Block kind → what its parameters are when the file does not say (None: it must).
@@ -30,6 +30,9 @@ _DECODER_BLOCKS: dict[str, dict[str, Any]] = {
 }
 
 
+Multiplier = Annotated[int, Within(1, 64)]
+
+
 @dataclass(frozen=True)
 class VAEBlock:
     """One entry of ``encoder_blocks`` or ``decoder_blocks``.
@@ -38,8 +41,8 @@ class VAEBlock:
     """
 
     kind: str
-    num_layers: int = 1
-    multiplier: int = 1
+    num_layers: Layers = 1
+    multiplier: Multiplier = 1
     residual: bool = False
     inject_noise: bool = False
 
@@ -53,16 +56,16 @@ class VAEBlock:
 class VideoVAEConfig:
     """Section ``vae``. Source: ``ltx_core.model.video_vae.model_configurator``."""
 
-    in_channels: int
-    out_channels: int
-    latent_channels: int
+    in_channels: Size
+    out_channels: Size
+    latent_channels: Size
     encoder_blocks: tuple[VAEBlock, ...]
     decoder_blocks: tuple[VAEBlock, ...]  # as listed: the decoder is built from the last to the first
-    patch_size: int
+    patch_size: Annotated[int, Within(1, 64)]
     latent_log_var: str
     causal_decoder: bool
     timestep_conditioning: bool  # ltx-core's default is true, every released file says false
-    decoder_base_channels: int = 128
+    decoder_base_channels: Size = 128
     spatial_padding_mode: str | None = None
 
     @property
@@ -87,12 +90,12 @@ class VideoVAEConfig:
         require(section, "vae", _VAE_FIXED)
         read = read_fields(cls, section, "vae", _VAE_IGNORED | set(_VAE_FIXED))
         choice(section, "vae", "latent_log_var", {"per_channel": 0, "uniform": 0, "constant": 0})
-        if "spatial_padding_mode" in section:
+        if section.get("spatial_padding_mode") is not None:
             choice(section, "vae", "spatial_padding_mode", {"zeros": 0, "reflect": 0})
         read["encoder_blocks"] = _blocks(section, "encoder_blocks", _ENCODER_BLOCKS)
         read["decoder_blocks"] = _blocks(section, "decoder_blocks", _DECODER_BLOCKS)
         for key in ("encoder_blocks", "decoder_blocks"):
-            factors = [1, section["patch_size"], section["patch_size"]]
+            factors = [1, read["patch_size"], read["patch_size"]]
             for block in read[key]:
                 factors = [f * s for f, s in zip(factors, block.stride, strict=True)]
             if factors != [8, 32, 32]:
@@ -106,23 +109,26 @@ _VAE_FIXED = {"dims": 3, "norm_layer": "pixel_norm"}
 _VAE_IGNORED = {"_class_name", "_diffusers_version", "scaling_factor", "encoder_base_channels"}
 
 
+_BLOCK_TYPES = {"num_layers": Layers, "multiplier": Multiplier, "residual": bool, "inject_noise": bool}
+
+
 def _blocks(section: dict[str, Any], key: str, kinds: dict[str, dict[str, Any]]) -> tuple[VAEBlock, ...]:
     blocks = []
+    if not isinstance(section[key], list) or len(section[key]) > 64:
+        raise ConfigError(f"vae.{key} is {short(section[key])}, expected a list of blocks")
     for i, entry in enumerate(section[key]):
         if not (isinstance(entry, (list, tuple)) and len(entry) == 2):
-            raise ConfigError(f"vae.{key}[{i}] is {entry!r}, expected a pair of a name and parameters")
+            raise ConfigError(f"vae.{key}[{i}] is {short(entry)}, expected a pair of a name and parameters")
         kind, given = entry
-        if kind not in kinds:
-            raise ConfigError(f"vae.{key}[{i}] is a {kind!r}, expected one of {sorted(kinds)}")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ConfigError(f"vae.{key}[{i}] is a {short(kind)}, expected one of {sorted(kinds)}")
         given = given if isinstance(given, dict) else {"num_layers": given}
         params = {name: given.get(name, default) for name, default in kinds[kind].items()}
         unknown = [k for k, v in given.items() if k not in params and k != "num_layers" and v]
         if unknown:
             raise ConfigError(f"vae.{key}[{i}] ({kind}) has unknown parameters: {', '.join(unknown)}")
         for name, value in params.items():
-            wanted = bool if name in ("residual", "inject_noise") else int
-            if type(value) is not wanted or (wanted is int and value <= 0):
-                raise ConfigError(f"vae.{key}[{i}] ({kind}) has {name} {value!r}, expected a {wanted.__name__}")
+            fitted(value, _BLOCK_TYPES[name], f"vae.{key}[{i}].{name}")
         blocks.append(VAEBlock(kind, **params))
     return tuple(blocks)
 
@@ -134,12 +140,12 @@ class LatentUpsamplerConfig:
     Source: ``ltx_core.model.upsampler.model_configurator``; what released files leave out has its default.
     """
 
-    in_channels: int
-    mid_channels: int
-    num_blocks_per_stage: int
+    in_channels: Size
+    mid_channels: Size
+    num_blocks_per_stage: Layers
     spatial_upsample: bool = True
     temporal_upsample: bool = False
-    spatial_scale: float = 2.0
+    spatial_scale: Annotated[float, Within(0.25, 8.0)] = 2.0
     rational_resampler: bool = False
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Checkpoint files: their headers, and which keys belong to which component. No weight is read here.
+"""Checkpoint files: which keys belong to which component, in one file or in several. No weight is read here.
 
 A parameter's path in the file, after its component's prefix, is its attribute path in our code. So there is one table
 of prefixes here and no table of names.
@@ -7,17 +7,20 @@ of prefixes here and no table of names.
 from __future__ import annotations
 
 import json
-import struct
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import mlx.core as mx
 
 from ..config import SUPPORTED_VERSIONS, LatentUpsamplerConfig
-from ..errors import CheckpointError, ConfigError, WeightsError
+from ..config.reading import cut, parse_json
+from ..errors import CheckpointError, ConfigError
+from .header import Tensors, read_arrays, read_header
+from .kinds import kind_of_weights
 
 # Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
 PREFIXES = {
@@ -42,34 +45,61 @@ WITHIN = {
     "model.diffusion_model.audio_embeddings_connector.": "audio_connector.",
     "text_embedding_projection.": "feature_extractor.",
 }
-# The same for the shards of a Gemma 3 folder. Only prompt enhancement uses the image tower, so it is not read here.
-GEMMA_PREFIXES = {
-    "language_model.model.": "gemma",
-    "vision_tower.": "gemma_images",
-    "multi_modal_projector.": "gemma_images",
+# A file of its own → the components that it is for.
+OWNERS = {
+    "transformer_path": ("transformer",),
+    "text_encoder_path": ("embeddings_processor",),
+    "video_vae_path": ("video_encoder", "video_decoder", "video_statistics"),
+    "audio_vae_path": ("audio_encoder", "audio_decoder", "audio_statistics", "vocoder"),
 }
-
-_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
-_BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64}
+_WORDS = {
+    "transformer": "the transformer",
+    "embeddings_processor": "the text connectors",
+    "video_encoder": "the video VAE",
+    "video_decoder": "the video VAE",
+    "audio_encoder": "the audio VAE",
+    "audio_decoder": "the audio VAE",
+    "vocoder": "the vocoder",
+    "upsampler": "a latent upsampler",
+}
+# In a file of its own a component's keys may lack their prefix, or the first word of it.
+_CONNECTORS = ("video_embeddings_connector.", "audio_embeddings_connector.")
+_PROJECTION = ("aggregate_embed.", "video_aggregate_embed.", "audio_aggregate_embed.")
+_VAE = ("encoder.", "decoder.", "per_channel_statistics.")
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of the file: its dtype by safetensors' name, its shape, its size in bytes."""
+class CheckpointFiles:
+    """A checkpoint in several files. Where a call takes the path of a checkpoint it takes this as well.
 
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
+    checkpoint_path: has all that no other file has. text_encoder_path: the text projection and the connectors.
+    audio_vae_path: the vocoder as well.
+    """
+
+    checkpoint_path: str | Path | None = None
+    transformer_path: str | Path | None = None
+    text_encoder_path: str | Path | None = None
+    video_vae_path: str | Path | None = None
+    audio_vae_path: str | Path | None = None
+
+    def given(self) -> dict[str, str | Path]:
+        """Field → path, for the files that are given."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, dict.fromkeys(self.given().values())))
+
+
+CheckpointPath = str | Path | CheckpointFiles
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The header of a ``.safetensors`` checkpoint; no weight is read."""
+    """The header of a checkpoint; no weight is read. tensors: by their names in the official single file."""
 
-    path: Path
+    path: Path | CheckpointFiles
     metadata: dict[str, str]
-    tensors: dict[str, TensorInfo]
-    unused_keys: tuple[str, ...] = field(default=())
+    tensors: Tensors
     prefixes: ClassVar[dict[str, str]] = PREFIXES
 
     @cached_property
@@ -77,16 +107,16 @@ class Checkpoint:
         """The network's description. Raises ConfigError where there is none."""
         text = self.metadata.get("config")
         if text is None:
+            if kind := self.kind:
+                raise ConfigError(f"{self.path}: {kind}")
             raise ConfigError(f"{self.path}: the metadata has no 'config', so the network is unknown. {_OFFICIAL}")
-        try:
-            config = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"{self.path}: the 'config' metadata is not JSON ({error})") from None
-        if not isinstance(config, dict):
-            raise ConfigError(
-                f"{self.path}: the 'config' metadata is a JSON {type(config).__name__}, expected an object"
-            )
-        return config
+        return parse_json(text, f"{self.path}: the 'config' metadata", ConfigError)
+
+    @property
+    def kind(self) -> str | None:
+        """What it is where it is no checkpoint of LTX-2, None where that is not known."""
+        path = self.path if isinstance(self.path, Path) else Path()
+        return kind_of_weights(path, {info.key: info.dtype for info in self.tensors.values()}, self.metadata)
 
     @property
     def version(self) -> str:
@@ -94,7 +124,7 @@ class Checkpoint:
         version = self.metadata.get("model_version", "2.0")
         if not version.startswith(tuple(f"{v}" for v in SUPPORTED_VERSIONS)) or version[3:4] not in ("", "."):
             supported = " and ".join(SUPPORTED_VERSIONS)
-            raise ConfigError(f"{self.path}: model_version is {version!r}, expected {supported}")
+            raise ConfigError(f"{self.path}: model_version is {cut(version)!r}, expected {supported}")
         return version
 
     def components(self) -> dict[str, dict[str, str]]:
@@ -109,139 +139,126 @@ class Checkpoint:
         return result
 
     def holds(self, component: str) -> bool:
-        """True where the file has tensors of the component, or a section that describes it."""
-        return component in self.components() or SECTIONS.get(component, component) in self.config
+        """True where there are tensors of the component."""
+        return component in self.components()
 
-    def arrays(self) -> dict[str, mx.array]:
+    def contents(self) -> str:
+        """The components in words."""
+        words = list(dict.fromkeys(_WORDS[part] for part in self.components() if part in _WORDS))
+        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "nothing of LTX-2"
+
+    def arrays(self) -> Mapping[str, mx.array]:
         """All tensors by their keys. Lazy: each is read when it is first used."""
-        return _read_arrays(self.path)
+        return read_arrays(self.tensors)
 
 
 _OFFICIAL = "Use a checkpoint in the official single-file format"
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and check a checkpoint's header: format, sizes, offsets. Raises CheckpointError in one line."""
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file")
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, expected a .safetensors file")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(8)
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            if size == 0:
-                raise CheckpointError(f"{path}: empty file")
-            if len(head) < 8 or length < 2:
-                raise CheckpointError(f"{path}: not a safetensors file")
-            if length > min(size - 8, 100_000_000):
-                start = file.read(1)
-                if start == b"{":
-                    raise CheckpointError(
-                        f"{path}: truncated or damaged: the header claims {length:,} bytes, the file has {size:,}"
-                    )
-                raise CheckpointError(f"{path}: not a safetensors file")
-            raw = file.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        header = json.loads(raw)
-        metadata = header.pop("__metadata__", None) or {}
-        tensors = {key: _tensor_info(entry, size - 8 - length) for key, entry in header.items()}
-    except _TruncatedError as error:
-        raise CheckpointError(f"{path}: truncated: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path}: not a safetensors file (its header cannot be read)") from None
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{path}: not a safetensors file (its metadata is not a table of strings)")
-    return Checkpoint(path, metadata, tensors)
+def read_checkpoint(path: CheckpointPath) -> Checkpoint:
+    """Read and check the header of a checkpoint, or of each of its files. Raises CheckpointError in one line."""
+    if isinstance(path, CheckpointFiles):
+        return _merged(path)
+    metadata, tensors = read_header(Path(path))
+    return Checkpoint(Path(path), metadata, _official(tensors, _guess(tensors)))
 
 
-@dataclass(frozen=True)
-class GemmaFolder(Checkpoint):
-    """A Gemma 3 folder as Hugging Face lays it out: ``config.json``, shards and their index. Only headers are read.
-
-    shards: key → its file.
-    """
-
-    shards: dict[str, Path] = field(default_factory=dict)
-    prefixes: ClassVar[dict[str, str]] = GEMMA_PREFIXES
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return _read_json(self.path / "config.json")
-
-    @property
-    def version(self) -> str:
-        return str(self.config.get("model_type"))
-
-    def arrays(self) -> dict[str, mx.array]:
-        files = {file: _read_arrays(file) for file in dict.fromkeys(self.shards.values())}
-        return {key: files[file][key] for key, file in self.shards.items()}
+# ---- files of their own -------------------------------------------------------------------------------------------
 
 
-def read_gemma(folder: str | Path) -> GemmaFolder:
-    """Read and check the headers of a Gemma 3 folder. Raises CheckpointError in one line."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: {'a file' if folder.exists() else 'no such folder'}. {_GEMMA}")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        named = _read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
-            raise CheckpointError(f"{index}: it has no 'weight_map' from keys to files. {_GEMMA}")
-        headers = {name: read_checkpoint(folder / name) for name in sorted(set(named.values()))}
-    elif (folder / "model.safetensors").exists():
-        headers = {"model.safetensors": read_checkpoint(folder / "model.safetensors")}
-        named = dict.fromkeys(headers["model.safetensors"].tensors, "model.safetensors")
-    else:
-        raise CheckpointError(f"{folder}: neither model.safetensors.index.json nor model.safetensors. {_GEMMA}")
-    found = {key: name for name, header in headers.items() for key in header.tensors}
-    if wrong := sorted(key for key in named.keys() | found.keys() if named.get(key) != found.get(key)):
-        raise WeightsError(f"{folder}: index and shards do not agree on {len(wrong)} keys, the first is {wrong[0]}")
-    tensors = {key: headers[name].tensors[key] for key, name in found.items()}
-    result = GemmaFolder(folder, {}, tensors, shards={key: folder / name for key, name in found.items()})
-    if unknown := sorted(result.components().get("", {})):
-        raise WeightsError(f"{folder}: {len(unknown)} unknown keys, the first is {unknown[0]}. {_GEMMA}")
-    return result
+def _guess(tensors: Tensors) -> str:
+    """The file's place among those of a split checkpoint, by its keys; "" for whole ones and for all other files."""
+    if any(re.search(r"lora|\.alpha$", key) for key in tensors):
+        return ""
+    bare = [key.removeprefix("diffusion_model.") for key in tensors]
+    if any(key.startswith("transformer_blocks.") for key in bare):
+        return "transformer_path"
+    if any(key.startswith((*_CONNECTORS, *_PROJECTION)) for key in bare):
+        return "text_encoder_path"
+    kernels = [len(info.shape) for key, info in tensors.items() if key.startswith(_VAE) and len(info.shape) > 3]
+    return {5: "video_vae_path", 4: "audio_vae_path"}.get(max(kernels, default=0), "")
 
 
-_GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same keys"
+def _official(tensors: Tensors, role: str) -> Tensors:
+    """The tensors by their names in the official single file."""
+    return {_official_name(key, role): info for key, info in tensors.items()}
 
 
-def _read_arrays(path: Path) -> dict[str, mx.array]:
-    try:
-        arrays = mx.load(str(path), format="safetensors")
-    except RuntimeError as error:  # F8_E5M2, say
-        raise CheckpointError(f"{path}: MLX cannot read it ({error})") from None
-    assert isinstance(arrays, dict)  # one array is what .npy files hold
-    return arrays
+def _official_name(key: str, role: str) -> str:
+    if not role or key.startswith(tuple(prefix for prefix in PREFIXES if prefix)):
+        return key
+    bare = key.removeprefix("diffusion_model.")
+    if role == "text_encoder_path" and bare.startswith(_PROJECTION):
+        return f"text_embedding_projection.{bare}"
+    if bare.startswith(_CONNECTORS) or role == "transformer_path":
+        return f"model.diffusion_model.{bare}"
+    if role.endswith("vae_path") and key.startswith(_VAE):
+        return f"{'vae' if role == 'video_vae_path' else 'audio_vae'}.{key}"
+    return key
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: a JSON {type(content).__name__}, expected an object")
-    return content
+def _merged(files: CheckpointFiles) -> Checkpoint:
+    """One checkpoint of several files. Each prefix's keys come from the file that is for it, and otherwise from the
+    first that has them; so do the sections of the config."""
+    parts: dict[str, Checkpoint] = {}
+    for role, path in files.given().items():
+        metadata, tensors = read_header(Path(path))
+        place = _guess(tensors) if role == "checkpoint_path" else role
+        parts[role] = Checkpoint(Path(path), metadata, _official(tensors, place))
+    if not parts:
+        raise CheckpointError("no checkpoint: give a file")
+    tensors, known = {}, tuple(prefix for prefix in PREFIXES if prefix)
+    for prefix, component in PREFIXES.items():
+        for part in _in_order(parts, component):
+            own = {key: info for key, info in part.tensors.items() if prefix == _prefix(key, known)}
+            tensors |= own
+            if own:
+                break
+    for role, part in parts.items():
+        components = OWNERS.get(role, ())
+        if components and not any(_component(key, known) in components for key in part.tensors):
+            held = ", ".join(dict.fromkeys(_WORDS[c] for k in part.tensors if (c := _component(k, known)) in _WORDS))
+            found = part.kind or f"it holds {held or 'nothing of LTX-2'}"
+            raise CheckpointError(f"{part.path}: {found}, and --{role.replace('_', '-')} needs {_WORDS[components[0]]}")
+    return Checkpoint(files, _merged_metadata(files, parts), tensors)
 
 
-class _TruncatedError(Exception):
-    pass
+def _in_order(parts: Mapping[str, Checkpoint], component: str) -> list[Checkpoint]:
+    """The files, that which is for the component first, then the whole one."""
+    return sorted(parts.values(), key=lambda part: _rank(parts, part, component))
 
 
-def _tensor_info(entry: dict[str, Any], data_size: int) -> TensorInfo:
-    shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
-    if end > data_size:
-        raise _TruncatedError(f"tensor data should end at byte {end:,} and ends at {data_size:,}")
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
-        raise ValueError
-    if (end - start) * 8 != prod(shape) * _BITS[entry["dtype"]]:
-        raise ValueError
-    return TensorInfo(entry["dtype"], shape, end - start)
+def _rank(parts: Mapping[str, Checkpoint], part: Checkpoint, component: str) -> int:
+    role = next(role for role, other in parts.items() if other is part)
+    return 0 if component in OWNERS.get(role, ()) else 1 if role == "checkpoint_path" else 2
+
+
+def _prefix(key: str, known: tuple[str, ...]) -> str:
+    return max((prefix for prefix in known if key.startswith(prefix)), key=len, default="")
+
+
+def _component(key: str, known: tuple[str, ...]) -> str:
+    prefix = _prefix(key, known)
+    return PREFIXES[prefix] if prefix else ""
+
+
+def _merged_metadata(files: CheckpointFiles, parts: Mapping[str, Checkpoint]) -> dict[str, str]:
+    versions = {}
+    for part in parts.values():
+        if "model_version" in part.metadata:
+            versions[part.version[:3]] = part
+    if len(versions) > 1:
+        said = ", ".join(f"{part.path} is of version {version}" for version, part in versions.items())
+        raise CheckpointError(f"the files are of different versions: {said}. Give files of one")
+    metadata = {}
+    for part in versions.values():
+        metadata["model_version"] = part.metadata["model_version"]
+    stated = [part for part in parts.values() if "config" in part.metadata]
+    if stated:
+        config: dict[str, Any] = {}
+        for section in dict.fromkeys(name for part in stated for name in part.config):
+            owner = next((c for c in _WORDS if SECTIONS.get(c, c) == section), "")
+            first = next(part for part in _in_order(parts, owner) if part in stated and section in part.config)
+            config[section] = first.config[section]
+        metadata["config"] = json.dumps(config)
+    return metadata

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import HubError
 
-GEMMA_PATTERNS = ("*.safetensors", "*.json", "tokenizer*")
+GEMMA_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
 _FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
@@ -70,7 +70,8 @@ def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
     """Turn huggingface_hub's errors into ours: what was looked for, why it is not here, and what to do."""
     from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{repository}"
+    endpoint = _without_credentials(constants.ENDPOINT)
+    page = f"{endpoint}/{repository}"
     try:
         yield
     except errors.GatedRepoError as error:
@@ -80,7 +81,7 @@ def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"{repository}: no such path here, and no such repository at {constants.ENDPOINT}. If it is private, "
+            f"{repository}: no such path here, and no such repository at {endpoint}. If it is private, "
             "log in with `hf auth login`"
         ) from error
     except errors.LocalEntryNotFoundError as error:
@@ -88,7 +89,7 @@ def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
             raise HubError(
                 f"{repository}: {what} is not in the cache, {constants.HF_HUB_CACHE}; generate downloads it"
             ) from None
-        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{endpoint} cannot be reached"
         raise HubError(
             f"{repository}: {what} is not in the cache, {constants.HF_HUB_CACHE}, and {offline}. Connect and try "
             "again, or give a path"
@@ -98,4 +99,11 @@ def _explained(repository: str, what: str, download: bool) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise HubError(f"{repository}: no such path here, and the name is not a repository's: {error}") from error
     except Exception as error:  # what the network and its library's versions raise
-        raise HubError(f"{repository}: {what} could not be fetched: {error}. Try again, or give a path") from error
+        reason = _without_credentials(str(error)).replace(constants.ENDPOINT, endpoint)
+        raise HubError(f"{repository}: {what} could not be fetched: {reason}. Try again, or give a path") from None
+
+
+def _without_credentials(text: str) -> str:
+    """The text with neither names and passwords nor tokens in the addresses that it holds."""
+    text = re.sub(r"(?<=://)[^/\s@]*@", "", text)
+    return re.sub(r"(?i)([?&](?:token|access_token|key|sig|signature|x-amz-[\w-]+)=)[^&\s]+", r"\1…", text)

@@ -1,9 +1,9 @@
-"""Loads a component of a checkpoint as a module with its weights: strict, lazy."""
+"""Loads a component of a checkpoint as a module with its weights: strict, and whole."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,19 +23,35 @@ from ..config import (
     VideoVAEConfig,
     read_vocoder_config,
 )
-from ..errors import CheckpointError, InputError, WeightsError
+from ..config.reading import count_layers, cut
+from ..errors import CheckpointError, ConfigError, InputError, WeightsError
 from ..text.embeddings import EmbeddingsProcessor
 from ..text.gemma3 import Gemma3TextModel
 from ..transformer import LTXModel
 from ..upsampler import LatentUpsampler
 from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import build_vocoder
-from .checkpoint import GEMMA_PREFIXES, PREFIXES, WITHIN, Checkpoint, read_checkpoint, read_gemma
-from .lora import Lora, LoraPathStrength, LoraReport, fuse, fuse_scaled, read_lora, report_on
-from .quantization import FP8, amend_forward_with_upcast, check_policy, from_fp8, is_downcast, to_fp8
+from .checkpoint import OWNERS, PREFIXES, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
+from .finite import all_finite
+from .gemma import GEMMA_PREFIXES, read_gemma
+from .lora import Lora, LoraPathStrength, LoraReport, check_change, fitted_to, fuse, fuse_scaled, read_lora
+from .quantization import (
+    FP8,
+    amend_forward_with_upcast,
+    beside,
+    check_policy,
+    from_e5m2,
+    from_fp8,
+    is_downcast,
+    nan_for_infinity,
+    per_row,
+    scale_of,
+    to_fp8,
+)
 
 # The dtypes of weights, by safetensors' names.
-FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3")
+FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
 # Component → where another part's tensors belong in it.
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},
@@ -48,34 +64,35 @@ SHARED = {
 Shapes = dict[str, tuple[int, ...]]
 
 
-def _build_transformer(config: dict[str, Any], keys: Shapes) -> nn.Module:
-    return LTXModel(TransformerConfig.from_metadata(config))
+@dataclass(frozen=True)
+class Component:
+    """How a component is described and built. read: the config metadata → its description. make: a description, and
+    the component's keys with their shapes in the file → its module."""
+
+    read: Callable[[dict[str, Any]], Any]
+    make: Callable[[Any, Shapes], nn.Module]
 
 
-def _build_embeddings_processor(config: dict[str, Any], keys: Shapes) -> nn.Module:
-    parsed = EmbeddingsProcessorConfig.from_metadata(config)
+def _make_embeddings_processor(parsed: EmbeddingsProcessorConfig, keys: Shapes) -> nn.Module:
     name = "video_aggregate_embed" if parsed.caption_proj_before_connector else "aggregate_embed"
     weight = f"feature_extractor.{name}.weight"
-    if weight not in keys:
+    if not keys.get(weight):
         raise WeightsError(f"embeddings_processor does not fit its config: missing text_embedding_projection.{name}")
+    if not 0 < keys[weight][-1] <= 1 << 24:
+        raise WeightsError(f"misshaped text_embedding_projection.{name}: {keys[weight]}")
     return EmbeddingsProcessor(parsed, flat_features=keys[weight][-1])
 
 
-def _build_gemma(config: dict[str, Any], keys: Shapes) -> nn.Module:
-    return Gemma3TextModel(Gemma3TextConfig.from_metadata(config))
-
-
-# Component → its module, from the config metadata and the component's keys with their shapes in the file.
-COMPONENTS: dict[str, Callable[[dict[str, Any], Shapes], nn.Module]] = {
-    "transformer": _build_transformer,
-    "embeddings_processor": _build_embeddings_processor,
-    "gemma": _build_gemma,
-    "video_encoder": lambda config, keys: VideoEncoder(VideoVAEConfig.from_metadata(config)),
-    "video_decoder": lambda config, keys: VideoDecoder(VideoVAEConfig.from_metadata(config)),
-    "upsampler": lambda config, keys: LatentUpsampler(LatentUpsamplerConfig.from_metadata(config)),
-    "audio_encoder": lambda config, keys: AudioEncoder(AudioVAEConfig.from_metadata(config)),
-    "audio_decoder": lambda config, keys: AudioDecoder(AudioVAEConfig.from_metadata(config)),
-    "vocoder": lambda config, keys: build_vocoder(read_vocoder_config(config)),
+COMPONENTS = {
+    "transformer": Component(TransformerConfig.from_metadata, lambda parsed, keys: LTXModel(parsed)),
+    "embeddings_processor": Component(EmbeddingsProcessorConfig.from_metadata, _make_embeddings_processor),
+    "gemma": Component(Gemma3TextConfig.from_metadata, lambda parsed, keys: Gemma3TextModel(parsed)),
+    "video_encoder": Component(VideoVAEConfig.from_metadata, lambda parsed, keys: VideoEncoder(parsed)),
+    "video_decoder": Component(VideoVAEConfig.from_metadata, lambda parsed, keys: VideoDecoder(parsed)),
+    "upsampler": Component(LatentUpsamplerConfig.from_metadata, lambda parsed, keys: LatentUpsampler(parsed)),
+    "audio_encoder": Component(AudioVAEConfig.from_metadata, lambda parsed, keys: AudioEncoder(parsed)),
+    "audio_decoder": Component(AudioVAEConfig.from_metadata, lambda parsed, keys: AudioDecoder(parsed)),
+    "vocoder": Component(read_vocoder_config, lambda parsed, keys: build_vocoder(parsed)),
 }
 
 
@@ -100,7 +117,7 @@ class LoadReport:
     """The result of a load: every key of the component was used once, and every parameter was filled."""
 
     component: str
-    path: Path
+    path: Path | CheckpointFiles
     version: str
     tensors: int
     parameters: int
@@ -130,46 +147,116 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     keys = dict(parts.get(component, {}))
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
-    module = COMPONENTS[component](checkpoint.config, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
+    module = _module(component, checkpoint, keys)
     for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
     axes = _file_axes(module)
     parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
     expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
+    if not parts.get(component):
+        first = f"missing {_key(component, next(iter(expected)))} and all else of {_NAMES.get(component, component)}"
+        raise WeightsError(f"{checkpoint.path} holds {checkpoint.contents()} only: {first}. {_remedy(component)}")
     problems = [f"missing {_key(component, n)} {shape}" for n, shape in expected.items() if n not in keys]
-    problems += [f"left over {key}" for name, key in keys.items() if name not in expected]
+    problems += [f"left over {cut(key)}" for name, key in keys.items() if name not in expected]
     for name, key in keys.items():
         shape = checkpoint.tensors[key].shape
         if name in expected and shape != expected[name]:
             problems.append(f"misshaped {key}: {shape} in the file, {expected[name]} in the network")
         if checkpoint.tensors[key].dtype not in FLOATS:
-            problems.append(f"{key} is {checkpoint.tensors[key].dtype}, expected {', '.join(FLOATS)}")
+            problems.append(f"{cut(key)} is {checkpoint.tensors[key].dtype}, expected {', '.join(FLOATS)}")
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        if kind := checkpoint.kind:
+            raise WeightsError(f"{checkpoint.path}: {kind}")
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
         raise WeightsError(f"{checkpoint.path}: {component} does not fit its config: {shown}")
     return module, keys
 
 
+_NAMES = {
+    "transformer": "the transformer",
+    "embeddings_processor": "the text projection and connectors",
+    "gemma": "the text model",
+    "video_encoder": "the video encoder",
+    "video_decoder": "the video decoder",
+    "audio_encoder": "the audio encoder",
+    "audio_decoder": "the audio decoder",
+    "vocoder": "the vocoder",
+}
+
+
+def _remedy(component: str) -> str:
+    flag = next((role for role, owned in OWNERS.items() if component in owned), None)
+    if flag is None:
+        return "Use the official file"
+    return f"Give the file that has it with --{flag.replace('_', '-')}, or a whole checkpoint"
+
+
+def _module(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.Module:
+    """The module that the config describes. What a config claims is compared with the file before it is built: ten
+    million layers would take for ever."""
+    described = COMPONENTS[component]
+    if component == "upsampler" and not LatentUpsamplerConfig.describes(checkpoint.config):
+        said = checkpoint.kind or f"it holds {checkpoint.contents()}"
+        raise ConfigError(f"{checkpoint.path}: not a latent upsampler: {said}")
+    if component not in ("upsampler", "gemma") and LatentUpsamplerConfig.describes(checkpoint.config):
+        raise ConfigError(
+            f"{checkpoint.path}: a latent upsampler, not a checkpoint: it goes to --spatial-upsampler-path"
+        )
+    try:
+        parsed = described.read(checkpoint.config)
+    except ConfigError as error:
+        raise _lacking(component, checkpoint, keys) or type(error)(f"{checkpoint.path}: {error}") from None
+    if keys and count_layers(parsed) > len(keys):
+        if kind := checkpoint.kind:
+            raise WeightsError(f"{checkpoint.path}: {kind}")
+        claims = f"its config claims {count_layers(parsed):,} layers, and the file has {len(keys):,} tensors for them"
+        raise ConfigError(f"{checkpoint.path}: {component}: {claims}")
+    try:
+        return described.make(parsed, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
+    except WeightsError as error:
+        raise _lacking(component, checkpoint, keys) or WeightsError(f"{checkpoint.path}: {error}") from None
+
+
+def _lacking(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> WeightsError | None:
+    """The error for a file that holds other parts only; None where it holds some of this one, or nothing."""
+    if keys or not checkpoint.components().keys() - {""}:
+        return None
+    lacks = f"holds {checkpoint.contents()} only, without {_NAMES.get(component, component)}"
+    return WeightsError(f"{checkpoint.path} {lacks}. {_remedy(component)}")
+
+
 def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
-    """Paths of the scales that stand beside float8 weights: of the weight (used, see ``_read``), and of the layer's
-    input (for kernels that multiply in float8; not used). Raises WeightsError for one that cannot be applied."""
-    scales = set()
+    """Paths of what stands beside float8 weights: their scales (used, see ``_read``), and what kernels that multiply in
+    float8 take (not used). Raises WeightsError for a scale that cannot be applied."""
+    dropped = {name for name in keys if name.rpartition(".")[2] == "scaled_fp8"}  # says that there are scales
     for name, key in keys.items():
-        if not name.endswith(".weight") or checkpoint.tensors[key].dtype != "F8_E4M3":
+        info = checkpoint.tensors[key]
+        if not name.endswith(".weight") or info.dtype not in FLOAT8:
             continue
-        by_weight, by_input = f"{name}_scale", f"{name.removesuffix('weight')}input_scale"
-        if by_input in keys and by_weight not in keys:
-            raise WeightsError(f"{checkpoint.path}: {keys[by_input]} stands without {key}_scale")
-        if by_weight in keys and prod(shape := checkpoint.tensors[keys[by_weight]].shape) != 1:
-            raise WeightsError(f"{checkpoint.path}: {keys[by_weight]} is {shape}, expected one number for the weight")
-        scales |= {by_weight, by_input}
-    return scales
+        scales = [other for other in scale_of(name) if other in keys]
+        more = [other for other in beside(name) if other in keys]
+        if more and not scales:
+            raise WeightsError(f"{checkpoint.path}: {keys[more[0]]} stands without {key}_scale")
+        for other in scales:
+            scale = checkpoint.tensors[keys[other]]
+            rows = info.shape[:1] if info.shape else ()
+            if prod(scale.shape) != 1 and (prod(scale.shape) != prod(rows) or scale.shape[:1] != rows):
+                said = f"{keys[other]} is {scale.shape}, expected one number for the weight or one for each of its rows"
+                raise WeightsError(f"{checkpoint.path}: {said}")
+            if scale.dtype not in FLOATS or scale.dtype in FLOAT8:
+                raise WeightsError(f"{checkpoint.path}: {keys[other]} is {scale.dtype}, expected F32, F16 or BF16")
+        if len(scales) > 1:
+            raise WeightsError(f"{checkpoint.path}: {keys[scales[0]]} and {keys[scales[1]]} scale the same weight")
+        dropped |= {*scales, *more}
+    return dropped
 
 
 def _key(component: str, name: str) -> str:
     """The key in a checkpoint of a component's parameter."""
     prefixes = (
-        p for p, c in (PREFIXES | GEMMA_PREFIXES).items() if c == component and name.startswith(WITHIN.get(p, ""))
+        p
+        for p, c in (*GEMMA_PREFIXES.items(), *PREFIXES.items())
+        if c == component and name.startswith(WITHIN.get(p, ""))
     )
     prefix = next(prefixes, "")
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
@@ -185,67 +272,137 @@ def _read(
     """Yield each parameter decoded, with the LoRAs added, in its dtype. Lazy."""
     arrays = checkpoint.arrays()
     for name, key in keys.items():
-        array, scale = arrays[key], _scale(arrays, key)
-        in_fp8 = checkpoint.tensors[key].dtype == "F8_E4M3"
+        array, scale = arrays[key], _scale(checkpoint, arrays, key)
+        in_fp8 = checkpoint.tensors[key].dtype in FLOAT8
+        if checkpoint.tensors[key].dtype == "F8_E5M2":  # exact in bfloat16; ours are e4m3
+            array, scale, in_fp8 = _decoded(array, scale, from_e5m2), None, False
+            array = array if dtype else array.astype(mx.bfloat16)
         if quantization and is_downcast(name) and scale is not None:
+            shape = scale.shape
             array, scale = fuse_scaled(loras, name, array, scale)
-            yield f"{name}_scale", scale
+            yield f"{name}_scale", mx.broadcast_to(scale, shape)
             yield name, array
         elif quantization and is_downcast(name):
+            array = array if in_fp8 else nan_for_infinity(array)
             yield name, fuse(loras, name, array if in_fp8 else to_fp8(array), FP8)
         else:
-            if in_fp8:  # exact in bfloat16, except for its scale
-                array = from_fp8(array, mx.bfloat16) if scale is None else from_fp8(array, mx.float32) * scale
+            if in_fp8:
+                array = _decoded(array, scale, from_fp8)
             yield name, fuse(loras, name, array, dtype or (mx.bfloat16 if in_fp8 else array.dtype))
 
 
-def _scale(arrays: dict[str, mx.array], key: str) -> mx.array | None:
-    """The scale of a float8 weight, ``()`` float32. There is an ``input_scale`` as well, for kernels that multiply in
-    float8: it is not part of the weight."""
-    scale = arrays.get(f"{key}_scale")
-    return None if scale is None else scale.astype(mx.float32).reshape(())
+def _decoded(array: mx.array, scale: mx.array | None, decode: Callable[[mx.array, mx.Dtype], mx.array]) -> mx.array:
+    """Bytes of float8 → values: exact in bfloat16, except for their scale."""
+    return decode(array, mx.bfloat16) if scale is None else decode(array, mx.float32) * scale
+
+
+def _scale(checkpoint: Checkpoint, arrays: Mapping[str, mx.array], key: str) -> mx.array | None:
+    """The scale of a float8 weight, ``()`` or ``(out, 1)`` float32."""
+    if checkpoint.tensors[key].dtype not in FLOAT8 or not key.endswith(".weight"):
+        return None
+    found = next((other for other in scale_of(key) if other in checkpoint.tensors), None)
+    return None if found is None else per_row(arrays[found], arrays[key])
+
+
+def _scale_shapes(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """Path of a ``weight_scale`` → its shape, for the weights that stay in float8."""
+    result: dict[str, tuple[int, ...]] = {}
+    for name, key in keys.items():
+        info = checkpoint.tensors[key]
+        found = next((other for other in scale_of(key) if other in checkpoint.tensors), None)
+        if info.dtype == "F8_E4M3" and found is not None and name.endswith(".weight"):
+            single = prod(checkpoint.tensors[found].shape) == 1
+            result[f"{name}_scale"] = () if single else (info.shape[0], 1)
+    return result
+
+
+def _finite(
+    weights: Iterable[tuple[str, mx.array]], checkpoint: Checkpoint, keys: dict[str, str], loras: tuple[Lora, ...]
+) -> Iterator[tuple[str, mx.array]]:
+    """The same weights, read now, some at a time. Raises WeightsError for NaN and ∞, by the file and the tensor."""
+    group: list[tuple[str, mx.array]] = []
+    size = 0
+    for name, array in weights:
+        group.append((name, array))
+        size += array.nbytes
+        if size > READ_AT_ONCE:
+            yield from _checked(group, checkpoint, keys, loras)
+            group, size = [], 0
+    yield from _checked(group, checkpoint, keys, loras)
+
+
+def _checked(
+    group: list[tuple[str, mx.array]], checkpoint: Checkpoint, keys: dict[str, str], loras: tuple[Lora, ...]
+) -> list[tuple[str, mx.array]]:
+    flags = [all_finite(array) for _, array in group]
+    mx.eval(flags, [array for _, array in group])
+    for (name, _), flag in zip(group, flags, strict=True):
+        if not flag.item():
+            weight = name if name in keys else name.removesuffix("_scale")
+            info = checkpoint.tensors[keys[weight]]
+            if _whole(checkpoint, keys[weight]):
+                check_change(loras, weight)
+            raise WeightsError(
+                f"{info} holds NaN or ∞, or overflows in this dtype: the file is damaged. Get another one"
+            )
+    return group
+
+
+def _whole(checkpoint: Checkpoint, key: str) -> bool:
+    """True where the file's own numbers are finite."""
+    arrays = checkpoint.arrays()
+    array, scale = arrays[key], _scale(checkpoint, arrays, key)
+    array = from_e5m2(array, mx.bfloat16) if checkpoint.tensors[key].dtype == "F8_E5M2" else array
+    return bool(all_finite(array).item()) and (scale is None or bool(all_finite(scale).item()))
+
+
+READ_AT_ONCE = 1 << 28  # bytes, to keep what is read and converted at one time small
 
 
 def load(
     component: str,
-    path: str | Path,
+    path: CheckpointPath,
     dtype: mx.Dtype | None = None,
     loras: Iterable[LoraPathStrength] = (),
     quantization: str | None = None,
 ) -> nn.Module:
-    """Load one component of an official checkpoint. Lazy: weights are read from the file when they are first used.
+    """Load one component of a checkpoint. Every weight is read now, and none is NaN or infinite.
 
     component: a name of ``COMPONENTS`` (``transformer``, ``gemma``, …).
-    path: a single-file ``.safetensors`` with ``config`` metadata; for ``gemma`` its Hugging Face folder.
+    path: a ``.safetensors`` file with ``config`` metadata, or several; for ``gemma`` its Hugging Face folder.
     dtype: of the parameters; the file's own when None (bfloat16 for what the file holds in float8).
     loras: fused into the transformer, tensor by tensor as it is read.
     quantization: ``fp8-cast`` keeps the large layers of the transformer in float8 (see ``quantization``).
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
     does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version;
-    and when a LoRA does not fit. Warns where pairs of a LoRA fit no layer.
+    and when a LoRA does not fit. Warns where pairs of a LoRA fit no layer, and where a LoRA changes nothing.
     """
     check_policy(quantization)
     opened = tuple(read_lora(lora) for lora in loras)
     if component != "transformer" and (opened or quantization):
         raise InputError(f"LoRAs and quantization apply to the transformer only, and the component is {component}")
-    checkpoint = read_gemma(path) if component == "gemma" else read_checkpoint(path)
+    checkpoint = (
+        read_checkpoint(path) if component != "gemma" or isinstance(path, CheckpointFiles) else read_gemma(path)
+    )
     module, keys = build(component, checkpoint)
     infos = {name: checkpoint.tensors[key] for name, key in keys.items()}
-    reports = tuple(report_on(lora, {name: info.shape for name, info in infos.items()}) for lora in opened)
+    shapes = {name: info.shape for name, info in infos.items()}
+    fitted = [fitted_to(lora, shapes) for lora in opened]
+    opened, reports = tuple(lora for lora, _ in fitted), tuple(report for _, report in fitted)
     for report in reports:
-        if report.unmatched:
+        if report.note:
             warnings.warn(str(report), stacklevel=2)
     if getattr(module, "float32", False):  # a network that computes in nothing else
         dtype = mx.float32
     if quantization:
-        scales = {f"{name}_scale" for name, key in keys.items() if f"{key}_scale" in checkpoint.tensors}
-        amend_forward_with_upcast(module, scales)
+        amend_forward_with_upcast(module, _scale_shapes(checkpoint, keys))
     axes = _file_axes(module)
-    weights = [
+    read = (
         (name, mx.contiguous(array.transpose(axes[name])) if name in axes else array)
         for name, array in _read(checkpoint, keys, opened, dtype, quantization)
-    ]
+    )
+    weights = list(_finite(read, checkpoint, keys, opened))
     module.load_weights(weights, strict=True)
     module.load_report = LoadReport(
         component=component,

@@ -1,33 +1,68 @@
 """LoRA files fused into a transformer's weights while they load: W + Σ (B·strength)·A.
 
-Source: ``ltx_core.loader.fuse_loras``. A file holds pairs ``diffusion_model.{path}.lora_A.weight`` ``(rank, in)`` and
-``diffusion_model.{path}.lora_B.weight`` ``(out, rank)``, and nothing else, so no alpha.
+Source: ``ltx_core.loader.fuse_loras``. A file holds pairs, A ``(rank, in)`` and B ``(out, rank)``, and for some an α:
+their change is B·A·α/rank. Trainers spell the same pairs in several ways; whatever spells a pair of a layer is read,
+and what is no pair is refused.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
-from ..errors import ConfigError, WeightsError
-from .checkpoint import read_checkpoint
-from .quantization import FP8, from_fp8, quantize_weight_to_fp8_per_tensor, to_fp8
+from ..config.reading import cut
+from ..errors import ConfigError, InputError, WeightsError
+from .finite import all_finite
+from .header import Tensors, read_arrays, read_header
+from .quantization import FP8, from_fp8, nan_for_infinity, quantize_weight_to_fp8_per_tensor, to_fp8
 
 PREFIX = "diffusion_model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 _EXPECTED = f"A LoRA of LTX-2 holds pairs {PREFIX}<layer>{A} and {PREFIX}<layer>{B}"
+STRONGEST = 100.0
+# What a layer's name may begin with, one after another.
+_WRAPPERS = (PREFIX, "transformer.", "model.", "base_model.", "lora_unet_", "lora_transformer_", "diffusion_model_")
+# The endings of A, B and α: of ltx-core and PEFT, of kohya's and musubi's trainers, of older diffusers.
+_PARTS = {
+    "A": re.compile(r"[._]lora(_A|_down|\.down|_linear_layer\.down)(\.(?!weight)\w+)?(\.weight)?$"),
+    "B": re.compile(r"[._]lora(_B|_up|\.up|_linear_layer\.up)(\.(?!weight)\w+)?(\.weight)?$"),
+    "alpha": re.compile(r"[._](lora_)?alpha$"),
+}
+_OTHERS = (  # what other adapters' keys have in them, and their names
+    (r"dora_scale|lora_magnitude", "DoRA"),
+    (r"lokr_", "LoKr"),
+    (r"hada_|loha_", "LoHa"),
+    (r"(^|[._])b?oft_", "OFT"),
+    (r"glora|\.[ab][12]\.weight$", "GLoRA"),
+    (r"lora_mid", "LoCon with a middle"),
+    (r"on_input|ia3_", "(IA)³"),
+    (r"\.(diff|diff_b|set_weight|reshape_weight)$", "full differences of weights"),
+    (r"[._][wb]_norm$", "LyCORIS norms"),
+    (r"lora_embedding_|lora_[AB]\S*\.bias$|lora_(up|down)\.bias$", "PEFT with embeddings or biases"),
+)
+_TEXT_ENCODER = re.compile(
+    r"^(lora_te\d?[._]|text_encoders?[._]|(base_model\.model\.)?(language_model|text_model)\.|te\d?[._])"
+)
 
 
 @dataclass(frozen=True)
 class LoraPathStrength:
-    """A LoRA file, and the factor of its change: 1 is as trained."""
+    """A LoRA file, and the factor of its change: 1 is as trained. Raises InputError for one that makes no sense."""
 
     path: str | Path
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not -STRONGEST <= self.strength <= STRONGEST:  # NaN as well
+            limits = f"{-STRONGEST:g} to {STRONGEST:g}; 1 is as trained"
+            raise InputError(f"{self.path}: the strength is {self.strength:g}, expected {limits}")
 
 
 @dataclass(frozen=True)
@@ -42,80 +77,198 @@ class LoraMetadata:
 
 @dataclass(frozen=True)
 class LoraReport:
-    """The number of a file's pairs that fit a layer of the network, and the names of those that fit none."""
+    """The number of a file's pairs that fit a layer of the network, and the names of those that fit none.
+
+    idle: not one weight is changed: A, B, α or the strength is zero everywhere.
+    """
 
     path: Path
     strength: float
     pairs: int
     matched: int
     unmatched: tuple[str, ...]
+    idle: bool = False
+
+    @property
+    def note(self) -> str:
+        """What a user should know, "" where there is nothing."""
+        notes = ["it changes nothing: its weights or its strength are zero"] if self.idle else []
+        notes += [f"the network has no layer for {_some(self.unmatched)}"] if self.unmatched else []
+        return "; ".join(notes)
 
     def __str__(self) -> str:
         line = f"LoRA {self.path} × {self.strength:g}: {self.matched} of {self.pairs} pairs fused"
-        return f"{line}; the network has no layer for {_some(self.unmatched)}" if self.unmatched else line
+        return f"{line}; {self.note}" if self.note else line
 
 
 @dataclass(frozen=True)
 class Lora:
-    """An open LoRA file: layer → its lazy (A, B)."""
+    """An open LoRA file: layer → its lazy (A, B), and α/rank where it is not 1.
+
+    From ``read_lora`` the layers have the file's names, from ``fitted_to`` the network's.
+    """
 
     path: Path
     strength: float
     pairs: dict[str, tuple[mx.array, mx.array]]
+    scales: dict[str, float] = field(default_factory=dict)
 
 
 def lora_metadata(path: str | Path) -> LoraMetadata:
-    """Read a LoRA file's metadata. Source: ``ltx_pipelines.ic_lora``. Raises CheckpointError in one line."""
-    text = read_checkpoint(path).metadata.get("reference_downscale_factor", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{path}: reference_downscale_factor is {text!r}, expected a whole number from 1 on")
-    return LoraMetadata(int(text))
+    """Read a LoRA file's metadata. Source: ``ltx_pipelines.ic_lora``. Raises CheckpointError in one line.
+
+    Trainers put words in front of the name (``ss_``), and write whole numbers as 2.0 too.
+    """
+    metadata = read_header(Path(path))[0]
+    found = {
+        k: v for k, v in metadata.items() if re.search(r"(^|_)reference_(downscale(_factor)?|spatial_scale_factor)$", k)
+    }
+    factors = {}
+    for key, text in found.items():
+        if not re.fullmatch(r"[0-9]{1,4}(\.0+)?", text) or float(text) < 1:
+            raise ConfigError(f"{path}: {key} is {cut(repr(text))}, expected a whole number from 1 on")
+        factors[int(float(text))] = key
+    if len(factors) > 1:
+        said = " and ".join(f"{key} is {factor}" for factor, key in factors.items())
+        raise ConfigError(f"{path}: {said}, expected one factor")
+    return LoraMetadata(next(iter(factors), 1))
 
 
 def read_lora(lora: LoraPathStrength) -> Lora:
     """Open a LoRA file; tensors are read when they are first used.
 
-    Raises WeightsError for keys other than A and B (alpha, dora_scale and others would change the result), for an
+    Raises WeightsError for keys that are neither A, B nor α (dora_scale and others would change the result), for an
     incomplete pair, and for an A and B that do not fit each other.
     """
-    header = read_checkpoint(lora.path)
-    if other := [key for key in header.tensors if not key.endswith((A, B))]:
-        raise WeightsError(f"{header.path}: it has keys of another kind of adapter: {_some(other)}. {_EXPECTED}")
-    layers = dict.fromkeys(key.removesuffix(A).removesuffix(B) for key in header.tensors)
-    if half := [name + end for name in layers for end in (A, B) if name + end not in header.tensors]:
-        raise WeightsError(f"{header.path}: a pair is incomplete, {_some(half)} is missing. {_EXPECTED}")
-    for name in layers:
-        a, b = header.tensors[name + A], header.tensors[name + B]
-        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+    path = Path(lora.path)
+    tensors = read_header(path)[1]
+    layers = _layers(path, tensors)
+    pairs, scales, arrays = {}, {}, read_arrays(tensors)
+    for name, parts in layers.items():
+        _check_pair(path, name, tensors, parts)
+        pairs[name] = arrays[parts["A"]], arrays[parts["B"]]
+        if "alpha" in parts:
+            alpha = float(np.array(arrays[parts["alpha"]].astype(mx.float32).reshape(())))
+            if not math.isfinite(alpha) or abs(alpha) > 1e6:
+                raise WeightsError(f"{path}: {cut(parts['alpha'])} is {alpha:g}, expected a number near the rank")
+            scales[name] = alpha / tensors[parts["A"]].shape[0]
+    return Lora(path, float(lora.strength), pairs, scales)
+
+
+def _layers(path: Path, tensors: Tensors) -> dict[str, dict[str, str]]:
+    """Layer, by the file's name → its keys: A, B and where there is one alpha."""
+    layers: dict[str, dict[str, str]] = {}
+    for key in tensors:
+        if kind := next((said for pattern, said in _OTHERS if re.search(pattern, key)), None):
+            raise WeightsError(f"{path}: it has keys of another kind of adapter ({kind}): {cut(key)}. {_EXPECTED}")
+        if _TEXT_ENCODER.search(key):
             raise WeightsError(
-                f"{header.path}: {name}: A is {a.shape} and B {b.shape}, expected (rank, in) and (out, rank)"
+                f"{path}: {cut(key)} is for a text encoder, which LoRAs of LTX-2 do not change. {_EXPECTED}"
             )
-        if wrong := {a.dtype, b.dtype} - {"BF16", "F16", "F32"} or {a.dtype} - {b.dtype}:
-            raise WeightsError(f"{header.path}: {name}: {'/'.join(sorted(wrong))}, expected BF16, F16 or F32 for both")
-    arrays = header.arrays()
-    pairs = {name.removeprefix(PREFIX): (arrays[name + A], arrays[name + B]) for name in layers}
-    if len(pairs) != len(layers):
-        raise WeightsError(f"{header.path}: a layer is given both with and without {PREFIX}. {_EXPECTED}")
-    return Lora(header.path, float(lora.strength), pairs)
+    other = []
+    for key in tensors:
+        part, match = next(((p, m) for p, pattern in _PARTS.items() if (m := pattern.search(key))), ("", None))
+        if match is None:
+            other.append(key)
+            continue
+        parts = layers.setdefault(key[: match.start()], {})
+        if part in parts:
+            raise WeightsError(f"{path}: {cut(parts[part])} and {cut(key)} are the same twice. {_EXPECTED}")
+        parts[part] = key
+    if other:
+        raise WeightsError(f"{path}: it has keys of another kind of adapter: {_some(other)}. {_EXPECTED}")
+    if not layers:
+        raise WeightsError(f"{path}: it holds no tensors. {_EXPECTED}")
+    half = [(name, part) for name, parts in layers.items() for part in ("A", "B") if part not in parts]
+    if half:
+        missing = [f"{name}.lora_{part}.weight" for name, part in half]
+        raise WeightsError(f"{path}: a pair is incomplete, {_some(missing)} is missing. {_EXPECTED}")
+    return layers
 
 
-def report_on(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> LoraReport:
-    """Match a LoRA with a network that has these parameters (path → shape).
+def _check_pair(path: Path, name: str, tensors: Tensors, parts: Mapping[str, str]) -> None:
+    a, b = tensors[parts["A"]], tensors[parts["B"]]
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
+        raise WeightsError(f"{path}: {cut(name)}: A is {a.shape} and B {b.shape}, expected (rank, in) and (out, rank)")
+    if wrong := {a.dtype, b.dtype} - {"BF16", "F16", "F32"} or {a.dtype} - {b.dtype}:
+        raise WeightsError(f"{path}: {cut(name)}: {'/'.join(sorted(wrong))}, expected BF16, F16 or F32 for both")
+    if "alpha" in parts:
+        alpha = tensors[parts["alpha"]]
+        numbers = alpha.dtype in ("BF16", "F16", "F32", "I32", "I64")
+        if math.prod(alpha.shape) != 1 or not numbers:
+            raise WeightsError(f"{path}: {cut(parts['alpha'])} is {alpha.dtype} {alpha.shape}, expected one number")
 
-    Raises WeightsError when no pair fits, or when a pair's shape is not its layer's.
+
+def _bare(name: str) -> str:
+    """A layer's name without what trainers put in front of it."""
+    while wrapper := next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), ""):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def fitted_to(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> tuple[Lora, LoraReport]:
+    """A LoRA with the layers' names of a network that has these parameters (path → shape), and what was matched.
+
+    Raises WeightsError when no pair fits, when two are of one layer, or when a pair's shape is not its layer's.
     """
-    unmatched = tuple(name for name in lora.pairs if f"{name}.weight" not in weights)
-    if len(unmatched) == len(lora.pairs):
+    paths = {name.removesuffix(".weight") for name, shape in weights.items() if name.endswith(".weight")}
+    by_underscores: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        by_underscores.setdefault(path.replace(".", "_"), []).append(path)
+    names: dict[str, str] = {}  # the network's → the file's
+    unmatched = []
+    for name in lora.pairs:
+        bare = _bare(name)
+        found = [bare] if bare in paths else by_underscores.get(bare.replace(".", "_"), [])
+        if len(found) != 1:
+            unmatched.append(bare)
+        elif found[0] in names:
+            raise WeightsError(
+                f"{lora.path}: a layer is given twice, both with and without {PREFIX} or in two spellings: "
+                f"{cut(names[found[0]])} and {cut(name)}. {_EXPECTED}"
+            )
+        else:
+            names[found[0]] = name
+    if not names:
         raise WeightsError(
             f"{lora.path}: none of {len(lora.pairs)} pairs belongs to a layer of this transformer: {_some(unmatched)}. "
             f"{_EXPECTED}, and <layer> is one like {next(iter(weights)).removesuffix('.weight')}"
         )
-    for name, (a, b) in lora.pairs.items():
-        shape, product = weights.get(f"{name}.weight"), (b.shape[0], a.shape[1])
-        if shape is not None and shape != product:
-            found = f"B·A is {product}, the weight {shape}"
-            raise WeightsError(f"{lora.path}: {name}: {found}. This LoRA was made for another model")
-    return LoraReport(lora.path, lora.strength, len(lora.pairs), len(lora.pairs) - len(unmatched), unmatched)
+    for path, name in names.items():
+        a, b = lora.pairs[name]
+        shape, product = weights[f"{path}.weight"], (b.shape[0], a.shape[1])
+        if shape != product:
+            found_here = f"B·A is {product}, the weight {shape}"
+            raise WeightsError(f"{lora.path}: {path}: {found_here}. This LoRA was made for another model")
+    pairs = {path: lora.pairs[name] for path, name in names.items()}
+    scales = {path: lora.scales[name] for path, name in names.items() if name in lora.scales}
+    fitted = replace(lora, pairs=pairs, scales=scales)
+    report = LoraReport(lora.path, lora.strength, len(lora.pairs), len(names), tuple(unmatched), is_idle(fitted))
+    return fitted, report
+
+
+def is_idle(lora: Lora) -> bool:
+    """True where not one weight is changed. Reads one pair of a LoRA that does something."""
+    for layer, pair in lora.pairs.items():
+        if lora.strength * lora.scales.get(layer, 1.0) != 0 and all(
+            (part != 0).any().item() for part in reversed(pair)
+        ):
+            return False
+    return True
+
+
+def check_change(loras: tuple[Lora, ...], name: str) -> None:
+    """Raises WeightsError for the LoRA that makes the parameter ``name`` something that is no number."""
+    layer = name.removesuffix(".weight")
+    for lora in loras:
+        if layer in lora.pairs:
+            bad = [part for part, x in zip("AB", lora.pairs[layer], strict=True) if not all_finite(x).item()]
+            if bad:
+                said = f"its {bad[0]} for {layer} holds NaN or ∞: the file is damaged"
+                raise WeightsError(f"{lora.path}: {said}. Download it again")
+    if layer != name and (fused := [lora for lora in loras if layer in lora.pairs]):
+        said = f"{layer} overflows at strength {fused[0].strength:g}"
+        raise WeightsError(f"{fused[0].path}: {said}. Use a smaller strength, or --dtype bfloat16")
 
 
 def prepare_deltas(loras: tuple[Lora, ...], name: str, dtype: mx.Dtype) -> mx.array | None:
@@ -124,7 +277,11 @@ def prepare_deltas(loras: tuple[Lora, ...], name: str, dtype: mx.Dtype) -> mx.ar
     Each product is formed in its file's dtype and then cast; their sum is rounded once.
     """
     layer = name.removesuffix(".weight")
-    pairs = [(lora.pairs[layer], lora.strength) for lora in loras if layer in lora.pairs and layer != name]
+    pairs = [
+        (lora.pairs[layer], lora.strength * lora.scales.get(layer, 1.0))
+        for lora in loras
+        if layer in lora.pairs and layer != name
+    ]
     deltas = [(_scaled(b, strength) @ a).astype(dtype) for (a, b), strength in pairs]
     if len(deltas) < 2:
         return deltas[0] if deltas else None
@@ -146,7 +303,7 @@ def fuse(loras: tuple[Lora, ...], name: str, weight: mx.array, dtype: mx.Dtype) 
     if delta is None:
         return weight if weight.dtype == dtype else weight.astype(dtype)
     if dtype == FP8:
-        return to_fp8(delta + from_fp8(weight, mx.bfloat16))
+        return to_fp8(nan_for_infinity(delta + from_fp8(weight, mx.bfloat16)))
     return (delta + weight).astype(dtype)
 
 
@@ -161,4 +318,4 @@ def fuse_scaled(
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(map(cut, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")

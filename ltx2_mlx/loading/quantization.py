@@ -6,7 +6,7 @@ Source: ``ltx_core.quantization.fp8_cast``. MLX has no float8 dtype: such values
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -40,9 +40,37 @@ def to_fp8(x: mx.array) -> mx.array:
     return mx.where(mx.isnan(x), mx.array(0x7F, mx.uint8), mx.to_fp8(x))
 
 
+def nan_for_infinity(x: mx.array) -> mx.array:
+    """``x`` with NaN for ±∞, which ``to_fp8`` would make the largest number: a damaged weight must stay one."""
+    return mx.where(mx.isinf(x), mx.array(float("nan"), x.dtype), x)
+
+
 def from_fp8(x: mx.array, dtype: mx.Dtype) -> mx.array:
     """Bytes of e4m3 → their values, exact in every floating dtype. Any shape."""
     return mx.from_fp8(x, dtype)
+
+
+def from_e5m2(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Bytes of e5m2, the upper halves of float16 → their values. Any shape."""
+    return (x.astype(mx.uint16) << 8).view(mx.float16).astype(dtype)
+
+
+def scale_of(name: str) -> tuple[str, ...]:
+    """The names that the scale of a float8 weight has beside it: ``w = bytes · scale``."""
+    layer = name.removesuffix("weight")
+    return f"{layer}weight_scale", f"{layer}scale_weight"
+
+
+def beside(name: str) -> tuple[str, ...]:
+    """What else stands beside float8 weights, for kernels that multiply in float8, and is not part of the weight."""
+    layer = name.removesuffix("weight")
+    return f"{layer}input_scale", f"{layer}scale_input", f"{layer}comfy_quant"
+
+
+def per_row(scale: mx.array, weight: mx.array) -> mx.array:
+    """A scale as ``()`` or ``(out, 1)`` float32, for one number or one for each row of the weight."""
+    scale = scale.astype(mx.float32)
+    return scale.reshape(()) if scale.size == 1 else scale.reshape(weight.shape[0], *[1] * (weight.ndim - 1))
 
 
 def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.array]:
@@ -54,16 +82,17 @@ def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.ar
 class Fp8Linear(Module):
     """A linear layer whose weight, and bias where there is one, are float8. It computes in its input's dtype.
 
-    scaled: the weight is its bytes times ``weight_scale``, as in checkpoints that are released in float8.
+    scale: the shape of ``weight_scale``, which the bytes are multiplied by, as in checkpoints that are released in
+    float8; None where there is none.
     """
 
-    def __init__(self, input_dims: int, output_dims: int, bias: bool = True, scaled: bool = False):
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True, scale: tuple[int, ...] | None = None):
         super().__init__()
         self.weight = mx.zeros((output_dims, input_dims), FP8)
         if bias:
             self.bias = mx.zeros((output_dims,), FP8)
-        if scaled:
-            self.weight_scale = mx.ones(())
+        if scale is not None:
+            self.weight_scale = mx.ones(scale)
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(…, input_dims)`` → ``(…, output_dims)``."""
@@ -76,13 +105,16 @@ class Fp8Linear(Module):
         return mx.addmm(from_fp8(self.bias, x.dtype), x, weight.T)
 
 
-def amend_forward_with_upcast(model: nn.Module, scales: Container[str] = ()) -> None:
+def amend_forward_with_upcast(model: nn.Module, scales: Mapping[str, tuple[int, ...]] | None = None) -> None:
     """Put an ``Fp8Linear`` in the place of each layer that fp8-cast keeps in float8; parameter paths stay.
 
-    scales: paths of the ``weight_scale`` that there are.
+    scales: paths of the ``weight_scale`` that there are → their shapes.
     """
+    scales = scales or {}
     layers = {
-        path: Fp8Linear(layer.weight.shape[1], layer.weight.shape[0], "bias" in layer, f"{path}.weight_scale" in scales)
+        path: Fp8Linear(
+            layer.weight.shape[1], layer.weight.shape[0], "bias" in layer, scales.get(f"{path}.weight_scale")
+        )
         for path, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and is_downcast(f"{path}.weight")
     }

@@ -14,6 +14,7 @@ from ..diffusion.guiders import MultiModalGuider, MultiModalGuiderParams
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..media.reading import decode_audio_from_file
 from ..tiling import TilingConfig
@@ -33,7 +34,7 @@ class A2VidPipelineTwoStage:
     def __init__(
         self,
         *,
-        checkpoint_path: str | Path,
+        checkpoint_path: CheckpointPath,
         distilled_lora: Sequence[LoraPathStrength],
         spatial_upsampler_path: str | Path,
         gemma_root: str | Path | None,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.schedulers import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
-from ..loading.checkpoint import read_checkpoint
+from ..loading.checkpoint import CheckpointPath, read_checkpoint
 
 __all__ = ["DISTILLED_SIGMA_VALUES", "STAGE_2_DISTILLED_SIGMA_VALUES"]
 
@@ -56,7 +55,7 @@ LTX_2_3_HQ_PARAMS = PipelineParams(
 )
 
 
-def detect_params(checkpoint_path: str | Path) -> PipelineParams:
+def detect_params(checkpoint_path: CheckpointPath) -> PipelineParams:
     """The defaults of the checkpoint's ``model_version``. Raises CheckpointError where it cannot be read."""
     return params_of(read_checkpoint(checkpoint_path).version)
 

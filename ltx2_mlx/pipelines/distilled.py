@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..diffusion.noisers import GaussianNoiser
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
@@ -22,7 +23,7 @@ class DistilledPipeline:
     def __init__(
         self,
         *,
-        distilled_checkpoint_path: str | Path,
+        distilled_checkpoint_path: CheckpointPath,
         gemma_root: str | Path | None,
         spatial_upsampler_path: str | Path,
         loras: Sequence[LoraPathStrength] = (),

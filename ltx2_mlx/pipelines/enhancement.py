@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..loading.gemma import refuse_code
 from ..media.images import decode_image, resize_aspect_ratio_preserving
 
 SYSTEM_PROMPT = """\
@@ -72,6 +73,7 @@ def enhance_prompt(
 
     Source: ``ltx_pipelines.utils.helpers.generate_enhanced_prompt``.
     """
+    refuse_code(gemma_root)
     after = int(np.array(mx.random.randint(0, 2**31 - 1)))  # the state itself can be read but not put back
     try:
         if image_path is None:

@@ -14,6 +14,7 @@ from ..diffusion.conditioning import (
 )
 from ..diffusion.noisers import GaussianNoiser
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength, lora_metadata
 from ..media.reading import load_video_conditioning
 from ..tiling import TilingConfig
@@ -30,7 +31,7 @@ class ICLoraPipeline:
     def __init__(
         self,
         *,
-        distilled_checkpoint_path: str | Path,
+        distilled_checkpoint_path: CheckpointPath,
         spatial_upsampler_path: str | Path,
         gemma_root: str | Path | None,
         loras: Sequence[LoraPathStrength],

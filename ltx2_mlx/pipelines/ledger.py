@@ -16,7 +16,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..audio_vae import AudioDecoder, AudioEncoder
+from ..config import LatentUpsamplerConfig
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..nn.noise import Generator
@@ -73,7 +75,7 @@ class Settings:
 class ModelLedger:
     """Loads the components of one checkpoint, with ``settings``. loras: fused into the transformer."""
 
-    checkpoint_path: str | Path
+    checkpoint_path: CheckpointPath
     gemma_root_path: str | Path | None = None
     spatial_upsampler_path: str | Path | None = None
     loras: tuple[LoraPathStrength, ...] = ()
@@ -122,10 +124,20 @@ class ModelLedger:
     def spatial_upsampler(self) -> LatentUpsampler:
         if self.spatial_upsampler_path is None:
             raise InputError("this pipeline needs a latent upsampler; give spatial_upsampler_path")
-        return cast(LatentUpsampler, load("upsampler", self.spatial_upsampler_path, self.settings.dtype))
+        upsampler = cast(LatentUpsampler, load("upsampler", self.spatial_upsampler_path, self.settings.dtype))
+        check_upsampler(upsampler.config, self.spatial_upsampler_path)
+        return upsampler
 
     def _load(self, component: str, kind: type[Component]) -> Component:
         return cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
+
+
+def check_upsampler(config: LatentUpsamplerConfig, path: str | Path) -> None:
+    """Raises InputError for one that a second stage cannot use."""
+    if config.temporal_upsample:
+        raise InputError(f"{path} upsamples time; the second stage needs a spatial upsampler that scales by 2")
+    if (scale := config.spatial_scale) != 2:
+        raise InputError(f"{path} scales by {scale:g}; the second stage needs one that scales by 2")
 
 
 def _scale_cross_attention(model: nn.Module, scale: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..errors import CheckpointError, InputError
-from ..loading.checkpoint import read_checkpoint
+from ..loading.checkpoint import CheckpointPath, read_checkpoint
 from ..loading.load import load
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..text.tokenizer import LTXVGemmaTokenizer
@@ -23,7 +23,7 @@ FORMAT = "ltx2-mlx-contexts/1"
 
 def encode_prompts(
     prompts: list[str],
-    checkpoint_path: str | Path,
+    checkpoint_path: CheckpointPath,
     gemma_root: str | Path,
     dtype: mx.Dtype = mx.bfloat16,
     *,
@@ -81,7 +81,7 @@ def _hidden_states(
 
 
 def save_contexts(
-    path: str | Path, prompts: list[str], outputs: list[EmbeddingsProcessorOutput], checkpoint_path: str | Path
+    path: str | Path, prompts: list[str], outputs: list[EmbeddingsProcessorOutput], checkpoint_path: CheckpointPath
 ) -> None:
     """Write contexts with their prompts to one ``.safetensors`` file. Where it is loaded, Gemma is not needed for them.
 
@@ -103,7 +103,7 @@ def save_contexts(
         raise InputError(f"{path}: cannot be written ({error})") from None
 
 
-def load_contexts(path: str | Path, checkpoint_path: str | Path) -> dict[str, EmbeddingsProcessorOutput]:
+def load_contexts(path: str | Path, checkpoint_path: CheckpointPath) -> dict[str, EmbeddingsProcessorOutput]:
     """Read a file of ``save_contexts``: prompt → context. Raises CheckpointError for another kind of file, and for one
     that was made with another version of LTX-2 than ``checkpoint_path``."""
     header = read_checkpoint(path)

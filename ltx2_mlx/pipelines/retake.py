@@ -15,6 +15,7 @@ from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..media.reading import decode_audio_from_file, get_videostream_metadata, load_video_conditioning
 from ..tiling import TilingConfig
@@ -31,7 +32,7 @@ class RetakePipeline:
     def __init__(
         self,
         *,
-        checkpoint_path: str | Path,
+        checkpoint_path: CheckpointPath,
         gemma_root: str | Path | None,
         loras: Sequence[LoraPathStrength] = (),
         settings: Settings | None = None,

@@ -9,6 +9,7 @@ from ..diffusion.denoisers import multi_modal_guider_factory_denoising_func
 from ..diffusion.guiders import MultiModalGuiderFactory, MultiModalGuiderParams, create_multimodal_guider_factory
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
@@ -37,7 +38,7 @@ class TI2VidOneStagePipeline:
     def __init__(
         self,
         *,
-        checkpoint_path: str | Path,
+        checkpoint_path: CheckpointPath,
         gemma_root: str | Path | None,
         loras: Sequence[LoraPathStrength] = (),
         settings: Settings | None = None,

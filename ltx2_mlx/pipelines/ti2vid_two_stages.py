@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
@@ -26,7 +27,7 @@ class TI2VidTwoStagesPipeline:
     def __init__(
         self,
         *,
-        checkpoint_path: str | Path,
+        checkpoint_path: CheckpointPath,
         distilled_lora: Sequence[LoraPathStrength],
         spatial_upsampler_path: str | Path,
         gemma_root: str | Path | None,

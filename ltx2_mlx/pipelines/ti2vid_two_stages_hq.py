@@ -11,6 +11,7 @@ from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.samplers import DenoisingLoop, res2s_audio_video_denoising_loop
 from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
+from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
@@ -33,7 +34,7 @@ class TI2VidTwoStagesHQPipeline:
     def __init__(
         self,
         *,
-        checkpoint_path: str | Path,
+        checkpoint_path: CheckpointPath,
         distilled_lora: Sequence[LoraPathStrength],
         distilled_lora_strength_stage_1: float,
         distilled_lora_strength_stage_2: float,

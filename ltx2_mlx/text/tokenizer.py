@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from tokenizers import Tokenizer
 
+from ..config.reading import cut, read_json
 from ..errors import CheckpointError, InputError
 
 MAX_LENGTH = 1024  # tokens of every prompt in ltx-pipelines
@@ -29,16 +29,16 @@ class LTXVGemmaTokenizer:
         file = folder / "tokenizer.json"
         if not file.exists():
             raise CheckpointError(f"{file}: no such file. Use a Gemma 3 folder with its tokenizer.json")
+        if not file.is_file():
+            raise CheckpointError(f"{file}: not a regular file")
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-            config = json.loads((folder / "tokenizer_config.json").read_text())
         except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(
-                f"{folder}: its tokenizer cannot be read ({str(error)[:200]}). Fetch it again"
-            ) from None
+            raise CheckpointError(f"{file}: cannot be read ({cut(str(error), 200)}). Fetch it again") from None
+        config = read_json(folder / "tokenizer_config.json")
         self.max_length, self.padding_side = max_length, padding_side
         pad = _content(config.get("pad_token")) or _content(config.get("eos_token"))
-        pad_id = self._tokenizer.token_to_id(pad) if pad else None
+        pad_id = self._tokenizer.token_to_id(pad) if isinstance(pad, str) else None
         if pad_id is None:
             raise CheckpointError(
                 f"{folder}: tokenizer_config.json names no padding token of tokenizer.json. Use the official folder"
@@ -60,6 +60,6 @@ class LTXVGemmaTokenizer:
         return [token for token, kept in zip(encoded.tokens, encoded.attention_mask, strict=True) if kept]
 
 
-def _content(token: Any) -> str | None:
+def _content(token: Any) -> Any:
     """A special token as tokenizer_config.json writes it: a string, or an object around it."""
     return token.get("content") if isinstance(token, dict) else token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.errors import InputError
-from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
+from ltx2_mlx.loading.gemma import read_gemma
 
 from ..declare.inputs import FIXTURES, GEMMA, normal
 from ..declare.model import Case, Counterparts, Data, Obj, Stage
@@ -91,7 +93,7 @@ class Subject:
                 raise InputError(f"{self.checkpoint} holds no {component}; give a checkpoint or --config that does")
 
     @cached_property
-    def _arrays(self) -> dict[str, Any]:
+    def _arrays(self) -> Mapping[str, Any]:
         return self.file.arrays()
 
     def tensor(self, key: str) -> np.ndarray:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ltx2_mlx.loading.checkpoint import read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import read_checkpoint
+from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.text.tokenizer import MAX_LENGTH, LTXVGemmaTokenizer
 
 from ..tap.side import Side

@@ -7,7 +7,7 @@ from math import sqrt
 import mlx.core as mx
 import numpy as np
 
-from ltx2_mlx.loading.checkpoint import read_gemma
+from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
 from ..declare.inputs import normal

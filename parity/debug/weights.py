@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import permutations
@@ -110,7 +110,7 @@ def _compare(subject: Subject, part: str, module: Any) -> Iterator[Loaded]:
         yield Loaded(part, name, memory.size, std(memory), std(file), constant, digest, _right(file, memory))
 
 
-def _in_file(subject: Subject, arrays: dict[str, mx.array], key: str) -> mx.array:
+def _in_file(subject: Subject, arrays: Mapping[str, mx.array], key: str) -> mx.array:
     """A tensor as the file means it: float8 by its values, scaled where a scale lies beside it."""
     if subject.file.tensors[key].dtype != "F8_E4M3":
         return arrays[key]

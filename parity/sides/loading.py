@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint, read_gemma
+from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
+from ltx2_mlx.loading.gemma import read_gemma
 
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage

@@ -16,7 +16,7 @@ import torch
 import ltx2_mlx
 from ltx2_mlx.config import EmbeddingsProcessorConfig, Gemma3TextConfig
 from ltx2_mlx.errors import CheckpointError, ConfigError, InputError, WeightsError
-from ltx2_mlx.loading.load import read_gemma
+from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.pipelines import prompts
 from ltx2_mlx.pipelines.prompts import encode_prompts, load_contexts, save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
