@@ -68,15 +68,15 @@ def _beginning(path: str | Path) -> float | None:
         if stream is None:
             return None
         unit = tick(stream, path)
-        times = [float(frame.pts * unit) for frame in _first(container, stream)]
+        times = [float(pts * unit) for pts in _first(container, stream)]
         if video is not None and video.start_time is not None:
             times.append(float(video.start_time * tick(video, path)))
         return min(times, default=0.0)
 
 
-def _first(container: av.container.InputContainer, stream: av.AudioStream) -> list[av.AudioFrame]:
-    """The first frame that states its time; it is that of the first sample behind the codec's delay."""
-    return next(([frame] for frame in container.decode(stream) if frame.pts is not None), [])
+def _first(container: av.container.InputContainer, stream: av.AudioStream) -> list[int]:
+    """The time of the first frame that states one; it is that of the first sample behind the codec's delay."""
+    return next(([frame.pts] for frame in container.decode(stream) if frame.pts is not None), [])
 
 
 def _pieces(

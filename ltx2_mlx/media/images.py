@@ -22,7 +22,7 @@ MAX_H264_SIDE = 16384  # x264 takes no longer one
 
 # Pillow's readers that may open a file. Others start programs (EPS), or only know the header (HDF5, GRIB).
 _FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PSD", "QOI",
+    "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PSD", "QOI",
     "PCX", "SGI", "DDS", "ICNS",
 )  # fmt: skip
 _CONVERT = "convert it first, for example: sips -s format png {0} --out image.png (macOS), heif-convert {0} image.png"
@@ -55,6 +55,8 @@ def read_picture(path: str | Path) -> Picture:
         turned = _turned(image)
         if turned is not image:
             notes.append("is turned as its EXIF data say")
+        if turned.mode[0] in "IF" and not turned.mode.startswith("I;16"):
+            raise MediaError(f"{path}: a picture of mode {turned.mode}, expected 8 bits a channel; convert it")
         pixels, shown = _opaque(turned, profile)
         return Picture(pixels, (*notes, *shown))
 
@@ -63,7 +65,7 @@ def check_image(path: str | Path, crf: float) -> Picture:
     """The picture of ``path``. Raises MediaError or InputError where it cannot go through H.264 at ``crf``."""
     picture = read_picture(path)
     try:
-        _check_compression(*picture.pixels.shape[:2], crf)
+        _check_compression(picture.pixels, crf)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return picture
@@ -125,8 +127,6 @@ def _opaque(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, list
     if image.mode.startswith("I;16"):  # grey, with 16 bits
         values = np.asarray(image).astype(np.uint16) >> 8
         return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2), ["is cut from 16 bits to 8"]
-    if image.mode[0] in "IF":
-        raise MediaError(f"{image.filename}: a picture of mode {image.mode}, expected 8 bits a channel; convert it")
     notes = []
     alpha = None
     if image.has_transparency_data:
@@ -161,7 +161,8 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     return None
 
 
-def _check_compression(height: int, width: int, crf: float) -> None:
+def _check_compression(image: np.ndarray, crf: float) -> None:
+    height, width = image.shape[:2]
     if not 0 <= crf <= 51:
         raise InputError(f"CRF {crf}, expected 0 to 51")
     if crf and not min(height, width) >= 2:
@@ -174,7 +175,7 @@ def _check_compression(height: int, width: int, crf: float) -> None:
 
 def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
     """``(H, W, 3)`` uint8 through one H.264 frame and back, cropped to even sides. crf 0 gives it back untouched."""
-    _check_compression(*image.shape[:2], crf)
+    _check_compression(image, crf)
     if crf == 0:
         return image
     height, width = (side // 2 * 2 for side in image.shape[:2])

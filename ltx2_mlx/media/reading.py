@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -65,8 +67,7 @@ def probe(path: str | Path, *, video: bool = True, audio: bool = True, frame_cap
     info, notes = MediaInfo(), list[str]()
     with reading(path) as container:
         if video and (stream := chosen(container.streams.video)) is not None:
-            found = _video_info(stream, path, frame_cap, notes)
-            info = replace(found, notes=())
+            info = _video_info(container, stream, path, frame_cap, notes)
     with reading(path) as container:
         if audio and (heard := chosen(container.streams.audio)) is not None:
             unit, samples, channels, rate = tick(heard, path), 0, heard.codec_context.channels, heard.rate
@@ -85,10 +86,16 @@ def probe(path: str | Path, *, video: bool = True, audio: bool = True, frame_cap
     return replace(info, notes=tuple(notes))
 
 
-def _video_info(stream: av.VideoStream, path: str | Path, frame_cap: int | None, notes: list[str]) -> MediaInfo:
+def _video_info(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    path: str | Path,
+    frame_cap: int | None,
+    notes: list[str],
+) -> MediaInfo:
     """The size, rate and length of a video stream by decoding it."""
     count, damaged, times, first = 0, 0, list[int](), None
-    for frame in _frames(stream, path, frame_cap):
+    for frame in _frames(container, stream, path, frame_cap):
         count += 1
         damaged += frame.is_corrupt
         if frame.pts is not None:
@@ -137,6 +144,30 @@ def _notes(stream: av.VideoStream, frame: av.VideoFrame) -> Iterator[str]:
         yield f"has {len(others) + 1} video streams; one is read"
 
 
+def read_reference(path: str | Path, num_frames: int, fps: float) -> MediaInfo:
+    """What a video of ``num_frames`` frames at ``fps`` takes of a reference video. Raises MediaError for none."""
+    info = probe(path, audio=False, frame_cap=max(num_frames, 1))
+    if not info.frames:
+        raise MediaError(f"{path}: holds no {'video' if info.frames is None else 'frame'}")
+    notes = list(info.notes)
+    if info.frames > 1 and info.fps and fps > 0 and abs(float(info.fps) / fps - 1) > 0.01:
+        slow = "slower" if info.fps > fps else "faster"
+        notes.append(f"has {float(info.fps):g} frames a second, and is followed frame by frame at {fps:g}: {slow}")
+    if info.frames < num_frames:
+        notes.append(f"has {info.frames} frames, and the rest of the {num_frames} follows nothing")
+    return replace(info, notes=tuple(notes))
+
+
+def read_source(path: str | Path, memory: int) -> MediaInfo:
+    """What a video holds that is read whole. Raises MediaError where its pixels take more than ``memory`` bytes."""
+    shape = get_videostream_metadata(path)
+    if (needed := 2 * 12 * shape.num_frames * shape.height * shape.width) > memory:
+        raise MediaError(
+            f"{path}: its frames take {needed / 1e9:.1f} GB of {memory / 1e9:.1f} GB of memory; cut it first"
+        )
+    return probe(path)
+
+
 # ---- frames -------------------------------------------------------------------------------------------------------
 
 
@@ -147,13 +178,15 @@ def _video_stream(container: av.container.InputContainer, path: str | Path) -> a
     return stream
 
 
-def _frames(stream: av.VideoStream, path: str | Path, cap: int | None) -> Iterator[av.VideoFrame]:
+def _frames(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str | Path, cap: int | None
+) -> Iterator[av.VideoFrame]:
     """The frames of a stream, ``cap`` of them at most. Their size is bounded before they are decoded."""
     size = stream.codec_context
-    if size.width * size.height * max(1, _pixel_ratio(stream)) > MAX_PIXELS:
+    if size.width * size.height * max(Fraction(1), _pixel_ratio(stream)) > MAX_PIXELS:
         raise MediaError(f"{path}: frames of {size.width} × {size.height} pixels, expected {MAX_PIXELS:,} at most")
     size.options = {"max_pixels": str(MAX_PIXELS)}  # for a size that changes on the way
-    for index, frame in enumerate(stream.container.decode(stream), start=1):
+    for index, frame in enumerate(container.decode(stream), start=1):
         yield frame
         if index == cap:
             return
@@ -164,9 +197,19 @@ def _frames(stream: av.VideoStream, path: str | Path, cap: int | None) -> Iterat
 def get_videostream_metadata(path: str | Path) -> VideoStreamMetadata:
     """Rate, length and size of the video, as a player shows it. Frames are counted by decoding them: a container's own
     number includes those that its edit list hides."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise MediaError(f"{path}: {error.strerror}") from None
+    return _metadata(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)  # a run asks several times
+def _metadata(path: str | Path, *state: int) -> VideoStreamMetadata:
+    """The metadata of a file in this state."""
     with reading(path) as container:
         stream = _video_stream(container, path)
-        info = _video_info(stream, path, None, [])
+        info = _video_info(container, stream, path, None, [])
         if not info.frames or info.width is None or info.height is None:
             raise MediaError(f"{path}: holds no frame")
         if not info.fps:
@@ -181,7 +224,7 @@ def decode_video_from_file(path: str | Path, frame_cap: int | None = None) -> It
         raise InputError(f"frame_cap {frame_cap}, expected 1 or more, or None for all frames")
     with reading(path) as container:
         stream = _video_stream(container, path)
-        for frame in _frames(stream, path, frame_cap):
+        for frame in _frames(container, stream, path, frame_cap):
             yield _shown(stream, frame)[None]
 
 
@@ -229,7 +272,8 @@ def _pixel_ratio(stream: av.VideoStream) -> Fraction:
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """The display matrix (a b u c d v x y w): a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
-    data = next((bytes(entry) for entry in frame.side_data if entry.type == Type.DISPLAYMATRIX), b"")
+    entry = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = b"" if entry is None else bytes(entry)
     return struct.unpack("=9i", data) if len(data) == 36 else None
 
 
