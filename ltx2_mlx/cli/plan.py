@@ -67,9 +67,9 @@ class Plan:
     """The stages, files, memory and problems of a run.
 
     request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
-    was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files that a
-    user may not expect. missing: the names of files that are not here, and are looked into no further; pending: those of
-    them that can be downloaded.
+    was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files
+    that a user may not expect. missing: the names of files that are not here, and are looked into no further; pending:
+    those of them that can be downloaded.
     """
 
     request: Request
