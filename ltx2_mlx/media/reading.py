@@ -199,8 +199,8 @@ def get_videostream_metadata(path: str | Path) -> VideoStreamMetadata:
     number includes those that its edit list hides."""
     try:
         state = os.stat(path)
-    except OSError as error:
-        raise MediaError(f"{path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise MediaError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     return _metadata(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
