@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with _stoppable():
+        with _stopping(_raise):
             if argv and argv[0] in ("generate", "plan"):
                 _require_backend()
                 return _generate(argv[0], argv[1:])
@@ -62,18 +62,25 @@ def _code(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.number if isinstance(stop, _Signalled) else signal.SIGINT)
 
 
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else _Signalled(number)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    _say("ltx2-mlx: stopped; nothing was written")
+    os._exit(128 + number)
+
+
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Signalled(number)
-
+def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, Ctrl-C, SIGTERM and SIGHUP call ``stop``: ``_raise`` where there may be something to clean up, ``_exit``
+    while modules are imported, where an exception comes out as another one: NumPy says that it is badly installed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, stop) for number in numbers}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, stop) for number in numbers if number not in ignored}
     try:
         yield
     finally:
@@ -99,7 +106,8 @@ def _forget(stream: object) -> None:
 def _require_backend() -> None:
     """Raises InputError where MLX cannot be imported: on Linux it is installed without a backend by default."""
     try:
-        importlib.import_module("mlx.core")
+        with _stopping(_exit):
+            importlib.import_module("mlx.core")
     except ImportError as error:
         if sys.platform != "linux":
             raise InputError(f"MLX cannot be imported here ({error}): pip install --force-reinstall mlx") from None
@@ -131,16 +139,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(checkpoint: str) -> int:
-    from .info import info
+    with _stopping(_exit):
+        from .info import info
 
     print(info(checkpoint))
     return 0
 
 
 def _generate(command: str, argv: list[str]) -> int:
-    from .generate import generate
-    from .plan import plan, show
-    from .recipes import parse
+    with _stopping(_exit):
+        from .generate import generate
+        from .plan import plan, show
+        from .recipes import parse
 
     planned = plan(parse(command, argv), download=command == "generate")
     if command == "plan" or planned.problems:

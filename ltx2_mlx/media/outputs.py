@@ -95,11 +95,20 @@ def _check_frames_folder(path: Path) -> None:
 
 def _check_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
     for given in inputs:
-        source = Path(given)
-        with suppress(OSError, ValueError):
-            same = path.exists() and source.exists() and path.samefile(source)
-            if same or path.resolve() in source.resolve().parents:
-                raise InputError(f"{path}: an input of this run ({given}); give another name")
+        if _same(path, Path(given)):
+            raise InputError(f"{path}: an input of this run ({given}); give another name")
+
+
+def _same(path: Path, source: Path) -> bool:
+    """True where ``source`` is ``path`` under any name, or lies within it."""
+    try:
+        return source.exists() and (path in source.absolute().parents or path.exists() and _one(path, source))
+    except (OSError, ValueError):
+        return False
+
+
+def _one(path: Path, source: Path) -> bool:
+    return path.samefile(source) or any(folder.samefile(path) for folder in source.resolve().parents)
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------

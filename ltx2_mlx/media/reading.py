@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideData
 
 from ..errors import InputError, MediaError
 from .audio import decode_audio_from_file, read_frames, tick
@@ -272,8 +272,8 @@ def _pixel_ratio(stream: av.VideoStream) -> Fraction:
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """The display matrix (a b u c d v x y w): a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
-    entry = frame.side_data.get(Type.DISPLAYMATRIX)
-    data = b"" if entry is None else bytes(entry)
+    entry = frame.side_data.get("DISPLAYMATRIX")
+    data = bytes(entry) if isinstance(entry, SideData) else b""
     return struct.unpack("=9i", data) if len(data) == 36 else None
 
 
