@@ -102,13 +102,10 @@ def _check_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
 def _same(path: Path, source: Path) -> bool:
     """True where ``source`` is ``path`` under any name, or lies within it."""
     try:
-        return source.exists() and (path in source.absolute().parents or path.exists() and _one(path, source))
+        around = (source, *source.absolute().parents, *source.resolve().parents)
+        return path.exists() and source.exists() and any(place.samefile(path) for place in around)
     except (OSError, ValueError):
         return False
-
-
-def _one(path: Path, source: Path) -> bool:
-    return path.samefile(source) or any(folder.samefile(path) for folder in source.resolve().parents)
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
