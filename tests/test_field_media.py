@@ -768,7 +768,7 @@ def test_only_demuxers_that_open_nothing_else_are_allowed() -> None:
 
 
 def test_decoding_a_large_picture_takes_bounded_memory(tmp_path: Path) -> None:
-    """The largest that is allowed, in a process of its own, stays below 3 GB; a larger one is refused below 400 MB."""
+    """One that is too large is refused from its header, with less than 400 MB in a process of its own."""
     script = (
         "import resource, sys; from ltx2_mlx.media.images import decode_image\n"
         "try: decode_image(sys.argv[1])\n"

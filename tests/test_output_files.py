@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -177,6 +178,43 @@ def test_frames_that_h264_does_not_take_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"yuv420p|16384"):
             media.encode_video([frames(1, height, width)], 24, None, tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "seconds", "notes"),
+    [
+        (37800, 2, 0.375, ["has audio at 37800 Hz, which an MP4 gets at 44100 Hz"]),
+        (192000, 1, 0.375, ["has audio at 192000 Hz, which an MP4 gets at 96000 Hz"]),
+        (48000, 6, 0.375, ["has 6 channels of audio, which are mixed down to stereo"]),
+        (24000, 2, 0.2, ["gives 0.20 s of audio, and silence follows to 0.38 s"]),
+        (24000, 2, 3.0, ["goes on after the 0.38 s that are used"]),
+    ],
+)
+def test_given_audio_of_any_kind_makes_a_video_and_a_note(
+    rate: int,
+    channels: int,
+    seconds: float,
+    notes: list[str],
+    flags: list[str],
+    checkpoints: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    samples = np.random.default_rng(2).integers(-9000, 9000, (round(rate * seconds), channels), dtype=np.int16)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    argv = ["--pipeline", "a2vid_two_stage", "--checkpoint-path", *flags[1:], "--audio-path", str(tmp_path / "a.wav")]
+    argv += ["--distilled-lora", str(checkpoints / "tiny-2.0-distilled-lora.safetensors"), "--video-stg-blocks", "1"]
+    argv += ["--output-path", str(tmp_path / "a.mp4")]
+    assert main(["plan", *argv]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [line.removeprefix(f"note: {tmp_path / 'a.wav'} ") for line in told] == notes
+    assert main(["generate", *argv]) == 0
+    assert media.probe(tmp_path / "a.mp4").channels == 2 and media.probe(tmp_path / "a.mp4").frames == 9
+    assert "0 s for 0.0 s" in problems(capsys, *argv, "--overwrite", "--audio-max-duration", "0")
 
 
 def test_odd_files_are_a_word_in_the_plan(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -305,10 +305,26 @@ def _media_files(result: Plan) -> None:
             _media(result, path, read_reference(path, request.num_frames, request.frame_rate))
     if request.audio_path:
         with result.checking():
-            _media(result, request.audio_path, probe(request.audio_path, video=False))
+            given = probe(request.audio_path, video=False)
+            _media(result, request.audio_path, given)
+            result.notes += _length_notes(request, given)
     if request.video_path:
         with result.checking():
             _media(result, request.video_path, read_source(request.video_path, memory_size()))
+
+
+def _length_notes(request: Request, audio: MediaInfo) -> Iterator[str]:
+    """A note where given audio is not as long as its video."""
+    if audio.samples and audio.sample_rate and request.frame_rate > 0:
+        video, rest = (
+            request.num_frames / request.frame_rate,
+            audio.samples / audio.sample_rate - request.audio_start_time,
+        )
+        taken = min(rest, video if request.audio_max_duration is None else request.audio_max_duration)
+        if rest > taken + 0.01:
+            yield f"{request.audio_path} goes on after the {taken:.2f} s that are used"
+        if taken < video - 0.01:
+            yield f"{request.audio_path} gives {taken:.2f} s of audio, and silence follows to {video:.2f} s"
 
 
 def _media(result: Plan, path: str, found: MediaInfo) -> None:

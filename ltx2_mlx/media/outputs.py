@@ -115,14 +115,17 @@ def _same(path: Path, source: Path) -> bool:
 def whole_file(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to. It becomes ``path`` at the end, or goes if there is an exception."""
     with _prepared(path):
-        part, lock = _locked_file(path)
-        try:
+        part, lock = _part(path), None
+        try:  # from here on: a signal may come between any two lines
+            lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            _lock(lock)
             yield part
             _flush(part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
 
 
 @contextmanager
@@ -131,25 +134,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
     with _prepared(path):
         if path.is_dir():
             _check_frames_folder(path)
-        part = _part(path)
-        part.mkdir()
-        lock = os.open(part, os.O_RDONLY)
+        part, before, lock = _part(path), _part(path), None
         try:
+            part.mkdir()
+            lock = os.open(part, os.O_RDONLY)
             _lock(lock)
             yield part
             for file in part.iterdir():
                 _flush(file)
             if path.is_dir():
                 _check_frames_folder(path)
-                before = _part(path)
                 path.rename(before)
-                part.rename(path)
-                shutil.rmtree(before)
-            else:
-                part.rename(path)
+            part.rename(path)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
-            os.close(lock)
+            if before.exists() and not path.exists():
+                before.rename(path)
+            for folder in (part, before):
+                shutil.rmtree(folder, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
 
 
 @contextmanager
@@ -181,14 +184,6 @@ def remove_remains(folder: Path) -> None:
 def _part(path: Path) -> Path:
     suffix = kind(path) if path.suffix.lower() in (".mp4", ".wav") else path.suffix
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.ltx2-part{suffix}")
-
-
-def _locked_file(path: Path) -> tuple[Path, int]:
-    """A new file, and the descriptor whose lock says that its process lives."""
-    part = _part(path)
-    lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-    _lock(lock)
-    return part, lock
 
 
 def _lock(descriptor: int) -> None:
