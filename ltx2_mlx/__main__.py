@@ -1,5 +1,10 @@
 import sys
 
-from .cli.main import main
+try:
+    from .cli.main import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:  # while Python was importing
+    print("ltx2-mlx: stopped; nothing was written", file=sys.stderr)
+    code = 130
+sys.exit(code)

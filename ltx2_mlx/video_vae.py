@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .config import VAEBlock, VideoVAEConfig
-from .errors import InputError
+from .errors import InputError, LTX2Error
 from .nn.activation import SiLU
 from .nn.conv import CausalConv3d, Conv3d, depth_to_space, in_pieces, space_to_depth
 from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
@@ -488,6 +488,10 @@ _PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (1
 
 def to_uint8(frames: mx.array) -> mx.array:
     """``(3, F, H, W)`` in [−1, 1] → ``(F, H, W, 3)`` bytes, truncated and not rounded: 0.0 becomes 127."""
+    if not mx.isfinite(frames).all().item():
+        raise LTX2Error(
+            "decoding the video gave NaN or infinite pixels: a weight or a number in the flags is out of range"
+        )
     scaled = mx.clip((frames + 1.0) / 2.0, 0.0, 1.0) * 255.0
     return scaled.astype(mx.uint8).transpose(1, 2, 3, 0)
 

@@ -177,7 +177,7 @@ def tiny_flags(pipeline: str) -> list[str]:
     """The options a pipeline needs on a tiny checkpoint, which has three blocks where the released ones have 48."""
     size = [] if pipeline == "retake" else SMALL_FLAGS  # a retake has the size of its video
     streams = {"distilled": (), "ic_lora": (), "a2vid_two_stage": ("video",)}.get(pipeline, ("video", "audio"))
-    return [*size, *(word for stream in streams for word in (f"--{stream}-stg-blocks", "1"))]
+    return ["--overwrite", *size, *(word for stream in streams for word in (f"--{stream}-stg-blocks", "1"))]
 
 
 def parse(words: list[str]) -> None:

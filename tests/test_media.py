@@ -90,14 +90,16 @@ def test_other_pictures_become_rgb(tmp_path: Path, mode: str) -> None:
     path = save_image(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), 20, 31, mode)
     with Image.open(path) as image:
         assert image.mode == mode
-        expected = np.array(image.convert("RGB"))
-    np.testing.assert_array_equal(media.decode_image(path), expected)
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        expected = np.array(opaque.convert("RGB") if mode == "LA" else image.convert("RGB")).astype(int)
+    assert abs(media.decode_image(path) - expected).max() <= (1 if mode == "LA" else 0)
 
 
 def test_pictures_that_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"mode I;16, expected 8 bits"):
-        media.decode_image(tmp_path / "deep.png")
+    Image.fromarray(np.arange(600, dtype=np.float32).reshape(20, 30)).save(tmp_path / "deep.tif")
+    with pytest.raises(MediaError, match=r"deep\.tif: a picture of mode F, expected 8 bits"):
+        media.decode_image(tmp_path / "deep.tif")
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(MediaError, match=r"text\.png: not a picture"):
         media.decode_image(tmp_path / "text.png")
@@ -370,7 +372,7 @@ def test_a_lost_frame_or_another_rate_is_an_error(tmp_path: Path, monkeypatch: p
         ({"audio": Audio(mx.zeros((2, 2, 100)), 24000)}, r"audio of shape \(2, 2, 100\)"),
         ({"audio": Audio(mx.zeros((2, 0)), 24000)}, r"audio of shape \(2, 0\)"),
         ({"audio": Audio(mx.array([[0, float("nan")]]), 24000)}, "NaN"),
-        ({"audio": sound(99, 192000)}, "192000 Hz; AAC takes 7350, 8000, "),
+        ({"audio": Audio(mx.zeros((2, 100)), 0)}, "audio at 0 Hz"),
     ],
 )
 def test_refusals_leave_nothing(tmp_path: Path, change: dict, message: str) -> None:
@@ -387,7 +389,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     for read in (media.probe, media.get_videostream_metadata, media.decode_audio_from_file):
         with pytest.raises(MediaError, match=r"text\.mp4: cannot be read: Invalid data"):
             read(tmp_path / "text.mp4")
-        with pytest.raises(MediaError, match=r"no\.mp4: cannot be read: No such file"):
+        with pytest.raises(MediaError, match=r"no\.mp4: No such file"):
             read(tmp_path / "no.mp4")
     with pytest.raises(MediaError, match="holds no video"):
         media.load_video_conditioning(tmp_path / "a.wav", 32, 32, 1)

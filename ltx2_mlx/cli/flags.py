@@ -450,6 +450,9 @@ def add_retake(parser: Parser) -> None:
 def _add_ours(parser: Parser) -> None:
     group = parser.add_argument_group("how it runs")
     group.add_argument(
+        "--overwrite", action="store_true", help="replace what is at --output-path; otherwise it is refused"
+    )
+    group.add_argument(
         "--no-audio", dest="audio", action="store_false", help="do not decode or write audio; the frames stay the same"
     )
     group.add_argument(

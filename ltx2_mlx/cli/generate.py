@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
+from ..media.outputs import kind, remove_remains
 from ..media.writing import encode_video, save_png_frames, save_wav
 from ..pipelines.ledger import Progress, Settings, quiet
 from ..pipelines.prompts import load_contexts
-from .plan import Plan
+from .plan import Plan, check_outputs
 from .recipes import RECIPES, Result
 from .request import DTYPES, NOISE, Request
 
@@ -16,22 +17,22 @@ from .request import DTYPES, NOISE, Request
 def generate(plan: Plan, progress: Progress = quiet) -> Path:
     """Make what the plan says, and return where it is. Raises InputError for a plan with problems.
 
-    Nothing is left behind where this fails or is stopped.
+    Nothing but the file of contexts is left behind where this fails or is stopped.
     """
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     request, output = plan.request, plan.request.output_path
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output.parent}: cannot be made ({error.strerror}); give another path") from None
+    check_outputs(request)  # again: a download may have taken hours since the plan
+    remove_remains(output.parent)
     frames, audio = run(request, settings(request, progress))
-    if output.suffix == ".mp4":
+    if kind(output) == ".mp4":
         encode_video(frames, RECIPES[request.pipeline].shape(request).fps, audio, output, progress=progress)
-    elif output.suffix == "":
-        save_png_frames(output, frames)
-    if output.suffix != ".mp4" and audio is not None:
-        save_wav(output if output.suffix == ".wav" else output / "audio.wav", audio)
+    elif kind(output) == "":
+        save_png_frames(output, frames, audio)
+    elif audio is not None:
+        save_wav(output, audio)
+    else:
+        raise InputError(f"{output}: there is no audio to write; give a name that ends in .mp4")
     return output
 
 

@@ -9,7 +9,13 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
 
 from .. import __version__
 from ..errors import InputError, LTX2Error
@@ -20,29 +26,88 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if argv and argv[0] in ("generate", "plan"):
+        with _stopping(_raise):
+            if argv and argv[0] in ("generate", "plan"):
+                _require_backend()
+                return _generate(argv[0], argv[1:])
+            args = _parser().parse_args(argv)
             _require_backend()
-            return _generate(argv[0], argv[1:])
-        args = _parser().parse_args(argv)
-        _require_backend()
-        return _info({name: file for name, file in vars(args).items() if name.endswith("_path") and file is not None})
+            return _info({k: file for k, file in vars(args).items() if k.endswith("_path") and file is not None})
     except LTX2Error as error:
-        print(f"ltx2-mlx: {error}", file=sys.stderr)
+        _say(f"ltx2-mlx: {error}")
         return 2
-    except KeyboardInterrupt:
-        print("ltx2-mlx: stopped; nothing was written", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
+    except KeyboardInterrupt as stop:
+        _say("ltx2-mlx: stopped; nothing was written")
+        return _code(stop)
+    except BrokenPipeError:  # the reader of a plan or of the help has read enough
+        _forget(sys.stdout)
+        return 2 if argv[:1] == ["generate"] else 0
     except OSError as error:  # a full disk, a file that went away
-        print(f"ltx2-mlx: {error}", file=sys.stderr)
+        _say(f"ltx2-mlx: {error}")
         return 2
+
+
+# ---- stopping -----------------------------------------------------------------------------------------------------
+
+
+class _Signalled(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: cleaned up after as Ctrl-C is."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+def _code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a shell for a stopped program: 130 for Ctrl-C."""
+    return 128 + (stop.number if isinstance(stop, _Signalled) else signal.SIGINT)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else _Signalled(number)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    _say("ltx2-mlx: stopped; nothing was written")
+    os._exit(128 + number)
+
+
+@contextmanager
+def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, Ctrl-C, SIGTERM and SIGHUP call ``stop``: ``_raise`` where there may be something to clean up, ``_exit``
+    while modules are imported, where an exception comes out as another one: NumPy says that it is badly installed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, stop) for number in numbers if number not in ignored}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """A line on stderr, if anyone still reads it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _forget(stream: object) -> None:
+    """Lead what is left for a stream that nobody reads to nowhere, so that Python can end without an error."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+
+
+# ---- commands -----------------------------------------------------------------------------------------------------
 
 
 def _require_backend() -> None:
     """Raises InputError where MLX cannot be imported: on Linux it is installed without a backend by default."""
     try:
-        importlib.import_module("mlx.core")
+        with _stopping(_exit):
+            importlib.import_module("mlx.core")
     except ImportError as error:
         if sys.platform != "linux":
             raise InputError(f"MLX cannot be imported here ({error}): pip install --force-reinstall mlx") from None
@@ -76,8 +141,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(files: dict[str, str]) -> int:
-    from ..loading.checkpoint import CheckpointFiles
-    from .info import info
+    with _stopping(_exit):
+        from ..loading.checkpoint import CheckpointFiles
+        from .info import info
 
     if not files:
         raise InputError("info needs a file: see ltx2-mlx info --help")
@@ -86,20 +152,42 @@ def _info(files: dict[str, str]) -> int:
 
 
 def _generate(command: str, argv: list[str]) -> int:
-    from .generate import generate
-    from .plan import plan, show
-    from .recipes import parse
+    with _stopping(_exit):
+        from .generate import generate
+        from .plan import plan, show
+        from .recipes import parse
 
     planned = plan(parse(command, argv), download=command == "generate")
     if command == "plan" or planned.problems:
-        print(show(planned), file=sys.stdout if command == "plan" else sys.stderr)
+        print(show(planned), file=sys.stdout if command == "plan" else sys.stderr, flush=True)
         return 2 if planned.problems else 0
+    for note in planned.notes:
+        _say(f"note: {note}")
     logging.basicConfig(format="note: %(message)s")
     logging.captureWarnings(True)
-    with _Bars() as progress:
-        output = generate(planned, progress)
-    print(output)
+    written = [path for path in (planned.request.output_path, planned.request.context) if path is not None]
+    before = [_state(path) for path in written]
+    try:
+        with _Bars() as progress:
+            output = generate(planned, progress)
+    except KeyboardInterrupt as stop:
+        new = [str(path) for path, state in zip(written, before, strict=True) if _state(path) != state]
+        _say(f"ltx2-mlx: stopped; {' and '.join(new) or 'nothing'} was written")
+        return _code(stop)
+    try:
+        print(str(output).encode("utf-8", "backslashreplace").decode(), flush=True)
+    except (OSError, UnicodeError):  # nobody reads it, or a terminal without its letters; the file is there
+        _forget(sys.stdout)
     return 0
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What tells one version of a file from another; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Bars:
@@ -108,9 +196,19 @@ class _Bars:
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self.bar, self.bars = tqdm, dict[str, tqdm]()
+        self.bar, self.bars, self.silent = tqdm, dict[str, tqdm](), sys.stderr is None
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
+        """Show the progress. Where nobody reads it any more (a closed terminal, ``| head``), the work goes on."""
+        if self.silent:
+            return
+        try:
+            self._show(name, done, total)
+        except OSError:
+            self.silent = True
+            _forget(sys.stderr)
+
+    def _show(self, name: str, done: int, total: int | None) -> None:
         if name not in self.bars:
             self.bars[name] = self.bar(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
         self.bars[name].update(done - self.bars[name].n)
@@ -121,5 +219,6 @@ class _Bars:
         return self
 
     def __exit__(self, *error: object) -> None:
-        while self.bars:
-            self.bars.popitem()[1].close()
+        with suppress(OSError):
+            while self.bars:
+                self.bars.popitem()[1].close()

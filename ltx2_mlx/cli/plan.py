@@ -6,7 +6,6 @@ Only headers of files are read. ``generate`` takes a plan, so that both check th
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,8 +23,10 @@ from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
 from ..loading.load import build
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy, is_downcast
-from ..media.images import decode_image
-from ..media.reading import MediaInfo, probe
+from ..media import outputs
+from ..media.images import check_image
+from ..media.reading import MediaInfo, probe, read_reference, read_source
+from ..media.writing import aac_rate, check_encoding, frame_rate
 from ..pipelines.constants import params_of
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
@@ -67,14 +68,16 @@ class Plan:
     """The stages, files, memory and problems of a run.
 
     request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
-    was found in it). problems: each a line that says what is wrong and what to do. missing: the names of files that are
-    not here, and are looked into no further; pending: those of them that can be downloaded.
+    was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files
+    that a user may not expect. missing: the names of files that are not here, and are looked into no further; pending:
+    those of them that can be downloaded.
     """
 
     request: Request
     files: list[tuple[str, str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     pending: list[str] = field(default_factory=list)
 
@@ -125,7 +128,15 @@ def _planned(request: Request, download: Download) -> Plan:
 def _check_values(result: Plan) -> None:
     """Find every problem that can be known without a file."""
     request, recipe = result.request, result.recipe
-    for check in (_check_shape, _check_quantization, *recipe.checks, _check_enhancement, _check_gemma, _check_output):
+    for check in (
+        _check_shape,
+        _check_quantization,
+        *recipe.checks,
+        _check_enhancement,
+        _check_gemma,
+        _check_output,
+        _check_context,
+    ):
         with result.checking():
             check(request)
 
@@ -158,17 +169,27 @@ def _check_gemma(request: Request) -> None:
 _NO_GEMMA = "--gemma-root is missing: the prompt has to be encoded by Gemma, as no --context file has it"
 
 
+def check_outputs(request: Request) -> None:
+    """Raises InputError for files that cannot be written, or must not be."""
+    _check_output(request)
+    _check_context(request)
+
+
 def _check_output(request: Request) -> None:
     path = request.output_path
-    if path.suffix not in (".mp4", ".wav", ""):
-        raise InputError(f"{path}: ends in {path.suffix}; use .mp4, .wav, or a folder's name for PNG frames")
-    if path.suffix == ".wav" and not request.audio:
+    if outputs.kind(path) == ".wav" and not request.audio:
         raise InputError(f"{path} is for audio, and --no-audio makes none; leave one of them out")
-    there = next(folder for folder in (path, *path.parents) if folder.exists())  # what is missing below it is made
-    if there == path and path.suffix == "" and not path.is_dir():
-        raise InputError(f"{path}: a file, and PNG frames go into a folder; give another name")
-    if not os.access(there, os.W_OK) or not (there == path or there.is_dir()):
-        raise InputError(f"{path}: {there} cannot be written to; give another path")
+    files = [request.checkpoint_path, request.gemma_root, request.spatial_upsampler_path, request.context]
+    files += [image.path for image in request.images]
+    files += [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
+    files += [lora.path for lora in (*request.loras, *request.distilled_lora)]
+    files += [request.audio_path, request.video_path]
+    outputs.check_output(path, overwrite=request.overwrite, inputs=filter(None, files))
+
+
+def _check_context(request: Request) -> None:
+    if request.context is not None:
+        outputs.check_context(request.context, request.output_path)
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
@@ -283,21 +304,50 @@ def _media_files(result: Plan) -> None:
     request = result.request
     for image in request.images:
         with result.checking():
-            height, width = decode_image(image.path).shape[:2]
+            picture = check_image(image.path, image.crf)
+            height, width = picture.pixels.shape[:2]
             result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}"))
-    conditioning = [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
-    for path in filter(None, [*conditioning, request.audio_path, request.video_path]):
+            result.notes += [f"{image.path} {note}" for note in picture.notes]
+    for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask):
         with result.checking():
-            result.files.append(("media", path, _media(probe(path))))
+            _media(result, path, read_reference(path, request.num_frames, request.frame_rate))
+    if request.audio_path:
+        with result.checking():
+            given = probe(request.audio_path, video=False)
+            _media(result, request.audio_path, given)
+            result.notes += _length_notes(request, given)
+    if request.video_path:
+        with result.checking():
+            _media(result, request.video_path, read_source(request.video_path, memory_size()))
 
 
-def _media(found: MediaInfo) -> str:
+def _length_notes(request: Request, audio: MediaInfo) -> Iterator[str]:
+    """A note where given audio is not as long as its video."""
+    if audio.samples and audio.sample_rate and request.frame_rate > 0:
+        video, rest = (
+            request.num_frames / request.frame_rate,
+            audio.samples / audio.sample_rate - request.audio_start_time,
+        )
+        taken = min(rest, video if request.audio_max_duration is None else request.audio_max_duration)
+        if rest > taken + 0.01:
+            yield f"{request.audio_path} goes on after the {taken:.2f} s that are used"
+        if taken < video - 0.01:
+            yield f"{request.audio_path} gives {taken:.2f} s of audio, and silence follows to {video:.2f} s"
+
+
+def _media(result: Plan, path: str, found: MediaInfo) -> None:
     parts = []
     if found.frames and found.fps:
         parts.append(f"{found.frames} frames of {found.height}x{found.width}, {float(found.fps):g} per second")
     if found.samples and found.sample_rate:
         parts.append(f"{found.samples / found.sample_rate:.2f} s of audio at {found.sample_rate} Hz")
-    return "; ".join(parts) or "neither video nor audio"
+        if (
+            outputs.kind(result.request.output_path) == ".mp4"
+            and (rate := aac_rate(found.sample_rate)) != found.sample_rate
+        ):
+            result.notes.append(f"{path} has audio at {found.sample_rate} Hz, which an MP4 gets at {rate} Hz")
+    result.files.append(("media", path, "; ".join(parts) or "neither video nor audio"))
+    result.notes += [f"{path} {note}" for note in found.notes]
 
 
 def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPixelShape | None:
@@ -305,6 +355,9 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPi
     request, recipe, shape = result.request, result.recipe, None
     with result.checking():
         shape = recipe.shape(request)
+        if outputs.kind(request.output_path) == ".mp4":
+            check_encoding(shape.height, shape.width)
+            frame_rate(shape.fps)
     if shape is not None and not result.missing.intersection(str(lora.path) for lora in request.loras):
         for check in recipe.file_checks:
             with result.checking():
@@ -414,6 +467,8 @@ def show(plan: Plan) -> str:
         lines += ["", f"{'stage':<11}{'memory':>10}  what"]
         lines += [f"{stage.name:<11}{gigabytes(stage.memory):>10}  {stage.what}" for stage in plan.stages]
         lines.append(f"peak about {gigabytes(plan.memory)} of {gigabytes(memory_size())}")
+    if plan.notes:
+        lines += ["", *(f"note: {note}" for note in plan.notes)]
     if plan.problems:
         lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
         lines += [f"  - {problem}" for problem in plan.problems]

@@ -15,6 +15,7 @@ from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
+from ..media.writing import frame_rate
 from ..pipelines import a2vid_two_stage, ic_lora, retake, ti2vid_two_stages_hq
 from ..pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
 from ..pipelines.ledger import Settings
@@ -73,7 +74,8 @@ def _check_mask(request: Request) -> None:
 
 
 def _check_audio(request: Request) -> None:
-    a2vid_two_stage.read_audio(request.audio_path, request.audio_start_time, max_duration=0.1)
+    duration = 0.1 if request.audio_max_duration is None else request.audio_max_duration
+    a2vid_two_stage.read_audio(request.audio_path, request.audio_start_time, duration)
 
 
 def _check_span(request: Request) -> None:
@@ -142,8 +144,10 @@ class Recipe:
         """The video's size, length and rate. Raises InputError for one that cannot be made."""
         if self.of_source:
             return retake.source_shape(request.video_path)
-        if request.frame_rate <= 0:
-            raise InputError(f"--frame-rate is {request.frame_rate:g}, expected more than 0: films have 24")
+        try:
+            frame_rate(request.frame_rate)
+        except InputError as error:
+            raise InputError(f"--frame-rate: {error}") from None
         assert_resolution(request.height, request.width, request.num_frames, self.two_stages)
         return _asked_shape(request)
 

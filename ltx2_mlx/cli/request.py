@@ -75,6 +75,7 @@ class Request:
     keep_audio: bool = False
     # How it runs
     audio: bool = True
+    overwrite: bool = False
     dtype: str = "bfloat16"
     quantization: str | None = None
     low_memory: bool = False

@@ -1,45 +1,184 @@
-"""Images: decoded, resized and scaled as the reference does."""
+"""Images: read as a viewer shows them, resized and scaled as the reference does."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, MediaError
+from .files import MAX_PIXELS, foreign, heic, regular_file
 
 DEFAULT_IMAGE_CRF = 33
+MAX_H264_SIDE = 16384  # x264 takes no longer one
+
+# Pillow's readers that may open a file. Others start programs (EPS), or only know the header (HDF5, GRIB).
+_FORMATS = (
+    "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PSD", "QOI",
+    "PCX", "SGI", "DDS", "ICNS",
+)  # fmt: skip
+_CONVERT = "convert it first, for example: sips -s format png {0} --out image.png (macOS), heif-convert {0} image.png"
+
+
+class Picture(NamedTuple):
+    """``(H, W, 3)`` uint8 as a viewer shows it, and what was done to it that a user may not expect."""
+
+    pixels: np.ndarray
+    notes: tuple[str, ...]
 
 
 def decode_image(image_path: str | Path) -> np.ndarray:
-    """``(H, W, 3)`` uint8. Transparency is dropped and EXIF orientation is not applied, as in the reference.
+    """``(H, W, 3)`` uint8: see ``read_picture``. Raises MediaError for what cannot be read."""
+    return read_picture(image_path).pixels
 
-    Grey and palette pictures become RGB (the reference takes them for other shapes); 16-bit ones are refused.
+
+def read_picture(path: str | Path) -> Picture:
+    """A picture's pixels as a viewer shows them: turned as its EXIF data say, on white where it is transparent, in
+    sRGB, 16 bits a channel cut to 8, the first frame of several. The reference takes the pixels as they are stored.
+
+    Raises MediaError, in one sentence with the path, for what cannot be read, and for more than ``MAX_PIXELS``.
     """
+    with _opened(path) as image:
+        notes = []
+        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "ICO", "ICNS", "PSD"):
+            notes.append(f"has {frames} frames; the first is used")
+        image.load()
+        profile = image.info.get("icc_profile")
+        turned = _turned(image)
+        if turned is not image:
+            notes.append("is turned as its EXIF data say")
+        if turned.mode[0] in "IF" and not turned.mode.startswith("I;16"):
+            raise MediaError(f"{path}: a picture of mode {turned.mode}, expected 8 bits a channel; convert it")
+        pixels, shown = _opaque(turned, profile)
+        return Picture(pixels, (*notes, *shown))
+
+
+def check_image(path: str | Path, crf: float) -> Picture:
+    """The picture of ``path``. Raises MediaError or InputError where it cannot go through H.264 at ``crf``."""
+    picture = read_picture(path)
     try:
-        with Image.open(image_path) as image:
-            if image.mode[0] in "IF":
-                raise InputError(f"{image_path}: a picture of mode {image.mode}, expected 8 bits a channel; convert it")
-            return np.array(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise MediaError(f"{image_path}: not a picture that Pillow reads") from error
+        _check_compression(picture.pixels, crf)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return picture
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture whose header has been read, and whose size is known to be bounded."""
+    head = regular_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit of the size, and damage that it gets over
+            with Image.open(path, formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise MediaError(_too_large(path, width, height))
+                yield image
+    except MediaError:
+        raise
+    except UnidentifiedImageError:
+        what = foreign(head) or "not a picture that Pillow reads"
+        if heic(head) or head[4:12] == b"ftypavif":
+            what = "an HEIC or AVIF picture, which Pillow does not read here; " + _CONVERT.format(Path(path).name)
+        elif head[4:8] == b"ftyp":
+            what = "a video, expected a picture; save one of its frames as PNG"
+        raise MediaError(f"{path}: {what}") from None
+    except Image.DecompressionBombError:
+        raise MediaError(_too_large(path)) from None
     except OSError as error:
-        raise MediaError(f"{image_path}: {error.strerror or error}") from error
+        raise MediaError(f"{path}: {_sentence(error.strerror or error)}") from None
+    except Exception as error:  # its readers let almost anything escape: struct.error, IndexError, zlib.error …
+        what = (
+            "a colour profile or a text in it is larger than Pillow reads; save it without"
+            if (isinstance(error, ValueError) and "MAX_TEXT" in str(error))
+            else f"a damaged picture ({_sentence(error)})"
+        )
+        raise MediaError(f"{path}: {what}") from None
+
+
+def _too_large(path: str | Path, *size: int) -> str:
+    found = "{} × {} pixels".format(*size) if size else "far more pixels"
+    return f"{path}: {found}, expected {MAX_PIXELS:,} at most; make it smaller first"
+
+
+def _sentence(error: object) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Upright, as EXIF data say; the picture itself where they say nothing, or nothing that can be read."""
+    with suppress(Exception):  # damaged EXIF data: a viewer shows the picture all the same
+        if image.getexif().get(0x0112, 1) in range(2, 9):
+            return ImageOps.exif_transpose(image)
+    return image
+
+
+def _opaque(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, list[str]]:
+    """The picture in RGB of 8 bits, on white, and notes."""
+    if image.mode.startswith("I;16"):  # grey, with 16 bits
+        values = np.asarray(image).astype(np.uint16) >> 8
+        return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2), ["is cut from 16 bits to 8"]
+    notes = []
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+    if profile and (converted := _in_srgb(image, profile)) is not None:
+        image = converted
+        notes.append("is converted from its colour profile to sRGB")
+    pixels = np.array(image.convert("RGB"))
+    if alpha is not None and alpha.min() < 255:
+        notes.append("is transparent in places, and shown on white")
+        pixels = on_white(pixels, alpha)
+    return pixels, notes
+
+
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """``(..., 3)`` uint8 over white, by ``alpha`` of the same shape without its last axis."""
+    share = alpha[..., None].astype(np.uint16)
+    return ((pixels * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """The picture in sRGB, None where it is so already, or its profile cannot be read or does not fit."""
+    with suppress(Exception):  # a viewer shows a picture with a damaged profile as if it had none
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        if image.mode not in ("L", "CMYK"):
+            image = image.convert("RGB")
+        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        return ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    return None
+
+
+def _check_compression(image: np.ndarray, crf: float) -> None:
+    height, width = image.shape[:2]
+    if not 0 <= crf <= 51:
+        raise InputError(f"CRF {crf}, expected 0 to 51")
+    if crf and not min(height, width) >= 2:
+        raise InputError(f"a picture of {width} × {height} pixels, H.264 takes 2 × 2 and more")
+    if crf and max(height, width) > MAX_H264_SIDE:
+        raise InputError(
+            f"a picture of {width} × {height} pixels, H.264 takes {MAX_H264_SIDE} a side; make it smaller, or use CRF 0"
+        )
 
 
 def preprocess(image: np.ndarray, crf: float = DEFAULT_IMAGE_CRF) -> np.ndarray:
     """``(H, W, 3)`` uint8 through one H.264 frame and back, cropped to even sides. crf 0 gives it back untouched."""
+    _check_compression(image, crf)
     if crf == 0:
         return image
-    if not 0 < crf <= 51:
-        raise InputError(f"CRF {crf}, expected 0 to 51")
     height, width = (side // 2 * 2 for side in image.shape[:2])
-    if not (height and width):
-        raise InputError(f"a picture of {image.shape[1]} × {image.shape[0]} pixels, H.264 takes 2 × 2 and more")
     with BytesIO() as file:
         with av.open(file, "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=1, options={"crf": str(crf), "preset": "veryfast"})

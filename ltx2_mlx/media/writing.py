@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
-import re
 import wave
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,7 +16,11 @@ from PIL import Image
 
 from ..errors import InputError, MediaError
 from ..types import Audio
-from .reading import MediaInfo, _ffmpeg, probe
+from .audio import resampled
+from .files import ffmpeg_errors
+from .images import MAX_H264_SIDE
+from .outputs import whole_file, whole_folder
+from .reading import MediaInfo, probe
 
 Progress = Callable[[str, int, int | None], None]
 """Called as ``progress(name, done, total)`` after each unit of work; total is None where it is not known."""
@@ -47,23 +47,20 @@ def encode_video(
 ) -> None:
     """Write an MP4 of ``video``, chunks of ``(F, H, W, 3)`` uint8 with even sides, and of ``audio``.
 
-    The rate may be fractional (see :func:`frame_rate`; the reference truncates it). What was written is decoded and
-    counted; a frame, a sample or a rate that is not as given is a MediaError. Under ``output_path`` there is either the
-    whole file or what was there before, whatever interrupts this. ``video_chunks_number`` is the total that
-    ``progress`` is told.
+    The rate may be fractional (see :func:`frame_rate`; the reference truncates it). Audio at a rate that AAC does not
+    take is resampled to the next one that it does. What was written is decoded and counted; a frame, a sample or a rate
+    that is not as given is a MediaError. Under ``output_path`` there is either the whole file or what was there before,
+    whatever interrupts this. ``video_chunks_number`` is the total that ``progress`` is told.
     """
     path, rate = Path(output_path), frame_rate(fps)
     if path.suffix.lower() != ".mp4":
         raise InputError(f"{path}: what is written is an MP4; give a name that ends in .mp4")
-    pcm = None if audio is None else _pcm(audio)
-    if pcm and pcm.rate not in (rates := av.Codec("aac", "w").audio_rates or ()):
-        raise InputError(f"audio at {pcm.rate} Hz; AAC takes {', '.join(map(str, sorted(rates)))}")
+    pcm = None if audio is None else _pcm(audio, for_aac=True)
     chunks = _checked(video)
     first = next(chunks)
     height, width = first.shape[1:3]
-    if height % 2 or width % 2:
-        raise InputError(f"frames of {width} × {height} pixels; yuv420p takes even sides")
-    with _whole_file(path) as part, _ffmpeg(path, "written"):
+    check_encoding(height, width)
+    with whole_file(path) as part, ffmpeg_errors(path, "written"):
         reported = _reported(chain([first], chunks), video_chunks_number, progress)
         frames = _write_mp4(part, reported, height, width, rate, pcm)
         of_audio = (pcm.rate, 2, len(pcm.samples)) if pcm else (None, None, None)
@@ -72,34 +69,50 @@ def encode_video(
             raise MediaError(f"{path}: was to hold {expected}, and holds {found}; it was not kept")
 
 
+def check_encoding(height: int, width: int) -> None:
+    """Raises InputError where frames of this size cannot be written as an MP4, or FFmpeg has not the codecs for it."""
+    if height % 2 or width % 2:
+        raise InputError(f"frames of {width} × {height} pixels; yuv420p takes even sides")
+    if max(height, width) > MAX_H264_SIDE:
+        raise InputError(f"frames of {width} × {height} pixels; H.264 takes {MAX_H264_SIDE} a side: use PNG frames")
+    if missing := {"libx264", "aac"} - av.codecs_available:
+        raise InputError(f"PyAV's FFmpeg has no {' and no '.join(sorted(missing))}: pip install --force-reinstall av")
+
+
 def frame_rate(fps: float | Fraction) -> Fraction:
     """Frames per second as containers state them: 23.976 and its kind are n·1000/1001, 12.5 is 25/2."""
-    if not 0.001 <= fps < math.inf:
-        raise InputError(f"{fps} frames per second, expected 0.001 or more")
+    if not 0.001 <= fps <= 1000:
+        raise InputError(f"{fps} frames per second, expected 0.001 to 1000: films have 24")
     ntsc = Fraction(round(fps * 1001 / 1000) * 1000, 1001)
     return ntsc if abs(ntsc / Fraction(fps) - 1) < 2e-6 else Fraction(fps).limit_denominator(1001)
 
 
-def save_png_frames(folder: str | Path, video: Iterable[np.ndarray]) -> int:
-    """Write each frame of ``video`` as ``frame_00000.png`` and so on, and return how many.
+def save_png_frames(folder: str | Path, video: Iterable[np.ndarray], audio: Audio | None = None) -> int:
+    """Write each frame of ``video`` as ``frame_00000.png`` and so on, ``audio`` as ``audio.wav``, and return how many
+    frames there are.
 
-    Frames of that name which a longer clip left in the folder are removed.
+    The folder appears when it is whole. One that an earlier call made is replaced; one that holds anything else is
+    refused.
     """
-    folder, count = Path(folder), 0
-    folder.mkdir(parents=True, exist_ok=True)
-    for frame in chain.from_iterable(_checked(video)):
-        Image.fromarray(frame).save(folder / f"frame_{count:05d}.png")
-        count += 1
-    for old in folder.glob("frame_*.png"):
-        if (number := re.fullmatch(r"frame_(\d{5,})\.png", old.name)) and int(number[1]) >= count:
-            old.unlink()
+    pcm, count = None if audio is None else _pcm(audio), 0
+    with whole_folder(Path(folder)) as part:
+        for frame in chain.from_iterable(_checked(video)):
+            Image.fromarray(frame).save(part / f"frame_{count:05d}.png")
+            count += 1
+        if pcm:
+            _write_wav(part / "audio.wav", pcm)
     return count
 
 
 def save_wav(path: str | Path, audio: Audio) -> None:
     """Write 16-bit stereo PCM."""
     pcm = _pcm(audio)
-    with _whole_file(Path(path)) as part, wave.open(str(part), "wb") as file:
+    with whole_file(Path(path)) as part:
+        _write_wav(part, pcm)
+
+
+def _write_wav(path: Path, pcm: _Pcm) -> None:
+    with wave.open(str(path), "wb") as file:
         file.setnchannels(2)
         file.setsampwidth(2)
         file.setframerate(pcm.rate)
@@ -111,8 +124,17 @@ class _Pcm(NamedTuple):
     rate: int
 
 
-def _pcm(audio: Audio) -> _Pcm:
+def aac_rate(rate: int) -> int:
+    """The rate at which audio of ``rate`` Hz is written as AAC: the next one that AAC takes."""
+    rates = av.Codec("aac", "w").audio_rates or ()
+    return rate if rate in rates else min((r for r in rates if r > rate), default=max(rates, default=rate))
+
+
+def _pcm(audio: Audio, for_aac: bool = False) -> _Pcm:
     """Clipped to [−1, 1], ×32767, truncated, as the reference does; int16 stays. One channel goes to both sides."""
+    rate = audio.sampling_rate
+    if not isinstance(rate, int) or not 0 < rate <= 2**31 - 1:
+        raise InputError(f"audio at {rate!r} Hz, expected a whole number of samples a second, more than 0")
     given = mx.array(audio.waveform)
     waveform = np.array(given if given.dtype == mx.int16 else given.astype(mx.float32))
     if waveform.ndim == 3 and len(waveform) == 1:
@@ -121,10 +143,13 @@ def _pcm(audio: Audio) -> _Pcm:
         raise InputError(f"audio of shape {waveform.shape}, expected (channels, samples) with one or two channels")
     if not np.isfinite(waveform).all():
         raise InputError("the audio holds NaN or infinite values")
+    if for_aac and (new := aac_rate(rate)) != rate:
+        waveform = waveform / np.float32(32767) if waveform.dtype == np.int16 else waveform
+        waveform, rate = resampled(waveform, rate, new), new
     values = waveform
     if waveform.dtype != np.int16:
         values = (np.clip(waveform, -1, 1) * np.float32(32767)).astype(np.int16)
-    return _Pcm(np.ascontiguousarray(np.broadcast_to(values, (2, values.shape[1])).T), audio.sampling_rate)
+    return _Pcm(np.ascontiguousarray(np.broadcast_to(values, (2, values.shape[1])).T), rate)
 
 
 def _checked(video: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -147,21 +172,6 @@ def _reported(chunks: Iterator[np.ndarray], total: int | None, progress: Progres
         yield chunk
         if progress is not None:
             progress("encoding video", done, total)
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to. It becomes ``path`` at the end, or goes if there is an exception."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MediaError(f"{path}: its folder cannot be made: {error.strerror}") from error
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_mp4(

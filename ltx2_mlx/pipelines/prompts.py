@@ -12,9 +12,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, MediaError
 from ..loading.checkpoint import CheckpointPath, read_checkpoint
 from ..loading.load import load
+from ..media.outputs import whole_file
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..text.tokenizer import LTXVGemmaTokenizer
 
@@ -97,10 +98,13 @@ def save_contexts(
         arrays |= {f"{i}.{name}": value for name, value in output._asdict().items() if value is not None}
     version = read_checkpoint(checkpoint_path).version
     metadata = {"format": FORMAT, "prompts": json.dumps(list(prompts)), "model_version": version}
-    try:
-        mx.save_safetensors(str(path), arrays, metadata)
-    except RuntimeError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from None
+    with whole_file(path) as part:
+        try:
+            mx.save_safetensors(str(part), arrays, metadata)
+        except RuntimeError as error:
+            raise InputError(f"{path}: cannot be written ({error})") from None
+        if part.stat().st_size <= sum(array.nbytes for array in arrays.values()):
+            raise MediaError(f"{path}: cannot be written: the disk is full")
 
 
 def load_contexts(path: str | Path, checkpoint_path: CheckpointPath) -> dict[str, EmbeddingsProcessorOutput]:

@@ -20,7 +20,7 @@ from ..diffusion.latent_state import AudioLatentTools, VideoLatentTools
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ..diffusion.samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
-from ..errors import InputError
+from ..errors import InputError, LTX2Error
 from ..media.images import load_image_conditioning
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
@@ -302,7 +302,10 @@ def decoded(
 def _decoded_audio(ledger: ModelLedger, latent: mx.array) -> Audio:
     with ledger.settings.task("decoding the audio"):
         audio = decode_audio(latent, ledger.audio_decoder(), ledger.vocoder())
-        mx.eval(audio.waveform)
+        if not mx.isfinite(audio.waveform).all().item():
+            raise LTX2Error(
+                "decoding the audio gave NaN or infinite samples: a weight or a number in the flags is out of range"
+            )
     return audio
 
 
