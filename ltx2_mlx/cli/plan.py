@@ -179,7 +179,9 @@ def _check_output(request: Request) -> None:
     path = request.output_path
     if outputs.kind(path) == ".wav" and not request.audio:
         raise InputError(f"{path} is for audio, and --no-audio makes none; leave one of them out")
-    files = [request.checkpoint_path, request.gemma_root, request.spatial_upsampler_path, request.context]
+    checkpoint = request.checkpoint_path
+    files = [request.gemma_root, request.spatial_upsampler_path, request.context]
+    files += checkpoint.given().values() if isinstance(checkpoint, CheckpointFiles) else [checkpoint]
     files += [image.path for image in request.images]
     files += [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
     files += [lora.path for lora in (*request.loras, *request.distilled_lora)]
