@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from .media import scratch
 from .mlx import MLX
 from .values import compared, expanded
 
@@ -44,6 +45,27 @@ def refused(recipe: str, argv: Sequence[str], flag: Sequence[str]) -> dict[str, 
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(said):
         parse("generate", [*words, *flag])
     return compared(MLX(), "", {"refused": f"{flag[0]}: has no effect here" in said.getvalue()})
+
+
+def parts(recipe: str, argv: Sequence[str]) -> dict[str, Any]:
+    """The files of a split checkpoint, wherever they arrive."""
+    arrived = _run(recipe, argv)
+    return compared(MLX(), "", {name: value for name, value in arrived.items() if name.endswith("checkpoint_path")})
+
+
+def existing(step: str, recipe: str, argv: Sequence[str]) -> dict[str, Any]:
+    """True for a command line whose output exists already, if it is not refused."""
+    found = {}
+    with scratch("there.mp4") as path:
+        path.touch()
+        for name, more in (("plain", ()), ("--overwrite", ("--overwrite",))):
+            try:
+                found[name] = bool(_run(recipe, [*argv, "--output-path", str(path), *more]))
+            except ValueError as error:
+                if "exists; give another name" not in str(error):
+                    raise
+                found[name] = False
+    return compared(MLX(), step, found)
 
 
 def _product(module: str) -> Any:
