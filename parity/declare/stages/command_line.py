@@ -194,13 +194,8 @@ OURS: dict[str, dict[str, tuple[Uses, dict[str, Any]]]] = {
         "--enhance-prompt": (((),), {"call.enhance_prompt": True}),
     },
 }
-# The files of a checkpoint that is split, each of which has what the others have not.
-PARTS = {
-    "--transformer-path": _file("-interleaved"),
-    "--text-encoder-path": _file(""),
-    "--video-vae-path": _file("-timestep"),
-    "--audio-vae-path": _file("-audio-wide"),
-}
+# The flags for the files of a checkpoint that is split.
+PARTS = ("--transformer-path", "--text-encoder-path", "--video-vae-path", "--audio-vae-path")
 OVERWRITE = "--overwrite"
 TILING: Words = ("--tiling", "default")  # the reference's tiles
 _REQUIRED = (
@@ -246,14 +241,15 @@ def _of_recipe(recipe: str) -> Case:
 
 
 def _in_parts(recipe: str, ledgers: int) -> Step:
-    """A checkpoint in several files, which the reference does not take."""
-    whole = next(flag for flag in FLAGS[recipe] if flag.endswith("checkpoint-path"))
-    first = {flag: uses[0] for flag, uses in FLAGS[recipe].items() if flag not in (whole, "--quantization")}
-    argv = words({**first, **{flag: ((file,),) for flag, file in PARTS.items()}}, "2.0")
-    files = {"checkpoint_path": None} | {_name(flag): file.replace("{version}", "2.0") for flag, file in PARTS.items()}
+    """A checkpoint in five files, each named after its flag, which the reference does not take."""
+    flags = {flag: uses[0] for flag, uses in FLAGS[recipe].items() if flag != "--quantization"}
+    whole = next(flag for flag in flags if flag.endswith("checkpoint-path"))
+    source = words({whole: flags.pop(whole)}, "2.0")[1]
+    files = {flag: f"{_name(flag)}.safetensors" for flag in (whole, *PARTS)}
     places = (f"init.{_name(whole)}", *(f"ledger.{number}.checkpoint_path" for number in range(1, ledgers + 1)))
-    stated = {f"{place}.{name}": file for place in places for name, file in files.items()}
-    kwargs = {"recipe": recipe, "argv": argv}
+    fields = {"checkpoint_path" if flag == whole else _name(flag): file for flag, file in files.items()}
+    stated = {f"{place}.{name}": file for place in places for name, file in fields.items()}
+    kwargs = {"recipe": recipe, "argv": words(flags, "2.0"), "source": source, "files": files}
     return Step(f"{recipe}.parts", "parts", kwargs, on_reference={"stated": stated})
 
 

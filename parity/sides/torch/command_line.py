@@ -48,7 +48,9 @@ def refused(recipe: str, argv: Sequence[str], flag: Sequence[str]) -> dict[str, 
     return compared(side, "", {"refused": both[0] == both[1]})
 
 
-def parts(recipe: str, argv: Sequence[str], stated: Mapping[str, Any]) -> dict[str, Any]:
+def parts(
+    recipe: str, argv: Sequence[str], source: str, files: Mapping[str, str], stated: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is stated: the reference takes a checkpoint in one file."""
     return compared(Torch(), "", stated)
 
