@@ -64,9 +64,7 @@ def picture(pixels: torch.Tensor, suffix: str) -> Any:
         return media_io.decode_image(str(path))
 
 
-def conditioning(
-    pixels: torch.Tensor, suffix: str, crf: int, height: int, width: int
-) -> torch.Tensor:
+def conditioning(pixels: torch.Tensor, suffix: str, crf: int, height: int, width: int) -> torch.Tensor:
     with image_file(pixels.numpy(), suffix) as path:
         loaded: torch.Tensor = media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
     return loaded
