@@ -204,7 +204,7 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
     ("name", "flags", "problem"),
     [
         ("retake", ["--start-time", "0.6"], "the start time, 0.6 s, is not before the end time, 0.5 s"),
-        ("retake", ["--end-time", "9", "--start-time", "5"], "the video lasts 0.708333 s"),
+        ("retake", ["--end-time", "9", "--start-time", "5"], "the video lasts 0.68 s"),
         ("a2vid_two_stage", ["--audio-start-time", "60"], "has no audio from 60 s on"),
         ("a2vid_two_stage", ["--audio-path", "image-0.png"], "has no audio from 0 s on"),
         ("ic_lora", ["--conditioning-attention-mask", "clip.mp4", "1.5"], "is 1.5, expected 0 to 1"),
