@@ -288,8 +288,9 @@ def test_an_error_leaves_the_folder_of_before(tmp_path: Path) -> None:
 
 @pytest.fixture
 def contexts(checkpoints: Path) -> Callable[[Path], None]:
-    context = EmbeddingsProcessorOutput(mx.ones((1, 64, 44)), mx.ones((1, 64, 44)), mx.ones((1, 64)))
-    return lambda path: save_contexts(path, ["x"], [context], checkpoints / "tiny-2.0.safetensors")
+    context = EmbeddingsProcessorOutput(mx.ones((1, 1024, 44)), mx.ones((1, 1024, 44)), mx.ones((1, 1024)))
+    made_with = (checkpoints / "tiny-2.0.safetensors", checkpoints / "tiny-gemma")
+    return lambda path: save_contexts(path, ["x"], [context], *made_with)
 
 
 @pytest.mark.parametrize("kind", ["mp4", "wav", "frames", "contexts"])
