@@ -107,7 +107,7 @@ def _rename(arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
         (lambda a, m: a.update({"0.video_encoding": np.ones((1, 1024, 45), np.float32)}), r"expected \(1, 1024, 44\)"),
         (lambda a, m: a.update({"0.video_encoding": np.ones((1024, 44), np.float32)}), "expected"),
         (lambda a, m: a.update({"0.video_encoding": np.ones((1, 9, 44), np.float32)}), "expected"),
-        (lambda a, m: a.update({"0.audio_encoding": np.ones((1, 1024, 44), np.int32)}), "--dtype int32|dtype"),
+        (lambda a, m: a.update({"0.audio_encoding": np.ones((1, 1024, 44), np.int32)}), "made with --dtype int32"),
         (lambda a, m: a.update({"0.attention_mask": np.zeros((1, 1024), np.float32)}), "mask"),
         (lambda a, m: a.update({"0.attention_mask": np.ones((1, 1, 1024), np.float32)}), "expected"),
         (lambda a, m: a.update({"1.video_encoding": np.ones((1, 1), np.float32)}), "belongs to no prompt"),

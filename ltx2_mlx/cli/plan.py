@@ -28,7 +28,7 @@ from ..media import outputs
 from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
 from ..media.writing import aac_rate, check_encoding, frame_rate
-from ..pipelines.checks import block_problems
+from ..pipelines.checks import block_problems, not_utf8
 from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
@@ -327,15 +327,15 @@ def _prompt_notes(request: Request, result: Plan) -> Iterator[str]:
     with suppress(LTX2Error):  # of the folder, which has its own check
         tokenizer = LTXVGemmaTokenizer(request.gemma_root)
         for flag, prompt in zip(("--prompt", "--negative-prompt"), result.recipe.prompts(request), strict=False):
-            if rest := tokenizer.beyond(prompt):
+            if not not_utf8(prompt) and (rest := tokenizer.beyond(prompt)):
                 yield f"{flag} has more than {tokenizer.max_length:,} tokens, and is cut before: {cut(rest, 40)}"
 
 
 def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -> None:
     opened = read_lora(lora)
-    if checkpoint is None:
+    keys = checkpoint.components().get("transformer", {}) if checkpoint is not None else {}
+    if checkpoint is None or not keys:  # there is no transformer to compare it with
         return
-    keys = checkpoint.components().get("transformer", {})
     _, report = fitted_to(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
     found = f"{report.matched} of {report.pairs} pairs fit, strength {report.strength:g}"
     found += f"; {report.note}" if report.note else ""

@@ -111,10 +111,17 @@ def _text(name: str, value: Any) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{name} is {short(value)}, expected a text"
         return
+    if at := not_utf8(value):
+        yield f"{name} is not UTF-8 (at character {at}): write it again, or convert it"
+
+
+def not_utf8(text: str) -> int:
+    """The number, from 1 on, of the first character that UTF-8 cannot hold; 0 where it holds all."""
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        yield f"{name} is not UTF-8 (at character {error.start + 1}): write it again, or convert it"
+        return error.start + 1
+    return 0
 
 
 # ---- sizes --------------------------------------------------------------------------------------------------------
@@ -178,7 +185,8 @@ def _image_problems(arguments: Mapping[str, Any], named: Named) -> Iterator[str]
             last = int(frames) - 1
             yield f"{image.path}: frame {short(image.frame_idx)} is not in the video, expected 0 to {last}"
         yield from _number(f"{image.path}: the strength", image.strength, _STRENGTH)
-        yield from _number(f"{image.path}: the CRF", image.crf, Within(0, 51, whole=True))
+        if any(_number("", image.crf, Within(0, 51, whole=True))):
+            yield f"{image.path}: CRF {short(image.crf)}, expected 0 to 51"
 
 
 # ---- denoising ----------------------------------------------------------------------------------------------------

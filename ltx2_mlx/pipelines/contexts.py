@@ -143,9 +143,10 @@ def _contexts(
             if not all_finite(value).item():
                 raise CheckpointError(f"{path}: damaged: {name} of prompt {i} holds NaN or ∞. {_AGAIN}")
         video, audio, mask = values
-        if {video.dtype, audio.dtype} != {dtype}:
-            kinds = (str(kind).removeprefix("mlx.core.") for kind in (video.dtype, dtype))
-            raise CheckpointError("{} was made with --dtype {}, and this run has {}. {}".format(path, *kinds, _AGAIN))
+        for kind in (video.dtype, audio.dtype):
+            if kind != dtype:
+                found, wanted = (str(name).removeprefix("mlx.core.") for name in (kind, dtype))
+                raise CheckpointError(f"{path} was made with --dtype {found}, and this run has {wanted}. {_AGAIN}")
         if mask.dtype not in _MASKS or not mx.all(mask == 1).item():
             raise CheckpointError(f"{path}: damaged: the mask of prompt {i} is not 1 everywhere. {_AGAIN}")
         result[prompt] = EmbeddingsProcessorOutput(video, audio, mask)
