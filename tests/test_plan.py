@@ -15,7 +15,7 @@ from PIL import Image
 
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import Plan, plan
-from ltx2_mlx.cli.recipes import parse
+from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx2_mlx.diffusion.samplers import euler_denoising_loop, res2s_audio_video_denoising_loop
 from ltx2_mlx.diffusion.schedulers import LTX2Scheduler, falls
@@ -95,7 +95,8 @@ def planned(pipeline: str, checkpoints: Path, tmp_path: Path, *flags: str) -> Pl
 def test_a_number_that_is_not_finite_or_far_too_large_is_refused_by_its_flag(
     pipeline: str, flag: str, value: str, checkpoints: Path, tmp_path: Path
 ) -> None:
-    problems = planned(pipeline, checkpoints, tmp_path, f"{flag}={value}").problems
+    request = parse("plan", [*flags_of(pipeline, checkpoints, tmp_path / "x.mp4"), f"{flag}={value}"])
+    problems = list(RECIPES[pipeline].problems(request))  # which every plan begins with
     assert len([problem for problem in problems if problem.startswith(f"{flag} is ")]) == 1, problems
 
 
@@ -348,7 +349,9 @@ def test_a_step_that_is_not_finite_ends_the_loop_there(loop: str, stream: str, s
 
     noise = {} if loop == "euler" else {"step_generator": Generator(1), "substep_generator": Generator(2)}
     run = euler_denoising_loop if loop == "euler" else res2s_audio_video_denoising_loop
-    with pytest.raises(NotFiniteError, match=rf"step {step + 1} of 3 gave NaN or infinite numbers in the {stream} latent"):
+    with pytest.raises(
+        NotFiniteError, match=rf"step {step + 1} of 3 gave NaN or infinite numbers in the {stream} latent"
+    ):
         run(sigmas, _state(5), _state(3), denoise, **noise)
     assert asked[-1] > 0.01
 
