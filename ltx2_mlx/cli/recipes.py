@@ -142,7 +142,8 @@ class Recipe:
         arguments |= {name: getattr(request, name) for name in names}
         arguments |= {"two_stages": self.two_stages, "tokens": self.second_order}
         if guidance := self.guidance(request):
-            arguments |= {"negative_prompt": request.negative_prompt, "num_inference_steps": request.steps}
+            arguments |= {"num_inference_steps": request.steps}
+            arguments["negative_prompt"] = request.negative_prompt
             arguments |= {f"{stream}_guider_params": params for stream, params in guidance.items()}
         if not (self.of_source and request.seed < 0):  # a random one
             arguments["seed"] = request.seed

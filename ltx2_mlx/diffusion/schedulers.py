@@ -89,7 +89,8 @@ class LTX2Scheduler:
 
 def _mu(tokens: int, max_shift: float, base_shift: float) -> float:
     slope = (max_shift - base_shift) / (MAX_SHIFT_ANCHOR - BASE_SHIFT_ANCHOR)
-    return tokens * slope + base_shift - slope * BASE_SHIFT_ANCHOR
+    mu = tokens * slope + base_shift - slope * BASE_SHIFT_ANCHOR
+    return mu
 
 
 def _made(steps: int, mu: float, terminal: float | None) -> np.ndarray:
