@@ -23,6 +23,7 @@ from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import flags
 from .request import Request
+from .values import Parser
 
 Result = tuple[Frames, Audio | None]
 
@@ -88,7 +89,7 @@ class Recipe:
 
     name: str
     about: str
-    add_flags: Callable[[flags.Parser], None]
+    add_flags: Callable[[Parser], None]
     run: Callable[[Request, Settings], Result]
     two_stages: bool = True
     distilled: bool = False
@@ -421,7 +422,7 @@ RECIPES = {
 }
 
 
-def parser(command: str, name: str) -> flags.Parser:
+def parser(command: str, name: str) -> Parser:
     """The parser of ``ltx2-mlx generate`` or ``plan`` for one pipeline."""
     recipe = RECIPES[name]
     return flags.parser(command, name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError, NotFiniteError
+from ..nn.finite import all_finite
 from ..nn.noise import Generator
 from ..types import LatentState
 from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
@@ -66,10 +67,10 @@ def _denoise(denoise_fn: DenoisingFunc, video: LatentState, audio: LatentState, 
 
 def _evaluated(video: mx.array, audio: mx.array, step: int, total: int) -> None:
     """Evaluate the latents after a step. Raises NotFiniteError where they hold NaN or ∞: no later step heals that."""
-    finite = mx.logical_and(mx.isfinite(video).all(), mx.isfinite(audio).all())
+    finite = all_finite(video), all_finite(audio)
     mx.eval(video, audio, finite)
-    if not finite.item():
-        stream = "audio" if mx.isfinite(video).all().item() else "video"
+    if not (finite[0].item() and finite[1].item()):
+        stream = "audio" if finite[0].item() else "video"
         raise NotFiniteError(
             f"step {step} of {total} gave NaN or infinite numbers in the {stream} latent: a scale or a strength is too "
             "large, or the dtype too narrow (try --dtype float32)"

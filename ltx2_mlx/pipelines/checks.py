@@ -93,8 +93,8 @@ def problems(arguments: Mapping[str, Any], named: Named = str) -> Iterator[str]:
 
 
 def _number(name: str, value: Any, within: Within) -> Iterator[str]:
-    kind = Integral if within.whole else Real
-    if not isinstance(value, kind) or isinstance(value, bool):
+    right = isinstance(value, Integral if within.whole else Real) and not isinstance(value, bool)
+    if not right:
         yield f"{name} is {short(value)}, expected a {'whole ' if within.whole else ''}number"
     elif not within.low <= value <= within.high:  # NaN as well
         said = f"{float(value):g}" if not within.whole else _digits(int(value))
@@ -135,7 +135,7 @@ def _shape_problems(arguments: Mapping[str, Any], named: Named) -> Iterator[str]
         yield from wrong
         return
     try:
-        assert_resolution(*map(int, sizes), bool(arguments["two_stages"]))
+        assert_resolution(int(sizes[0]), int(sizes[1]), int(sizes[2]), bool(arguments["two_stages"]))
     except InputError as error:
         yield str(error)
         return

@@ -17,10 +17,10 @@ from ..config import EmbeddingsProcessorConfig
 from ..config.reading import cut, parse_json
 from ..errors import CheckpointError, InputError, MediaError
 from ..loading.checkpoint import Checkpoint, CheckpointPath, read_checkpoint
-from ..loading.finite import all_finite
 from ..loading.header import read_arrays, read_header
 from ..loading.identity import Identity, gemma_side, text_side
 from ..media.outputs import whole_file
+from ..nn.finite import all_finite
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..text.tokenizer import MAX_LENGTH
 
@@ -134,20 +134,19 @@ def _contexts(
     shapes = [(1, MAX_LENGTH, width) for width in widths] + [(1, MAX_LENGTH)]
     result = {}
     for i, prompt in enumerate(prompts):
-        values = [arrays.pop(f"{i}.{name}", None) for name in fields]
+        if missing := next((name for name in fields if f"{i}.{name}" not in arrays), None):
+            raise CheckpointError(f"{path}: damaged: {missing} of prompt {i} is missing. {_AGAIN}")
+        video, audio, mask = values = [arrays.pop(f"{i}.{name}") for name in fields]
         for name, value, shape in zip(fields, values, shapes, strict=True):
-            if value is None:
-                raise CheckpointError(f"{path}: damaged: {name} of prompt {i} is missing. {_AGAIN}")
             if value.shape != shape:
                 raise CheckpointError(f"{path}: {name} of prompt {i} is {value.shape}, expected {shape}. {_AGAIN}")
             if not all_finite(value).item():
                 raise CheckpointError(f"{path}: damaged: {name} of prompt {i} holds NaN or ∞. {_AGAIN}")
-        video, audio, mask = values
         for kind in (video.dtype, audio.dtype):
             if kind != dtype:
                 found, wanted = (str(name).removeprefix("mlx.core.") for name in (kind, dtype))
                 raise CheckpointError(f"{path} was made with --dtype {found}, and this run has {wanted}. {_AGAIN}")
-        if mask.dtype not in _MASKS or not mx.all(mask == 1).item():
+        if mask.dtype not in _MASKS or not mx.array_equal(mask, mx.ones_like(mask)).item():
             raise CheckpointError(f"{path}: damaged: the mask of prompt {i} is not 1 everywhere. {_AGAIN}")
         result[prompt] = EmbeddingsProcessorOutput(video, audio, mask)
     if arrays:

@@ -14,8 +14,8 @@ import mlx.core as mx
 from ..config.reading import cut
 from ..errors import CheckpointError, InputError, NotFiniteError
 from ..loading.checkpoint import CheckpointPath
-from ..loading.finite import all_finite
 from ..loading.load import load
+from ..nn.finite import all_finite
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..text.tokenizer import LTXVGemmaTokenizer
 

@@ -22,6 +22,7 @@ from ..diffusion.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ..diffusion.samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
 from ..errors import InputError, NotFiniteError
 from ..media.images import load_image_conditioning
+from ..nn.finite import all_finite
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
@@ -135,7 +136,7 @@ def image_conditionings(
 
 def evaluated(task: str, latent: mx.array) -> None:
     """Evaluate a latent. Raises NotFiniteError, with the task, where it holds NaN or ∞."""
-    finite = mx.isfinite(latent).all()
+    finite = all_finite(latent)
     mx.eval(latent, finite)
     if not finite.item():
         raise NotFiniteError(f"{task} gave NaN or infinite numbers: the dtype is too narrow (try --dtype float32)")
