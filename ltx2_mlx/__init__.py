@@ -37,7 +37,8 @@ _EXPORTS = {
         "TI2VidTwoStagesPipeline",
         "detect_params",
     ),
-    "pipelines.prompts": ("encode_prompts", "load_contexts", "save_contexts"),
+    "pipelines.prompts": ("encode_prompts",),
+    "pipelines.contexts": ("load_contexts", "save_contexts"),
     "diffusion.guiders": ("MultiModalGuiderFactory", "MultiModalGuiderParams"),
     "diffusion.noisers": ("TorchNoise",),
     "nn.noise": ("Generator",),
@@ -73,6 +74,7 @@ _EXPORTS = {
         "InputError",
         "LTX2Error",
         "MediaError",
+        "NotFiniteError",
         "WeightsError",
     ),
 }
@@ -113,6 +115,7 @@ if TYPE_CHECKING:
         InputError as InputError,
         LTX2Error as LTX2Error,
         MediaError as MediaError,
+        NotFiniteError as NotFiniteError,
         WeightsError as WeightsError,
     )
     from .loading.hub import resolve as resolve
@@ -150,10 +153,12 @@ if TYPE_CHECKING:
         TI2VidTwoStagesPipeline as TI2VidTwoStagesPipeline,
         detect_params as detect_params,
     )
-    from .pipelines.prompts import (
-        encode_prompts as encode_prompts,
+    from .pipelines.contexts import (
         load_contexts as load_contexts,
         save_contexts as save_contexts,
+    )
+    from .pipelines.prompts import (
+        encode_prompts as encode_prompts,
     )
     from .text.embeddings import EmbeddingsProcessorOutput as EmbeddingsProcessorOutput
     from .tiling import (

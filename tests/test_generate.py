@@ -210,7 +210,7 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
         ("ic_lora", ["--conditioning-attention-mask", "clip.mp4", "1.5"], "is 1.5, expected 0 to 1"),
         ("ic_lora", ["--height", "64"], "multiples of 128"),
         ("ti2vid_two_stages_hq", ["--distilled-lora", "LORA"], "2 distilled LoRAs were given, expected one"),
-        ("ti2vid_one_stage", ["--num-inference-steps", "0"], "at least one step"),
+        ("ti2vid_one_stage", ["--num-inference-steps", "0"], "--num-inference-steps is 0, expected 1 to 1000"),
         ("ti2vid_one_stage", ["--audio-stg-blocks", "3"], "--audio-stg-blocks 3: the model has blocks 0 to 2"),
     ],
 )

@@ -25,7 +25,7 @@ from ltx2_mlx.cli.main import main
 from ltx2_mlx.errors import InputError, LTX2Error, MediaError
 from ltx2_mlx.media import outputs
 from ltx2_mlx.media.writing import check_encoding
-from ltx2_mlx.pipelines.prompts import load_contexts, save_contexts
+from ltx2_mlx.pipelines.contexts import load_contexts, save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.types import Audio
 
@@ -288,8 +288,9 @@ def test_an_error_leaves_the_folder_of_before(tmp_path: Path) -> None:
 
 @pytest.fixture
 def contexts(checkpoints: Path) -> Callable[[Path], None]:
-    context = EmbeddingsProcessorOutput(mx.ones((1, 64, 44)), mx.ones((1, 64, 44)), mx.ones((1, 64)))
-    return lambda path: save_contexts(path, ["x"], [context], checkpoints / "tiny-2.0.safetensors")
+    context = EmbeddingsProcessorOutput(mx.ones((1, 1024, 44)), mx.ones((1, 1024, 44)), mx.ones((1, 1024)))
+    made_with = (checkpoints / "tiny-2.0.safetensors", checkpoints / "tiny-gemma")
+    return lambda path: save_contexts(path, ["x"], [context], *made_with)
 
 
 @pytest.mark.parametrize("kind", ["mp4", "wav", "frames", "contexts"])

@@ -5,10 +5,8 @@ Nothing beyond this file sees an ``argparse.Namespace``: ``request`` makes a Req
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
@@ -20,10 +18,9 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
-from ..types import ImageConditioningInput
 from .request import DTYPES, NOISE, TILINGS, Request
+from .values import Parser, Refused, Values, image, local_path, lora, output_path, path_and_strength
 
-Parser = argparse.ArgumentParser
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
 ALWAYS_HQ = (LTX_2_3_HQ_PARAMS,)
@@ -79,76 +76,7 @@ def _name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-# ---- values -------------------------------------------------------------------------------------------------------
-
-
-class _Values(argparse.Action):
-    """One use of a flag with several values, appended to the list; ``made`` turns the strings into what is kept."""
-
-    def __init__(
-        self,
-        option_strings: Sequence[str],
-        dest: str,
-        *,
-        made: Callable[[list[str]], object],
-        counts: tuple[int, ...],
-        metavar: tuple[str, ...],
-        default: Sequence[object] = (),
-        required: bool = False,
-        help: str | None = None,
-    ):
-        nargs = "+" if len(counts) > 1 else counts[0]
-        super().__init__(
-            option_strings, dest, nargs=nargs, default=list(default), required=required, help=help, metavar=metavar
-        )
-        self.made, self.counts = made, counts
-
-    def __call__(
-        self, parser: Parser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        if len(values) not in self.counts:
-            expected = " or ".join(map(str, self.counts))
-            raise argparse.ArgumentError(self, f"takes {expected} values, and {len(values)} were given")
-        try:
-            made = self.made(values)
-        except ValueError as error:
-            raise argparse.ArgumentError(self, str(error)) from None
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), made])
-
-
-class _Refused(argparse.Action):
-    """A flag of the reference that has no effect there. Where it is given, an error says why."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, *, reason: str):
-        super().__init__(option_strings, dest, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        self.reason = reason
-
-    def __call__(
-        self, parser: Parser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> NoReturn:
-        raise argparse.ArgumentError(self, f"has no effect here: {self.reason}")
-
-
-def _path(text: str) -> str:
-    """An absolute path where ``text`` is one; a name on Hugging Face stays as it is."""
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() or text.startswith(("/", "~", ".")) else text
-
-
-def _output(text: str) -> Path:
-    return Path(text).expanduser().resolve()
-
-
-def _lora(values: list[str]) -> LoraPathStrength:
-    return LoraPathStrength(_path(values[0]), *map(float, values[1:]))
-
-
-def _image(values: list[str]) -> ImageConditioningInput:
-    return ImageConditioningInput(_path(values[0]), int(values[1]), float(values[2]), *(int(crf) for crf in values[3:]))
-
-
-def _path_and_strength(values: list[str]) -> tuple[str, float]:
-    return _path(values[0]), float(values[1])
+# ---- defaults by version ------------------------------------------------------------------------------------------
 
 
 def _by_version(values: Sequence[Any]) -> tuple[Any, str]:
@@ -173,21 +101,21 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
     parser.add_argument(
         flag,
         dest="checkpoint_path",
-        type=_path,
+        type=local_path,
         metavar="FILE",
         help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face",
     )
     add_parts(parser)
     parser.add_argument(
         "--gemma-root",
-        type=_path,
+        type=local_path,
         metavar="FOLDER",
         help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts",
     )
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what is seen and heard")
     parser.add_argument(
         "--output-path",
-        type=_output,
+        type=output_path,
         required=True,
         metavar="PATH",
         help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
@@ -203,7 +131,7 @@ def add_parts(parser: Parser) -> None:
         ("audio_vae_path", "the audio VAE and the vocoder"),
     ):
         flag = f"--{role.replace('_', '-')}"
-        parser.add_argument(flag, type=_path, metavar="FILE", help=f"{what}, where it is in a file of its own")
+        parser.add_argument(flag, type=local_path, metavar="FILE", help=f"{what}, where it is in a file of its own")
 
 
 def files(values: dict[str, Any]) -> CheckpointFiles | str | None:
@@ -251,14 +179,14 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
     )
     if distilled:
         reason = "a distilled model takes its own 8 and 3 steps"
-        parser.add_argument("--num-inference-steps", action=_Refused, reason=reason)
+        parser.add_argument("--num-inference-steps", action=Refused, reason=reason)
     else:
         _add_steps(parser, [params.num_inference_steps for params in versions])
     parser.add_argument(
         "--image",
         dest="images",
-        action=_Values,
-        made=_image,
+        action=Values,
+        made=image,
         counts=(3, 4),
         metavar=("PATH FRAME STRENGTH", "CRF"),
         help="an image to show at a frame (0: the first). STRENGTH: 0 to 1, how closely to keep to it. CRF: how "
@@ -277,8 +205,8 @@ def _add_lora(parser: Parser, flag: str, dest: str, text: str, required: bool = 
     parser.add_argument(
         flag,
         dest=dest,
-        action=_Values,
-        made=_lora,
+        action=Values,
+        made=lora,
         counts=(1, 2),
         metavar=("PATH", "STRENGTH"),
         required=required,
@@ -302,6 +230,15 @@ _GUIDANCE = (  # flag, field, type, help; {0} is the stream, {1} the two streams
 _STREAMS = (("video", "a2v"), ("audio", "v2a"))
 
 
+def named(argument: str) -> str:
+    """The flag of a pipeline's argument, or of a field of its guidance."""
+    for stream, source in _STREAMS:
+        for flag, field, *_ in _GUIDANCE:
+            if argument == f"{stream}_guider_params.{field}":
+                return flag.format(stream, source)
+    return f"--{argument.replace('_', '-')}"
+
+
 def _add_guidance(parser: Parser, versions: Versions, negative: str, audio_refused: str = "") -> None:
     said = "a list of common flaws" if negative else "nothing"
     parser.add_argument("--negative-prompt", default=negative, metavar="TEXT", help=f"what to avoid (default: {said})")
@@ -310,7 +247,7 @@ def _add_guidance(parser: Parser, versions: Versions, negative: str, audio_refus
         for flag, field, kind, text in _GUIDANCE:
             name = flag.format(stream, source)
             if stream == "audio" and audio_refused:
-                parser.add_argument(name, action=_Refused, reason=audio_refused)
+                parser.add_argument(name, action=Refused, reason=audio_refused)
                 continue
             guidance = [p.video_guider_params if stream == "video" else p.audio_guider_params for p in versions]
             default, said = _by_version([vars(params)[field] for params in guidance])
@@ -327,7 +264,7 @@ def _add_guidance(parser: Parser, versions: Versions, negative: str, audio_refus
 def _add_upsampler(parser: Parser) -> None:
     parser.add_argument(
         "--spatial-upsampler-path",
-        type=_path,
+        type=local_path,
         required=True,
         metavar="FILE",
         help="the latent upsampler: a file, or owner/name/file on Hugging Face",
@@ -388,8 +325,8 @@ def add_ic_lora(parser: Parser) -> None:
     ):
         parser.add_argument(
             flag,
-            action=_Values,
-            made=_path_and_strength,
+            action=Values,
+            made=path_and_strength,
             counts=(2,),
             metavar=(metavar, "STRENGTH"),
             required=required,
@@ -401,7 +338,11 @@ def add_ic_lora(parser: Parser) -> None:
 def add_a2vid(parser: Parser) -> None:
     add_two_stages(parser, audio_refused="the audio is given, so it is not guided")
     parser.add_argument(
-        "--audio-path", type=_path, required=True, metavar="FILE", help="the audio: any file that has an audio track"
+        "--audio-path",
+        type=local_path,
+        required=True,
+        metavar="FILE",
+        help="the audio: any file that has an audio track",
     )
     parser.add_argument(
         "--audio-start-time", type=float, default=0.0, metavar="SECONDS", help="where in the file to start (default: 0)"
@@ -415,7 +356,7 @@ def add_a2vid(parser: Parser) -> None:
 
 
 def add_retake(parser: Parser) -> None:
-    parser.add_argument("--video-path", type=_path, required=True, metavar="FILE", help="the video to change")
+    parser.add_argument("--video-path", type=local_path, required=True, metavar="FILE", help="the video to change")
     for flag, text in (("--start-time", "start"), ("--end-time", "end")):
         text = f"the {text} of the time span that is re-created"
         parser.add_argument(flag, type=float, required=True, metavar="SECONDS", help=text)
@@ -426,7 +367,7 @@ def add_retake(parser: Parser) -> None:
     parser.add_argument(
         "--loras",
         nargs="*",
-        type=lambda text: LoraPathStrength(_path(text)),
+        type=lambda text: LoraPathStrength(local_path(text)),
         default=[],
         metavar="PATH",
         help="LoRAs, all at strength 1",
@@ -476,7 +417,7 @@ def _add_ours(parser: Parser) -> None:
     )
     group.add_argument(
         "--context",
-        type=_output,
+        type=output_path,
         metavar="FILE",
         help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
     )

@@ -25,6 +25,7 @@ from ..config import (
 )
 from ..config.reading import count_layers, cut
 from ..errors import CheckpointError, ConfigError, InputError, WeightsError
+from ..nn.finite import all_finite
 from ..text.embeddings import EmbeddingsProcessor
 from ..text.gemma3 import Gemma3TextModel
 from ..transformer import LTXModel
@@ -32,7 +33,6 @@ from ..upsampler import LatentUpsampler
 from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import build_vocoder
 from .checkpoint import OWNERS, PREFIXES, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
-from .finite import all_finite
 from .gemma import GEMMA_PREFIXES, read_gemma
 from .lora import Lora, LoraPathStrength, LoraReport, check_change, fitted_to, fuse, fuse_scaled, read_lora
 from .quantization import (

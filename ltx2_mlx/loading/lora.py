@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config.reading import cut
 from ..errors import ConfigError, InputError, WeightsError
-from .finite import all_finite
+from ..nn.finite import all_finite
 from .header import Tensors, read_arrays, read_header
 from .quantization import FP8, from_fp8, nan_for_infinity, quantize_weight_to_fp8_per_tensor, to_fp8
 

@@ -18,7 +18,8 @@ from ltx2_mlx.config import EmbeddingsProcessorConfig, Gemma3TextConfig
 from ltx2_mlx.errors import CheckpointError, ConfigError, InputError, WeightsError
 from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.pipelines import prompts
-from ltx2_mlx.pipelines.prompts import encode_prompts, load_contexts, save_contexts
+from ltx2_mlx.pipelines.contexts import load_contexts, save_contexts
+from ltx2_mlx.pipelines.prompts import encode_prompts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.text.gemma3 import _inverse_frequencies
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer as OurTokenizer
@@ -133,9 +134,14 @@ def test_gemma_is_released_before_the_processor_is_loaded(checkpoints: Path, mon
 
 def test_contexts_survive_a_file(checkpoints: Path, tmp_path: Path) -> None:
     path, file = checkpoints / "tiny-2.3.safetensors", tmp_path / "contexts.safetensors"
-    arrays = (mx.array(normal(f"context:{i}", 1, 128, 7)).astype(mx.bfloat16) for i in range(2 * len(PROMPTS)))
-    outputs = [EmbeddingsProcessorOutput(v, a, mx.ones((1, 128))) for v, a in zip(arrays, arrays, strict=True)]
-    save_contexts(file, PROMPTS, outputs, path)
+    outputs = [
+        EmbeddingsProcessorOutput(
+            *(mx.array(normal(f"{i}:{width}", 1, 1024, width)).astype(mx.bfloat16) for width in (56, 28)),
+            mx.ones((1, 1024)),
+        )
+        for i in range(len(PROMPTS))
+    ]
+    save_contexts(file, PROMPTS, outputs, path, GEMMA)
     back = load_contexts(file, path)
     assert list(back) == PROMPTS
     for before, after in zip(outputs, back.values(), strict=True):

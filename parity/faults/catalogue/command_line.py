@@ -9,6 +9,7 @@ from ..planting import Fault
 _fault = partial(Fault, config="any", stage="command_line")
 _flag, _default = partial(_fault, case="distilled"), partial(_fault, case="defaults")
 _FLAGS, _RECIPES, _GENERATE = "cli/flags.py", "cli/recipes.py", "cli/generate.py"
+_VALUES = "cli/values.py"
 COMMAND_LINE = (
     _flag(
         "F01",
@@ -40,7 +41,7 @@ COMMAND_LINE = (
     _flag(
         "F04",
         "a LoRA's strength without its sign",
-        _FLAGS,
+        _VALUES,
         "*map(float, values[1:])",
         "*(abs(float(value)) for value in values[1:])",
         "distilled.first.init.loras.1.strength",
@@ -67,7 +68,7 @@ COMMAND_LINE = (
     _flag(
         "F07",
         "the CRF of an image ignored",
-        _FLAGS,
+        _VALUES,
         "*(int(crf) for crf in values[3:])",
         "",
         "distilled.first.call.images.0.crf",
