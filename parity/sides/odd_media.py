@@ -93,7 +93,7 @@ def _corners(height: int = 64, width: int = 96) -> np.ndarray:
 
 def _half_transparent() -> np.ndarray:
     """The upper half is not seen at all."""
-    return np.dstack([_corners(), np.repeat(np.uint8([[0], [255]]), 32, 0).repeat(96, 1)])
+    return np.dstack([_corners(), np.array([[0], [255]], np.uint8).repeat(32, 0).repeat(96, 1)])
 
 
 def _plain(path: Path) -> None:
