@@ -93,7 +93,7 @@ def _corners(height: int = 64, width: int = 96) -> np.ndarray:
 
 def _half_transparent() -> np.ndarray:
     """The upper half is not seen at all."""
-    return np.dstack([_corners(), np.repeat(np.uint8([[0], [255]]), 32, 0).repeat(96, 1)])
+    return np.dstack([_corners(), np.array([[0], [255]], np.uint8).repeat(32, 0).repeat(96, 1)])
 
 
 def _plain(path: Path) -> None:
@@ -149,7 +149,7 @@ def _clip(
     pixels = _corners() if pixels is None else pixels
     options = {"x264-params": "bframes=0:keyint=1"} if codec == "libx264" else {}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=24, options=options)
+        stream: Any = container.add_stream(codec, rate=24, options=options)
         stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], formats[0]
         stream.codec_context.sample_aspect_ratio = ratio
         if later >= 0:
@@ -214,7 +214,7 @@ def _add_audio(
     container: av.container.OutputContainer, codec: str, samples: np.ndarray, rate: int, later: int = 0
 ) -> None:
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(samples)]
-    stream = container.add_stream(codec, rate=rate, layout=layout)
+    stream: Any = container.add_stream(codec, rate=rate, layout=layout)
     packed = np.ascontiguousarray(samples.T).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
     frame.sample_rate, frame.pts, frame.time_base = rate, later, Fraction(1, rate)
