@@ -128,6 +128,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, name: str, **given: object) -> dict[s
     given |= {"prompt": "short", "height": 64, "width": 64, "num_frames": 9, "frame_rate": 24.0, "seed": 5}
     guidance = dict.fromkeys(("video_guider_params", "audio_guider_params"), MultiModalGuiderParams())
     given |= {"negative_prompt": "", "num_inference_steps": 2, **guidance}
+    given |= {"distilled_lora_strength_stage_1": 1.0, "distilled_lora_strength_stage_2": 1.0}
     given |= {"gemma_root": "gemma", "enhance_prompt": True, "distilled_lora": [LoraPathStrength("lora")]}
     calls = [inspect.signature(function).parameters for function in (pipeline.__init__, pipeline.__call__)]
     made, called = (
