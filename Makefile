@@ -17,7 +17,7 @@ ARGS ?=
 # A small trace of the reference, with the weights that it needs, and a Python without torch to judge ours against it.
 TRACE := fixtures/traces/tiny.json
 TRACED := patchifiers sampling gemma:*:right transformer:tiny-2.0-interleaved:late \
-	video_decoder:tiny-2.0-timestep:pixels vocoder:tiny-2.3-audio-group
+	video_decoder:tiny-2.0-timestep:pixels vocoder:tiny-2.3-audio-group:base
 REPLAY := .venv-replay
 FLOORS := .venv-floors
 

@@ -79,8 +79,8 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for pipe, process in self._processes.items():
-            pipe.close()
-            if kind is not None:
+            pipe.close()  # an idle one ends of its own accord
+            if kind is not None and pipe in self._busy:
                 process.terminate()
         for process in self._processes.values():
             process.join(PATIENCE)

@@ -30,12 +30,10 @@ def scratch(name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def image_file(pixels: np.ndarray, suffix: str, orientation: int) -> Iterator[Path]:
-    """A picture of three or four channels in a file, with an EXIF orientation (1 is upright)."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+def image_file(pixels: np.ndarray, suffix: str) -> Iterator[Path]:
+    """A picture of three or four channels in a file."""
     with scratch(f"picture.{suffix}") as path:
-        Image.fromarray(pixels).save(path, exif=exif)
+        Image.fromarray(pixels).save(path)
         yield path
 
 

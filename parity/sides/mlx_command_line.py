@@ -9,13 +9,16 @@ import importlib.util
 import inspect
 import io
 import logging
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from .media import scratch
 from .mlx import MLX
-from .values import compared, expanded
+from .values import compared, expanded, leaves
 
 LEDGER = ("checkpoint_path", "gemma_root_path", "spatial_upsampler_path", "loras")
 # Problems that the small checkpoints have with the defaults of large ones.
@@ -44,6 +47,34 @@ def refused(recipe: str, argv: Sequence[str], flag: Sequence[str]) -> dict[str, 
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(said):
         parse("generate", [*words, *flag])
     return compared(MLX(), "", {"refused": f"{flag[0]}: has no effect here" in said.getvalue()})
+
+
+def parts(recipe: str, argv: Sequence[str], source: str, files: Mapping[str, str]) -> dict[str, Any]:
+    """The names of a split checkpoint's files, wherever they arrive. files: flag → name of a copy of ``source``."""
+    with scratch("parts") as folder:
+        folder.mkdir()
+        given = {flag: folder / name for flag, name in files.items()}
+        for path in given.values():
+            shutil.copyfile(expanded([source])[0], path)
+        arrived = _run(recipe, [*argv, *(word for flag, path in given.items() for word in (flag, str(path)))])
+    held = {name: value for name, value in arrived.items() if name.endswith("checkpoint_path")}
+    found = (pair for name, value in held.items() for pair in leaves(name, value, MLX()))
+    return compared(MLX(), "", {name: Path(str(value)).name for name, value in found})
+
+
+def existing(step: str, recipe: str, argv: Sequence[str]) -> dict[str, Any]:
+    """True for a command line whose output exists already, if it is not refused."""
+    found = {}
+    with scratch("there.mp4") as path:
+        path.touch()
+        for name, more in (("plain", ()), ("--overwrite", ("--overwrite",))):
+            try:
+                found[name] = bool(_run(recipe, [*argv, "--output-path", str(path), *more]))
+            except ValueError as error:
+                if "exists; give another name" not in str(error):
+                    raise
+                found[name] = False
+    return compared(MLX(), step, found)
 
 
 def _product(module: str) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .media import MEDIA, image_file, measured, scratch, uncounted_file
 from .mlx import MLX
+from .odd_media import attempted, heard, odd_file, seen
 from .values import compared
 
 
@@ -54,14 +55,14 @@ def wav(waveform: mx.array, sampling_rate: int) -> dict[str, Any]:
     return compared(MLX(), "", found)
 
 
-def picture(pixels: mx.array, suffix: str, orientation: int) -> np.ndarray:
-    with image_file(np.array(pixels), suffix, orientation) as path:
+def picture(pixels: mx.array, suffix: str) -> np.ndarray:
+    with image_file(np.array(pixels), suffix) as path:
         decoded: np.ndarray = _product("media").decode_image(path)
         return decoded
 
 
-def conditioning(pixels: mx.array, suffix: str, orientation: int, crf: int, height: int, width: int) -> np.ndarray:
-    with image_file(np.array(pixels), suffix, orientation) as path:
+def conditioning(pixels: mx.array, suffix: str, crf: int, height: int, width: int) -> np.ndarray:
+    with image_file(np.array(pixels), suffix) as path:
         loaded: np.ndarray = _product("media").load_image_conditioning(path, height, width, crf)
         return loaded
 
@@ -92,3 +93,42 @@ def sound(file: str, start: float, duration: float | None) -> dict[str, Any]:
     if audio is None:
         return {"nothing": np.array(1)}
     return {"waveform": audio.waveform, "rate": np.array(audio.sampling_rate)}
+
+
+def odd_picture(step: str, kind: str) -> dict[str, Any]:
+    with odd_file(kind) as path:
+        found = attempted(lambda: {"seen": seen(_product("media").decode_image(path))})
+    return compared(MLX(), step, found)
+
+
+def odd_clip(step: str, kind: str) -> dict[str, Any]:
+    media = _product("media")
+
+    def read() -> dict[str, Any]:
+        _, count, width, height = media.get_videostream_metadata(path)
+        frames = list(media.decode_video_from_file(path))
+        return {"stated": f"{count} of {width}x{height}", "frames": len(frames), "seen": seen(frames[-1][0])}
+
+    with odd_file(kind) as path:
+        return compared(MLX(), step, attempted(read))
+
+
+def odd_sound(step: str, kind: str, start: float, duration: float | None) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        audio = _product("media").decode_audio_from_file(path, start, duration)
+        return heard(np.array(audio.waveform), audio.sampling_rate)
+
+    with odd_file(kind) as path:
+        return compared(MLX(), step, attempted(read))
+
+
+def odd_rate(step: str, pixels: mx.array, waveform: mx.array, rate: int) -> dict[str, Any]:
+    """The rate of the audio in a file of audio at one that AAC does not take."""
+
+    def write() -> dict[str, Any]:
+        sound = _product("types").Audio(waveform, rate)
+        _product("media").encode_video(iter([pixels]), 24.0, sound, path)
+        return {"rate": measured(path)["audio.rate"]}
+
+    with scratch("clip.mp4") as path:
+        return compared(MLX(), step, attempted(write))

@@ -93,8 +93,7 @@ def _plain(value: Any, side: Side) -> Any:
 
 
 def _array(value: Any) -> np.ndarray:
-    if value is None:
-        return np.array(np.nan)
-    if isinstance(value, str):
-        return np.frombuffer(value.encode(), np.uint8)
+    """A number; or the bytes of what Python writes for a text or None, which are never none and never NaN."""
+    if value is None or isinstance(value, str):
+        return np.frombuffer(repr(value).encode(), np.uint8)
     return np.array(value, np.float64)

@@ -194,6 +194,9 @@ OURS: dict[str, dict[str, tuple[Uses, dict[str, Any]]]] = {
         "--enhance-prompt": (((),), {"call.enhance_prompt": True}),
     },
 }
+# The flags for the files of a checkpoint that is split.
+PARTS = ("--transformer-path", "--text-encoder-path", "--video-vae-path", "--audio-vae-path")
+OVERWRITE = "--overwrite"
 TILING: Words = ("--tiling", "default")  # the reference's tiles
 _REQUIRED = (
     *("--checkpoint-path", "--distilled-checkpoint-path", "--gemma-root", "--prompt", "--output-path"),
@@ -219,18 +222,39 @@ def _of_recipe(recipe: str) -> Case:
     flags, own, refused = FLAGS[recipe], OURS[recipe], REFUSED.get(recipe, {})
     first, second = (words({flag: uses[i] for flag, uses in flags.items()}, "2.3") for i in (0, 1))
     steps = [_arrive(recipe, "first", first, TILING), _arrive(recipe, "second", second, TILING)]
-    given = {"recipe": recipe, "argv": first, "given": (*flags, *refused), "ours": tuple(own)}
+    given = {"recipe": recipe, "argv": first, "given": (*flags, *refused), "ours": (*own, *PARTS, OVERWRITE)}
     steps.append(Step(f"{recipe}.flags", "flags", given))
     expected = {name: value for _, values in own.values() for name, value in values.items()}
-    if "--distilled-lora" in flags or recipe == "ic_lora":  # they load the transformer twice, in other ways
-        expected["ledger.2.dtype"] = "float16"
+    ledgers = 2 if "--distilled-lora" in flags or recipe == "ic_lora" else 1  # the transformer loaded in other ways
+    expected |= {f"ledger.{number}.dtype": "float16" for number in range(1, ledgers + 1)}
     plain = words({flag: uses[1] for flag, uses in flags.items()}, "2.0")  # fp8 does not go with --cross-attn-scale
     more = words({flag: uses for flag, (uses, _) in own.items()})
     steps.append(_arrive(recipe, "ours", plain, more, stated=expected))
+    steps.append(_in_parts(recipe, ledgers))
+    unnamed = words({flag: uses[0] for flag, uses in flags.items() if flag != "--output-path"})
+    kwargs = {"step": f"{recipe}.existing", "recipe": recipe, "argv": unnamed}
+    steps.append(Step(f"{recipe}.existing", "existing", kwargs))
     for flag, uses in refused.items():
         kwargs = {"recipe": recipe, "argv": first, "flag": words({flag: uses[0]})}
         steps.append(Step(f"{recipe}.refuses {flag}", "refused", kwargs))
     return Case(steps=tuple(steps), half=False)
+
+
+def _in_parts(recipe: str, ledgers: int) -> Step:
+    """A checkpoint in five files, each named after its flag, which the reference does not take."""
+    flags = {flag: uses[0] for flag, uses in FLAGS[recipe].items() if flag != "--quantization"}
+    whole = next(flag for flag in flags if flag.endswith("checkpoint-path"))
+    source = words({whole: flags.pop(whole)}, "2.0")[1]
+    files = {flag: f"{_name(flag)}.safetensors" for flag in (whole, *PARTS)}
+    places = (f"init.{_name(whole)}", *(f"ledger.{number}.checkpoint_path" for number in range(1, ledgers + 1)))
+    fields = {"checkpoint_path" if flag == whole else _name(flag): file for flag, file in files.items()}
+    stated = {f"{place}.{name}": file for place in places for name, file in fields.items()}
+    kwargs = {"recipe": recipe, "argv": words(flags, "2.0"), "source": source, "files": files}
+    return Step(f"{recipe}.parts", "parts", kwargs, on_reference={"stated": stated})
+
+
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _defaults() -> Case:
@@ -255,7 +279,7 @@ COMMAND_LINE = Stage(
     classes={
         name: Counterparts(f"parity.sides.torch.{file}:{name}", f"parity.sides.mlx_{file}:{name}")
         for file, names in {
-            "command_line": ("arrived", "flags", "refused"),
+            "command_line": ("arrived", "flags", "refused", "parts", "existing"),
             "defaults": ("arguments_of", "constant", "keys_of"),
         }.items()
         for name in names

@@ -64,7 +64,7 @@ ARGUMENTS: dict[tuple[str, str], dict[str, str]] = {
         "load_image_conditioning": "crf",
         "preprocess": "crf",
     },
-    ("ltx_pipelines.utils.media_io", "ltx2_mlx.media.reading"): {
+    ("ltx_pipelines.utils.media_io", "ltx2_mlx.media.audio"): {
         "decode_audio_from_file": "start_time max_duration",
     },
     ("ltx_core.model.transformer.attention", "ltx2_mlx.nn.attention"): {

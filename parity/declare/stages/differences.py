@@ -45,6 +45,8 @@ _FORGOTTEN = "the reference's main() takes the flag and forgets it"
 _OURS = "an argument of ours alone"
 _VERSION = "the defaults follow the checkpoint's version, as in all other pipelines; the reference always takes 2.3's"
 _TILES = "tiles are as large as half the memory allows; the frames are those of any other tiles"
+_STORED = "as a viewer shows it; the reference takes the pixels as they are stored"
+_UNREADABLE = "the reference takes its first three columns for the colours, and fails"
 DEFAULT_TILES = "512 pixels over 64, 64 frames over 24"
 
 DIFFERENCES: tuple[Difference, ...] = (
@@ -84,6 +86,66 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference("video.a cut rate", "video.rate", "29", "30000/1001", _RATE),
     Difference("video.a cut rate", "video.length", 0.31, 0.3, _RATE),
+    Difference("*.existing", "plain", True, False, "what exists is not lost by mistake"),
+    Difference("*.existing", "--overwrite", ABSENT, True, f"{_OURS}: what exists is to be replaced"),
+    # Media as a viewer shows them: see sides/odd_media.py. Size, and the colours of the four corners.
+    *(
+        Difference(f"odd.{kind}", "seen", f"96x64: red green over {stored}", shown, f"{why}: {_STORED}")
+        for kind, stored, shown, why in (
+            ("turned by 90°", "blue grey", "64x96: blue red over grey green", "EXIF data turn it"),
+            ("mirrored", "blue grey", "96x64: green red over grey blue", "EXIF data turn it"),
+            ("transparent", "blue grey", "96x64: white white over blue grey", "transparent, on white"),
+            ("transparent clip", "blue grey", "96x64: white white over blue grey", "transparent, on white"),
+            ("profile", "blue grey", "96x64: green red over blue grey", "a colour profile, in sRGB"),
+            ("turned clip", "blue grey", "64x96: blue red over grey green", "its display matrix turns it"),
+            ("wide pixels", "blue grey", "128x64: red green over blue grey", "pixels of 4:3"),
+        )
+    ),
+    *(
+        Difference(f"odd.{kind}", "seen", "no picture: 64 x 3 numbers", shown, f"one channel: {_UNREADABLE}")
+        for kind, shown in (
+            ("grey", "96x64: green grey over black grey"),
+            ("palette", "96x64: red green over blue grey"),
+            ("16 bits", "96x64: black black over grey grey"),
+        )
+    ),
+    Difference(
+        "odd.CMYK",
+        "seen",
+        "96x64: green grey over red green",
+        "96x64: red green over blue grey",
+        "inks: the reference takes cyan, magenta and yellow for red, green and blue",
+    ),
+    Difference("odd.turned clip", "stated", "8 of 96x64", "8 of 64x96", f"its display matrix turns it: {_STORED}"),
+    Difference("odd.wide pixels", "stated", "8 of 96x64", "8 of 128x64", f"pixels of 4:3: {_STORED}"),
+    Difference("odd.edit list", "stated", "8 of 96x64", "5 of 96x64", "frames that an edit list hides are not counted"),
+    Difference("odd.cover", "error", "TypeError", "MediaError", "a cover is no video: ours says so"),
+    Difference("odd.heard.six channels", "channels", 6, 2, "mixed down to stereo: the audio VAE takes no more"),
+    Difference("odd.heard.8 bits", "mean", "1.0", "0.0", "centred on 0, as all other samples are"),
+    Difference("odd.heard.late", "begins", "0.0 s", "0.5 s", "audio stays beside its picture: silence comes before it"),
+    Difference(
+        "odd.heard.codec's delay",
+        "pitch",
+        "2520 Hz",
+        "2620 Hz",
+        "the window counts from the first sample, and not from the codec's delay before it",
+    ),
+    *(
+        Difference(step, value, *sides, why)
+        for step, own, why in (
+            (
+                "odd.heard.no duration",
+                {"channels": 1, "mean": "0.0", "begins": "0.0 s", "pitch": "400 Hz"},
+                "a file that states no duration is read to its end; the reference stops",
+            ),
+            ("odd.rate.37800", {"rate": 44100}, "a rate that AAC does not take is resampled; the reference stops"),
+            ("odd.rate.192000", {"rate": 96000}, "a rate that AAC does not take is resampled; the reference stops"),
+        )
+        for value, sides in (
+            ("error", ("ArgumentError" if "rate" in step else "TypeError", ABSENT)),
+            *((name, (ABSENT, found)) for name, found in own.items()),
+        )
+    ),
     *(
         Difference("*", f"settings.{name}", ABSENT, value, f"{_OURS}: how it runs")
         for name, value in {

@@ -111,17 +111,19 @@ _SIZES = (  # from, to
 
 
 def _pictures() -> Case:
-    """name: (size, suffix, channels, EXIF orientation), at each compression."""
-    kinds: dict[str, tuple[tuple[int, int], str, int, int]] = {
-        "rgb": ((97, 151), "png", 3, 1),
-        "rgba": ((64, 96), "png", 4, 1),
-        "turned": ((120, 81), "jpg", 3, 6),  # the reference does not turn it
-        "large": ((481, 851), "png", 3, 1),
-        "small": ((20, 12), "png", 3, 1),
+    """name: (size, suffix, channels), at each compression."""
+    kinds: dict[str, tuple[tuple[int, int], str, int]] = {
+        "rgb": ((97, 151), "png", 3),
+        "opaque": ((64, 96), "png", 4),
+        "jpeg": ((120, 81), "jpg", 3),
+        "large": ((481, 851), "png", 3),
+        "small": ((20, 12), "png", 3),
     }
     steps = []
-    for name, (size, suffix, channels, orientation) in kinds.items():
-        kwargs = {"pixels": _plain(_image(*size)[..., :channels]), "suffix": suffix, "orientation": orientation}
+    for name, (size, suffix, channels) in kinds.items():
+        pixels = _image(*size)[..., :channels]
+        pixels[..., 3:] = 255
+        kwargs = {"pixels": _plain(pixels), "suffix": suffix}
         steps.append(Step(f"picture.{name}", "picture", kwargs))
         for crf in (0, 33, 12) if name == "rgb" else (33,):
             sized = kwargs | {"crf": crf, "height": 64, "width": 96}
@@ -153,11 +155,41 @@ def _reading() -> Case:
     return Case(steps=tuple(steps), half=False)
 
 
+# What files say of themselves beside pixels and samples: see sides/odd_media.py.
+_ODD_PICTURES = (
+    *("upright", "turned by 90°", "mirrored", "transparent"),
+    *("grey", "palette", "CMYK", "16 bits", "profile"),
+)
+_ODD_CLIPS = ("plain clip", "turned clip", "wide pixels", "transparent clip", "edit list", "cover")
+_ODD_SOUNDS: tuple[tuple[str, float, float | None], ...] = (
+    *(("stereo", 0.0, None), ("six channels", 0.0, None), ("8 bits", 0.0, None), ("no duration", 0.0, None)),
+    *(("late", 0.0, 1.0), ("codec's delay", 0.5, 0.5), ("cover", 0.0, 0.5)),
+)
+
+
+def _odd() -> Case:
+    """Files that the reference reads as they are stored, and ours as a viewer shows them."""
+    steps = [Step(f"odd.{kind}", "odd_picture", {"step": f"odd.{kind}", "kind": kind}) for kind in _ODD_PICTURES]
+    steps += [Step(f"odd.{kind}", "odd_clip", {"step": f"odd.{kind}", "kind": kind}) for kind in _ODD_CLIPS]
+    for kind, start, duration in _ODD_SOUNDS:
+        name = f"odd.heard.{kind}"
+        steps.append(Step(name, "odd_sound", {"step": name, "kind": kind, "start": start, "duration": duration}))
+    for rate in (37800, 192000, 32000):
+        pixels, waveform = _plain(blocks(f"odd:{rate}", 12)), _plain(tones(0.5, rate))
+        kwargs = {"step": f"odd.rate.{rate}", "pixels": pixels, "waveform": waveform, "rate": rate}
+        steps.append(Step(f"odd.rate.{rate}", "odd_rate", kwargs))
+    return Case(steps=tuple(steps), half=False)
+
+
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    return {"written": _written(), "outputs": _outputs(), "pictures": _pictures(), "reading": _reading()}
+    ordinary = {"written": _written(), "outputs": _outputs(), "pictures": _pictures(), "reading": _reading()}
+    return {**ordinary, "odd": _odd()}
 
 
-_FUNCTIONS = ("written", "frames", "wav", "picture", "conditioning", "resized", "clip", "clip_conditioning")
+_FUNCTIONS = (
+    *("written", "frames", "wav", "picture", "conditioning", "resized", "clip", "clip_conditioning"),
+    *("odd_picture", "odd_clip", "odd_sound", "odd_rate"),
+)
 FILES = Stage(
     name="files",
     component=None,

@@ -345,7 +345,7 @@ PIPELINE_OPTIONS = (
         "    for i, image in enumerate(images):\n",
         "    for i, image in enumerate([image for image in images if image.strength]):\n",
         "two_stages",
-        "video_encoder.001.in",
+        "video_encoder.002.in",
         "skipped term",
         _SECOND,
     ),

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+from ..media import scratch
 from ..values import compared, expanded, leaves
 from .components import Torch
 
@@ -45,6 +46,21 @@ def refused(recipe: str, argv: Sequence[str], flag: Sequence[str]) -> dict[str, 
     side = Torch()
     both = [[f"{leaf}" for name, value in each.items() for leaf in leaves(name, value, side)] for each in (plain, more)]
     return compared(side, "", {"refused": both[0] == both[1]})
+
+
+def parts(
+    recipe: str, argv: Sequence[str], source: str, files: Mapping[str, str], stated: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is stated: the reference takes a checkpoint in one file."""
+    return compared(Torch(), "", stated)
+
+
+def existing(step: str, recipe: str, argv: Sequence[str]) -> dict[str, Any]:
+    """True for a command line whose output exists already, if it is not refused."""
+    with scratch("there.mp4") as path:
+        path.touch()
+        _, arrived = _run(recipe, [*argv, "--output-path", str(path)])
+    return compared(Torch(), step, {"plain": bool(arrived)})
 
 
 def _run(recipe: str, argv: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from ltx_core.types import Audio
 
 from ..media import MEDIA, image_file, measured, scratch, uncounted_file
+from ..odd_media import attempted, heard, odd_file, seen
 from ..values import compared
 from .components import Torch
 
@@ -58,15 +59,13 @@ def wav(waveform: torch.Tensor, sampling_rate: int) -> dict[str, Any]:
     return compared(Torch(), "", {"rate": sampling_rate, "channels": 2, "samples": given[0].reshape(-1, 2)})
 
 
-def picture(pixels: torch.Tensor, suffix: str, orientation: int) -> Any:
-    with image_file(pixels.numpy(), suffix, orientation) as path:
+def picture(pixels: torch.Tensor, suffix: str) -> Any:
+    with image_file(pixels.numpy(), suffix) as path:
         return media_io.decode_image(str(path))
 
 
-def conditioning(
-    pixels: torch.Tensor, suffix: str, orientation: int, crf: int, height: int, width: int
-) -> torch.Tensor:
-    with image_file(pixels.numpy(), suffix, orientation) as path:
+def conditioning(pixels: torch.Tensor, suffix: str, crf: int, height: int, width: int) -> torch.Tensor:
+    with image_file(pixels.numpy(), suffix) as path:
         loaded: torch.Tensor = media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
     return loaded
 
@@ -98,3 +97,38 @@ def sound(file: str, start: float, duration: float | None) -> dict[str, Any]:
     if audio is None:
         return {"nothing": np.array(1)}
     return {"waveform": audio.waveform, "rate": np.array(audio.sampling_rate)}
+
+
+def odd_picture(step: str, kind: str) -> dict[str, Any]:
+    with odd_file(kind) as path:
+        found = attempted(lambda: {"seen": seen(media_io.decode_image(str(path)))})
+    return compared(Torch(), step, found)
+
+
+def odd_clip(step: str, kind: str) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        _, count, width, height = media_io.get_videostream_metadata(str(path))
+        frames = list(media_io.decode_video_from_file(str(path), 99, _CPU))
+        return {"stated": f"{count} of {width}x{height}", "frames": len(frames), "seen": seen(frames[-1][0].numpy())}
+
+    with odd_file(kind) as path:
+        return compared(Torch(), step, attempted(read))
+
+
+def odd_sound(step: str, kind: str, start: float, duration: float | None) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        audio = media_io.decode_audio_from_file(str(path), _CPU, start, duration)
+        assert audio is not None
+        return heard(audio.waveform.numpy(), audio.sampling_rate)
+
+    with odd_file(kind) as path:
+        return compared(Torch(), step, attempted(read))
+
+
+def odd_rate(step: str, pixels: torch.Tensor, waveform: torch.Tensor, rate: int) -> dict[str, Any]:
+    def write() -> dict[str, Any]:
+        media_io.encode_video(iter([pixels]), 24, Audio(waveform, rate), str(path), 1)
+        return {"rate": measured(path)["audio.rate"]}
+
+    with scratch("clip.mp4") as path:
+        return compared(Torch(), step, attempted(write))

@@ -13,8 +13,9 @@ Nothing in the packages is changed; while a run lasts, names in them stand for s
 - Convolutions in bfloat16: without AVX-512 torch has none but scalar loops, 30 times slower than all the rest. They are
   done in float32 and rounded once, which is what the fast kernels do.
 
-A *twin* is a second run in bfloat16 whose matrix products are done so as well: how far it is from the first is what the
-reference reaches against itself when no more than the order of its sums changes.
+A *twin* is a second run in bfloat16 whose matrix products are done so as well, and in which a convolution's bias is
+added after rounding: how far it is from the first is what the reference reaches against itself when no more than the
+order of its sums changes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .components import Torch, filters_made_once  # first: it makes torchaudio i
 
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
 from ltx_core.loader.module_ops import ModuleOps  # isort: skip
-from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX  # isort: skip
+from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX, Gemma3RopeScaling  # isort: skip
 from ltx_core.text_encoders.gemma.embeddings_processor import EmbeddingsProcessor  # isort: skip
 from ltx_core.text_encoders.gemma.encoders.base_encoder import GemmaTextEncoder  # isort: skip
 from ltx_pipelines.utils import helpers, model_ledger  # isort: skip
@@ -126,8 +127,12 @@ def patched(module: ModuleType, dtype: torch.dtype, files: Files, twin: bool) ->
             replace(user, torch=_torch(dtype))
         replace(helpers, gc=SimpleNamespace(collect=lambda: None))
         _patch_gemma(replace, files)
-        for name in (*CONVOLUTIONS, *(PRODUCTS if twin else ())):
-            replace(torch.nn.functional, **{name: _rounded_once(getattr(torch.nn.functional, name))})
+        functional = torch.nn.functional
+        for name in CONVOLUTIONS:
+            once = _rounded_once(getattr(functional, name))
+            replace(functional, **{name: _bias_apart(once) if twin else once})
+        for name in PRODUCTS if twin else ():
+            replace(functional, **{name: _rounded_once(getattr(functional, name))})
         if dtype != torch.bfloat16:
             replace(single_gpu_model_builder, apply_loras=_all_in_one_dtype(single_gpu_model_builder.apply_loras))
             if loop := getattr(module, "res2s_audio_video_denoising_loop", None):
@@ -163,6 +168,16 @@ def _rounded_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _bias_apart(convolution: Callable[..., Any]) -> Callable[..., Any]:
+    """A convolution whose result is rounded before its bias is added, as kernels without a bias of their own do."""
+
+    def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        result = convolution(x, weight, None, *args, **kwargs)
+        return result if bias is None else result + bias.reshape(-1, *[1] * (result.ndim - 2))
+
+    return run
+
+
 def _all_in_one_dtype(apply_loras: Callable[..., Any]) -> Callable[..., Any]:
     return lambda **kwargs: apply_loras(**kwargs | {"destination_sd": None})
 
@@ -172,7 +187,10 @@ def _patch_gemma(replace: Callable[..., None], files: Files) -> None:
     config = json.loads((files.gemma / "config.json").read_text())
     for section in ("text_config", "vision_config"):
         owner = getattr(GEMMA3_CONFIG_FOR_LTX, section)
-        replace(owner, **{key: config[section][key] for key in vars(owner) if key != "rope_scaling"})
+        values = {key: config[section][key] for key in vars(owner)}
+        if "rope_scaling" in values:
+            values["rope_scaling"] = Gemma3RopeScaling(**values["rope_scaling"])
+        replace(owner, **values)
     tokens = ("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image")
     replace(GEMMA3_CONFIG_FOR_LTX, **{key: config[key] for key in tokens})
     if int(transformers.__version__.split(".")[0]) >= 5:
