@@ -58,9 +58,9 @@ def _check_references(request: Request) -> None:
 
 
 def _check_mask(request: Request) -> None:
-    if request.conditioning_attention_mask:
-        path, _ = request.conditioning_attention_mask[-1]
-        ic_lora.check_mask(path, [path for path, _ in request.video_conditioning], request.num_frames)
+    references = [path for path, _ in request.video_conditioning]
+    for path, _ in request.conditioning_attention_mask:
+        ic_lora.check_mask(path, references, request.num_frames)
 
 
 def _check_audio(request: Request) -> None:
