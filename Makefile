@@ -22,7 +22,7 @@ REPLAY := .venv-replay
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help parity parity-replay test demo selftest margins bench lint floors fixtures trace readme clean
+.PHONY: help parity parity-replay test fuzz demo selftest margins bench lint floors fixtures trace readme clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -36,6 +36,9 @@ parity-replay: $(REPLAY)/ready ## ours against a committed trace of the referenc
 
 test: $(VENV)/ready ## all tests
 	$(RUN) -m pytest -n auto $(ARGS)
+
+fuzz: $(VENV)/ready ## thousands of what the tests try a few of: settings of plan and generate
+	$(RUN) -m pytest -n auto tests/test_plan_agrees.py --settings 2000 $(ARGS)
 
 # Random weights: moving noise, and noise to hear.
 TINY := fixtures/checkpoints

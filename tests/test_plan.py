@@ -128,6 +128,7 @@ def test_a_number_that_is_not_finite_or_far_too_large_is_refused_by_its_flag(
         ("ic_lora", ["--video-conditioning", "CLIP", "1.5"], "the strength is 1.5, expected 0 to 1"),
         ("ic_lora", ["--video-conditioning", "CLIP", "nan"], "the strength is nan, expected 0 to 1"),
         ("ic_lora", ["--conditioning-attention-mask", "CLIP", "-1"], "the strength is -1, expected 0 to 1"),
+        ("ic_lora", ["--num-frames", "17", "--conditioning-attention-mask", "IMAGE", "1"], "has 1 of the 17 frames"),
         ("a2vid_two_stage", ["--audio-start-time", "-1"], "--audio-start-time is -1, expected 0"),
         ("a2vid_two_stage", ["--audio-max-duration", "0"], "--audio-max-duration is 0, expected 0.001"),
         ("retake", ["--start-time", "-1"], "--start-time is -1, expected 0"),
@@ -198,8 +199,8 @@ def test_a_schedule_that_repeats_a_sigma_is_refused_in_the_plan(checkpoints: Pat
     large = ["--height", "2176", "--width", "3840", "--num-frames", "145", "--num-inference-steps", "15"]
     problems = planned("ti2vid_two_stages_hq", checkpoints, tmp_path, *large).problems
     assert [problem for problem in problems if "repeats a sigma in float32: take 8 steps" in problem], problems
-    problems = planned("ti2vid_two_stages", checkpoints, tmp_path, *large).problems
-    assert not [problem for problem in problems if "sigma" in problem], problems
+    request = parse("plan", [*flags_of("ti2vid_two_stages", checkpoints, tmp_path / "x.mp4"), *large])
+    assert list(RECIPES["ti2vid_two_stages"].problems(request)) == []
 
 
 # ---- notes --------------------------------------------------------------------------------------------------------

@@ -57,6 +57,12 @@ def _check_references(request: Request) -> None:
     ic_lora.reference_shape(half(_asked_shape(request)), ic_lora.reference_downscale_factor(request.loras))
 
 
+def _check_mask(request: Request) -> None:
+    references = [path for path, _ in request.video_conditioning]
+    for path, _ in request.conditioning_attention_mask:
+        ic_lora.check_mask(path, references, request.num_frames)
+
+
 def _check_audio(request: Request) -> None:
     video = request.num_frames / request.frame_rate
     duration = video if request.audio_max_duration is None else request.audio_max_duration
@@ -396,7 +402,7 @@ RECIPES = {
             flags.add_ic_lora,
             _ic_lora,
             distilled=True,
-            file_checks=(_check_references,),
+            file_checks=(_check_references, _check_mask),
         ),
         Recipe(
             "a2vid_two_stage",

@@ -206,6 +206,9 @@ def _perturbed(params: Any) -> bool:
 
 def _guidance_problems(argument: str, params: Any, named: Named) -> Iterator[str]:
     for each in _each(params):
+        if not isinstance(each, MultiModalGuiderParams):
+            yield f"{named(argument)} is {short(each)}, expected MultiModalGuiderParams"
+            return
         for field, within in _GUIDANCE.items():
             yield from _number(named(f"{argument}.{field}"), getattr(each, field), within)
 

@@ -16,7 +16,7 @@ from ..diffusion.noisers import GaussianNoiser
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength, lora_metadata
-from ..media.reading import load_video_conditioning
+from ..media.reading import load_video_conditioning, probe
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from ..video_vae import VideoEncoder, crop_frames
@@ -157,7 +157,7 @@ def downsample_mask_to_latent(mask: mx.array, size: tuple[int, int, int]) -> mx.
     """``(B, 1, F, H, W)`` in pixels → ``(B, f·h·w)``: means over what a latent cell covers, the first frame alone."""
     B, _, F, H, W = mask.shape
     f, h, w = size
-    if H % h or W % w or (f > 1 and (F - 1) % (f - 1)) or f > F:
+    if H % h or W % w or not covers(F, f):
         raise InputError(f"an attention mask of {F} frames of {H}x{W} does not fit a latent of {f}x{h}x{w}")
     small = mask.reshape(B, F, h, H // h, w, W // w).mean(axis=(3, 5))
     first = small[:, :1]
@@ -165,6 +165,22 @@ def downsample_mask_to_latent(mask: mx.array, size: tuple[int, int, int]) -> mx.
         rest = small[:, 1:].reshape(B, f - 1, (F - 1) // (f - 1), h, w).mean(axis=2)
         first = mx.concatenate([first, rest], axis=1)
     return first.reshape(B, f * h * w)
+
+
+def covers(frames: int, latent_frames: int) -> bool:
+    """True where each latent frame after the first has the same number of a mask's frames."""
+    return latent_frames <= frames and (latent_frames == 1 or (frames - 1) % (latent_frames - 1) == 0)
+
+
+def check_mask(mask: str | Path, references: Sequence[str | Path], num_frames: int) -> None:
+    """Raises InputError for a mask video whose frames cannot be laid over those of the reference videos."""
+    found = probe(mask, audio=False, frame_cap=num_frames).frames or 0
+    for path in references:
+        frames = probe(path, audio=False, frame_cap=num_frames).frames or 0
+        if frames and not covers(found, (frames - 1) // 8 + 1):
+            raise InputError(
+                f"{mask} has {found} of the {frames} frames that are taken of {path}: give a mask of as many frames"
+            )
 
 
 def load_mask_video(path: str | Path, shape: VideoPixelShape, dtype: mx.Dtype = mx.float32) -> mx.array:

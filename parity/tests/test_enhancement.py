@@ -18,6 +18,7 @@ from PIL import Image
 
 from ltx2_mlx.cli import plan as planning
 from ltx2_mlx.cli.recipes import RECIPES, parse
+from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.pipelines import stages
@@ -125,6 +126,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, name: str, **given: object) -> dict[s
         monkeypatch.setattr(module, "read_audio", lambda *given: Audio(None, 16000))
     pipeline = next(c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)
     given |= {"prompt": "short", "height": 64, "width": 64, "num_frames": 9, "frame_rate": 24.0, "seed": 5}
+    guidance = dict.fromkeys(("video_guider_params", "audio_guider_params"), MultiModalGuiderParams())
+    given |= {"negative_prompt": "", "num_inference_steps": 2, **guidance}
+    given |= {"distilled_lora_strength_stage_1": 1.0, "distilled_lora_strength_stage_2": 1.0}
     given |= {"gemma_root": "gemma", "enhance_prompt": True, "distilled_lora": [LoraPathStrength("lora")]}
     calls = [inspect.signature(function).parameters for function in (pipeline.__init__, pipeline.__call__)]
     made, called = (
