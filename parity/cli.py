@@ -110,7 +110,7 @@ def _open_streams() -> None:
         stream, own = getattr(sys, name), getattr(sys, f"__{name}__")
         if stream is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-        elif stream is own and isinstance(stream, io.TextIOWrapper) and not isinstance(stream.buffer.raw, _Pipe):  # type: ignore[attr-defined]
+        elif stream is own and isinstance(stream, io.TextIOWrapper) and not _is_pipe(stream):
             with suppress(OSError, ValueError):
                 stream.flush()
                 buffer = io.BufferedWriter(_Pipe(number, "w", closefd=False))
@@ -118,6 +118,10 @@ def _open_streams() -> None:
                 made = io.TextIOWrapper(buffer, **style, line_buffering=name == "stderr" or stream.isatty())
                 setattr(sys, name, made)
                 setattr(sys, f"__{name}__", made)
+
+
+def _is_pipe(stream: io.TextIOWrapper) -> bool:
+    return isinstance(getattr(stream.buffer, "raw", stream.buffer), _Pipe)
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from ltx2_mlx.errors import LTX2Error
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..declare.stages import stages
-from ..judge.files import write_whole
+from ..judge.files import printable, read_bytes, write_whole
 from ..judge.results import Results, Row
 from ..judge.verdicts import judge
 from ..run.recorded import Recorded
@@ -145,8 +145,18 @@ class Repro:
 
     @classmethod
     def load(cls, path: Path) -> Repro:
-        """Raises LTX2Error where a checkpoint is not there."""
-        with np.load(path, allow_pickle=False) as data:
+        """Raises LTX2Error where a checkpoint is not there, and where the file is not as ``save`` left it."""
+        try:
+            return cls._loaded(path)
+        except LTX2Error:
+            raise
+        except Exception as error:  # of zip, of NumPy's headers, of JSON, of names that are not there
+            said = printable(f"{type(error).__name__}: {error}")[:120]
+            raise LTX2Error(f"{path}: not a reproduction that parity bisect wrote ({said}); run it again") from None
+
+    @classmethod
+    def _loaded(cls, path: Path) -> Repro:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
         head = json.loads(str(arrays.pop("head")))
         paths = {part: Path(p.replace("checkpoints:", str(FIXTURES))) for part, p in head["paths"].items()}

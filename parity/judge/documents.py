@@ -130,6 +130,18 @@ class CoverageRecord(TypedDict):
     uncovered: list[str]
 
 
+class FirstRecord(TapRecord):
+    """The first row that does not pass, once more."""
+
+    place: str
+
+
+class FirstPipeline(PipelineRecord):
+    """The first pipeline that does not pass, without its details."""
+
+    place: str
+
+
 class Worst(TypedDict):
     """The row of a lane with the largest ratio."""
 
@@ -148,8 +160,8 @@ class Summary(TypedDict):
     coverage: list[CoverageRecord]
     unseen: list[str]
     silent: list[str]
-    first_divergence: dict[str, Any] | None
-    first_pipeline: dict[str, Any] | None
+    first_divergence: FirstRecord | None
+    first_pipeline: FirstPipeline | None
     worst: dict[Lane, Worst]
     seconds: Size
     peak_gb: Size
@@ -307,13 +319,19 @@ def _require_schema(path: Path, text: bytes, schema: str) -> None:
         raise RunError(f"{path}: no results: the run {state}. {AGAIN}")
 
 
+_PLACE = ("stage", "config", "case", "lane", "name", "call", "verdict", "needed_k", "why")
+
+
 def _problem(document: Document) -> str:
     """What of a document has the right type, and still cannot be; "" if nothing."""
     explained = document["explanation"]
     if explained and "missing" not in explained and (lacking := Explanation.__annotations__.keys() - explained.keys()):
         lacking -= {"missing"}
         return f"its explanation lacks {', '.join(sorted(lacking))}" if lacking else ""
-    for number, row in enumerate(document["taps"]):
+    first = document["summary"]["first_divergence"]
+    if first and not any(all(row[k] == first[k] for k in _PLACE) for row in document["taps"]):  # type: ignore[literal-required]
+        return "its first divergence is none of its rows"
+    for number, row in enumerate([*document["taps"], *([first] if first else [])]):
         if "profile" in row and not _fits(row["profile"], row["shape"]):
             return f"the profile of taps[{number}] ({row['name']}) is not of its shape"
         if row["verdict"] == "pass" and row["reason"] is not None:

@@ -96,9 +96,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """The file with this content, or as it was before. What a killed run left beside it is removed. Raises RunError."""
     from ltx2_mlx.media.outputs import whole_file
 
-    if path.is_dir():
-        raise RunError(f"{path}: cannot be written (it is a folder)")
     try:
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path}: cannot be written (it is {'a folder' if path.is_dir() else 'not a file'})")
         with whole_file(path) as part:
             part.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     except (LTX2Error, OSError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from math import inf, isfinite, nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -269,40 +269,13 @@ def read_results(path: Path) -> Document:
             raise RunError(
                 f"{path}: changed since it was written: the summary's {key} is {said[key]}, its rows give {made[key]}"
             )
-    for key, row in (("first_divergence", _first(document)), ("first_pipeline", _first_pipeline(document))):
-        if said[key] != row:
-            raise RunError(f"{path}: changed since it was written: the summary's {key} is not that of its rows")
-    worst = {lane: row["needed_k"] for lane, row in document["summary"]["worst"].items()}
-    if worst != {lane: row["needed_k"] for lane, row in made["worst"].items()}:
-        raise RunError(f"{path}: changed since it was written: the summary's worst ratios are not those of its rows")
     return document
-
-
-def _first(document: Document) -> dict[str, Any] | None:
-    """What the summary has to say of the first row that fails."""
-    bad = [row for row in document["taps"] if row["verdict"] != "pass"]
-    if not bad:
-        return None
-    first = min(bad, key=lambda row: row["lane"] == "C")
-    call = f"#{first['call']}" if first["call"] else ""
-    place = f"{first['stage']} {first['config']} {first['case']} {first['lane']} {first['name']}{call}"
-    return {**first, "place": place}
-
-
-def _first_pipeline(document: Document) -> dict[str, Any] | None:
-    """The same of the first pipeline."""
-    first = next((row for row in document["pipelines"] if row["verdict"] != "pass"), None)
-    place = f"{first['pipeline']} {first['config']} {first['dtype']} {first['first']}" if first else ""
-    return {**first, "details": [], "place": place} if first else None
 
 
 def _rebuilt(document: Document) -> Results:
     """As much of the run as decides its exit code."""
     summary = document["summary"]
-    rows = [
-        Row(*_place(row), 0, "", verdict=row["verdict"], needed_k=inf if row["needed_k"] is None else row["needed_k"])
-        for row in document["taps"]
-    ]
+    rows = [Row(*_place(row), order=0, dtype="", verdict=row["verdict"]) for row in document["taps"]]
     coverage = [Coverage(**entry) for entry in summary["coverage"]]
     pipelines = [
         PipelineRow(row["pipeline"], row["config"], row["dtype"], verdict=_worst_item(row))
