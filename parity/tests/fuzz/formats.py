@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -608,9 +609,9 @@ def outcome(name: str, number: int, seed: int, folder: Path) -> tuple[str, str]:
     except MemoryError as error:
         return "memory", str(error)
     except Exception as error:
-        import traceback
-
-        return "traceback", f"{type(error).__name__}: {error}"[:200] + "".join(traceback.format_tb(error.__traceback__)[-3:])
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if "site-packages" not in f.filename]
+        return "traceback", f"{type(error).__name__}: {error}"[:200].replace("\n", " ") + f" at {' < '.join(ours[:-7:-1])}"
     return "ok", ""
 
 
