@@ -6,6 +6,7 @@ LTX2Error
 │   ├── ConfigError      its metadata describes a network that we do not build
 │   └── WeightsError     its tensors do not fit the network that its metadata describes
 ├── MediaError           an image, video or audio file cannot be read, or was not written as given
+├── NotFiniteError       a step of a run gave NaN or infinite numbers
 └── InputError           a call's arguments do not fit the model
 """
 
@@ -32,6 +33,10 @@ class WeightsError(CheckpointError):
 
 class MediaError(LTX2Error):
     """An image, video or audio file cannot be read, or does not hold what was written to it."""
+
+
+class NotFiniteError(LTX2Error):
+    """A part of a run gave NaN or infinite numbers."""
 
 
 class InputError(LTX2Error, ValueError):

@@ -204,13 +204,13 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
     ("name", "flags", "problem"),
     [
         ("retake", ["--start-time", "0.6"], "the start time, 0.6 s, is not before the end time, 0.5 s"),
-        ("retake", ["--end-time", "9", "--start-time", "5"], "the video lasts 0.708333 s"),
+        ("retake", ["--end-time", "9", "--start-time", "5"], "the video lasts 0.68 s"),
         ("a2vid_two_stage", ["--audio-start-time", "60"], "has no audio from 60 s on"),
         ("a2vid_two_stage", ["--audio-path", "image-0.png"], "has no audio from 0 s on"),
         ("ic_lora", ["--conditioning-attention-mask", "clip.mp4", "1.5"], "is 1.5, expected 0 to 1"),
         ("ic_lora", ["--height", "64"], "multiples of 128"),
         ("ti2vid_two_stages_hq", ["--distilled-lora", "LORA"], "2 distilled LoRAs were given, expected one"),
-        ("ti2vid_one_stage", ["--num-inference-steps", "0"], "at least one step"),
+        ("ti2vid_one_stage", ["--num-inference-steps", "0"], "--num-inference-steps is 0, expected 1 to 1000"),
         ("ti2vid_one_stage", ["--audio-stg-blocks", "3"], "--audio-stg-blocks 3: the model has blocks 0 to 2"),
     ],
 )

@@ -25,7 +25,7 @@ from ltx2_mlx.cli.main import main
 from ltx2_mlx.errors import InputError, LTX2Error, MediaError
 from ltx2_mlx.media import outputs
 from ltx2_mlx.media.writing import check_encoding
-from ltx2_mlx.pipelines.prompts import load_contexts, save_contexts
+from ltx2_mlx.pipelines.contexts import load_contexts, save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.types import Audio
 

@@ -6,10 +6,12 @@ Nothing beyond this file sees an ``argparse.Namespace``: ``request`` makes a Req
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..config.reading import cut
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
 from ..loading.lora import LoraPathStrength
@@ -111,7 +113,7 @@ class _Values(argparse.Action):
             raise argparse.ArgumentError(self, f"takes {expected} values, and {len(values)} were given")
         try:
             made = self.made(values)
-        except ValueError as error:
+        except (ValueError, argparse.ArgumentTypeError) as error:
             raise argparse.ArgumentError(self, str(error)) from None
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), made])
 
@@ -131,12 +133,29 @@ class _Refused(argparse.Action):
 
 def _path(text: str) -> str:
     """An absolute path where ``text`` is one; a name on Hugging Face stays as it is."""
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() or text.startswith(("/", "~", ".")) else text
+    with _named_path(text) as path:
+        return str(path.resolve()) if path.exists() or text.startswith(("/", "~", ".")) else text
 
 
 def _output(text: str) -> Path:
-    return Path(text).expanduser().resolve()
+    with _named_path(text) as path:
+        return path.resolve()
+
+
+@contextmanager
+def _named_path(text: str) -> Iterator[Path]:
+    """The path of a flag. What no path can be, and an error within, becomes one of argparse."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{ascii(text)[1:-1]} is not UTF-8; give the file another name") from None
+    try:
+        yield Path(text).expanduser()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, ~nosuchuser
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{cut(text)}: {reason}") from None
 
 
 def _lora(values: list[str]) -> LoraPathStrength:
@@ -300,6 +319,15 @@ _GUIDANCE = (  # flag, field, type, help; {0} is the stream, {1} the two streams
     ("--{0}-skip-step", "skip_step", int, "guide the {0} at every (N + 1)-th step only"),
 )
 _STREAMS = (("video", "a2v"), ("audio", "v2a"))
+
+
+def named(argument: str) -> str:
+    """The flag of a pipeline's argument, or of a field of its guidance."""
+    for stream, source in _STREAMS:
+        for flag, field, *_ in _GUIDANCE:
+            if argument == f"{stream}_guider_params.{field}":
+                return flag.format(stream, source)
+    return f"--{argument.replace('_', '-')}"
 
 
 def _add_guidance(parser: Parser, versions: Versions, negative: str, audio_refused: str = "") -> None:

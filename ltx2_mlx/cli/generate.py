@@ -8,8 +8,7 @@ from ..errors import InputError
 from ..media.outputs import kind, remove_remains
 from ..media.writing import encode_video, save_png_frames, save_wav
 from ..pipelines.ledger import Progress, Settings, quiet
-from ..pipelines.prompts import load_contexts
-from .plan import Plan, check_outputs
+from .plan import Plan, check_outputs, contexts
 from .recipes import RECIPES, Result
 from .request import DTYPES, NOISE, Request
 
@@ -37,13 +36,12 @@ def generate(plan: Plan, progress: Progress = quiet) -> Path:
 
 
 def settings(request: Request, progress: Progress = quiet) -> Settings:
-    context = request.context
     return Settings(
         dtype=DTYPES[request.dtype],
         quantization=request.quantization,
         noise=NOISE[request.noise],
-        contexts=load_contexts(context, request.checkpoint_path) if context and context.exists() else {},
-        context_path=context,
+        contexts=contexts(request),
+        context_path=request.context,
         progress=progress,
         low_memory=request.low_memory,
         audio=request.audio,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
@@ -16,6 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..config import Gemma3TextConfig, LatentUpsamplerConfig, TransformerConfig, VideoVAEConfig
+from ..config.reading import cut
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
@@ -27,17 +28,20 @@ from ..media import outputs
 from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
 from ..media.writing import aac_rate, check_encoding, frame_rate
+from ..pipelines.checks import block_problems
 from ..pipelines.constants import params_of
+from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
-from ..pipelines.prompts import load_contexts
 from ..pipelines.stages import audio_tools, video_tools
+from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
 from ..video_vae import choose_tiling, decode_memory, memory_size
+from .flags import named
 from .info import gigabytes
 from .recipes import RECIPES, Denoising, Recipe, half
-from .request import Request
+from .request import DTYPES, Request
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class Plan:
 
     request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
     was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files
-    that a user may not expect. missing: the names of files that are not here, and are looked into no further; pending:
-    those of them that can be downloaded.
+    or the values that a user may not expect. encodes: Gemma is needed. missing: the names of
+    files that are not here, and are looked into no further; pending: those of them that can be downloaded.
     """
 
     request: Request
@@ -78,6 +82,7 @@ class Plan:
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    encodes: bool = False
     missing: set[str] = field(default_factory=set)
     pending: list[str] = field(default_factory=list)
 
@@ -110,10 +115,10 @@ def plan(request: Request, download: bool = False) -> Plan:
 
 def _planned(request: Request, download: Download) -> Plan:
     result = Plan(request)
-    _check_values(result)
+    sound = _check_values(result)
     _locate(result, download)
     checkpoint = _files(result)
-    shape = _check_against_files(result, checkpoint)
+    shape = _check_against_files(result, checkpoint, sound)
     if checkpoint is not None and shape is not None:
         for part in (_text_stage, _stages):
             with result.checking():
@@ -125,11 +130,13 @@ def _planned(request: Request, download: Download) -> Plan:
 # ---- values -------------------------------------------------------------------------------------------------------
 
 
-def _check_values(result: Plan) -> None:
-    """Find every problem that can be known without a file."""
+def _check_values(result: Plan) -> bool:
+    """Find every problem that can be known without a file. Returns True where the pipeline takes the values."""
     request, recipe = result.request, result.recipe
+    refused = list(recipe.problems(request))
+    result.problems += refused
+    result.notes += _value_notes(request)
     for check in (
-        _check_shape,
         _check_quantization,
         *recipe.checks,
         _check_enhancement,
@@ -139,12 +146,19 @@ def _check_values(result: Plan) -> None:
     ):
         with result.checking():
             check(request)
+    return not refused
 
 
-def _check_shape(request: Request) -> None:
-    if not (recipe := RECIPES[request.pipeline]).of_source:
-        shape = recipe.shape(request)
-        recipe.sigmas(request, half(shape) if recipe.two_stages else shape)
+def _value_notes(request: Request) -> Iterator[str]:
+    """What a user may not expect of the values."""
+    if not request.prompt.strip():
+        yield "--prompt is empty: the video follows no text"
+    if request.seed < 0 and RECIPES[request.pipeline].of_source:
+        yield f"--seed {request.seed} takes a random seed, another one in each run"
+    elif request.seed < 0 and request.noise == "torch":
+        yield f"--seed {request.seed} is PyTorch's seed of that number, not a random one"
+    if request.keep_video and request.keep_audio:
+        yield "--keep-video and --keep-audio together leave nothing to re-create"
 
 
 def _check_quantization(request: Request) -> None:
@@ -276,8 +290,9 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:  # it says which version the contexts must have
             return
         with result.checking():
-            known = load_contexts(request.context, request.checkpoint_path)
+            known = contexts(request)
             result.files.append(("contexts", str(request.context), f"{len(known)} prompts"))
+    result.notes += _prompt_notes(request, result)
     if all(prompt in known for prompt in result.recipe.prompts(request)) and not request.enhance_prompt:
         return
     if request.gemma_root is None:
@@ -287,8 +302,33 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
         with result.checking():
             folder = check_gemma(request.gemma_root)
             build("gemma", folder)
+            result.encodes = True
             size = sum(info.nbytes for info in folder.tensors.values())
             result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
+
+
+def contexts(request: Request) -> Contexts:
+    """The contexts of the request's file: prompt → context. Raises CheckpointError for those of another run."""
+    if request.context is None or request.placeholder or not request.context.exists():
+        return {}
+    return load_contexts(
+        request.context,
+        request.checkpoint_path,
+        request.gemma_root,
+        DTYPES[request.dtype],
+        early_layers_only=request.early_layers_only,
+    )
+
+
+def _prompt_notes(request: Request, result: Plan) -> Iterator[str]:
+    """A note for each prompt that is cut because it is too long."""
+    if request.gemma_root is None or request.gemma_root in result.missing:
+        return
+    with suppress(LTX2Error):  # of the folder, which has its own check
+        tokenizer = LTXVGemmaTokenizer(request.gemma_root)
+        for flag, prompt in zip(("--prompt", "--negative-prompt"), result.recipe.prompts(request), strict=False):
+            if rest := tokenizer.beyond(prompt):
+                yield f"{flag} has more than {tokenizer.max_length:,} tokens, and is cut before: {cut(rest, 40)}"
 
 
 def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -> None:
@@ -352,11 +392,14 @@ def _media(result: Plan, path: str, found: MediaInfo) -> None:
     result.notes += [f"{path} {note}" for note in found.notes]
 
 
-def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPixelShape | None:
+def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: bool) -> VideoPixelShape | None:
     """Check the values against the files. Returns the shape of the video, where it can be made."""
     request, recipe, shape = result.request, result.recipe, None
+    if not sound:
+        return None
     with result.checking():
         shape = recipe.shape(request)
+        recipe.sigmas(request, half(shape) if recipe.two_stages else shape)  # steps of the checkpoint's version
         if outputs.kind(request.output_path) == ".mp4":
             check_encoding(shape.height, shape.width)
             frame_rate(shape.fps)
@@ -364,12 +407,10 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPi
         for check in recipe.file_checks:
             with result.checking():
                 check(request)
-    if checkpoint is not None:
-        for stream, guidance in recipe.guidance(request).items():
-            with result.checking():
-                layers = TransformerConfig.from_metadata(checkpoint.config).num_layers
-                if wrong := [block for block in guidance.stg_blocks or () if not 0 <= block < layers]:
-                    raise InputError(f"--{stream}-stg-blocks {wrong[0]}: the model has blocks 0 to {layers - 1}")
+    if checkpoint is not None and not request.placeholder:
+        guidance = {f"{stream}_guider_params": params for stream, params in recipe.guidance(request).items()}
+        with result.checking():
+            result.problems += block_problems(checkpoint, guidance, named)
     return shape
 
 
@@ -378,8 +419,7 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None) -> VideoPi
 
 def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
     request = result.request
-    cached = request.context is not None and request.context.exists()
-    if not request.placeholder and request.gemma_root is not None and not cached:
+    if result.encodes and request.gemma_root is not None:
         folder = read_gemma(request.gemma_root)
         states = Gemma3TextConfig.from_metadata(folder.config)
         working = 1024 * states.hidden_size * (states.num_hidden_layers + 1) * request.itemsize * 2

@@ -3,23 +3,22 @@ cannot disagree about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 
 from .. import pipelines
-from ..diffusion.guiders import MultiModalGuiderParams
+from ..diffusion.guiders import MultiModalGuider, MultiModalGuiderParams
 from ..diffusion.schedulers import LTX2Scheduler
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
-from ..media.writing import frame_rate
-from ..pipelines import a2vid_two_stage, ic_lora, retake, ti2vid_two_stages_hq
+from ..pipelines import a2vid_two_stage, checks, ic_lora, retake, ti2vid_two_stages_hq
 from ..pipelines.constants import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
 from ..pipelines.ledger import Settings
-from ..pipelines.stages import Frames, assert_resolution, check_images, video_tools
+from ..pipelines.stages import Frames, video_tools
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import flags
@@ -49,32 +48,17 @@ def half(shape: VideoPixelShape) -> VideoPixelShape:
     return shape._replace(height=shape.height // 2, width=shape.width // 2)
 
 
-def _check_images(request: Request) -> None:
-    check_images(request.images, request.num_frames)
-
-
-def _check_seed(request: Request) -> None:
-    if request.seed < 0 and request.noise == "numpy":
-        raise InputError(f"--seed is {request.seed}, expected 0 or more")
-
-
 def _check_distilled_lora(request: Request) -> None:
     ti2vid_two_stages_hq.check_distilled_lora(request.distilled_lora)
-    for strength in (request.distilled_lora_strength_stage_1, request.distilled_lora_strength_stage_2):
-        replace(request.distilled_lora[0], strength=strength)
 
 
 def _check_references(request: Request) -> None:
     ic_lora.reference_shape(half(_asked_shape(request)), ic_lora.reference_downscale_factor(request.loras))
 
 
-def _check_mask(request: Request) -> None:
-    for _, strength in request.conditioning_attention_mask:
-        ic_lora.check_attention_strength(strength)
-
-
 def _check_audio(request: Request) -> None:
-    duration = 0.1 if request.audio_max_duration is None else request.audio_max_duration
+    video = request.num_frames / request.frame_rate
+    duration = video if request.audio_max_duration is None else request.audio_max_duration
     a2vid_two_stage.read_audio(request.audio_path, request.audio_start_time, duration)
 
 
@@ -112,7 +96,7 @@ class Recipe:
     encodes: tuple[str, ...] = ()
     makes_audio: bool = True
     of_source: bool = False
-    checks: tuple[Callable[[Request], None], ...] = (_check_images, _check_seed)
+    checks: tuple[Callable[[Request], None], ...] = ()
     file_checks: tuple[Callable[[Request], None], ...] = ()
 
     def guidance(self, request: Request) -> dict[str, MultiModalGuiderParams]:
@@ -141,15 +125,30 @@ class Recipe:
         return self.makes_audio and request.audio
 
     def shape(self, request: Request) -> VideoPixelShape:
-        """The video's size, length and rate. Raises InputError for one that cannot be made."""
+        """The video's size, length and rate. Raises InputError for a source that cannot be changed."""
         if self.of_source:
             return retake.source_shape(request.video_path)
-        try:
-            frame_rate(request.frame_rate)
-        except InputError as error:
-            raise InputError(f"--frame-rate: {error}") from None
-        assert_resolution(request.height, request.width, request.num_frames, self.two_stages)
         return _asked_shape(request)
+
+    def problems(self, request: Request) -> Iterator[str]:
+        """A sentence, with the flag, for each value that the pipeline's call would refuse."""
+        arguments: dict[str, Any] = {"prompt": request.prompt, "cross_attn_scale": request.cross_attn_scale}
+        names = (
+            ["start_time", "end_time"] if self.of_source else ["height", "width", "num_frames", "frame_rate", "images"]
+        )
+        names += ["audio_start_time", "audio_max_duration", "video_conditioning", "conditioning_attention_mask"]
+        if self.second_order:
+            names += ["distilled_lora_strength_stage_1", "distilled_lora_strength_stage_2"]
+        arguments |= {name: getattr(request, name) for name in names}
+        arguments |= {"two_stages": self.two_stages, "tokens": self.second_order}
+        if guidance := self.guidance(request):
+            arguments |= {"negative_prompt": request.negative_prompt, "num_inference_steps": request.steps}
+            arguments |= {f"{stream}_guider_params": params for stream, params in guidance.items()}
+        if not (self.of_source and request.seed < 0):  # a random one
+            arguments["seed"] = request.seed
+            if request.seed < 0 and request.noise == "numpy":
+                yield f"--seed is {request.seed}, expected 0 or more"
+        yield from checks.problems(arguments, flags.named)
 
     def sigmas(self, request: Request, shape: VideoPixelShape) -> np.ndarray:
         """The schedule of the first stage, which makes ``shape``."""
@@ -174,11 +173,11 @@ class Recipe:
 
     def _passes(self, request: Request) -> int:
         """Runs of the transformer that one evaluation takes: one, and one for each kind of guidance."""
-        guidance = self.guidance(request).values()
+        guidance = [MultiModalGuider(params) for params in self.guidance(request).values()]
         kinds = (
-            any(params.cfg_scale != 1 for params in guidance),
-            any(params.stg_scale != 0 for params in guidance),
-            any(params.modality_scale != 1 for params in guidance),
+            any(guider.do_unconditional_generation() for guider in guidance),
+            any(guider.do_perturbed_generation() for guider in guidance),
+            any(guider.do_isolated_modality_generation() for guider in guidance),
         )
         return 1 + sum(kinds)
 
@@ -381,7 +380,7 @@ RECIPES = {
             flags.add_hq,
             _hq,
             second_order=True,
-            checks=(_check_images, _check_seed, _check_distilled_lora),
+            checks=(_check_distilled_lora,),
         ),
         Recipe(
             "keyframe_interpolation",
@@ -395,7 +394,6 @@ RECIPES = {
             flags.add_ic_lora,
             _ic_lora,
             distilled=True,
-            checks=(_check_images, _check_seed, _check_mask),
             file_checks=(_check_references,),
         ),
         Recipe(

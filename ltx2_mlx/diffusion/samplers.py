@@ -14,7 +14,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, NotFiniteError
 from ..nn.noise import Generator
 from ..types import LatentState
 from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
@@ -64,6 +64,18 @@ def _denoise(denoise_fn: DenoisingFunc, video: LatentState, audio: LatentState, 
     )
 
 
+def _evaluated(video: mx.array, audio: mx.array, step: int, total: int) -> None:
+    """Evaluate the latents after a step. Raises NotFiniteError where they hold NaN or ∞: no later step heals that."""
+    finite = mx.logical_and(mx.isfinite(video).all(), mx.isfinite(audio).all())
+    mx.eval(video, audio, finite)
+    if not finite.item():
+        stream = "audio" if mx.isfinite(video).all().item() else "video"
+        raise NotFiniteError(
+            f"step {step} of {total} gave NaN or infinite numbers in the {stream} latent: a scale or a strength is too "
+            "large, or the dtype too narrow (try --dtype float32)"
+        )
+
+
 def euler_denoising_loop(
     sigmas: np.ndarray,
     video_state: LatentState,
@@ -80,7 +92,7 @@ def euler_denoising_loop(
         video, audio = _denoise(denoise_fn, video_state, audio_state, sigmas, i)
         video_state = replace(video_state, latent=stepper.step(video_state.latent, video, sigmas, i))
         audio_state = replace(audio_state, latent=stepper.step(audio_state.latent, audio, sigmas, i))
-        mx.eval(video_state.latent, audio_state.latent)
+        _evaluated(video_state.latent, audio_state.latent, i + 1, total)
     progress(total, total)
     return video_state, audio_state
 
@@ -140,11 +152,11 @@ def res2s_audio_video_denoising_loop(
             after = _with_noise(stepper, state, anchor, after, sigmas, i, step_generator)
             states[k] = replace(state, latent=mx.array(after).astype(state.latent.dtype))
         video_state, audio_state = states
-        mx.eval(video_state.latent, audio_state.latent)
+        _evaluated(video_state.latent, audio_state.latent, i + 1, total)
     if sigmas[-1] == 0:
         video, audio = _denoise(denoise_fn, video_state, audio_state, sigmas, total)
         video_state, audio_state = replace(video_state, latent=video), replace(audio_state, latent=audio)
-        mx.eval(video, audio)
+        _evaluated(video, audio, total, total)
     progress(total, total)
     return video_state, audio_state
 

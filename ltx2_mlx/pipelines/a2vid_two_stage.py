@@ -19,7 +19,7 @@ from ..loading.lora import LoraPathStrength
 from ..media.reading import decode_audio_from_file
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
-from . import stages
+from . import checks, stages
 from .ledger import ModelLedger, Settings
 
 logger = logging.getLogger(__name__)
@@ -70,9 +70,23 @@ class A2VidPipelineTwoStage:
 
         Audio that is shorter than the video is followed by silence in what the model hears (the reference refuses it).
         """
-        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
-        stages.check_images(images, num_frames)
         ledger = self.stage_1_model_ledger
+        checks.check_call(
+            ledger,
+            two_stages=True,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            video_guider_params=video_guider_params,
+            audio_start_time=audio_start_time,
+            audio_max_duration=audio_max_duration,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+        )
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
@@ -131,5 +145,5 @@ def _encoded(ledger: ModelLedger, audio: Audio, shape: VideoPixelShape) -> mx.ar
     if latent.shape[2] < frames:  # the encoder rounds down; the last latent frame is less than 40 ms
         latent = mx.concatenate([latent, mx.repeat(latent[:, :, -1:], frames - latent.shape[2], axis=2)], axis=2)
     latent = latent[:, :, :frames]
-    mx.eval(latent)
+    stages.evaluated("encoding the audio", latent)
     return latent

@@ -12,7 +12,7 @@ from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
-from . import stages
+from . import checks, stages
 from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 
@@ -51,9 +51,18 @@ class DistilledPipeline:
         num_frames: 8k + 1. tiling_config: None lets the decoder choose by memory. Raises InputError for what cannot be
         made.
         """
-        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
-        stages.check_images(images, num_frames)
         ledger = self.model_ledger
+        checks.check_call(
+            ledger,
+            two_stages=True,
+            prompt=prompt,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+        )
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
         (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, images=images)

@@ -103,7 +103,7 @@ def _written(gemma_root: str | Path, messages: list[Message], seed: int, max_tok
     mlx_lm, sampling = _imported("mlx_lm"), _imported("mlx_lm", ".sample_utils")
     model, tokenizer = mlx_lm.load(str(gemma_root))
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    mx.random.seed(seed)  # loading draws too
+    mx.random.seed(seed % 2**64)  # loading draws too
     sampler = sampling.make_sampler(temp=temperature)
     return str(mlx_lm.generate(model, tokenizer, prompt=ids, max_tokens=max_tokens, sampler=sampler))
 
@@ -125,7 +125,7 @@ def _written_beside(
     # width. Official folders do not state it, and the default is another model's: by 3840 / 2048 for the 12B one.
     model.config.hidden_size = model.config.text_config.hidden_size
     text = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    mx.random.seed(seed)
+    mx.random.seed(seed % 2**64)
     options = {"max_tokens": max_tokens, "temperature": temperature, "skip_special_tokens": True}
     return str(mlx_vlm.generate(model, processor, text, image=image, **options).text)
 

@@ -20,7 +20,7 @@ from ..media.reading import load_video_conditioning
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from ..video_vae import VideoEncoder, crop_frames
-from . import stages
+from . import checks, stages
 from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 
@@ -66,10 +66,20 @@ class ICLoraPipeline:
         and its references attend to each other, 0 to 1; conditioning_attention_mask: the same by region, times that,
         ``(1, 1, F, H, W)`` in pixels of the reference. skip_stage_2: the result has half the height and width.
         """
-        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
-        stages.check_images(images, num_frames)
-        check_attention_strength(conditioning_attention_strength)
         ledger = self.stage_1_model_ledger
+        checks.check_call(
+            ledger,
+            two_stages=True,
+            prompt=prompt,
+            video_conditioning=video_conditioning,
+            conditioning_attention_strength=conditioning_attention_strength,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+        )
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
         reference = reference_shape(half, self.reference_downscale_factor)
@@ -101,11 +111,6 @@ class ICLoraPipeline:
         return stages.decoded(ledger, video, audio, tiling_config, generator)
 
 
-def check_attention_strength(strength: float) -> None:
-    if not 0.0 <= strength <= 1.0:
-        raise InputError(f"the attention strength of the reference videos is {strength:g}, expected 0 to 1")
-
-
 def reference_downscale_factor(loras: Sequence[LoraPathStrength]) -> int:
     """The factor by which reference videos are smaller than the first stage, as the LoRAs were trained. Raises
     InputError where they do not agree."""
@@ -132,7 +137,7 @@ def _encoded(ledger: ModelLedger, encoder: VideoEncoder, path: str | Path, shape
     with ledger.settings.task(f"encoding {Path(path).name}"):
         pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames))
         latent = encoder(crop_frames(pixels).astype(ledger.settings.dtype))
-        mx.eval(latent)
+        stages.evaluated(f"encoding {path}", latent)
     return latent
 
 

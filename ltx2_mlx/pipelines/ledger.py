@@ -63,6 +63,12 @@ class Settings:
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.dtype not in (mx.bfloat16, mx.float16, mx.float32):
+            raise InputError(f"the dtype is {self.dtype}, expected bfloat16, float16 or float32")
+        if not abs(self.cross_attn_scale) <= 100:  # NaN as well
+            raise InputError(f"cross_attn_scale is {self.cross_attn_scale}, expected -100 to 100")
+
     @contextmanager
     def task(self, name: str) -> Iterator[None]:
         """Reports the start and the end of the work within, which has no steps to count."""

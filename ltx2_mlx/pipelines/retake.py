@@ -20,7 +20,7 @@ from ..loading.lora import LoraPathStrength
 from ..media.reading import decode_audio_from_file, get_videostream_metadata, load_video_conditioning
 from ..tiling import TilingConfig
 from ..types import Audio, VideoPixelShape
-from . import stages
+from . import checks, stages
 from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 from .ti2vid_one_stage import guided
@@ -63,9 +63,20 @@ class RetakePipeline:
         that stream whole. distilled: eight steps without guidance, for a distilled checkpoint. A source without audio
         gets new audio for its whole length.
         """
+        ledger = self.model_ledger
+        checks.check_call(
+            ledger,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            start_time=start_time,
+            end_time=end_time,
+            **({} if distilled else {"num_inference_steps": num_inference_steps}),
+            video_guider_params=None if distilled else video_guider_params,
+            audio_guider_params=None if distilled else audio_guider_params,
+        )
         shape = source_shape(video_path)
         check_span(start_time, end_time, shape)
-        ledger = self.model_ledger
         seed = secrets.randbelow(2**31) if seed < 0 else seed
         generator = ledger.settings.noise(seed)
         span = (start_time, end_time, shape.fps)
@@ -111,7 +122,7 @@ def source_shape(video_path: str | Path) -> VideoPixelShape:
     """Size, length and rate of a video that can be changed. Raises InputError for others, with what to do."""
     fps, frames, width, height = get_videostream_metadata(video_path)
     try:
-        stages.assert_resolution(height, width, frames, is_two_stage=False)
+        checks.assert_resolution(height, width, frames, is_two_stage=False)
     except InputError as error:
         raise InputError(f"{video_path}: {error}. Scale or cut it first, with ffmpeg for example") from None
     return VideoPixelShape(1, frames, height, width, fps)
@@ -121,7 +132,7 @@ def _encoded_video(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape
     with ledger.settings.task("encoding the video"):
         pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames)
         latent = ledger.video_encoder()(mx.array(pixels).astype(ledger.settings.dtype))
-        mx.eval(latent)
+        stages.evaluated(f"encoding {path}", latent)
         mx.clear_cache()
     return latent
 
@@ -136,5 +147,5 @@ def _encoded_audio(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape
     latent = encode_audio(Audio(waveform, audio.sampling_rate), ledger.audio_encoder())
     frames = stages.audio_tools(shape).target_shape.frames
     latent = mx.pad(latent, [(0, 0), (0, 0), (0, max(0, frames - latent.shape[2])), (0, 0)])[:, :, :frames]
-    mx.eval(latent)
+    stages.evaluated(f"encoding the audio of {path}", latent)
     return latent

@@ -20,7 +20,7 @@ from ..diffusion.latent_state import AudioLatentTools, VideoLatentTools
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ..diffusion.samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
-from ..errors import InputError, LTX2Error
+from ..errors import InputError, NotFiniteError
 from ..media.images import load_image_conditioning
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
@@ -30,40 +30,15 @@ from ..types import Audio, AudioLatentShape, ImageConditioningInput, LatentState
 from ..upsampler import upsample_video
 from ..video_vae import VideoEncoder, decode_video, memory_size
 from .constants import STAGE_2_DISTILLED_SIGMA_VALUES, VIDEO_LATENT_CHANNELS
+from .contexts import save_contexts
 from .enhancement import enhance_prompt as enhanced
 from .ledger import ModelLedger
-from .prompts import encode_prompts, save_contexts
+from .prompts import encode_prompts
 
 Frames = Iterator[np.ndarray]
 VideoItem = ConditioningItem[VideoLatentTools]
 Tools = TypeVar("Tools", bound=VideoLatentTools | AudioLatentTools)
 Asking = Callable[[Denoiser], DenoisingFunc]
-
-
-def assert_resolution(height: int, width: int, num_frames: int, is_two_stage: bool) -> None:
-    """Raises InputError for a size that the networks cannot make, with the nearest that they can."""
-    step = 64 if is_two_stage else 32
-    problems = []
-    if height % step or width % step or min(height, width) < 64:
-        near = [max(64, round(size / step) * step) for size in (height, width)]
-        problems.append(
-            f"height x width is {height}x{width}, expected multiples of {step} from 64 on: use {near[0]}x{near[1]}"
-        )
-    if num_frames < 1 or num_frames % 8 != 1:
-        near_frames = max(0, round((num_frames - 1) / 8)) * 8 + 1
-        problems.append(f"the number of frames is {num_frames}, expected 8k + 1: use {near_frames}")
-    if problems:
-        raise InputError("; ".join(problems))
-
-
-def check_images(images: Sequence[ImageConditioningInput], num_frames: int) -> None:
-    for image in images:
-        if not 0 <= image.frame_idx < num_frames:
-            raise InputError(
-                f"{image.path}: frame {image.frame_idx} is not in the video, expected 0 to {num_frames - 1}"
-            )
-        if not 0.0 <= image.strength <= 1.0:
-            raise InputError(f"{image.path}: the strength is {image.strength:g}, expected 0 to 1")
 
 
 # ---- text ---------------------------------------------------------------------------------------------------------
@@ -102,7 +77,14 @@ def prompt_contexts(
         made = dict(zip(missing, outputs, strict=True))
         if settings.context_path is not None:
             kept = {**settings.contexts, **made}
-            save_contexts(settings.context_path, list(kept), list(kept.values()), ledger.checkpoint_path)
+            save_contexts(
+                settings.context_path,
+                list(kept),
+                list(kept.values()),
+                ledger.checkpoint_path,
+                _gemma(ledger),
+                early_layers_only=settings.early_layers_only,
+            )
     return [made[prompt] if prompt in made else settings.contexts[prompt] for prompt in prompts]
 
 
@@ -145,10 +127,18 @@ def image_conditionings(
         ledger.settings.progress("encoding the images", i, len(images))
         pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
         latent = encoder(mx.array(pixels).astype(ledger.settings.dtype))
-        mx.eval(latent)
+        evaluated(f"encoding {image.path}", latent)
         items.append(placing(image, latent))
     ledger.settings.progress("encoding the images", len(images), len(images))
     return items
+
+
+def evaluated(task: str, latent: mx.array) -> None:
+    """Evaluate a latent. Raises NotFiniteError, with the task, where it holds NaN or ∞."""
+    finite = mx.isfinite(latent).all()
+    mx.eval(latent, finite)
+    if not finite.item():
+        raise NotFiniteError(f"{task} gave NaN or infinite numbers: the dtype is too narrow (try --dtype float32)")
 
 
 # ---- denoising ----------------------------------------------------------------------------------------------------
@@ -223,9 +213,12 @@ def denoise_audio_video(
         audio = replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask))
     if not settings.placeholder:
         denoise_fn = asking(cast(Denoiser, transformer or ledger.transformer()))  # both streams in, both streams out
-        video, audio = loop(
-            sigmas, video, audio, denoise_fn, progress=lambda done, total: settings.progress(name, done, total)
-        )
+        try:
+            video, audio = loop(
+                sigmas, video, audio, denoise_fn, progress=lambda done, total: settings.progress(name, done, total)
+            )
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{name}: {error}") from None
         del denoise_fn
     latents = (
         of_video.unpatchify(of_video.clear_conditioning(video)).latent,
@@ -276,7 +269,7 @@ def upsampled(ledger: ModelLedger, latent: mx.array) -> mx.array:
     """``(1, 128, F, H, W)`` at twice the height and width. Only the statistics of the video encoder are read."""
     with ledger.settings.task("upsampling"):
         larger = upsample_video(latent[:1], ledger.video_encoder(), ledger.spatial_upsampler())
-        mx.eval(larger)
+        evaluated("upsampling", larger)
         mx.clear_cache()
     return larger
 
@@ -303,7 +296,7 @@ def _decoded_audio(ledger: ModelLedger, latent: mx.array) -> Audio:
     with ledger.settings.task("decoding the audio"):
         audio = decode_audio(latent, ledger.audio_decoder(), ledger.vocoder())
         if not mx.isfinite(audio.waveform).all().item():
-            raise LTX2Error(
+            raise NotFiniteError(
                 "decoding the audio gave NaN or infinite samples: a weight or a number in the flags is out of range"
             )
     return audio

@@ -14,7 +14,7 @@ from ..loading.lora import LoraPathStrength
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
-from . import stages
+from . import checks, stages
 from .ledger import ModelLedger, Settings
 
 Guidance = MultiModalGuiderParams | MultiModalGuiderFactory
@@ -66,9 +66,22 @@ class TI2VidOneStagePipeline:
 
         The reference takes no tiling_config here and decodes in one piece; None lets our decoder choose by memory.
         """
-        stages.assert_resolution(height, width, num_frames, is_two_stage=False)
-        stages.check_images(images, num_frames)
         ledger = self.model_ledger
+        checks.check_call(
+            ledger,
+            two_stages=False,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            video_guider_params=video_guider_params,
+            audio_guider_params=audio_guider_params,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+        )
         generator = ledger.settings.noise(seed)
         positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed, images)
         shape = VideoPixelShape(1, num_frames, height, width, frame_rate)

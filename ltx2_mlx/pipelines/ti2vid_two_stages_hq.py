@@ -15,7 +15,7 @@ from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
-from . import stages
+from . import checks, stages
 from .ledger import ModelLedger, Settings
 from .ti2vid_one_stage import Guidance, guided
 
@@ -74,9 +74,23 @@ class TI2VidTwoStagesHQPipeline:
         noise_seed: of the sampler's own noise. None takes a different one for each seed and stage; the reference takes
         −1, whatever the seed is.
         """
-        stages.assert_resolution(height, width, num_frames, is_two_stage=True)
-        stages.check_images(images, num_frames)
         ledger = self.stage_1_model_ledger
+        checks.check_call(
+            ledger,
+            two_stages=True,
+            prompt=prompt,
+            tokens=True,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            video_guider_params=video_guider_params,
+            audio_guider_params=audio_guider_params,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            frame_rate=frame_rate,
+            images=images,
+        )
         generator = ledger.settings.noise(seed)
         noiser = GaussianNoiser(generator)
         positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed, images)

@@ -54,6 +54,13 @@ class LTXVGemmaTokenizer:
         mask = np.array([item.attention_mask for item in encoded], dtype=np.int32)
         return mx.array(ids), mx.array(mask)
 
+    def beyond(self, text: str) -> str:
+        """What follows the last token that is kept of one prompt; empty where all of it is kept."""
+        text = text.strip()
+        encoded = self._tokenizer.encode(text)
+        ends = [end for (_, end), kept in zip(encoded.offsets, encoded.attention_mask, strict=True) if kept]
+        return text[max(ends, default=0) :].strip() if encoded.overflowing else ""
+
     def tokens(self, text: str) -> list[str]:
         """The pieces of one prompt without its pads, for people to read."""
         encoded = self._tokenizer.encode(text.strip())

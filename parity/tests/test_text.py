@@ -18,7 +18,8 @@ from ltx2_mlx.config import EmbeddingsProcessorConfig, Gemma3TextConfig
 from ltx2_mlx.errors import CheckpointError, ConfigError, InputError, WeightsError
 from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.pipelines import prompts
-from ltx2_mlx.pipelines.prompts import encode_prompts, load_contexts, save_contexts
+from ltx2_mlx.pipelines.contexts import load_contexts, save_contexts
+from ltx2_mlx.pipelines.prompts import encode_prompts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.text.gemma3 import _inverse_frequencies
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer as OurTokenizer
