@@ -84,8 +84,9 @@ def _serve(pipe: Connection, seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)
-        from .formats import outcome
+        from .formats import outcome, warm
 
+        warm()
         while True:
             try:
                 name, number = pipe.recv()
