@@ -22,7 +22,7 @@ REPLAY := .venv-replay
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help parity parity-replay test demo selftest margins bench lint floors fixtures trace readme clean
+.PHONY: help parity parity-replay test fuzz demo selftest margins bench lint floors fixtures trace readme clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -36,6 +36,10 @@ parity-replay: $(REPLAY)/ready ## ours against a committed trace of the referenc
 
 test: $(VENV)/ready ## all tests
 	$(RUN) -m pytest -n auto $(ARGS)
+
+fuzz: $(VENV)/ready ## 20,000 changed files and command lines, and 200 kills: nothing but a result or one line
+	$(RUN) -m parity.tests.fuzz $(ARGS)
+	$(RUN) -m pytest -n 0 --kills 100 tests/test_output_files.py parity/tests/test_command_line.py -k killed
 
 # Random weights: moving noise, and noise to hear.
 TINY := fixtures/checkpoints

@@ -135,8 +135,10 @@ def _is_pipe(stream: io.TextIOWrapper) -> bool:
 
 def _say(text: str) -> None:
     """A line on stderr, if anyone still reads it; without what would steer a terminal."""
-    with suppress(OSError, ValueError):
+    try:
         print(f"ltx2-parity: {_line(text)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _forget(sys.stderr)
 
 
 def _line(text: str) -> str:

@@ -15,7 +15,7 @@ from ..faults.catalogue import FAULTS, NOT_APPLICABLE
 from ..faults.likely_causes import learn
 from ..faults.score import DETECTED, LOCALISED, Gate, Outcome, Score
 from ..faults.selftest import run, sample, with_canaries
-from ..judge.files import RunError, without_steering, write_whole
+from ..judge.files import RunError, printable, without_steering, write_whole
 from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from ..run.pool import count
 from ..sides.fixtures import ensure_fixtures
@@ -87,7 +87,7 @@ def _selftest(args: argparse.Namespace) -> int:
     if args.learn:
         learn(score.outcomes)
     show(score, document["summary"])
-    print(f"written   {args.json}")
+    print(f"written   {printable(args.json)}")
     return EXIT_OK if score.good else EXIT_DIVERGED
 
 

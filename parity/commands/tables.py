@@ -74,7 +74,9 @@ def selftest(document: dict[str, Any]) -> str:
         seen = f"`{row['first_tap']}`" if row["detected"] else row["equivalent"] or "not noticed"
         seen += "" if row["localised"] or not row["detected"] else f" (expected `{row['expected_tap']}`)"
         seen = seen if row["state"] == "judged" else f"{row['state']}: {row['why']}"
-        lines.append(f"| {_cell(row['id'])} | {_cell(row['kind'])} | {_cell(row['fault'])} | {_cell(row['lane'])} | {_cell(seen)} |")
+        lines.append(
+            f"| {_cell(row['id'])} | {_cell(row['kind'])} | {_cell(row['fault'])} | {_cell(row['lane'])} | {_cell(seen)} |"
+        )
     return "\n".join([*lines, "", "</details>"])
 
 

@@ -21,8 +21,8 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """The same as code."""
-    return f"`{printable(text).replace('`', chr(39)).replace('|', '¦')}`"
+    """The same as code, in which nothing can be escaped: what ends it, a cell, or begins HTML looks alike only."""
+    return f"`{printable(text).translate(str.maketrans('`|<>', chr(39) + '¦‹›'))}`"
 
 
 def table(document: dict[str, Any], by_config: bool = True) -> str:
@@ -116,7 +116,9 @@ def sentence(document: dict[str, Any]) -> str:
         if worst and not first
         else ""
     )
-    versions = ", ".join(plain(f"{name} {version}") for name, version in env.items() if name not in ("machine", "device"))
+    versions = ", ".join(
+        plain(f"{name} {version}") for name, version in env.items() if name not in ("machine", "device")
+    )
     return (
         f"{outcome}{ratio} {summary['taps']:,} tensors and {summary['pipelines']} runs of pipelines judged in "
         f"{summary['seconds']:.0f} s and "

@@ -53,7 +53,9 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
     for path in written:
         console.print(f"written   {escape(path)}")
     env = ", ".join(f"{k} {v}" for k, v in results.environment.items() if k not in ("machine", "device"))
-    console.print(escape(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}"))
+    console.print(
+        escape(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}")
+    )
     console.print(f"rounding  {results.device.sentence}")
     for measure in results.device.beyond:
         console.print(f"device    {measure.sentence}", style="yellow")

@@ -17,7 +17,9 @@ from ..judge.files import RunError, decode, read_bytes
 SCHEMA = "ltx2-parity-trace/2"
 _AGAIN = "Record it again: parity record"
 _KNOWN = f"not the manifest of a trace ({SCHEMA})"
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$", max_length=255)]  # of a file, no path
+_Name = Annotated[
+    str, msgspec.Meta(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$", max_length=255)
+]  # of a file, no path
 _Sums = dict[str, Count]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 

@@ -15,7 +15,7 @@ import msgspec
 from ltx2_mlx.errors import LTX2Error
 
 from ..declare.inputs import FIXTURES, RECIPES
-from ..judge.documents import CoverageRecord, PipelineRecord, TapRecord
+from ..judge.documents import Count, CoverageRecord, PipelineRecord, TapRecord
 from ..judge.files import read_bytes, write_whole
 from ..judge.results import ALLOWED, Coverage, PipelineRow, Results, Row
 from ..tap import raw_safetensors as shards
@@ -39,7 +39,7 @@ class _Kept:
     rows: list[Row]
     coverage: list[Coverage]
     pipelines: list[PipelineRow]
-    carried: int
+    carried: Count
     silent: list[str]
     peak_gb: float
 

@@ -27,7 +27,9 @@ HERE = {"cwd": ROOT, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}
 
 def parity(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "parity", *map(str, words)]
-    return subprocess.run(argv, **(HERE | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120} | more))
+    return subprocess.run(
+        argv, **(HERE | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120} | more)
+    )
 
 
 def shell(line: str, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -111,7 +113,11 @@ def left(folder: Path) -> list[str]:
 
 def test_what_cannot_be_written_to_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results(False).write(tmp_path / "results.json")
-    for words in (["report", "/proc/x/results.json"], ["debug", "sync", "--plot", "/proc/x/y.png"], ["debug", "sync", "--plot", "/dev/null"]):
+    for words in (
+        ["report", "/proc/x/results.json"],
+        ["debug", "sync", "--plot", "/proc/x/y.png"],
+        ["debug", "sync", "--plot", "/dev/null"],
+    ):
         assert main([*words, *(["--without-reference"] if "debug" in words else [])]) == EXIT_USAGE
         one_line(capsys.readouterr().err)
     assert Path("/dev/null").is_char_device()
@@ -134,7 +140,9 @@ def test_ctrl_c_while_importing_is_one_line(module: str, runs: tuple[Path, Path]
     assert done.returncode == 130 and "interrupted" in one_line(done.stderr), done
 
 
-def test_two_runs_do_not_write_into_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoints: Path) -> None:
+def test_two_runs_do_not_write_into_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoints: Path
+) -> None:
     path = tmp_path / "results.json"
     script = "import sys, time, pathlib; from parity.report.render import replacing\n"
     script += "with replacing(pathlib.Path(sys.argv[1])): print('in it', flush=True); time.sleep(60)"

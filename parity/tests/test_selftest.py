@@ -510,7 +510,9 @@ def test_explain_names_the_cause_of_a_planted_fault(
     fault, path = BY_ID[id], tmp_path / "results.json"
     table = [e for e in explain.examples() if e.id != id]  # told by the others
     monkeypatch.setattr(explain, "examples", lambda: table)
-    Results([Row(fault.tap, fault.stage, fault.config, fault.case, "A", 0, 0, "float32", verdict="diverged")]).write(path)
+    Results([Row(fault.tap, fault.stage, fault.config, fault.case, "A", 0, 0, "float32", verdict="diverged")]).write(
+        path
+    )
     with planted(fault):
         assert main(["explain", "first", "--results", str(path)]) == EXIT_OK
     out = capsys.readouterr().out

@@ -213,7 +213,19 @@ def results(red: bool) -> Results:
 
     cells = [("transformer", "tiny-2.0"), ("patchifiers", "any")]
     rows = [
-        Row(f"tap{i}", s, c, "base", lane, 0, i, "float32", (4, 8), needed_k=1.0, metrics={"rel_l2": 1e-7, "std_ref": 1.0})
+        Row(
+            f"tap{i}",
+            s,
+            c,
+            "base",
+            lane,
+            0,
+            i,
+            "float32",
+            (4, 8),
+            needed_k=1.0,
+            metrics={"rel_l2": 1e-7, "std_ref": 1.0},
+        )
         for s, c in cells
         for lane in ("AC" if s == "transformer" else "A")
         for i in range(3)
@@ -227,7 +239,12 @@ def results(red: bool) -> Results:
     axis = {"axis": 0, "size": 4, "ours": [0.1, None, 0.2, 0.3], "reference": [0.1, 0.1, 0.1, 0.1]}
     rows[1].profile = {"axes": [axis], "map": {"axes": [0, 1], "ours": [[-60, None], [-50, -40]]}}
     if red:
-        rows[0].verdict, rows[0].needed_k, rows[0].why, rows[0].source = "diverged", 99.0, "far off", "ltx2_mlx/block.py:3"
+        rows[0].verdict, rows[0].needed_k, rows[0].why, rows[0].source = (
+            "diverged",
+            99.0,
+            "far off",
+            "ltx2_mlx/block.py:3",
+        )
         rows[0].reason = None
         line = {"file": "ltx2_mlx/block.py", "first": 3, "last": 4, "text": "x = y"}
         cause = {"cause": "eps", "share": 0.5, "meaning": "another eps", "example": "N05", "fault": "eps 1e-5"}
@@ -284,7 +301,7 @@ def require_green(found: dict[str, Any]) -> None:
 def check_pages(folder: Path) -> None:
     """Raises Wrong for a page that a text of the results has got into as more than text."""
     page, markdown = ((folder / name).read_text() for name in ("report.html", "summary.md"))
-    if "<script>alert" in page or "<script>alert" in markdown.partition("```")[0]:
+    if "<script>alert" in page or "<script>alert" in markdown.partition("\n```")[0]:
         raise Wrong("a script in a page")
     ElementTree.fromstring((folder / "junit.xml").read_bytes())
 
@@ -437,7 +454,9 @@ def _array(folder: Path, rng: random.Random) -> Path:
         np.savez_compressed(stream, head=np.array(json.dumps({"paths": {}})), a=frames)
     data = stream.getvalue()
     if path.suffix == ".npy" and rng.random() < 0.5:
-        shape = rng.choice(("(10**12, 2, 2, 3)", "(0, 16, 16, 3)", "(1, 1, 1, 3)", "(1, 512, 1, 3)", "(((((", "(-1, 2, 2, 3)"))
+        shape = rng.choice(
+            ("(10**12, 2, 2, 3)", "(0, 16, 16, 3)", "(1, 1, 1, 3)", "(1, 512, 1, 3)", "(((((", "(-1, 2, 2, 3)")
+        )
         data = data.replace(b"(2, 16, 16, 3)", shape.encode()[:14].ljust(14))
     path.write_bytes(mutate.raw(data, rng, head=128) if rng.random() < 0.7 else data)
     return path
@@ -531,7 +550,9 @@ def _prepare() -> None:
     results(False).write(Path("whole-False.json"))
     results(True).write(Path("whole-True.json"))
     Path("score.json").write_text(json.dumps(_score()))
-    Path("document.md").write_text("".join(f"<!-- {n}: start -->\n<!-- {n}: end -->\n" for n in ("parity", "selftest", "symptoms")))
+    Path("document.md").write_text(
+        "".join(f"<!-- {n}: start -->\n<!-- {n}: end -->\n" for n in ("parity", "selftest", "symptoms"))
+    )
     np.save("frames.npy", np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8))
     shutil.copytree(TRACE.with_suffix(""), "trace", dirs_exist_ok=True)
     shutil.copy(TRACE, "trace.json")
@@ -554,7 +575,7 @@ def _prepare() -> None:
 
 def warm() -> None:
     """Import what readers import, and make the whole files."""
-    import parity.run.live  # noqa: F401  torch
+    import parity.sides.torch  # noqa: F401  takes the longest
     from parity.sides.fixtures import ensure_fixtures
 
     ensure_fixtures()
@@ -575,7 +596,15 @@ def _plan(folder: Path, rng: random.Random) -> list[str]:
     line = ["--distilled-checkpoint-path", f"{tiny}.safetensors", "--gemma-root", str(GEMMA)]
     line += ["--spatial-upsampler-path", f"{tiny}-upsampler-x2.safetensors", "--prompt", "a fox", "--seed", "1"]
     line += ["--height", "64", "--width", "128", "--num-frames", "9", "--frame-rate", "24", "--output-path", "a.mp4"]
-    line += ["--image", str(FIXTURES / "media" / "image-0.png"), "0", "0.9", "--lora", f"{tiny}-lora.safetensors", "0.7"]
+    line += [
+        "--image",
+        str(FIXTURES / "media" / "image-0.png"),
+        "0",
+        "0.9",
+        "--lora",
+        f"{tiny}-lora.safetensors",
+        "0.7",
+    ]
     line += ["--pipeline", rng.choice(("distilled", "two-stage", "one-stage", "ic-lora", "a2vid", "keyframe"))]
     return ["plan", *mutate.words(line, rng)]
 
@@ -628,7 +657,9 @@ def outcome(name: str, number: int, seed: int, folder: Path) -> tuple[str, str]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         ours = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if "site-packages" not in f.filename]
-        return "traceback", f"{type(error).__name__}: {error}"[:200].replace("\n", " ") + f" at {' < '.join(ours[:-7:-1])}"
+        return "traceback", f"{type(error).__name__}: {error}"[:200].replace(
+            "\n", " "
+        ) + f" at {' < '.join(ours[:-7:-1])}"
     return "ok", ""
 
 

@@ -13,8 +13,28 @@ from typing import Any
 DEEP = 20_000
 NUMBERS = [0, -1, 1, 2**31, 2**63, -(2**63), 10**12, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e308, 1e39]
 NUMBERS += [float("nan"), float("inf"), -float("inf")]
-TEXTS = ["", " ", "x" * 5000, "../../etc/passwd", "/dev/zero", "a\nb", "::error::x", "\x1b[31mred\x1b]0;t\x07", "\ud800"]
-TEXTS += ["<script>alert(1)</script>", "|`*_[a](http://x)", "[/bold]", "é" * 300, "\u202e", "\0", "float32", "pass", "A"]
+TEXTS = [
+    "",
+    " ",
+    "x" * 5000,
+    "../../etc/passwd",
+    "/dev/zero",
+    "a\nb",
+    "::error::x",
+    "\x1b[31mred\x1b]0;t\x07",
+    "\ud800",
+]
+TEXTS += [
+    "<script>alert(1)</script>",
+    "|`*_[a](http://x)",
+    "[/bold]",
+    "é" * 300,
+    "\u202e",
+    "\0",
+    "float32",
+    "pass",
+    "A",
+]
 
 
 def value(rng: random.Random) -> Any:
@@ -143,7 +163,21 @@ def _entry(header: dict[str, Any], rng: random.Random) -> bytes:
 def words(line: list[str], rng: random.Random) -> list[str]:
     """A command line with words changed, lost, twice, or new."""
     line = list(line)
-    values = ["nan", "inf", "-1", "0", "1e400", "9" * 40, "9" * 5000, "", "~nosuchuser/x", "/dev/null", "/", ".", "é\udcff"]
+    values = [
+        "nan",
+        "inf",
+        "-1",
+        "0",
+        "1e400",
+        "9" * 40,
+        "9" * 5000,
+        "",
+        "~nosuchuser/x",
+        "/dev/null",
+        "/",
+        ".",
+        "é\udcff",
+    ]
     values += ["a\nb", "\x1b[31m", "--", "-", "[/x]", "*", "[", "x" * 300, "true", "None", "1,2", "0x10", "１"]
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(len(line)) if line else 0
