@@ -118,13 +118,13 @@ def _open_streams() -> None:
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream, own = getattr(sys, name), getattr(sys, f"__{name}__")
         if stream is None:  # closed by the shell
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif stream is own and isinstance(stream, io.TextIOWrapper) and not _is_pipe(stream):
             with suppress(OSError, ValueError):
                 stream.flush()
                 buffer = io.BufferedWriter(_Pipe(number, "w", closefd=False))
-                style = {"encoding": stream.encoding, "errors": "backslashreplace"}
-                made = io.TextIOWrapper(buffer, **style, line_buffering=name == "stderr" or stream.isatty())
+                live = name == "stderr" or stream.isatty()
+                made = io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=live)
                 setattr(sys, name, made)
                 setattr(sys, f"__{name}__", made)
 

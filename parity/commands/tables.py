@@ -60,10 +60,7 @@ def selftest(document: dict[str, Any]) -> str:
         *([_gate(s["gate"]), ""] if s["gate"] else []),
         "| kind | faults | noticed | at their tap | canary |",
         "|---|--:|--:|--:|---|",
-        *(
-            f"| {_cell(k['kind'])} | {k['faults']} | {k['detected']} | {k['localised']} | {_cell(k['void'] or k['canary'])} |"
-            for k in s["kinds"]
-        ),
+        *(_row(k["kind"], k["faults"], k["detected"], k["localised"], k["void"] or k["canary"]) for k in s["kinds"]),
         "",
         "<details><summary>Every fault, the lane that caught it, and where</summary>",
         "",
@@ -74,15 +71,14 @@ def selftest(document: dict[str, Any]) -> str:
         seen = f"`{row['first_tap']}`" if row["detected"] else row["equivalent"] or "not noticed"
         seen += "" if row["localised"] or not row["detected"] else f" (expected `{row['expected_tap']}`)"
         seen = seen if row["state"] == "judged" else f"{row['state']}: {row['why']}"
-        lines.append(
-            f"| {_cell(row['id'])} | {_cell(row['kind'])} | {_cell(row['fault'])} | {_cell(row['lane'])} | {_cell(seen)} |"
-        )
+        lines.append(_row(row["id"], row["kind"], row["fault"], row["lane"], seen))
     return "\n".join([*lines, "", "</details>"])
 
 
-def _cell(text: str) -> str:
-    """Our own Markdown (names are code) in a cell: one line, no HTML."""
-    return printable(text.replace("\n", " ")).replace("|", "&#124;").replace("<", "&lt;")
+def _row(*cells: object) -> str:
+    """Our own Markdown (names are code) in cells: one line, no HTML."""
+    made = (printable(str(cell).replace("\n", " ")).replace("|", "&#124;").replace("<", "&lt;") for cell in cells)
+    return f"| {' | '.join(made)} |"
 
 
 def _gate(found: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from .documents import (
     read_baseline,
     schema_of,
 )
-from .files import RunError, printable, write_whole
+from .files import RunError, write_whole
 from .results import ALLOWED, EXIT_OK, ORIGIN, VERDICTS, read_results
 
 BASELINE = Path("reports") / "baseline.json"

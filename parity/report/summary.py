@@ -11,7 +11,6 @@ from ..judge.place import Place
 from ..judge.results import EXIT_INCONCLUSIVE
 from . import explanation
 
-
 _MARKUP = re.compile(r"[\\`*~\[\]<>&|@]|://|www\.")
 
 

@@ -133,7 +133,8 @@ def test_ctrl_c_while_importing_is_one_line(module: str, runs: tuple[Path, Path]
         "def stop(name, *rest):\n"
         "    if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
         "    return real(name, *rest)\n"
-        "builtins.__import__ = stop; sys.exit(main(['run', '--stage', 'tokenizer', '--lane', 'A', '--json', sys.argv[2]]))"
+        "builtins.__import__ = stop\n"
+        "sys.exit(main(['run', '--stage', 'tokenizer', '--lane', 'A', '--json', sys.argv[2]]))"
     )
     argv = [sys.executable, "-c", script, module, str(runs[0].with_name("x.json"))]
     done = subprocess.run(argv, capture_output=True, **HERE, timeout=120)

@@ -1,6 +1,6 @@
 """Every format of both packages: a whole file of each, how it is changed, and the real code that reads it.
 
-A reader returns, or raises LTX2Error in one line that names the file. ``Wrong`` is what it raises itself where an
+A reader returns, or raises LTX2Error in one line that names the file. ``WrongError`` is what it raises itself where an
 outcome is worse than a refusal.
 """
 
@@ -33,11 +33,12 @@ from parity.run.environment import ROOT, code_digest
 
 from . import mutate
 
+CHECKPOINTS = ("tiny-2.0.safetensors", "tiny-2.3.safetensors", "tiny-2.0-upsampler-x2.safetensors")
 TRACE = ROOT / "fixtures" / "traces" / "tiny.json"
 CLI_TRACE_CELL = "patchifiers"
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """Worse than a refusal: a wrong success, a page with what must not be in it, a refusal of many lines."""
 
 
@@ -50,7 +51,7 @@ class Format:
     read: Callable[[Any], None]
 
 
-# ---- the product's files ----------------------------------------------------------------------------------------------
+# ---- the product's files --------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -117,9 +118,9 @@ def _tokenizer(path: Path) -> None:
 def _contexts() -> bytes:
     import mlx.core as mx
 
-    from ltx2_mlx.pipelines.contexts import save_contexts
     from ltx2_mlx.config import EmbeddingsProcessorConfig
     from ltx2_mlx.loading.checkpoint import read_checkpoint
+    from ltx2_mlx.pipelines.contexts import save_contexts
     from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
     from ltx2_mlx.text.tokenizer import MAX_LENGTH
 
@@ -145,7 +146,7 @@ def _read_contexts(path: Path) -> None:
     load_contexts(path, FIXTURES / "tiny-2.0.safetensors", GEMMA)
 
 
-# ---- media ------------------------------------------------------------------------------------------------------------
+# ---- media ----------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -202,7 +203,7 @@ def _audio(path: Path) -> None:
     media.decode_audio_from_file(path)
 
 
-# ---- the harness's files ----------------------------------------------------------------------------------------------
+# ---- the harness's files --------------------------------------------------------------------------------------------
 
 
 def results(red: bool) -> Results:
@@ -283,26 +284,26 @@ def _read_results(path: Path) -> None:
 
 
 def require_green(found: dict[str, Any]) -> None:
-    """Raises Wrong for a run that must not have been accepted: judged here again, by hand."""
+    """Raises WrongError for a run that must not have been accepted: judged here again, by hand."""
     allowed = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}
     for row in found["taps"]:
         if row["verdict"] != "pass" or row["needed_k"] is None or row["needed_k"] > allowed[row["lane"]]:
-            raise Wrong(f"accepted with {row['verdict']} {row['needed_k']}")
+            raise WrongError(f"accepted with {row['verdict']} {row['needed_k']}")
     for run in found["pipelines"]:
         if run["verdict"] != "pass" or not run["details"] or any(d[3] != "pass" or d[1] > d[2] for d in run["details"]):
-            raise Wrong("accepted with a pipeline that does not pass")
+            raise WrongError("accepted with a pipeline that does not pass")
     for c in found["summary"]["coverage"]:
         if c["uncovered"] or c["leaves"] != c["leaves_compared"] or c["parameters"] != c["parameters_moving"]:
-            raise Wrong("accepted with a hole")
+            raise WrongError("accepted with a hole")
     if found["summary"]["exit_code"] or found["summary"]["unseen"] or found["summary"]["silent"] or not found["taps"]:
-        raise Wrong("accepted, and not green")
+        raise WrongError("accepted, and not green")
 
 
 def check_pages(folder: Path) -> None:
-    """Raises Wrong for a page that a text of the results has got into as more than text."""
+    """Raises WrongError for a page that a text of the results has got into as more than text."""
     page, markdown = ((folder / name).read_text() for name in ("report.html", "summary.md"))
     if "<script>alert" in page or "<script>alert" in markdown.partition("\n```")[0]:
-        raise Wrong("a script in a page")
+        raise WrongError("a script in a page")
     ElementTree.fromstring((folder / "junit.xml").read_bytes())
 
 
@@ -372,7 +373,7 @@ def _read_selftest(path: Path) -> None:
     found = scores.read(path)
     selftest(found)
     if "<script>alert" in str(annex.selftest(found)):
-        raise Wrong("a script in a page")
+        raise WrongError("a script in a page")
 
 
 def _kept(folder: Path, rng: random.Random) -> Path:
@@ -472,11 +473,11 @@ def _read_array(path: Path) -> None:
         look(argparse.Namespace(file=path))
 
 
-# ---- command lines ----------------------------------------------------------------------------------------------------
+# ---- command lines --------------------------------------------------------------------------------------------------
 
 
 def command(argv: list[str], program: str = "parity") -> int:
-    """Run a program in this process. Raises LTX2Error with its line where it refuses, Wrong for more than a line."""
+    """Run a program in this process. Raises LTX2Error with its line where it refuses, WrongError for more than a line."""
     if program == "parity":
         from parity.cli import main
     else:
@@ -489,14 +490,14 @@ def command(argv: list[str], program: str = "parity") -> int:
             code = stop.code if isinstance(stop.code, int) else 1
     said = out.getvalue() + err.getvalue()
     if any(c in said for c in "\x1b\x07\x9b") or any(line.startswith("::") for line in said.splitlines()):
-        raise Wrong(f"{argv}: steers the terminal or a job: {said!r:.300}")
+        raise WrongError(f"{argv}: steers the terminal or a job: {said!r:.300}")
     lines = err.getvalue().strip().splitlines()
     usage = any(": error: " in line for line in lines)
     planned = program == "plan" and "problem" in out.getvalue()
     if code == 2 and not usage and not planned and len(lines) != 1:
-        raise Wrong(f"{argv}: refused in {len(lines)} lines: {lines[:3]}")
+        raise WrongError(f"{argv}: refused in {len(lines)} lines: {lines[:3]}")
     if code not in (0, 1, 2, 3, 4):
-        raise Wrong(f"{argv}: exit code {code}")
+        raise WrongError(f"{argv}: exit code {code}")
     _refusals[:] = [lines[-1] if lines else out.getvalue()[:200].replace("\n", " ")] if code == 2 else []
     return code
 
@@ -615,7 +616,7 @@ def _run_plan(argv: list[str]) -> None:
 
 
 FORMATS = {
-    "checkpoint": Format(8, _tensors("tiny-2.0.safetensors", "tiny-2.3.safetensors", "tiny-2.0-upsampler-x2.safetensors"), _checkpoint),
+    "checkpoint": Format(8, _tensors(*CHECKPOINTS), _checkpoint),
     "LoRA": Format(8, _tensors("tiny-2.0-lora.safetensors", "tiny-2.3-ic-lora.safetensors", inner=""), _lora),
     "Gemma config.json": Format(4, _gemma_file("config.json"), _gemma),
     "Gemma index": Format(3, _gemma_file("model.safetensors.index.json"), _gemma),
@@ -650,7 +651,7 @@ def outcome(name: str, number: int, seed: int, folder: Path) -> tuple[str, str]:
         if "\n" in said or len(said) > 6000:
             return "many lines", said[:300]
         return ("refused", "") if named else ("unnamed", said[:300])
-    except Wrong as error:
+    except WrongError as error:
         return "wrong", str(error)[:500]
     except MemoryError as error:
         return "memory", str(error)
