@@ -37,7 +37,9 @@ parity-replay: $(REPLAY)/ready ## ours against a committed trace of the referenc
 test: $(VENV)/ready ## all tests
 	$(RUN) -m pytest -n auto $(ARGS)
 
-fuzz: $(VENV)/ready ## thousands of what the tests try a few of: settings of plan and generate
+fuzz: $(VENV)/ready ## 20,000 changed files and command lines, and 200 kills: nothing but a result or one line
+	$(RUN) -m parity.tests.fuzz $(ARGS)
+	$(RUN) -m pytest -n 0 --kills 100 tests/test_output_files.py parity/tests/test_command_line.py -k killed
 	$(RUN) -m pytest -n auto tests/test_plan_agrees.py --settings 2000 $(ARGS)
 
 # Random weights: moving noise, and noise to hear.

@@ -1,11 +1,20 @@
-"""``ltx2-parity``: the parser of all verbs. Exit codes: 0 pass, 1 diverged or invalid, 2 usage, 3 incomplete,
-4 inconclusive."""
+"""``ltx2-parity``: the parser of all verbs, and what every verb has in common: how it ends when it is stopped, when a
+disk is full, when nobody reads its output, or when the terminal lacks a letter. Exit codes: 0 pass, 1 diverged or
+invalid, 2 usage, 3 incomplete, 4 inconclusive, 128 + the signal's number when stopped."""
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
 
 from ltx2_mlx import __version__
 from ltx2_mlx.errors import LTX2Error
@@ -15,13 +24,22 @@ VERBS = (
     "tables",
 )  # fmt: skip
 EXIT_USAGE = 2
+LONGEST = 1000  # characters of a message
 OURS = ("ltx2_mlx", "parity")
 EXTRAS = "cpu,parity,reference" if sys.platform == "linux" else "parity,reference"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no more of a word than a line has, and nothing that steers a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {_line(message)}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Every verb with its flags. A verb that cannot be imported, for want of an extra, is there and says so."""
-    made = argparse.ArgumentParser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
+    made = _Parser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
     made.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
     for verb in VERBS:
@@ -42,17 +60,123 @@ def _remedy(error: ImportError) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    made = parser()
-    args, rest = made.parse_known_args(argv)
-    if remedy := getattr(args, "lacking", None):
-        print(f"ltx2-parity: {args.command} {remedy}", file=sys.stderr)
+    """Run a verb. What goes wrong outside this program (a signal, a disk, a reader that left) is one line on stderr."""
+    _open_streams()
+    try:
+        with _stopping(_exit):
+            made = parser()
+            args, rest = made.parse_known_args(argv)
+        if remedy := getattr(args, "lacking", None):
+            _say(f"{args.command} {remedy}")
+            return EXIT_USAGE
+        if rest:
+            made.error(f"unrecognized arguments: {' '.join(rest)}")
+        with _stopping(_raise):
+            code = _verb(args)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as stop:
+        number, *hints = stop.args or (signal.SIGINT,)
+        _say("; ".join(["interrupted", *hints]))
+        return 128 + int(number)
+    except OSError as error:  # a full disk, a file that went away
+        _say(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        _forget(sys.stdout)
         return EXIT_USAGE
-    if rest:
-        made.error(f"unrecognized arguments: {' '.join(rest)}")
+    except MemoryError:
+        _say("out of memory")
+        return EXIT_USAGE
+
+
+def _verb(args: argparse.Namespace) -> int:
     try:
         return int(args.handler(args))
     except LTX2Error as error:
-        print(f"ltx2-parity: {error}", file=sys.stderr)
+        _say(str(error))
     except ImportError as error:
-        print(f"ltx2-parity: {args.command} {_remedy(error)}", file=sys.stderr)
+        _say(f"{args.command} {_remedy(error)}")
     return EXIT_USAGE
+
+
+# ---- streams --------------------------------------------------------------------------------------------------------
+
+
+class _Pipe(io.FileIO):
+    """A stream whose reader may leave (``| head -1``): what is written after that goes nowhere, and the verb goes on to
+    its own exit code."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _open_streams() -> None:
+    """Standard streams that are there, can write every letter, and do not mind a reader that leaves."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream, own = getattr(sys, name), getattr(sys, f"__{name}__")
+        if stream is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif stream is own and isinstance(stream, io.TextIOWrapper) and not _is_pipe(stream):
+            with suppress(OSError, ValueError):
+                stream.flush()
+                buffer = io.BufferedWriter(_Pipe(number, "w", closefd=False))
+                live = name == "stderr" or stream.isatty()
+                made = io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=live)
+                setattr(sys, name, made)
+                setattr(sys, f"__{name}__", made)
+
+
+def _is_pipe(stream: io.TextIOWrapper) -> bool:
+    return isinstance(getattr(stream.buffer, "raw", stream.buffer), _Pipe)
+
+
+def _say(text: str) -> None:
+    """A line on stderr, if anyone still reads it; without what would steer a terminal."""
+    try:
+        print(f"ltx2-parity: {_line(text)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _forget(sys.stderr)
+
+
+def _line(text: str) -> str:
+    from .judge.files import printable
+
+    line = printable(text)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+def _forget(stream: object) -> None:
+    """Lead what is left for a stream that cannot be written to nowhere, so that Python can end without an error."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+
+
+# ---- signals --------------------------------------------------------------------------------------------------------
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"ltx2-parity: interrupted\n")
+    os._exit(128 + number)
+
+
+@contextmanager
+def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, Ctrl-C, SIGTERM and SIGHUP call ``stop``: ``_exit`` while modules are imported, where an exception comes
+    out as another one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -133,7 +133,7 @@ def _weights(folder: Path) -> list[Path]:
     files = []
     for name in sorted(set(_named(index).values())):
         file = folder / name
-        if Path(name).name != name or name in (".", "..") or "\\" in name or "\0" in name:
+        if Path(name).name != name or name in (".", "..") or "\\" in name or not name.isprintable():
             raise CheckpointError(f"{index}: it names {cut(name)!r}, which is not in the folder. {_GEMMA}")
         if file.is_symlink() and not _stays(file, folder):
             raise CheckpointError(f"{file}: a link to a file outside of the folder. {_GEMMA}")

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -129,21 +129,25 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of frames. An older one of this program is replaced; one with other files is refused."""
+def whole_folder(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """The same for a folder of frames. An older one of this program is replaced; one with other files is refused.
+
+    check: for a folder of something else, what refuses one that must not be replaced.
+    """
+    check = check or _check_frames_folder
     with _prepared(path):
         if path.is_dir():
-            _check_frames_folder(path)
+            check(path)
         part, before, lock = _part(path), _part(path), None
         try:
             part.mkdir()
             lock = os.open(part, os.O_RDONLY)
             _lock(lock)
             yield part
-            for file in part.iterdir():
+            for file in part.rglob("*"):
                 _flush(file)
             if path.is_dir():
-                _check_frames_folder(path)
+                check(path)
                 path.rename(before)
             part.rename(path)
         finally:

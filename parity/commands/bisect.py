@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..investigate.statements import shortened
 from ..judge.device import calibrated
+from ..judge.files import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
@@ -71,11 +72,11 @@ def _found(place: Place, out: Path) -> int:
     rows = isolated_rows(recorded, runner.replay(recorded, ours), place.where)
     diagnosis = bisect(runner, recorded, ours, rows, place.tap)
     if diagnosis is None:
-        print(f"nothing fails {f'at {place.tap} ' if place.tap else ''}on the reference's inputs")
+        print(f"nothing fails {f'at {printable(place.tap)} ' if place.tap else ''}on the reference's inputs")
         return EXIT_DIVERGED if place.lane == "C" else EXIT_OK
     story = describe(diagnosis)
-    print(f"{diagnosis.row.place}: {diagnosis.row.verdict}: {diagnosis.row.why}\n{story}", end="")
-    print(f"reproduction  {_write(diagnosis, recorded, story, out)}")
+    print(printable(f"{diagnosis.row.place}: {diagnosis.row.verdict}: {diagnosis.row.why}"), story, sep="\n", end="")
+    print(f"reproduction  {printable(_write(diagnosis, recorded, story, out))}")
     return EXIT_DIVERGED
 
 

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from ..judge.files import printable
 from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
-from .run import EXIT_INTERRUPTED
 
 REPORTS = Path("reports") / "latest"
 
@@ -45,10 +45,7 @@ def _check(args: argparse.Namespace) -> int:
             results.seconds = time.monotonic() - start
             results.write(args.json)
     except (CellError, WorkerDiedError) as error:
-        print(f"ltx2-parity: the check failed at {error}", file=sys.stderr)
+        print(f"ltx2-parity: the check failed at {printable(error)}", file=sys.stderr)
         return EXIT_INCOMPLETE
-    except KeyboardInterrupt:
-        print("ltx2-parity: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()

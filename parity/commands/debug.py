@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..debug.views import REPORTS, VIEWS, look
+from ..judge.files import printable
 from ..judge.results import EXIT_OK
 
 
@@ -37,7 +38,7 @@ def _show(args: argparse.Namespace) -> int:
     found = look(args)
     finding.show(found)
     if path := finding.draw(found, args.plot):
-        print(f"written   {path}")
+        print(f"written   {printable(path)}")
     return EXIT_OK
 
 

@@ -21,7 +21,7 @@ from ..judge.baseline import (
     read_run,
     sentence,
 )
-from ..judge.documents import RunError
+from ..judge.files import RunError, printable
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
 SHOWN = 15  # lines of each kind
@@ -35,14 +35,14 @@ def show(found: Difference, a: Run, b: Run, console: Console | None = None) -> N
     for kind in KINDS:
         keys = getattr(found, kind)
         for key in keys[:SHOWN]:
-            table.add_row(kind, *key[:3], escape(key[3]), change(key, a, b))
+            table.add_row(kind, *(escape(printable(part)) for part in key), change(key, a, b))
         if len(keys) > SHOWN:
             table.add_row(kind, "…", "", "", f"and {len(keys) - SHOWN} more", "")
     if table.rows:
         console.print(table)
     for hole in found.uncovered[:SHOWN]:
-        console.print(escape(f"not covered any more: {hole}"))
-    console.print(escape(sentence(found, a, b)), style="bold red" if found.worsened else "bold green")
+        console.print(escape(printable(f"not covered any more: {hole}")))
+    console.print(escape(printable(sentence(found, a, b))), style="bold red" if found.worsened else "bold green")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..judge.device import calibrated
+from ..judge.files import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_OK
 from ..report.explanation import lines
@@ -36,9 +37,9 @@ def _explain(args: argparse.Namespace) -> int:
 
 def show(explanation: Explanation, place: Place) -> None:
     row = explanation.row
-    print(f"{row.place}: {row.verdict} {row.why}".rstrip())
+    print(printable(f"{row.place}: {row.verdict} {row.why}".rstrip()))
     if row.metrics:
         shown = ("rel_l2", "rel_l2_reference", "slope", "offset", "pearson", "std_ratio", "max_abs")
         print("  " + "  ".join(f"{key} {row.metrics[key]:.4g}" for key in shown))
     for line in lines(explanation.document(), place):
-        print(line)
+        print(printable(line))

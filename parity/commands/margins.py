@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ltx2_mlx.errors import InputError
+
 from ..judge import tolerance
-from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
+from ..judge.results import EXIT_DIVERGED, EXIT_OK
 from ..run.pool import count, show_progress
+from .run import lanes_of
 
 if TYPE_CHECKING:
     from ..declare.model import Pipeline, Stage
@@ -38,10 +41,9 @@ def _margins(args: argparse.Namespace) -> int:
         *select(args.stage, args.config),
         *pipelines.select(args.stage, args.config),
     ]
-    lanes = args.lane.replace(",", "").upper()
-    if not chosen or not lanes or set(lanes) - set("ABC"):
-        print(f"ltx2-parity: nothing to run for stage '{args.stage}', config '{args.config}', lane '{args.lane}'")
-        return EXIT_USAGE
+    lanes = lanes_of(args.lane)
+    if not chosen:
+        raise InputError(f"no stage '{args.stage}' with config '{args.config}'; see: parity list")
     alarms, judged, worst = 0, 0, {"tensors": (0.0, ""), "pipelines": (0.0, "")}
     for seed in range(args.seeds):
         results = run(chosen, lanes, device=args.device, jobs=args.jobs, progress=show_progress, seed=seed)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ltx2_mlx.errors import InputError
+
 from ..declare.inputs import seeded
 from ..declare.model import Stage
-from ..judge.results import EXIT_USAGE
+from ..judge.files import printable
 from ..run.tracefile import write
+from .run import lanes_of
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,12 +31,11 @@ def _record(args: argparse.Namespace) -> int:
     from ..run.live import Runner
     from ..run.pool import show_progress
 
-    lanes = args.lane.replace(",", "").upper()
+    lanes = lanes_of(args.lane)
     chosen = {glob: _select(glob, args.checkpoint) for glob in args.cells}
     wrong = [glob for glob, cells in chosen.items() if not cells]
-    if wrong or not lanes or set(lanes) - set("ABC"):
-        print(f"ltx2-parity: nothing to record: {wrong[0] if wrong else args.lane}; see: parity list", file=sys.stderr)
-        return EXIT_USAGE
+    if wrong:
+        raise InputError(f"nothing to record: {wrong[0]}; see: parity list")
     runner = Runner(args.checkpoint, show_progress)
     cells = (runner.recording(*cell[:2], lanes, cell[2]) for found in chosen.values() for cell in found)
     with seeded(args.seed):
@@ -43,7 +44,7 @@ def _record(args: argparse.Namespace) -> int:
         print(f"{cell:<44}{size / 1e6:8.2f} MB")
     folder = args.out.with_suffix("")
     total = args.out.stat().st_size + sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"written   {args.out}, {folder}: {total / 1e6:.1f} MB")
+    print(printable(f"written   {args.out}, {folder}: {total / 1e6:.1f} MB"))
     return 0
 
 

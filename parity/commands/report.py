@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..judge.files import printable
 from ..judge.results import EXIT_OK
 from ..report.render import render
 
@@ -22,5 +23,5 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _report(args: argparse.Namespace) -> int:
     for path in render(args.results, args.plots):
-        print(f"written   {path}")
+        print(f"written   {printable(path)}")
     return EXIT_OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -12,11 +13,11 @@ from pathlib import Path
 from ltx2_mlx.errors import InputError
 
 from ..declare.model import Pipeline, Stage
+from ..judge.files import printable
 from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
 
 REPORTS = Path("reports") / "latest"
-EXIT_INTERRUPTED = 130  # as shells have it
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,11 +71,10 @@ def _run(args: argparse.Namespace) -> int:
             results.seconds = time.monotonic() - start
             results.write(args.json)
     except (CellError, WorkerDiedError) as error:
-        print(f"ltx2-parity: the run failed at {error}", file=sys.stderr)
+        print(f"ltx2-parity: the run failed at {printable(error)}", file=sys.stderr)
         return EXIT_INCOMPLETE
-    except KeyboardInterrupt:
-        print("ltx2-parity: interrupted; parity run --resume goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(*stop.args[:1] or (signal.SIGINT,), "parity run --resume goes on from here") from None
     shutil.rmtree(cells, ignore_errors=True)
     terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()

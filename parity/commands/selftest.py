@@ -15,6 +15,7 @@ from ..faults.catalogue import FAULTS, NOT_APPLICABLE
 from ..faults.likely_causes import learn
 from ..faults.score import DETECTED, LOCALISED, Gate, Outcome, Score
 from ..faults.selftest import run, sample, with_canaries
+from ..judge.files import RunError, printable, without_steering, write_whole
 from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from ..run.pool import count
 from ..sides.fixtures import ensure_fixtures
@@ -67,13 +68,10 @@ def _selftest(args: argparse.Namespace) -> int:
     asked = chosen if args.gate == ALL else sample(chosen, args.gate, lambda fault: fault.kind) if args.gate else []
     chosen = with_canaries(chosen, FAULTS)
     try:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.json.with_suffix(".partial")
-        partial.open("w").close()
-        args.json.unlink(missing_ok=True)  # a score that is not finished must not look like the one before
+        write_whole(args.json, "")
+        args.json.unlink()  # a score that is not finished must not look like the one before
     except OSError as error:
-        print(f"ltx2-parity: {args.json}: cannot be written ({error.strerror})", file=sys.stderr)
-        return EXIT_USAGE
+        raise RunError(f"{args.json}: cannot be written ({error.strerror})") from None
     ensure_fixtures()
     start = time.monotonic()
 
@@ -85,12 +83,11 @@ def _selftest(args: argparse.Namespace) -> int:
         score.gate = gate.measure(asked, args.json.with_name("gate.json"), progress, args.jobs)
         score.seconds = time.monotonic() - start
     document = score.document()
-    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(args.json)
+    write_whole(args.json, without_steering(json.dumps(document, indent=1, ensure_ascii=False) + "\n"))
     if args.learn:
         learn(score.outcomes)
     show(score, document["summary"])
-    print(f"written   {args.json}")
+    print(f"written   {printable(args.json)}")
     return EXIT_OK if score.good else EXIT_DIVERGED
 
 

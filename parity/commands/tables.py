@@ -12,7 +12,8 @@ from typing import Any
 from ltx2_mlx.errors import InputError
 
 from ..debug import symptoms
-from ..judge.documents import AGAIN, RunError
+from ..judge.documents import AGAIN
+from ..judge.files import RunError, printable, read_bytes, write_whole
 from ..judge.results import EXIT_OK, read_results
 from ..report import scores, summary
 from ..run.environment import code_digest
@@ -27,8 +28,9 @@ def insert(text: str, name: str, table: str) -> str | None:
 
 
 def fill(documents: list[Path], tables: dict[str, str]) -> None:
-    """Write every table where a document has its markers. Raises InputError for one that has a place in none."""
-    texts = {path: path.read_text() for path in documents}
+    """Write every table where a document has its markers. Raises InputError for one that has a place in none,
+    and RunError for a document that cannot be read or written."""
+    texts = {path: _text(path) for path in documents}
     for name, table in tables.items():
         filled = {path: new for path, text in texts.items() if (new := insert(text, name, table)) is not None}
         if not filled:
@@ -36,7 +38,14 @@ def fill(documents: list[Path], tables: dict[str, str]) -> None:
             raise InputError(f"no place for the table '{name}' in {named}: expected <!-- {name}: start --> and its end")
         texts |= filled
     for path, text in texts.items():
-        path.write_text(text)
+        write_whole(path, text)
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise RunError(f"{path}: no text in UTF-8") from None
 
 
 def selftest(document: dict[str, Any]) -> str:
@@ -51,10 +60,7 @@ def selftest(document: dict[str, Any]) -> str:
         *([_gate(s["gate"]), ""] if s["gate"] else []),
         "| kind | faults | noticed | at their tap | canary |",
         "|---|--:|--:|--:|---|",
-        *(
-            f"| {k['kind']} | {k['faults']} | {k['detected']} | {k['localised']} | {k['void'] or k['canary']} |"
-            for k in s["kinds"]
-        ),
+        *(_row(k["kind"], k["faults"], k["detected"], k["localised"], k["void"] or k["canary"]) for k in s["kinds"]),
         "",
         "<details><summary>Every fault, the lane that caught it, and where</summary>",
         "",
@@ -65,8 +71,14 @@ def selftest(document: dict[str, Any]) -> str:
         seen = f"`{row['first_tap']}`" if row["detected"] else row["equivalent"] or "not noticed"
         seen += "" if row["localised"] or not row["detected"] else f" (expected `{row['expected_tap']}`)"
         seen = seen if row["state"] == "judged" else f"{row['state']}: {row['why']}"
-        lines.append(f"| {row['id']} | {row['kind']} | {row['fault']} | {row['lane']} | {seen} |".replace("\n", " "))
+        lines.append(_row(row["id"], row["kind"], row["fault"], row["lane"], seen))
     return "\n".join([*lines, "", "</details>"])
+
+
+def _row(*cells: object) -> str:
+    """Our own Markdown (names are code) in cells: one line, no HTML."""
+    made = (printable(str(cell).replace("\n", " ")).replace("|", "&#124;").replace("<", "&lt;") for cell in cells)
+    return f"| {' | '.join(made)} |"
 
 
 def _gate(found: dict[str, Any]) -> str:

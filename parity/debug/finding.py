@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
+
+from ..judge.files import printable, write_whole
 
 OURS, REFERENCE = "#0072b2", "#777777"
 _OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -84,12 +87,12 @@ def show(finding: Finding, console: Console | None = None) -> None:
         for i, column in enumerate(table.columns):
             rich.add_column(escape(column), justify="right" if i else "left", overflow="fold")
         for row in table.rows[:_MOST_ROWS]:
-            rich.add_row(*(escape(number(cell)) for cell in row))
+            rich.add_row(*(escape(printable(number(cell))) for cell in row))
         console.print(rich)
         if len(table.rows) > _MOST_ROWS:
             console.print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
         console.print()
-    console.print(f"finding   {escape(finding.sentence)}")
+    console.print(f"finding   {escape(printable(finding.sentence))}")
 
 
 def draw(finding: Finding, path: Path) -> Path | None:
@@ -107,9 +110,10 @@ def draw(finding: Finding, path: Path) -> Path | None:
         else:
             _draw_grid(part, chart)
     figure.suptitle(finding.sentence, fontsize=8, wrap=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
     plt.close(figure)
+    write_whole(path, picture.getvalue())
     return path
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ltx2_mlx import media
 from ltx2_mlx.errors import InputError
 
+from ..judge.files import printable
 from .finding import Chart, Finding, Lines, Pictures, Table
 from .measures import NOISE_RATIO, autocorrelation, dc_ratio, local_variance_ratio
 
@@ -19,11 +20,11 @@ from .measures import NOISE_RATIO, autocorrelation, dc_ratio, local_variance_rat
 DARK = 0.2  # brightness, 0 to 1
 FLAT = 16.0  # std in bytes
 STILL = 1e-3  # change from frame to frame, as a share of the std, below which it is one picture
-_FRAMES = 257  # that are read at most
+_FRAMES, _BYTES = 257, 1 << 28  # that are read at most
 
 
 def look(args: argparse.Namespace) -> Finding:
-    video = np.stack(list(_frames(args.file)))
+    video = _video(args.file)
     maps = video.transpose(0, 3, 1, 2).astype(np.float64)  # (F, 3, H, W)
     by_frame = {
         "brightness": [float(frame.mean() / 255) for frame in maps],
@@ -74,6 +75,22 @@ def look(args: argparse.Namespace) -> Finding:
     return Finding(_sentence(maps, change), tables, charts)
 
 
+def _video(path: Path) -> np.ndarray:
+    """``(F, H, W, 3)`` uint8: the first frames, as many as fit ``_BYTES``. Raises InputError."""
+    frames: list[np.ndarray] = []
+    for frame in _frames(path):
+        if frames and frame.shape != frames[0].shape:
+            raise InputError(f"{path}: frames of different sizes, {frames[0].shape[1::-1]} and {frame.shape[1::-1]}")
+        if min(frame.shape[:2]) < 2:
+            raise InputError(f"{path}: frames of {frame.shape[1]} × {frame.shape[0]}, too small to say anything of")
+        frames.append(frame)
+        if (len(frames) + 1) * frame.nbytes > _BYTES:
+            break
+    if not frames:
+        raise InputError(f"{path}: no frames in it")
+    return np.stack(frames)
+
+
 def _sentence(maps: np.ndarray, change: float | None) -> str:
     light, spread = maps.mean() / 255, maps.std()
     ratio, likeness = local_variance_ratio(maps), autocorrelation(maps)
@@ -106,7 +123,7 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
             raise InputError(f"{path}: no pictures in it")
         yield from (media.decode_image(file) for file in pictures[:_FRAMES])
     elif path.suffix == ".npy":
-        array = np.load(path)
+        array = _array(path)
         if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
             raise InputError(f"{path}: {array.dtype} {array.shape}, expected uint8 (frames, height, width, 3)")
         yield from array[:_FRAMES]
@@ -114,3 +131,16 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
         yield media.decode_image(path)
     else:
         yield from (frame[0] for frame in media.decode_video_from_file(path, _FRAMES))
+
+
+def _array(path: Path) -> np.ndarray:
+    """The array of a ``.npy`` file, not read yet. Raises InputError for anything else."""
+    if not path.is_file():
+        raise InputError(f"{path}: not a file")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # the header is Python, and fails in as many ways
+        raise InputError(f"{path}: not an .npy file ({printable(error)[:120]})") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an .npz file, expected .npy with one array")
+    return array

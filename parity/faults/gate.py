@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from ..judge.files import RunError, decode, read_bytes, write_whole
 from ..judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_OK
 from ..run.environment import default_device, environment
 from ..run.pool import jobs_for_workers
@@ -62,6 +62,14 @@ class Answer:
     red: Red = ""
     crashed: str = ""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The content of gate.json."""
+
+    sources: str
+    answers: dict[str, Answer]
 
 
 def measure(
@@ -206,16 +214,13 @@ def sources() -> str:
 def _read(kept: Path, source: str) -> dict[str, Answer]:
     """The answers of a file from the same sources; none where it is not there, or not as it was written."""
     try:
-        document = json.loads(kept.read_text())
-        return {key: Answer(**answer) for key, answer in document["answers"].items() if document["sources"] == source}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = decode(kept, read_bytes(kept), _Kept, "no answers from before")
+    except RunError:
         return {}
+    return found.answers if found.sources == source else {}
 
 
 def _write(kept: Path, source: str, answers: dict[str, Answer]) -> None:
-    """Whole or not at all."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial")
+    """Whole or not at all. Raises RunError."""
     content = {"sources": source, "answers": {key: asdict(answer) for key, answer in answers.items()}}
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, kept)
+    write_whole(kept, json.dumps(content, indent=1) + "\n")

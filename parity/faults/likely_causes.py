@@ -18,6 +18,7 @@ from ..investigate.bisect import Diagnosis, bisect, isolated_rows, record
 from ..investigate.signs import signs as signs_of
 from ..investigate.statements import Slice, Statement, shortened
 from ..judge.device import calibrated
+from ..judge.files import RunError, decode, read_bytes, write_whole
 from ..judge.place import Place
 from ..judge.results import Results, Row
 from ..judge.verdicts import tensors
@@ -48,6 +49,21 @@ class Guess:
     example: str
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An example in the table's file."""
+
+    cause: str
+    signs: list[str]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The table's file."""
+
+    faults: dict[str, _Row]
+
+
 class Seen(Protocol):
     """The outcome of a planted fault, as far as it is learned from."""
 
@@ -60,9 +76,9 @@ class Seen(Protocol):
 
 
 def examples(path: Path = TABLE) -> list[Example]:
-    """The measured table."""
-    table = json.loads(path.read_text())["faults"]
-    return [Example(id, row["cause"], frozenset(row["signs"])) for id, row in table.items()]
+    """The measured table. Raises RunError."""
+    table = decode(path, read_bytes(path), _Table, "not a table of causes").faults
+    return [Example(id, row.cause, frozenset(row.signs)) for id, row in table.items() if row.cause in CAUSES]
 
 
 def rank(signs: Iterable[str], table: list[Example]) -> list[Guess]:
@@ -100,15 +116,13 @@ def learn(outcomes: Iterable[Seen], path: Path = TABLE) -> None:
     """
     try:
         known = {e.id: e for e in examples(path)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except RunError:
         known = {}
     known |= {e.id: e for e in table_of(outcomes)}
     table = [known[m.id] for m in FAULTS if m.id in known]
     rows = [f'  "{e.id}": {json.dumps({"cause": e.cause, "signs": sorted(e.signs)})}' for e in table]
     measured = json.dumps(leave_one_out(table))
-    partial = path.with_suffix(".partial")
-    partial.write_text(f'{{"leave_one_out": {measured},\n "faults": {{\n' + ",\n".join(rows) + "\n }\n}\n")
-    partial.replace(path)
+    write_whole(path, f'{{"leave_one_out": {measured},\n "faults": {{\n' + ",\n".join(rows) + "\n }\n}\n")
 
 
 @dataclass(frozen=True)

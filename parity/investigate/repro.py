@@ -4,6 +4,7 @@ pass on, its parameters, what the reference and its float64 oracle gave. Only to
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ltx2_mlx.errors import LTX2Error
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..declare.stages import stages
+from ..judge.files import printable, read_bytes, write_whole
 from ..judge.results import Results, Row
 from ..judge.verdicts import judge
 from ..run.recorded import Recorded
@@ -137,13 +139,24 @@ class Repro:
             "source": _pack(self.source, "source", arrays),
             "expected": {name: _pack(trace, name, arrays) for name, trace in self.expected.items()},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, allow_pickle=False, head=np.array(json.dumps(head)), **arrays)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, head=np.array(json.dumps(head)), **arrays)
+        write_whole(path, packed.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Repro:
-        """Raises LTX2Error where a checkpoint is not there."""
-        with np.load(path, allow_pickle=False) as data:
+        """Raises LTX2Error where a checkpoint is not there, and where the file is not as ``save`` left it."""
+        try:
+            return cls._loaded(path)
+        except LTX2Error:
+            raise
+        except Exception as error:  # of zip, of NumPy's headers, of JSON, of names that are not there
+            said = printable(f"{type(error).__name__}: {error}")[:120]
+            raise LTX2Error(f"{path}: not a reproduction that parity bisect wrote ({said}); run it again") from None
+
+    @classmethod
+    def _loaded(cls, path: Path) -> Repro:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
         head = json.loads(str(arrays.pop("head")))
         paths = {part: Path(p.replace("checkpoints:", str(FIXTURES))) for part, p in head["paths"].items()}
@@ -221,10 +234,16 @@ sys.exit(row.verdict != "pass")
 '''
 
 
+def _quoted(text: str) -> str:
+    """The text within a docstring."""
+    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+
+
 def write_script(repro: Repro, row: Row, story: str, folder: Path) -> Path:
     """The ``.npz`` and the Python beside it that judges ours on it."""
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in repro.place)
     repro.save(folder / f"{stem}.npz")
     path = folder / f"{stem}.py"
-    path.write_text(SCRIPT.format(place=repro.place, why=f"{row.verdict}: {row.why}", story=story.rstrip()))
+    said = [_quoted(text) for text in (repro.place, f"{row.verdict}: {row.why}", story.rstrip())]
+    write_whole(path, SCRIPT.format(place=said[0], why=said[1], story=said[2]))
     return path

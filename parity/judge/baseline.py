@@ -22,12 +22,11 @@ from .documents import (
     BASELINE_SCHEMA,
     Document,
     PipelineRecord,
-    RunError,
     TapRecord,
     read_baseline,
     schema_of,
-    write_whole,
 )
+from .files import RunError, write_whole
 from .results import ALLOWED, EXIT_OK, ORIGIN, VERDICTS, read_results
 
 BASELINE = Path("reports") / "baseline.json"

@@ -1,20 +1,18 @@
 """The files that runs leave, with the type of every field. They are read here and nowhere else, and written whole.
 
-A file goes to another name first, and is then moved. While a run lasts, and after one that failed, ``results.json``
-says so (``state``) and holds nothing that could be taken for a result.
+While a run lasts, and after one that failed, ``results.json`` says so (``state``) and holds nothing that could be taken
+for a result.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from ltx2_mlx.errors import LTX2Error
+from .files import RunError, decode, read_bytes, write_whole
 
 SCHEMA = "ltx2-parity/2"
 BASELINE_SCHEMA = "ltx2-parity-baseline/2"
@@ -23,13 +21,33 @@ AGAIN, ACCEPT = "Run again: python -m parity run", "Store one with: parity accep
 
 Verdict = Literal["invalid", "diverged", "missing", "inconclusive", "pass"]
 Lane = Literal["A", "B", "C"]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 Size = Annotated[float, msgspec.Meta(ge=0)]  # null in JSON stands for infinity
 Number = float | None
+Decibels = Annotated[int, msgspec.Meta(ge=-3300, le=3080)]
 
 
-class RunError(LTX2Error):
-    """A file is not what it should be: which file, which field, and what to do."""
+class AxisRecord(TypedDict):
+    """The error along one axis, in bins."""
+
+    axis: Count
+    size: Count
+    ours: list[Size | None]
+    reference: list[Size | None]
+
+
+class MapRecord(TypedDict):
+    """The error over two axes."""
+
+    axes: Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]
+    ours: list[list[Decibels | None]]
+
+
+class Profile(TypedDict):
+    """Where in a tensor its error is: ``metrics.profile``."""
+
+    axes: list[AxisRecord]
+    map: NotRequired[MapRecord]
 
 
 class TapRecord(TypedDict):
@@ -52,7 +70,7 @@ class TapRecord(TypedDict):
     floor: Size | None
     source: str
     further: str
-    profile: NotRequired[dict[str, Any]]
+    profile: NotRequired[Profile]
     seed: NotRequired[Count]
     pearson: Number
     one_minus_r: Number
@@ -93,8 +111,8 @@ class PipelineRecord(TypedDict):
     first: str
     verdict: Verdict
     why: str
-    seconds: float
-    seconds_reference: float
+    seconds: Size
+    seconds_reference: Size
     details: list[tuple[str, Size | None, Size | None, Verdict]]
 
 
@@ -112,6 +130,25 @@ class CoverageRecord(TypedDict):
     uncovered: list[str]
 
 
+class FirstRecord(TapRecord):
+    """The first row that does not pass, once more."""
+
+    place: str
+
+
+class FirstPipeline(PipelineRecord):
+    """The first pipeline that does not pass, without its details."""
+
+    place: str
+
+
+class Worst(TypedDict):
+    """The row of a lane with the largest ratio."""
+
+    needed_k: Size | None
+    place: str
+
+
 class Summary(TypedDict):
     """The sum of the rows. A reader makes it again, and refuses a file in which it is another."""
 
@@ -123,11 +160,11 @@ class Summary(TypedDict):
     coverage: list[CoverageRecord]
     unseen: list[str]
     silent: list[str]
-    first_divergence: dict[str, Any] | None
-    first_pipeline: dict[str, Any] | None
-    worst: dict[Lane, dict[str, Any]]
-    seconds: float
-    peak_gb: float
+    first_divergence: FirstRecord | None
+    first_pipeline: FirstPipeline | None
+    worst: dict[Lane, Worst]
+    seconds: Size
+    peak_gb: Size
 
 
 class MeasureRecord(TypedDict):
@@ -148,6 +185,61 @@ class Calibration(TypedDict):
     measures: list[MeasureRecord]
 
 
+class StageRecord(TypedDict):
+    """A stage that there is, and what it leaves out with the reason: ``cells.manifest``."""
+
+    stage: str
+    phase: str
+    configs: list[str]
+    ran: list[str]
+    layout: str
+    reference_only: dict[str, str]
+    different: dict[str, str]
+    constant: dict[str, str]
+    idle: dict[str, list[str]]
+    defined: list[str]
+    injected: list[str]
+
+
+class CauseRecord(TypedDict):
+    """A likely cause, and the planted fault that is most alike."""
+
+    cause: str
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    meaning: str
+    example: str
+    fault: str
+
+
+class StatementRecord(TypedDict):
+    """Lines of ours."""
+
+    file: str
+    first: Count
+    last: Count
+    text: str
+
+
+class Explanation(TypedDict):
+    """Why there is no explanation (``missing``), or all of it: ``likely_causes.Explanation.document``."""
+
+    missing: NotRequired[str]
+    place: NotRequired[str]
+    signs: NotRequired[list[str]]
+    causes: NotRequired[list[CauseRecord]]
+    constants: NotRequired[list[str]]
+    narrowest: NotRequired[StatementRecord | None]
+    statements: NotRequired[list[StatementRecord]]
+
+
+class Allowed(TypedDict):
+    """The ratio that each lane allows."""
+
+    A: Annotated[float, msgspec.Meta(gt=0)]
+    B: Annotated[float, msgspec.Meta(gt=0)]
+    C: Annotated[float, msgspec.Meta(gt=0)]
+
+
 class Document(TypedDict):
     """``results.json`` of a run that came to its end."""
 
@@ -158,9 +250,9 @@ class Document(TypedDict):
     environment: dict[str, str]
     summary: Summary
     calibration: Calibration
-    allowed: dict[Lane, float]
-    stages: list[dict[str, Any]]
-    explanation: dict[str, Any] | None
+    allowed: Allowed
+    stages: list[StageRecord]
+    explanation: Explanation | None
     pipelines: list[PipelineRecord]
     taps: list[TapRecord]
 
@@ -188,21 +280,24 @@ class _Head(TypedDict):
     why: NotRequired[str]
 
 
-T = TypeVar("T")
+_KNOWN = f"neither a results.json ({SCHEMA}) nor a baseline ({BASELINE_SCHEMA})"
 
 
 def read_document(path: Path) -> Document:
     """A finished ``results.json``, every field of its type. Raises RunError."""
-    text = _text(path, AGAIN)
+    text = read_bytes(path, AGAIN)
     _require_schema(path, text, SCHEMA)
-    return _decode(path, text, Document)
+    found = decode(path, text, Document, _KNOWN)
+    if problem := _problem(found):
+        raise RunError(f"{path}: changed since it was written: {problem}. {AGAIN}")
+    return found
 
 
 def read_baseline(path: Path) -> Baseline:
     """An accepted baseline, every field of its type. Raises RunError."""
-    text = _text(path, ACCEPT)
+    text = read_bytes(path, ACCEPT)
     _require_schema(path, text, BASELINE_SCHEMA)
-    found = _decode(path, text, Baseline)
+    found = decode(path, text, Baseline, _KNOWN)
     for name, cell in found["cells"].items():
         if len(name.split(" ")) != 3 or cell["environment"] not in found["environments"]:
             raise RunError(f"{path}: the cell '{name}' is no 'stage config lane' with an environment of the file")
@@ -211,11 +306,11 @@ def read_baseline(path: Path) -> Baseline:
 
 def schema_of(path: Path, hint: str = AGAIN) -> str:
     """What a file says that it is. Raises RunError for one that says nothing, with a hint for one that is not there."""
-    return _decode(path, _text(path, hint), _Head)["schema"]
+    return decode(path, read_bytes(path, hint), _Head, _KNOWN)["schema"]
 
 
 def _require_schema(path: Path, text: bytes, schema: str) -> None:
-    head = _decode(path, text, _Head)
+    head = decode(path, text, _Head, _KNOWN)
     if head["schema"] != schema:
         raise RunError(f"{path}: its schema is {head['schema']!r}, expected {schema!r}. {AGAIN}")
     if schema == SCHEMA and head.get("state") != FINISHED:
@@ -224,35 +319,38 @@ def _require_schema(path: Path, text: bytes, schema: str) -> None:
         raise RunError(f"{path}: no results: the run {state}. {AGAIN}")
 
 
-def _text(path: Path, hint: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}). {hint}") from None
+_PLACE = ("stage", "config", "case", "lane", "name", "call", "verdict", "needed_k", "why")
 
 
-def _decode(path: Path, text: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        known = f"neither a results.json ({SCHEMA}) nor a baseline ({BASELINE_SCHEMA})"
-        said = str(error).replace("`", "'")
-        raise RunError(f"{path}: {known}, or changed since it was written: {said}") from None
+def _problem(document: Document) -> str:
+    """What of a document has the right type, and still cannot be; "" if nothing."""
+    explained = document["explanation"]
+    if explained and "missing" not in explained and (lacking := Explanation.__annotations__.keys() - explained.keys()):
+        lacking -= {"missing"}
+        return f"its explanation lacks {', '.join(sorted(lacking))}" if lacking else ""
+    first = document["summary"]["first_divergence"]
+    if first and not any(all(row[k] == first[k] for k in _PLACE) for row in document["taps"]):  # type: ignore[literal-required]
+        return "its first divergence is none of its rows"
+    for number, row in enumerate([*document["taps"], *([first] if first else [])]):
+        if "profile" in row and not _fits(row["profile"], row["shape"]):
+            return f"the profile of taps[{number}] ({row['name']}) is not of its shape"
+        if row["verdict"] == "pass" and row["reason"] is not None:
+            return f"taps[{number}] ({row['name']}) passes, and has the reason {row['reason']}"
+    return ""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The file with this text, or as it was before. Raises RunError."""
-    if path.is_dir():
-        raise RunError(f"{path}: cannot be written (it is a folder)")
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+def _fits(profile: Profile, shape: list[int]) -> bool:
+    """True if a profile is of axes that a tensor of this shape has."""
+    for axis in profile["axes"]:
+        bins = len(axis["ours"])
+        if axis["axis"] >= len(shape) or shape[axis["axis"]] != axis["size"] or not 0 < bins <= axis["size"]:
+            return False
+        if len(axis["reference"]) != bins:
+            return False
+    if found := profile.get("map"):
+        widths = {len(line) for line in found["ours"]}
+        return max(found["axes"]) < len(shape) and len(widths) == 1 and widths != {0}
+    return True
 
 
 def write_state(path: Path, state: str, why: str = "", schema: str = SCHEMA) -> None:

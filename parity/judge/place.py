@@ -10,7 +10,7 @@ from typing import Any
 
 from ltx2_mlx.errors import InputError
 
-from .documents import RunError
+from .files import RunError
 from .results import read_results
 
 

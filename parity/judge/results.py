@@ -13,7 +13,8 @@ import numpy as np
 
 from . import metrics, tolerance
 from .device import Device, Measure
-from .documents import FINISHED, SCHEMA, Document, PipelineRecord, RunError, TapRecord, read_document, write_whole
+from .documents import FINISHED, SCHEMA, Document, PipelineRecord, TapRecord, read_document
+from .files import RunError, without_steering, write_whole
 
 # Verdicts, worst first. `reported` marks rows that are shown and do not gate.
 VERDICTS = ("invalid", "diverged", "missing", "inconclusive", "pass")
@@ -253,7 +254,7 @@ class Results:
             for rows in (self.rows, self.pipelines)
         )
         text = json.dumps(head, indent=1)[:-2]
-        write_whole(path, f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n')
+        write_whole(path, without_steering(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n'))
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

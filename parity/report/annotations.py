@@ -44,7 +44,7 @@ def _narrowest(document: Document, row: Record) -> Record | None:
 def _error(row: Record, narrowest: Record | None) -> str:
     """At the narrowest lines that are known, or else at the function of ours that the tap wraps."""
     file, _, line = (row.get("source") or "").partition(":")
-    where = f"file={_property(file)},line={line}," if file else ""
+    where = f"file={_property(file)},line={int(line)}," if file and line.isdecimal() and len(line) < 10 else ""
     if narrowest:
         where = f"file={_property(narrowest['file'])},line={narrowest['first']},endLine={narrowest['last']},"
     title = f"{row['verdict']}: {row['name']}"

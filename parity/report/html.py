@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..judge.files import write_whole
 from ..judge.place import Place
 from . import annex, explanation
 from .digest import Cell, Document, Layer, Record, StageView, lanes, needed, views
@@ -52,7 +53,7 @@ def page(document: Document, selftest: dict[str, Any] | None = None) -> str:
 
 
 def write(document: Document, path: Path, selftest: dict[str, Any] | None = None) -> Path:
-    path.write_text(page(document, selftest), encoding="utf-8")
+    write_whole(path, page(document, selftest))
     return path
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ..judge.files import write_whole
 from .digest import Cell, Document, Record, is_whole, views
 
 LISTED = 20  # failing tensors that a failure's text names
@@ -14,7 +15,7 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(document: Document, path: Path) -> Path:
-    path.write_bytes(ElementTree.tostring(tree(document), encoding="utf-8", xml_declaration=True))
+    write_whole(path, ElementTree.tostring(tree(document), encoding="utf-8", xml_declaration=True))
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from ..judge.files import write_whole
 from .digest import Document, Record
 from .terminal import layer
 
@@ -43,7 +45,12 @@ def _cell(stage: str, config: str, rows: list[Record], folder: Path) -> Path | N
         return None
     shown = {(row["name"], row["call"]) for row in rows}
     order = {place: i for i, place in enumerate(place for place in places if place in shown)}
-    return _draw(rows, order, f"{stage}, {config}, case {case}", folder / f"{stage}-{config}.png")
+    return _draw(rows, order, f"{stage}, {config}, case {case}", folder / f"{_name(stage)}-{_name(config)}.png")
+
+
+def _name(text: str) -> str:
+    """A part of a file's name, whatever the results name a stage: it stays in the folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)[:80]
 
 
 def _draw(rows: list[Record], order: dict[tuple[str, int], int], title: str, path: Path) -> Path:
@@ -77,9 +84,10 @@ def _draw(rows: list[Record], order: dict[tuple[str, int], int], title: str, pat
     ticks = _layers([name for name, _ in order])
     error.set_xticks(list(ticks), list(ticks.values()), rotation=30, ha="right", fontsize=8)
     correlation.set_title(title, loc="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
     plt.close(figure)
+    write_whole(path, picture.getvalue())
     return path
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,9 +12,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ltx2_mlx.errors import InputError
+from ltx2_mlx.media.outputs import remove_remains
 
-from ..judge.documents import FAILED, RUNNING, RunError, write_state, write_whole
+from ..judge.documents import FAILED, RUNNING, write_state
+from ..judge.files import RunError, printable, write_whole
 from ..judge.results import read_results
 
 
@@ -27,7 +31,7 @@ def render(path: Path, every_picture: bool = False) -> list[Path]:
     document: dict[str, Any] = dict(read_results(path))
     beside = path.parent / "selftest.json"
     text = path.parent / "summary.md"
-    text.write_text(summary.markdown(document), encoding="utf-8")
+    write_whole(text, summary.markdown(document))
     page = html.write(document, path.parent / "report.html", _score(beside))
     annotate(document)
     pictures = plots.by_depth(document, path.parent, every_picture)
@@ -40,8 +44,8 @@ def _score(path: Path) -> dict[str, Any] | None:
 
     try:
         return scores.read(path) if path.exists() else None
-    except InputError as error:
-        print(f"ltx2-parity: {error}; the report does without", file=sys.stderr)
+    except RunError as error:
+        print(f"ltx2-parity: {printable(error)}; the report does without", file=sys.stderr)
         return None
 
 
@@ -49,7 +53,39 @@ def _score(path: Path) -> dict[str, Any] | None:
 def replacing(path: Path) -> Iterator[None]:
     """While a run lasts, results.json and the pages beside it say that there are no results; where it fails, they say
     why. What another run left there is gone at once. Raises RunError where nothing can be written."""
-    _say(path, RUNNING, "the run has not come to its end")
+    with _alone(path):
+        _say(path, RUNNING, f"the run (process {os.getpid()}) has not come to its end")
+        with _told(path):
+            yield
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The folder is locked: no other run writes its results or pages into it. Raises RunError where one does."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        who = re.search(r"process \d+", path.read_text(errors="replace")[:1000]) if path.is_file() else None
+        holder = who[0] if who else "another process"
+        raise RunError(f"{path}: {holder} is running into this folder; wait for it, or name another --json") from None
+    except OSError:  # a file system without locks
+        pass
+    else:
+        remove_remains(path.parent)
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What ends a run early is said in its results."""
     try:
         yield
     except BaseException as error:
@@ -60,11 +96,11 @@ def replacing(path: Path) -> Iterator[None]:
 
 
 def _say(path: Path, state: str, why: str) -> None:
-    from . import junit
+    from . import junit, summary
 
     write_state(path, state, why)
     said = f"No results: {why}"
     page = f'<!doctype html><meta charset="utf-8"><title>parity: no results</title><p>{escape(said)}</p>\n'
     write_whole(path.parent / "report.html", page)
-    write_whole(path.parent / "summary.md", f"**{said}**\n")
+    write_whole(path.parent / "summary.md", f"**{summary.plain(said)}**\n")
     write_whole(path.parent / "junit.xml", junit.no_results(said))

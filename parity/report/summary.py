@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+from ..judge.files import printable
 from ..judge.place import Place
 from ..judge.results import EXIT_INCONCLUSIVE
 from . import explanation
+
+_MARKUP = re.compile(r"[\\`*~\[\]<>&|@]|://|www\.")
+
+
+def plain(text: str) -> str:
+    """The text in Markdown, without markup, links, HTML, mentions, or an end of its cell or line."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", printable(text))
+
+
+def code(text: str) -> str:
+    """The same as code, in which nothing can be escaped: what ends it, a cell, or begins HTML looks alike only."""
+    return f"`{printable(text).translate(str.maketrans('`|<>', chr(39) + '¦‹›'))}`"
 
 
 def table(document: dict[str, Any], by_config: bool = True) -> str:
@@ -25,8 +39,8 @@ def table(document: dict[str, Any], by_config: bool = True) -> str:
         covered = [c for c in document["summary"]["coverage"] if key(c) == (stage, config)]
         bad = sum(row["verdict"] != "pass" for row in rows)
         cells = [
-            stage,
-            config or f"{len({row['config'] for row in rows})}",
+            plain(stage),
+            plain(config) or f"{len({row['config'] for row in rows})}",
             _of(covered, "leaves_compared", "leaves"),
             _of(covered, "parameters_moving", "parameters"),
             f"{len(rows):,}",
@@ -55,15 +69,15 @@ def pipelines_table(document: dict[str, Any], by_config: bool = True) -> str:
         half = [row for row in rows if row["dtype"] == "bfloat16"]
         bad = next((row for row in rows if row["verdict"] != "pass"), None)
         cells = [
-            name.removeprefix("pipelines."),
-            config or f"{len({row['config'] for row in rows})}",
+            plain(name.removeprefix("pipelines.")),
+            plain(config) or f"{len({row['config'] for row in rows})}",
             _extreme(rows, "frames", "d", min),
             _extreme(rows, "steps", "d", min),
             *(_extreme(float32, key, ".1e") for key in ("video_latent", "audio_latent", "off_by_one")),
             _extreme(float32, "off_by_more", "d"),
             _extreme(float32, "waveform", ".1e"),
             *(_extreme(half, key, ".1f", min) for key in ("psnr", "psnr_self")),
-            f"**{bad['verdict']} at {bad['first']}**" if bad else "pass",
+            f"**{bad['verdict']} at {plain(bad['first'])}**" if bad else "pass",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -90,22 +104,25 @@ def sentence(document: dict[str, Any]) -> str:
     first = summary["first_divergence"] or summary["first_pipeline"]
     outcome = "Everything passes."
     if first:
-        outcome = f"**First divergence: `{first['place']}`: {first['verdict']} {first['why']}**."
+        outcome = f"**First divergence: {code(first['place'])}: {first['verdict']} {plain(first['why'])}**."
     elif summary["exit_code"] == EXIT_INCONCLUSIVE:
         outcome = "**Inconclusive: the device is off by more than rounding.**"
     elif summary["exit_code"]:
         outcome = "**Incomplete.**"
     worst = summary["worst"].get("A")
     ratio = (
-        f" Worst lane-A ratio {worst['needed_k']:.2f} (3 is allowed) at `{worst['place']}`."
+        f" Worst lane-A ratio {worst['needed_k']:.2f} (3 is allowed) at {code(worst['place'])}."
         if worst and not first
         else ""
     )
-    versions = ", ".join(f"{name} {version}" for name, version in env.items() if name not in ("machine", "device"))
+    versions = ", ".join(
+        plain(f"{name} {version}") for name, version in env.items() if name not in ("machine", "device")
+    )
     return (
         f"{outcome}{ratio} {summary['taps']:,} tensors and {summary['pipelines']} runs of pipelines judged in "
         f"{summary['seconds']:.0f} s and "
-        f"{summary['peak_gb']:.1f} GB on {env['machine']}; MLX on the {env['device'].upper()}; {versions}."
+        f"{summary['peak_gb']:.1f} GB on {plain(env.get('machine', 'an unknown machine'))}; "
+        f"MLX on the {plain(env.get('device', '?').upper())}; {versions}."
     )
 
 
@@ -113,7 +130,9 @@ def _explained(document: dict[str, Any]) -> str:
     """Likely causes, lines and commands for the first divergence, as a block of plain text."""
     if not (first := document["summary"]["first_divergence"]):
         return ""
-    return "\n".join(["```", *explanation.lines(document.get("explanation"), Place.of(first)), "```"])
+    lines = [printable(line) for line in explanation.lines(document.get("explanation"), Place.of(first))]
+    fence = max((run for line in lines for run in re.findall("`{3,}", line)), key=len, default="``") + "`"
+    return "\n".join([fence, *lines, fence])
 
 
 def markdown(document: dict[str, Any], by_config: bool = True) -> str:

@@ -6,15 +6,21 @@ import re
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
 from rich.table import Table
 
+from ..judge.files import printable
 from ..judge.place import Place
 from ..judge.results import EXIT_INCONCLUSIVE, Results, Row
 from . import explanation
 
 _BLOCK = re.compile(r"^((?:\w+\.)*?(?:\w*blocks|layers)\.\d+)\b")
 _STYLES = {"pass": "green", "inconclusive": "yellow", "missing": "red", "diverged": "bold red", "invalid": "bold red"}
+
+
+def escape(text: object) -> str:
+    """The text for a terminal: no markup, no escape sequence, one line."""
+    return _escape(printable(text))
 
 
 def layer(name: str) -> str:
@@ -28,26 +34,28 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
     console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
     for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
         rows = [row for row in results.rows if (row.stage, row.config) == (stage, config)]
-        console.print(_by_layer(f"{stage}, {config}", rows))
+        console.print(_by_layer(escape(f"{stage}, {config}"), rows))
     if results.rows:
         console.print(_by_lane(results))
     if results.pipelines:
         console.print(_by_pipeline(results))
     for c in results.coverage:
         console.print(
-            f"coverage  {c.stage} {c.config}: {c.leaves_compared}/{c.leaves} leaf modules compared, "
+            f"coverage  {escape(c.stage)} {escape(c.config)}: {c.leaves_compared}/{c.leaves} leaf modules compared, "
             f"{c.parameters_moving}/{c.parameters} parameters move a compared tensor "
             f"({c.elements_moving:,}/{c.elements:,} elements)",
             style=None if c.whole else "red",
         )
     for hole in results.unseen:
-        console.print(f"never seen: {hole}", style="red")
+        console.print(f"never seen: {escape(hole)}", style="red")
     for part in results.silent:
         console.print(f"not judged: {escape(part)}", style="red")
     for path in written:
-        console.print(f"written   {path}")
+        console.print(f"written   {escape(path)}")
     env = ", ".join(f"{k} {v}" for k, v in results.environment.items() if k not in ("machine", "device"))
-    console.print(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}")
+    console.print(
+        escape(f"on        {results.environment.get('machine')}; MLX on {results.environment.get('device')}; {env}")
+    )
     console.print(f"rounding  {results.device.sentence}")
     for measure in results.device.beyond:
         console.print(f"device    {measure.sentence}", style="yellow")
@@ -75,7 +83,7 @@ def _by_layer(title: str, rows: list[Row]) -> Table:
         decorrelation = max((row.metrics.get("one_minus_r", 0.0) for row in gate), default=0.0)
         verdict = min(group, key=lambda row: list(_STYLES)[::-1].index(row.verdict)).verdict
         table.add_row(
-            key,
+            escape(key),
             "".join(sorted({row.lane for row in group})),
             f"{len(group):,}",
             _number(decorrelation),
@@ -100,12 +108,12 @@ def _by_lane(results: Results) -> Table:
         bad = sum(row.verdict != "pass" for row in rows)
         verdict = f"[bold red]{bad} not passed" if bad else "[green]pass"
         table.add_row(
-            key[0],
-            key[1],
+            escape(key[0]),
+            escape(key[1]),
             f"{key[2]}  {meaning[key[2]]}",
             f"{len(rows):,}",
             f"{worst.needed_k:.2f}",
-            f"{worst.case} {worst.name}",
+            escape(f"{worst.case} {worst.name}"),
             verdict,
         )
     return table
@@ -122,8 +130,8 @@ def _by_pipeline(results: Results) -> Table:
     table.add_column("verdict")
     for row in results.pipelines:
         table.add_row(
-            row.pipeline.removeprefix("pipelines."),
-            row.config,
+            escape(row.pipeline.removeprefix("pipelines.")),
+            escape(row.config),
             row.dtype,
             _number(row.frames, "d"),
             _number(row.steps, "d"),
@@ -135,7 +143,7 @@ def _by_pipeline(results: Results) -> Table:
             _number(row.psnr_self, ".1f"),
             _number(row.mel),
             _number(row.waveform),
-            f"[{_STYLES[row.verdict]}]{row.verdict}" + (f" at {row.first}" if row.first else ""),
+            f"[{_STYLES[row.verdict]}]{row.verdict}" + (f" at {escape(row.first)}" if row.first else ""),
         )
     return table
 
@@ -155,7 +163,7 @@ def _verdict(results: Results) -> str:
     if results.exit_code():
         return f"[bold red]incomplete[/]: {counts}; {size}"
     worst = results.worst("A")
-    ratio = f"worst lane-A ratio {worst.needed_k:.2f} at {worst.place}; " if worst else ""
+    ratio = f"worst lane-A ratio {worst.needed_k:.2f} at {escape(worst.place)}; " if worst else ""
     return f"[bold green]pass[/]: {counts}; {ratio}{size}"
 
 

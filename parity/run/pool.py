@@ -11,10 +11,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from ..judge.documents import Size
+from ..judge.files import RunError, decode, read_bytes, write_whole
 from .workers import Workers
 
 Task = TypeVar("Task")
@@ -130,20 +133,15 @@ def free_on_macos(vm_stat: str) -> float:
 def known_costs() -> Costs:
     """The time and memory that each task took the last time that it ran here."""
     try:
-        return {name: (seconds, peak) for name, (seconds, peak) in json.loads(COSTS.read_text()).items()}
-    except (OSError, ValueError):
+        return decode(COSTS, read_bytes(COSTS), dict[str, tuple[Size, Size]], "no times of tasks")
+    except RunError:
         return {}
 
 
 def _keep(costs: Costs) -> None:
     """Write ``COSTS``, whole or not at all. Without it the next run is slower, no more: a failure is no error."""
-    scratch = COSTS.with_name(f"{COSTS.name}.{os.getpid()}")
-    try:
-        COSTS.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n")
-        scratch.replace(COSTS)
-    except OSError:
-        scratch.unlink(missing_ok=True)
+    with suppress(RunError):
+        write_whole(COSTS, json.dumps(costs, indent=1, sort_keys=True) + "\n")
 
 
 def peak_gb() -> float:

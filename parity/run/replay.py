@@ -124,7 +124,8 @@ def judge_free(results: Results, where: dict[str, str], recorded: Recorded, ours
     """Judge a free run of ours: the outputs of modules, but for those that were handed over."""
     stage, trace = recorded.pair.stage, recorded.trace
     handed = {tap for tap, _ in trace.calls if any(fnmatchcase(tap, pattern) for pattern in stage.defined)}
-    assert recorded.free is not None
+    if recorded.free is None:
+        raise ValueError(f"{where}: nothing was recorded of a free run")
     rows = judge(results, where, stage, trace, recorded.free, ours, module_taps(stage, trace) - handed)
     _require(rows, not (trouble := compiler_trouble()), Reason.COMPILER, trouble)
     return rows

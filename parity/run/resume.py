@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ltx2_mlx.errors import LTX2Error
+
 from ..declare.inputs import FIXTURES, RECIPES
-from ..judge.results import Coverage, PipelineRow, Results, Row
+from ..judge.documents import Count, CoverageRecord, PipelineRecord, TapRecord
+from ..judge.files import read_bytes, write_whole
+from ..judge.results import ALLOWED, Coverage, PipelineRow, Results, Row
 from ..tap import raw_safetensors as shards
 from .environment import code_digest, settings
 
@@ -35,7 +39,7 @@ class _Kept:
     rows: list[Row]
     coverage: list[Coverage]
     pipelines: list[PipelineRow]
-    carried: int
+    carried: Count
     silent: list[str]
     peak_gb: float
 
@@ -52,26 +56,23 @@ class Cells:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def save(self, stage: str, config: str, cell: CellResult) -> None:
-        """The file is there whole or not at all. Raises OSError."""
+        """The file is there whole or not at all. Raises RunError."""
         kept = _Kept(**{name: getattr(cell.results, name) for name in SAVED}, peak_gb=cell.peak_gb)
         content = json.dumps({name: _plain(getattr(kept, name)) for name in vars(kept)}, default=float)
         path = self._path(stage, config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(f"{self._digest(path, content)}\n{content}")
-        os.replace(partial, path)
+        write_whole(path, f"{self._digest(path, content)}\n{content}")
 
     def load(self, stage: str, config: str) -> CellResult | None:
         """The result that was saved under the same key; None without it, where it was changed, or holds nothing."""
         path = self._path(stage, config)
         try:
-            digest, _, content = path.read_text().partition("\n")
+            digest, _, content = read_bytes(path).decode().partition("\n")
             if digest != self._digest(path, content):
                 return None
             kept = msgspec.convert(json.loads(content), type=_Kept)
-        except (OSError, ValueError, msgspec.ValidationError):
-            return None
-        if not kept.rows and not kept.pipelines:
+            if not _sound(kept, stage, config):
+                return None
+        except (LTX2Error, ValueError, RecursionError, OverflowError, TypeError, msgspec.MsgspecError):
             return None
         return CellResult(Results(**{name: getattr(kept, name) for name in SAVED}), kept.peak_gb)
 
@@ -80,6 +81,16 @@ class Cells:
 
     def _path(self, stage: str, config: str) -> Path:
         return self.folder / f"{stage}.{config}.json"
+
+
+def _sound(kept: _Kept, stage: str, config: str) -> bool:
+    """True if the rows are of this cell, and are such as may stand in results.json. Raises msgspec.MsgspecError."""
+    rows = msgspec.convert([row.record() for row in kept.rows], list[TapRecord])
+    runs = msgspec.convert([row.record() for row in kept.pipelines], list[PipelineRecord])
+    msgspec.convert([asdict(entry) for entry in kept.coverage], list[CoverageRecord])
+    of_cell = {(row["stage"], row["config"]) for row in rows} | {(run["pipeline"], run["config"]) for run in runs}
+    beyond = [row for row in kept.rows if row.verdict == "pass" and not row.needed_k <= ALLOWED[row.lane]]
+    return of_cell == {(stage, config)} and not beyond and isfinite(kept.peak_gb) and kept.carried >= 0
 
 
 def _plain(value: Any) -> Any:

@@ -22,27 +22,24 @@ from typing import Any
 
 import numpy as np
 
-from ltx2_mlx.errors import LTX2Error
 from ltx2_mlx.loading.load import build
+from ltx2_mlx.media.outputs import whole_folder
 
 from ..declare.inputs import FIXTURES, seed, seeded
 from ..declare.model import Case, Stage
 from ..declare.stages import stages
-from ..judge.documents import write_whole
+from ..judge.files import RunError, read_bytes, write_whole
 from ..sides.loading import load_ours, loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..tap import raw_safetensors as shards
 from ..tap.nest import flatten, graft
 from ..tap.trace import Call, Tensor, Trace
+from .manifest import SCHEMA, TraceError, read_manifest, references_problem
 from .recorded import Inventory, Recorded, Recording, residual
 
-SCHEMA = "ltx2-parity-trace/2"
 LAYOUT = "as in the reference: channels first; names are taps"
-
-
-class TraceError(LTX2Error):
-    """The trace cannot be used: what was found, and what to do."""
+MARK = ".parity-trace"  # the file that tells a trace's folder from another
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -162,25 +159,19 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
     folder = out.with_suffix("")
     if out.suffix != ".json":
         raise TraceError(f"{out}: the manifest's name must end in .json")
-    if folder.exists() and not _is_trace(out):
-        raise TraceError(f"{folder}: in the way, and not a trace's folder. Name another --out, or remove it")
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        out.unlink(missing_ok=True)
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise TraceError(f"{folder}: cannot be written ({error.strerror})") from None
+    if out.is_dir():
+        raise TraceError(f"{out}: a folder, and the manifest is a file. Name another --out")
     cells: list[dict[str, Any]] = []
     needed: dict[Path, set[str]] = {}
-    try:
+    with whole_folder(folder, _require_own) as part:
+        (part / MARK).write_text("Made by: parity record\n")
         for recording in recordings:
-            cells.append(_write_cell(folder, recording, needed))
+            cells.append(_write_cell(part, recording, needed))
             if not cells[-1]["cases"]:
                 cell = f"{recording.stage.name} {recording.config}"
                 raise TraceError(f"{out}: not written: there is nothing to record of {cell} in these lanes")
-    except OSError as error:
-        raise TraceError(f"{folder}: cannot be written ({error.strerror})") from None
-    checkpoints = [_write_weights(folder, path, parts) if weights else _named(path) for path, parts in needed.items()]
+        checkpoints = [_write_weights(part, path, parts) if weights else _named(path) for path, parts in needed.items()]
+        out.unlink(missing_ok=True)  # from here on the folder is not that of the manifest before
     head = {"schema": SCHEMA, "layout": LAYOUT, "versions": versions, "seed": seed()}
     manifest: dict[str, Any] = head | {"checkpoints": checkpoints, "cells": cells}
     manifest["sha256"] = _seal(manifest)
@@ -188,10 +179,18 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
     return {f"{c['stage']} {c['config']}": sum(case["bytes"] for case in c["cases"]) for c in cells}
 
 
+def _require_own(folder: Path) -> None:
+    """Raises TraceError for a folder that is not a trace's, or that holds anything else: it is replaced whole."""
+    marked = (folder / MARK).is_file() or _is_trace(folder.with_suffix(".json"))
+    known = (entry.name in (MARK, "weights") or entry.suffix == ".safetensors" for entry in folder.iterdir())
+    if not marked or not all(known):
+        raise TraceError(f"{folder}: in the way, and not a trace's folder. Name another --out, or remove it")
+
+
 def _is_trace(manifest: Path) -> bool:
     try:
-        return f'"schema":"{SCHEMA.partition("/")[0]}/' in manifest.read_text()[:100]
-    except (OSError, UnicodeDecodeError):
+        return f'"schema":"{SCHEMA.partition("/")[0]}/' in read_bytes(manifest)[:100].decode()
+    except (RunError, UnicodeDecodeError):
         return False
 
 
@@ -291,23 +290,21 @@ def open_trace(path: Path, checkpoint: Path | None = None) -> TraceFile:
 
     checkpoint: where the one checkpoint is that the trace names, if not where it was when recorded.
     """
-    try:
-        manifest = json.loads(path.read_text())
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise TraceError(f"{path}: not JSON: truncated, or not a trace's manifest") from None
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA:
-        raise TraceError(f"{path}: schema is {schema!r}, expected {SCHEMA!r}. {_AGAIN}")
+    manifest = read_manifest(path)
     if _seal(manifest) != manifest.get("sha256"):
         raise TraceError(f"{path}: the manifest has been changed since it was recorded. {_AGAIN}")
     for cell in manifest["cells"]:
         place = f"{path}: {cell['stage']} {cell['config']}"
-        if cell["stage"] not in stages() or declaration(stages()[cell["stage"]]) != cell["declaration"]:
+        stage = stages().get(cell["stage"])
+        if stage is None or declaration(stage) != cell["declaration"]:
             raise TraceError(f"{place}: the stage's taps have changed since it was recorded. {_AGAIN}")
+        if stage.component and stage.component not in cell["components"]:
+            raise TraceError(f"{place}: no checkpoint of its {stage.component}. {_AGAIN}")
         for case in cell["cases"]:
-            _require(path.with_suffix("") / case["shard"], case["sha256"])
+            shard = path.with_suffix("") / case["shard"]
+            _require(shard, case["sha256"])
+            if problem := references_problem(case, shards.sizes(shard)):
+                raise TraceError(f"{place} {case['case']}: {problem}. {_AGAIN}")
     return TraceFile(path, manifest, _checkpoints(path, manifest["checkpoints"], checkpoint))
 
 
@@ -324,9 +321,15 @@ def _checkpoints(path: Path, entries: list[dict[str, str]], elsewhere: Path | No
 
 
 def _require(path: Path, digest: str) -> None:
-    if not path.exists():
-        raise TraceError(f"{path}: not there, and the trace needs it")
-    if (found := shards.sha256(path)) != digest:
+    try:
+        if not path.exists():
+            raise TraceError(f"{path}: not there, and the trace needs it")
+        if not (path.is_file() or path.is_dir()):
+            raise TraceError(f"{path}: neither a file nor a folder")
+        found = shards.sha256(path)
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if found != digest:
         raise TraceError(f"{path}: truncated or changed: SHA-256 {found[:12]}…, recorded with {digest[:12]}…")
 
 

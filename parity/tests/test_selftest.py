@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltx2_mlx.errors import InputError
 from parity.cli import main
 from parity.commands import selftest as commands
 from parity.commands import tables
@@ -28,7 +27,8 @@ from parity.faults import probe, selftest
 from parity.faults.catalogue import CAUSES, FAULTS, Fault, planted
 from parity.faults.classes import CANARIES
 from parity.investigate.signs import signs
-from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Row
+from parity.judge.files import RunError
+from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results, Row
 from parity.report import annex, scores
 from parity.sides.loading import read
 from parity.tap import blame, session
@@ -331,15 +331,16 @@ def score(**changes: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "no JSON"),
-        ("[]", "its schema is not"),
-        (json.dumps({"schema": scores.SCHEMA}), "no summary or no matrix"),
-        (json.dumps(score(faults="many")), "summary: faults"),
-        (json.dumps(score(passed=None)), "summary: passed"),
-        (json.dumps(score(kinds=[{"kind": "a"}])), "a kind: canary, void, faults, detected, localised"),
-        (json.dumps(score(gate={"faults": 1})), "gate: parity, tests, missed, crashed, false_alarms"),
-        (json.dumps(score() | {"matrix": [3]}), "a fault is no record"),
-        (json.dumps(score() | {"matrix": [{"id": 3}]}), "a fault: id, fault, lane"),
+        ("", "truncated"),
+        ("[]", "Expected 'object'"),
+        (json.dumps({"schema": scores.SCHEMA}), "missing required field 'summary'"),
+        (json.dumps(score(faults="many")), "$.summary.faults"),
+        (json.dumps(score(passed=None)), "$.summary.passed"),
+        (json.dumps(score(kinds=[{"kind": "a"}])), "missing required field 'faults' - at '$.summary.kinds[0]'"),
+        (json.dumps(score(gate={"faults": 1})), "missing required field 'parity' - at '$.summary.gate'"),
+        (json.dumps(score() | {"matrix": [3]}), "$.matrix[0]"),
+        (json.dumps(score() | {"matrix": [{"id": 3}]}), "$.matrix[0].id"),
+        ('{"a":' * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_score_is_refused_in_one_line(
@@ -347,7 +348,7 @@ def test_what_is_no_score_is_refused_in_one_line(
 ) -> None:
     path = tmp_path / "selftest.json"
     path.write_text(text)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(RunError) as error:
         scores.read(path)
     assert problem in str(error.value) and "\n" not in str(error.value) and str(path) in str(error.value)
     (tmp_path / "results.json").write_text(json.dumps({"taps": []}))
@@ -509,9 +510,9 @@ def test_explain_names_the_cause_of_a_planted_fault(
     fault, path = BY_ID[id], tmp_path / "results.json"
     table = [e for e in explain.examples() if e.id != id]  # told by the others
     monkeypatch.setattr(explain, "examples", lambda: table)
-    place = {"name": fault.tap, "call": 0, "stage": fault.stage, "config": fault.config, "case": fault.case}
-    place["lane"] = "A"
-    path.write_text(json.dumps({"taps": [place | {"verdict": "diverged"}]}))
+    Results([Row(fault.tap, fault.stage, fault.config, fault.case, "A", 0, 0, "float32", verdict="diverged")]).write(
+        path
+    )
     with planted(fault):
         assert main(["explain", "first", "--results", str(path)]) == EXIT_OK
     out = capsys.readouterr().out
@@ -523,6 +524,6 @@ def test_explain_names_the_cause_of_a_planted_fault(
 @pytest.mark.parametrize("arguments", [["no such tap"], ["first"], ["x", "--results", "/nowhere.json"]])
 def test_explain_refuses_in_one_line(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps({"taps": [{"name": "layer", "verdict": "pass"}]}))
+    Results([Row("layer", "transformer", "tiny-2.0", "base", "A", 0, 0, "float32")]).write(path)
     assert main(["explain", *arguments, *([] if "--results" in arguments else ["--results", str(path)])]) == EXIT_USAGE
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

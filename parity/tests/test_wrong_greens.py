@@ -729,7 +729,7 @@ def test_tables_are_of_this_code(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_types_of_a_row_are_those_of_its_record(tmp_path: Path) -> None:
     record = json.loads(document(tmp_path / "results.json").read_text())["taps"][0]
-    assert record.keys() | {"profile"} == TapRecord.__annotations__.keys()
+    assert record.keys() | {"profile", "seed"} == TapRecord.__annotations__.keys()
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
