@@ -356,7 +356,7 @@ PIPELINES = (
                 (3, 2),
                 video=(guidance(3.0), guidance(0.0, **_NEUTRAL | {"skip_step": 1})),
                 audio=(
-                    guidance(5.0, **_GENTLE | {"stg_scale": 0.8}, skip_step=1),
+                    guidance(5.0, **_GENTLE | {"stg_scale": 0.8, "modality_scale": 2.0}, skip_step=1),
                     guidance(4.0, **_GENTLE, stg_blocks=[0], rescale_scale=0.0),
                 ),
             ),
