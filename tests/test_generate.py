@@ -16,10 +16,6 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_flatten
 
-import parity.sides.torch  # noqa: F401  # it makes torchaudio importable
-
-# isort: split
-
 from ltx2_mlx import __version__, pipelines
 from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main

@@ -28,6 +28,7 @@ from ltx2_mlx.types import Audio
 from ltx_core.types import Audio as TorchAudio
 from ltx_pipelines.utils import media_io as reference
 
+pytestmark = pytest.mark.reference
 CPU = torch.device("cpu")
 
 

@@ -11,6 +11,7 @@ import torch
 from ltx2_mlx.diffusion.torch_random import TorchGenerator
 from ltx2_mlx.errors import InputError
 
+pytestmark = pytest.mark.reference
 SIZES = [*range(41), 1000, 128 * 999]
 DTYPES = ["float32", "bfloat16", "float64"]
 # torch's AVX2 kernel rounds the angle as ours does; its other kernels round it once less
