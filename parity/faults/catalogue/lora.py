@@ -58,8 +58,8 @@ LORA = (
     _fault(
         "L03a",
         "only the first LoRA",
-        "for lora in loras if",
-        "for lora in loras[:1] if",
+        "for lora in loras\n        if",
+        "for lora in loras[:1]\n        if",
         f"two.bfloat16.{_FIRST}",
         "several",
     ),
