@@ -142,7 +142,7 @@ def _say(text: str) -> None:
 
 
 def _line(text: str) -> str:
-    from .judge.files import printable
+    from .judge.lines import printable
 
     line = printable(text)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

@@ -74,8 +74,8 @@ def _by_transformers_5(config: dict[str, Any]) -> None:
     full = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
     sliding = {"rope_type": "default", "rope_theta": text.pop("rope_local_base_freq")}
     text["rope_parameters"] = {"full_attention": full, "sliding_attention": sliding}
-    text["_sliding_window_pattern"] = text.pop("sliding_window_pattern")
-    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    text["_sliding_window_pattern"] = pattern = text.pop("sliding_window_pattern")
+    kinds = ["sliding_attention"] * (pattern - 1) + ["full_attention"]
     text["layer_types"] = (kinds * 9)[: text["num_hidden_layers"]]
     text |= {"return_dict": True, "use_bidirectional_attention": False, "id2label": {"0": "LABEL_0"}}
 

@@ -162,7 +162,7 @@ def test_a_frame_rate_that_no_file_states_is_refused(
     rate: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = problems(capsys, *flags, f"--frame-rate={rate}", "--output-path", tmp_path / "a.mp4")
-    assert "--frame-rate: " in found and "expected 0.001 to 1000" in found
+    assert "--frame-rate is " in found and "expected 0.001 to 1000" in found
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.5, 120, 1000])
@@ -214,7 +214,9 @@ def test_given_audio_of_any_kind_makes_a_video_and_a_note(
     assert [line.removeprefix(f"note: {tmp_path / 'a.wav'} ") for line in told] == notes
     assert main(["generate", *argv]) == 0
     assert media.probe(tmp_path / "a.mp4").channels == 2 and media.probe(tmp_path / "a.mp4").frames == 9
-    assert "0 s for 0.0 s" in problems(capsys, *argv, "--overwrite", "--audio-max-duration", "0")
+    assert "--audio-max-duration is 0, expected 0.001" in problems(
+        capsys, *argv, "--overwrite", "--audio-max-duration", "0"
+    )
 
 
 def test_odd_files_are_a_word_in_the_plan(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..investigate.statements import shortened
 from ..judge.device import calibrated
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 

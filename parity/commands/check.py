@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..debug.views import REPORTS, VIEWS, look
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.results import EXIT_OK
 
 

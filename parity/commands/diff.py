@@ -21,7 +21,8 @@ from ..judge.baseline import (
     read_run,
     sentence,
 )
-from ..judge.files import RunError, printable
+from ..judge.files import RunError
+from ..judge.lines import printable
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
 
 SHOWN = 15  # lines of each kind

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..judge.device import calibrated
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_OK
 from ..report.explanation import lines

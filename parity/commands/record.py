@@ -10,7 +10,7 @@ from ltx2_mlx.errors import InputError
 
 from ..declare.inputs import seeded
 from ..declare.model import Stage
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..run.tracefile import write
 from .run import lanes_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.results import EXIT_OK
 from ..report.render import render
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ltx2_mlx.errors import InputError
 
 from ..declare.model import Pipeline, Stage
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
 

@@ -15,7 +15,8 @@ from ..faults.catalogue import FAULTS, NOT_APPLICABLE
 from ..faults.likely_causes import learn
 from ..faults.score import DETECTED, LOCALISED, Gate, Outcome, Score
 from ..faults.selftest import run, sample, with_canaries
-from ..judge.files import RunError, printable, without_steering, write_whole
+from ..judge.files import RunError, without_steering, write_whole
+from ..judge.lines import printable
 from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from ..run.pool import count
 from ..sides.fixtures import ensure_fixtures

@@ -13,7 +13,8 @@ from ltx2_mlx.errors import InputError
 
 from ..debug import symptoms
 from ..judge.documents import AGAIN
-from ..judge.files import RunError, printable, read_bytes, write_whole
+from ..judge.files import RunError, read_bytes, write_whole
+from ..judge.lines import printable
 from ..judge.results import EXIT_OK, read_results
 from ..report import scores, summary
 from ..run.environment import code_digest

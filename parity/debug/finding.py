@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from ..judge.files import printable, write_whole
+from ..judge.files import write_whole
+from ..judge.lines import printable
 
 OURS, REFERENCE = "#0072b2", "#777777"
 _OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00")

@@ -11,7 +11,7 @@ import numpy as np
 from ltx2_mlx import media
 from ltx2_mlx.errors import InputError
 
-from ..judge.files import printable
+from ..judge.lines import printable
 from .finding import Chart, Finding, Lines, Pictures, Table
 from .measures import NOISE_RATIO, autocorrelation, dc_ratio, local_variance_ratio
 

@@ -17,7 +17,8 @@ from ltx2_mlx.errors import LTX2Error
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..declare.stages import stages
-from ..judge.files import printable, read_bytes, write_whole
+from ..judge.files import read_bytes, write_whole
+from ..judge.lines import printable
 from ..judge.results import Results, Row
 from ..judge.verdicts import judge
 from ..run.recorded import Recorded

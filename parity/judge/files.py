@@ -12,6 +12,8 @@ import msgspec
 
 from ltx2_mlx.errors import LTX2Error
 
+from .lines import printable
+
 LARGEST = 1 << 29  # bytes; results.json of all cells has a tenth of that
 # In JSON, as bytes: characters that steer a terminal, or turn the direction of text, written out or as they are.
 _STEERING = re.compile(
@@ -24,11 +26,6 @@ T = TypeVar("T")
 
 class RunError(LTX2Error):
     """A file is not what it should be: which file, which field, and what to do."""
-
-
-def printable(text: object) -> str:
-    """The text on one line, without a character that steers a terminal or starts a command of a CI job."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def steering(text: bytes) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 from ltx2_mlx.media.outputs import remove_remains
 
 from ..judge.documents import FAILED, RUNNING, write_state
-from ..judge.files import RunError, printable, write_whole
+from ..judge.files import RunError, write_whole
+from ..judge.lines import printable
 from ..judge.results import read_results
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.place import Place
 from ..judge.results import EXIT_INCONCLUSIVE
 from . import explanation

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape as _escape
 from rich.table import Table
 
-from ..judge.files import printable
+from ..judge.lines import printable
 from ..judge.place import Place
 from ..judge.results import EXIT_INCONCLUSIVE, Results, Row
 from . import explanation

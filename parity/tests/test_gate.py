@@ -170,7 +170,8 @@ def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
 
     monkeypatch.setattr("parity.run.live.execute", restless)
     results = Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
-    assert results.count("inconclusive") == len(results.rows)
+    repeated = [row for row in results.rows if row.case != "long"]  # which is run once
+    assert repeated and all(row.verdict == "inconclusive" for row in repeated)
     assert results.exit_code() == EXIT_INCONCLUSIVE
 
 

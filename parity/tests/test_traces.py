@@ -74,7 +74,7 @@ def test_without_torch(tmp_path: Path) -> None:
     document = json.loads(out.read_text())
     assert document["summary"]["exit_code"] == EXIT_OK
     assert len(document["taps"]) > 2000
-    assert {c["stage"] for c in document["summary"]["coverage"]} == {"vocoder"}
+    assert document["summary"]["coverage"] == []  # each cell of it is a part of a cell
 
 
 def _cut(trace: Path) -> Path:

@@ -67,7 +67,7 @@ def _says(old: str, new: str) -> Callable[[dict[str, str], dict[str, mx.array]],
 
 def _renamed(metadata: dict[str, str], tensors: dict[str, mx.array]) -> None:
     for key in list(tensors):
-        tensors[key.replace("diffusion_model.", "base_model.model.")] = tensors.pop(key)
+        tensors[key.replace("diffusion_model.", "another_model.")] = tensors.pop(key)
 
 
 FILES: tuple[FileFault | ClipFault, ...] = (
