@@ -217,6 +217,9 @@ def test_no_message_holds_the_credentials_of_the_endpoint(
     fails: str, tmp_path: Path, server: ThreadingHTTPServer
 ) -> None:
     port = server.server_port
-    for endpoint in (f"http://user:hunter2@127.0.0.1:{port}", "http://user:hunter2@127.0.0.1:9", "http://hunter2@a b"):
+    endpoints = [f"http://user:hunter2@127.0.0.1:{port}", "http://hunter2@a b"]
+    if fails.startswith("owner"):
+        endpoints.append("http://user:hunter2@127.0.0.1:9")  # where nobody listens; tried for most of a minute
+    for endpoint in endpoints:
         (said,) = resolved(tmp_path, endpoint, [(fails, None)])
         assert said.startswith(fails.rpartition("/")[0]) and "hunter2" not in said

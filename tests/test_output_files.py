@@ -1,6 +1,6 @@
 """What is written is whole or not there, replaces nothing unasked, and is known to be possible before the work.
 
-``--kills N`` kills N runs of ``generate`` (default: 8): ``pytest tests/test_output_files.py -k killed --kills 200``.
+``--kills N`` kills N runs of ``generate`` (default: 4): ``pytest tests/test_output_files.py -k killed --kills 200``.
 """
 
 from __future__ import annotations
