@@ -323,7 +323,9 @@ def document(path: Path, change: Callable[[dict[str, Any]], object] = lambda fou
     ]
     item = Item("video_latent.000.out", 1e-5, 5e-5)
     results = Results(rows, [Coverage("transformer", "tiny-2.0", 2, 2, 3, 3, 9, 9)], code=code_digest(), origin=ORIGIN)
-    results.pipelines = [PipelineRow("pipelines.distilled", "tiny-2.0", "float32", details=[item])]
+    results.pipelines = [
+        PipelineRow("pipelines.distilled", "tiny-2.0", "float32", details=[item, Item("argument.seed")])
+    ]
     results.environment = {"machine": "here", "device": "cpu"}
     results.write(path)
     found = json.loads(path.read_text())
