@@ -96,8 +96,16 @@ def _of_results(document: Document) -> Run:
 
 def _of_pipeline(run: PipelineRecord) -> dict[Key, Tap]:
     cell = (run["pipeline"], run["config"], run["dtype"])
-    taps = {(*cell, name): Tap(verdict, _share(error, limit)) for name, error, limit, verdict in run["details"]}
+    taps = {
+        (*cell, name): Tap(verdict, 0.0 if _is_argument(name) and verdict == "pass" else _share(error, limit))
+        for name, error, limit, verdict in run["details"]
+    }
     return taps | {(*cell, "run"): Tap(run["verdict"], 0.0)}
+
+
+def _is_argument(item: str) -> bool:
+    """True for what says that an argument moves something: its verdict says it all, and there is no number."""
+    return item.startswith("argument.")
 
 
 def _share(error: float | None, limit: float | None) -> float:
@@ -155,8 +163,7 @@ def _against(document: Document, code: str) -> list[str]:
     found += [f"{' '.join(run)} is in it twice" for run in sorted(set(runs)) if runs.count(run) > 1]
     found += [f"there is no pipeline {' '.join(run)}" for run in runs if not _is_pipeline(*run)]
     for run in ran:
-        # That an argument moves something has no number: its verdict says it (see ``run.arguments``).
-        measured = [item for item in run["details"] if not item[0].startswith("argument.")]
+        measured = [item for item in run["details"] if not _is_argument(item[0])]
         wrong = (name for name, error, limit, _ in measured if error is None or limit is None or error > limit)
         found += [f"{run['pipeline']} {run['config']} {run['dtype']} {name} is beyond its limit" for name in wrong]
     return found
