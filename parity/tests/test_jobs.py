@@ -67,7 +67,7 @@ def test_the_longest_go_first_and_results_keep_their_order(tmp_path: Path, monke
 
 def test_the_memory_of_a_task_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "COSTS", tmp_path / "costs.json")
-    ballast = bytes(1_500_000_000).replace(b"\0", b"\1")  # of this process, written to
+    ballast = bytearray(b"\1") * 1_500_000_000  # of this process, written to
     list(pool.spread(doze, [(0.0, tmp_path / "log")], ["a"], 1))
     assert 0.01 < pool.known_costs()["a"][1] < 1.0 < len(ballast)
 
