@@ -478,8 +478,11 @@ def test_the_table_has_every_fault_and_every_cause() -> None:
     assert {id: e.cause for id, e in table.items()} == expected, "run: python -m parity selftest --learn"
     assert {e.cause for e in table.values()} == CAUSES.keys() - {"other network"}, "that one does not load"
     told = json.loads(explain.TABLE.read_text())["leave_one_out"]
-    # Half of the new faults (flags, files, sizes, caches) look like nothing but "another value".
-    assert told["of"] == len(table) and told["three"] >= 2 / 3 * told["of"]
+    assert told["of"] == len(table)
+    # Nor does that of a flag or a file: a value is another, and no sign says why.
+    wired = {m.id for m in FAULTS if m.stage in ("command_line", "files")}
+    told = explain.leave_one_out([e for e in table.values() if e.id not in wired])
+    assert told["of"] > 300 and told["three"] >= 0.7 * told["of"]
 
 
 def test_learning_keeps_what_is_still_planted(tmp_path: Path) -> None:
