@@ -1,8 +1,8 @@
 """The arguments that are known to move something: found with the reference once, and kept beside this file.
 
-What ``arguments`` finds depends on what the pipelines are given, what of them is recorded, the checkpoints, the limits
-and the reference, and on nothing of ours. Where all of that is as it was, it is not found again, which would take a quarter
-of the time of ``make parity``. ``python -m parity.run.moved`` finds everything again and writes the file.
+What ``arguments`` finds depends on what the pipelines are given, what of them is recorded, the files, the limits and
+the reference, and on nothing of ours. Where all of that is as it was, it is not found again, which would take a
+quarter of the time of ``make parity``. ``python -m parity.run.moved`` finds everything again and writes the file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..declare.inputs import FIXTURES
+from ..declare.inputs import FIXTURES, RECIPES
 from ..declare.model import Data, Obj, Pipeline
 from ..judge import tolerance
 
 MOVED = Path(__file__).with_name("moved.json")
-SUMS = FIXTURES.parent / "SHA256SUMS"
+FILES = (RECIPES / "SHA256SUMS", RECIPES / "media.py")  # the checkpoints, and what makes pictures, clips and audio
 REFERENCE = ("ltx-core", "ltx-pipelines")
 
 
@@ -35,7 +35,7 @@ def key(family: list[Pipeline], runs: list[dict[str, Any]]) -> str:
     recorded = [[p.name, p.module, [repr(replace(watch, instead=None)) for watch in p.watches]] for p in family]
     limits = [tolerance.RUN, tolerance.WAVEFORM, tolerance.PIXELS, tolerance.DRAWS]
     reference = [f"{name} {version(name)}" for name in REFERENCE]
-    text = json.dumps([given, recorded, limits, reference, SUMS.read_text()])
+    text = json.dumps([given, recorded, limits, reference, *(file.read_text() for file in FILES)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
