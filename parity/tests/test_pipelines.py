@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ltx2_mlx.diffusion.noisers import TorchNoise
+from parity.declare.inputs import seeded
 from parity.declare.model import Files, Obj, Pipeline
 from parity.declare.stages import pipelines
 from parity.declare.stages.pipelines import SEEDS
@@ -290,6 +291,12 @@ def test_what_is_kept_of_the_arguments_is_what_is_found(checkpoints: Path) -> No
         rule = pipeline_runs.argument_rule(family)
         found = {item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"}
     assert found == known(family, rule.given)
+
+
+def test_what_is_kept_of_the_arguments_serves_every_seed(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arguments, "_moves", lambda *arguments: pytest.fail("the reference runs"))
+    with seeded(3):
+        assert {item.verdict for item in pipeline_runs.arguments(FAMILIES["DistilledPipeline"])} == {"pass"}
 
 
 def test_nothing_is_known_of_arguments_with_other_values_or_recordings(checkpoints: Path) -> None:
