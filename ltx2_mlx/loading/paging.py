@@ -1,7 +1,7 @@
 """Repeated blocks as pages: the weights of each are read when it is called and dropped after, so that a network needs
 the memory of two of its blocks and not of all.
 
-A class that owns a list of blocks names it in its attribute ``repeated``. Paths of modules and parameters do not change.
+A class that owns a list of blocks names it in its attribute ``repeated``. Paths of modules and parameters stay.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -45,13 +46,14 @@ class Pages:
     """The pages of a module, in order. A block that is called fills its page, evaluates its result and drops the page.
 
     resident: the parameters that are in no page. prefetch: while one block computes, the next one's weights are read;
-    False takes the memory of one block, and more time.
+    False takes the memory of one block, and more time. amend: changes a block that has been filled.
 
     A page that is not filled holds NaN: what uses it outside of ``filled`` gives NaN. Blocks are not kept alive here.
     """
 
     def __init__(self, module: nn.Module, source: Source, parameters: Iterable[str]):
         self.prefetch = True
+        self.amend: Callable[[nn.Module], None] | None = None
         names = list(parameters)
         paths = _blocks(module)
         owned: dict[str, list[str]] = {path: [] for path in paths}
@@ -60,7 +62,7 @@ class Pages:
             owner = next((start for start in _starts(name) if start in owned), None)
             (self.resident if owner is None else owned[owner]).append(name)
         self._pages = {path: Page(path, tuple(owned[path])) for path in paths}
-        self._next = {a: b for a, b in zip(paths, paths[1:], strict=False) if _list_of(a) == _list_of(b)}
+        self._next = {a: b for a, b in pairwise(paths) if _list_of(a) == _list_of(b)}
         self._source = source
         self._blocks: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
         self._filled: dict[str, int] = {}  # page → how many uses it has now
@@ -97,6 +99,8 @@ class Pages:
             weights = self._source.read(page.parameters, check=path not in self._known)
             self._known.add(path)
             _update(block, path, weights)
+            if self.amend is not None:
+                self.amend(block)
             if self.prefetch and path in self._next:
                 self._source.start(self._pages[self._next[path]].parameters)
         self._filled[path] = self._filled.get(path, 0) + 1
@@ -124,6 +128,17 @@ class Pages:
             paged = type(cls.__name__, (cls,), {"__call__": _paged(cls.__call__, self, path)})
             object.__setattr__(blocks[path], "__class__", paged)
         return self
+
+
+def amend_blocks(module: nn.Module, amend: Callable[[nn.Module], None]) -> None:
+    """Change every repeated block of a module: now, or each time that its page is filled."""
+    pages: Pages | None = getattr(module, "pages", None)
+    if pages is not None:
+        pages.amend = amend
+        return
+    blocks = dict(module.named_modules())
+    for path in _blocks(module):
+        amend(blocks[path])
 
 
 def _paged(call: Callable[..., Any], pages: Pages, path: str) -> Callable[..., Any]:
