@@ -118,7 +118,7 @@ class Arrays(Mapping[str, mx.array]):
     its memory is free when its last user drops it; whoever asks again gets an array that is read again.
 
     Values of float8 are kept as their bytes. stream: a CPU stream that reads, so that ``start`` reads beside other
-    work. Raises CheckpointError, also for a file that has changed since this was made.
+    work. Raises CheckpointError.
     """
 
     def __init__(self, tensors: Tensors, stream: mx.Stream | None = None):
@@ -143,7 +143,6 @@ class Arrays(Mapping[str, mx.array]):
         info = self.tensors[name]
         if info.file not in self._odd:
             return self._lazy(info)
-        self._check(info.file)
         if info.dtype not in _OURS:
             raise CheckpointError(f"{info} is {info.dtype}, which is not read here")
         dtype, ours = _OURS[info.dtype]
@@ -155,13 +154,15 @@ class Arrays(Mapping[str, mx.array]):
     def _lazy(self, info: TensorInfo) -> mx.array:
         opened = self._opened.get(info.file, {})
         if info.key not in opened:
-            self._check(info.file)
+            self.check()
             opened = self._opened[info.file] = _load(info.file, self.stream)
         return opened.pop(info.key)
 
-    def _check(self, file: Path) -> None:
-        if _state(file) != self._states[file]:
-            raise CheckpointError(f"{file}: it has changed since it was opened. Start again, and leave it as it is")
+    def check(self) -> None:
+        """Raises CheckpointError where a file has changed since this was made."""
+        for file, state in self._states.items():
+            if _state(file) != state:
+                raise CheckpointError(f"{file}: it has changed since it was opened. Start again, and leave it as it is")
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors

@@ -285,6 +285,8 @@ class Weights:
     def read(self, names: Iterable[str], check: bool = True) -> list[tuple[str, mx.array]]:
         """Read parameters now, some at a time. A float8 weight's scale comes with it. check: raise WeightsError, with
         the file and the tensor, where one is NaN or infinite."""
+        for arrays in (self.arrays, *(lora.pairs.arrays for lora in self.loras)):
+            arrays.check()
         keys = {name: self.keys[name] for name in names}
         read = (
             (name, mx.contiguous(array.transpose(self.axes[name])) if name in self.axes else array)

@@ -54,15 +54,9 @@ class Pages:
     def __init__(self, module: nn.Module, source: Source, parameters: Iterable[str]):
         self.prefetch = True
         self.amend: Callable[[nn.Module], None] | None = None
-        names = list(parameters)
-        paths = _blocks(module)
-        owned: dict[str, list[str]] = {path: [] for path in paths}
-        self.resident = []
-        for name in names:
-            owner = next((start for start in _starts(name) if start in owned), None)
-            (self.resident if owner is None else owned[owner]).append(name)
-        self._pages = {path: Page(path, tuple(owned[path])) for path in paths}
-        self._next = {a: b for a, b in pairwise(paths) if _list_of(a) == _list_of(b)}
+        self.resident, pages = in_pages(module, parameters)
+        self._pages = {path: Page(path, tuple(names)) for path, names in pages.items()}
+        self._next = {a: b for a, b in pairwise(pages) if _list_of(a) == _list_of(b)}
         self._source = source
         self._blocks: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
         self._filled: dict[str, int] = {}  # page → how many uses it has now
@@ -95,15 +89,20 @@ class Pages:
     def fill(self, path: str) -> None:
         """Read a page, unless it is filled; then begin to read the next one. Each call needs its ``drop``."""
         if not self._filled.get(path):
-            page, block = self._pages[path], self._blocks[path]
-            weights = self._source.read(page.parameters, check=path not in self._known)
-            self._known.add(path)
-            _update(block, path, weights)
-            if self.amend is not None:
-                self.amend(block)
-            if self.prefetch and path in self._next:
-                self._source.start(self._pages[self._next[path]].parameters)
+            try:
+                self._read(self._pages[path], self._blocks[path])
+            except BaseException:
+                self._source.stop()
+                raise
         self._filled[path] = self._filled.get(path, 0) + 1
+
+    def _read(self, page: Page, block: nn.Module) -> None:
+        _update(block, page.path, self._source.read(page.parameters, check=page.path not in self._known))
+        self._known.add(page.path)
+        if self.amend is not None:
+            self.amend(block)
+        if self.prefetch and page.path in self._next:
+            self._source.start(self._pages[self._next[page.path]].parameters)
 
     def drop(self, path: str) -> None:
         """Give the memory of a page back, after its last use."""
@@ -128,6 +127,15 @@ class Pages:
             paged = type(cls.__name__, (cls,), {"__call__": _paged(cls.__call__, self, path)})
             object.__setattr__(blocks[path], "__class__", paged)
         return self
+
+
+def in_pages(module: nn.Module, parameters: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The parameters of a module that are in no repeated block, and those of each block by its path."""
+    resident: list[str] = []
+    pages: dict[str, list[str]] = {path: [] for path in _blocks(module)}
+    for name in parameters:
+        pages.get(next((start for start in _starts(name) if start in pages), ""), resident).append(name)
+    return resident, pages
 
 
 def amend_blocks(module: nn.Module, amend: Callable[[nn.Module], None]) -> None:
