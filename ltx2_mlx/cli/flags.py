@@ -400,7 +400,9 @@ def _add_ours(parser: Parser) -> None:
         "--dtype", choices=tuple(DTYPES), default="bfloat16", help="of weights and latents (default: bfloat16)"
     )
     group.add_argument(
-        "--low-memory", action="store_true", help="keep nothing in memory that can be loaded again; slower"
+        "--low-memory",
+        action="store_true",
+        help="keep two of the network's blocks in memory at a time and read them for every pass; slower",
     )
     group.add_argument(
         "--noise",
