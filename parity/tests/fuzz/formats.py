@@ -156,7 +156,7 @@ def _media() -> dict[str, dict[str, bytes]]:
     from PIL import Image
 
     sys.path.insert(0, str(ROOT))
-    from tests.test_field_media import _saved, corners, tone, write_audio, write_clip
+    from tests.media_files import corners, saved, tone, write_audio, write_clip
 
     av.logging.set_level(av.logging.PANIC)
     here = Path("media")
@@ -167,7 +167,7 @@ def _media() -> dict[str, dict[str, bytes]]:
     codecs = {"a.wav": "pcm_s16le", "a.flac": "flac", "a.mp3": "libmp3lame", "a.m4a": "aac", "a.ogg": "libopus"}
     sound = np.stack([tone(9000, 48000)] * 2)
     return {
-        "picture": {f"x.{kind}": _saved(Image.fromarray(corners(48, 48)), kind) for kind in kinds},
+        "picture": {f"x.{kind}": saved(Image.fromarray(corners(48, 48)), kind) for kind in kinds},
         "clip": {name: write_clip(here / name, **options).read_bytes() for name, options in clips.items()},
         "audio": {name: write_audio(here / name, sound, 48000, codec).read_bytes() for name, codec in codecs.items()},
     }
