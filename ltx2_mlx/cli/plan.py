@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..config.reading import cut
-from ..errors import InputError, LTX2Error
+from ..errors import InputError, LTX2Error, printable
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
 from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
@@ -506,4 +506,4 @@ def show(plan: Plan) -> str:
     if plan.problems:
         lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
         lines += [f"  - {problem}" for problem in plan.problems]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
