@@ -29,7 +29,7 @@ def libraries() -> list[str]:
     if not maps.exists():
         return ["Accelerate"] if sys.platform == "darwin" else []
     files = {Path(line.split()[-1]).resolve().name for line in maps.read_text().splitlines() if "blas" in line.lower()}
-    return sorted(file for file in files if ".so" in file)
+    return sorted(file for file in files if ".so" in file and "scipy" not in file)  # NumPy has one of its own
 
 
 def notes(speed: float) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from itertools import groupby
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,22 @@ def examine(
     free_gigabytes: float,
     progress: Callable[[Finding], None],
 ) -> tuple[Finding, ...]:
-    """The findings of these lines, each from a process of its own. gigaflops_a_second: of a float32 matrix product."""
+    """The findings of these lines, from processes of their own. gigaflops_a_second: of a float32 matrix product."""
     start, found = time.monotonic(), []
-    for line in lines:
+    for _, group in groupby(lines, key=lambda line: line.together or line.name):
         left = BUDGET - (time.monotonic() - start)
-        why, excused = _obstacle(line, setting, gigaflops_a_second, free_gigabytes, left)
-        finding = Finding(line.name, "not run", why=why, excused=excused) if why else _in_a_process(line, setting, left)
-        progress(finding)
-        found.append(finding)
+        asked = []
+        for line in group:
+            why, excused = _obstacle(line, setting, gigaflops_a_second, free_gigabytes, left)
+            if why:
+                found.append(Finding(line.name, "not run", why=why, excused=excused))
+                progress(found[-1])
+            else:
+                asked.append(line)
+        if asked:
+            for finding in _in_a_process(asked, setting, min(PATIENCE * len(asked), left)):
+                found.append(finding)
+                progress(finding)
     return tuple(found)
 
 
@@ -111,6 +120,8 @@ def _obstacle(
     line: Line, setting: Setting, gigaflops_a_second: float, free_gigabytes: float, left: float
 ) -> tuple[str, bool]:
     """Why a line is not asked, "" where it is; and whether that lies in the kind of device."""
+    if left < 1:
+        return f"the {BUDGET:.0f} s for all lines are over", False
     on_cpu = setting.device == "cpu"
     needed = 0.1 if setting.small else line.gigabytes[0 if on_cpu else 1]
     if on_cpu and line.elsewhere and not setting.small:
@@ -121,28 +132,43 @@ def _obstacle(
     if seconds > min(PATIENCE, left):
         slow = f"{line.gigaflops:g} billion operations at {gigaflops_a_second:.1f} a second"
         return f"{slow} take {seconds:.0f} s, and {min(PATIENCE, left):.0f} s are left for it", False
-    return ("", False) if left > 1 else (f"the {BUDGET:.0f} s for all lines are over", False)
+    return "", False
 
 
-def _in_a_process(line: Line, setting: Setting, left: float) -> Finding:
+def _in_a_process(lines: Sequence[Line], setting: Setting, patience: float) -> Iterator[Finding]:
+    """The findings of lines that share a process, and what became of those that have none."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_root()), environment.get("PYTHONPATH"))))
     environment.pop("MLX_ENABLE_TF32")
     if parity.TF32_ASKED is not None:
         environment["MLX_ENABLE_TF32"] = parity.TF32_ASKED
-    words = [sys.executable, "-m", "parity.doctor.process", line.name, json.dumps(asdict(setting))]
-    patience = min(PATIENCE, left)
+    names = [line.name for line in lines]
+    words = [sys.executable, "-m", "parity.doctor.process", json.dumps(asdict(setting)), *names]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=patience, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        return Finding(line.name, "not run", seconds=patience, why=f"stopped after {patience:.0f} s: too slow here")
+        done = subprocess.run(words, capture_output=True, timeout=patience, env=environment, check=False)
+        output, errors, code = done.stdout, done.stderr, done.returncode
+    except subprocess.TimeoutExpired as late:
+        output, errors, code = late.stdout or b"", b"", None
+    finished = [found for line in output.splitlines() if (found := _read(line))]
+    yield from finished
+    lost = names[len(finished) :]
+    for name in lost:
+        if code is None:
+            yield Finding(name, "not run", seconds=patience, why=f"stopped after {patience:.0f} s: too slow here")
+        elif name == lost[0]:
+            last = (errors.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            why = f"its process ended with {code}: {last[:200]}"
+            yield Finding(name, "diverged", (Check(why, float("inf"), 0.0, "it fails"),))
+        else:
+            yield Finding(name, "not run", why=f"the process ended in {lost[0]}: try --only {name}")
+
+
+def _read(line: bytes) -> Finding | None:
+    """A finding that a process printed; None for what else is printed there."""
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        lost = Check(f"its process ended with {done.returncode}: {last[:200]}", float("inf"), 0.0, "it fails")
-        return Finding(line.name, "diverged", (lost,))
-    return read_finding(answer)
+        return read_finding(json.loads(line))
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _root() -> Path:

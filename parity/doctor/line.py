@@ -51,6 +51,7 @@ class Line:
 
     used: where the product depends on it. sources: issues of ml-explore/mlx. gigabytes: the most memory that it takes
     on a CPU and on a GPU. gigaflops: what it computes on a CPU. elsewhere: why it is not asked on a CPU.
+    together: neighbours of the same word share a process, and what they keep in memory.
     plain_float32: it is asked with ``MLX_ENABLE_TF32`` as the caller's shell has it, and not with 0.
     """
 
@@ -64,6 +65,7 @@ class Line:
     gigabytes: tuple[float, float] = (1.0, 1.0)
     gigaflops: float = 1.0
     elsewhere: str = ""
+    together: str = ""
     plain_float32: bool = False
 
 

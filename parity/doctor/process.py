@@ -1,4 +1,4 @@
-"""The process of one line: ``python -m parity.doctor.process NAME SETTING``. Its last line of output is the finding."""
+"""The process of a line or a few: ``python -m parity.doctor.process SETTING NAME …``. It prints a finding a line."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from dataclasses import replace
 import parity
 
 
-def main(name: str, setting: str) -> None:
-    """Ask the line and print what was found."""
+def main(setting: str, *names: str) -> None:
+    """Ask the lines and print what was found."""
     from ..run.environment import use_device
     from ..run.pool import peak_gb
     from .examine import ask, chosen, document_of
     from .line import Setting
 
-    (line,) = chosen(name)
-    if line.plain_float32 and parity.TF32_ASKED != "0":  # MLX reads this at its first product
+    lines = [line for name in names for line in chosen(name)]
+    if lines[0].plain_float32 and parity.TF32_ASKED != "0":  # MLX reads this at its first product
         del os.environ["MLX_ENABLE_TF32"]
         if parity.TF32_ASKED is not None:
             os.environ["MLX_ENABLE_TF32"] = parity.TF32_ASKED
     where = Setting(**json.loads(setting))
     use_device(where.device)
-    print(json.dumps(document_of(replace(ask(line, where), gigabytes=peak_gb()))))
+    for line in lines:
+        print(json.dumps(document_of(replace(ask(line, where), gigabytes=peak_gb()))), flush=True)
 
 
 if __name__ == "__main__":
