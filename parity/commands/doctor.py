@@ -53,7 +53,10 @@ def _doctor(args: argparse.Namespace) -> int:
     def progress(finding: Finding) -> None:
         print(line_of(begun, finding), flush=True)
 
-    print(f"{begun.environment['machine']}; MLX {begun.environment['mlx']} on {device}", flush=True)
+    print(
+        f"{begun.environment['machine']}; MLX {begun.environment.get('mlx', 'of no known version')} on {device}",
+        flush=True,
+    )
     findings = examine(lines, Setting(device), speed, free_bytes() / 1e9, progress)
     found = Examination(findings, begun.environment, begun.notes, time.monotonic() - start)
     write_whole(args.json, as_json(found))
