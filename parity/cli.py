@@ -22,6 +22,7 @@ from ltx2_mlx.errors import LTX2Error
 
 VERBS = (
     "run", "list", "check", "record", "report", "diff", "accept", "explain", "bisect", "selftest", "margins", "debug",
+    "doctor",
     "tables",
 )  # fmt: skip
 EXIT_USAGE = 2
