@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from .config import VAEBlock, VideoVAEConfig
+from .config import VideoVAEConfig
 from .errors import InputError
 from .nn.slabs import slabs
 from .tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig, tiles_for_decoding
@@ -27,53 +28,59 @@ def slab_size() -> int:
     return 2**21 if mx.default_device().type == mx.cpu else 2**26
 
 
+class Level(NamedTuple):
+    """What one block works on: frames and cells that come in, its channels, and those that its convolution makes."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+    made: int
+
+    @property
+    def size(self) -> int:
+        """The most elements of an activation of one sample."""
+        return self.frames * self.height * self.width * max(self.channels, self.made)
+
+
+def decoder_levels(config: VideoVAEConfig, shape: Sequence[int]) -> list[Level]:
+    """The levels of the decoder's blocks, in order, and of its last convolution, for a latent ``(B, C, F, H, W)``."""
+    _, _, T, H, W = shape
+    channels, levels = config.decoder_base_channels * 8, []
+    for block in config.decoder_blocks[::-1]:
+        t, h, w = block.stride
+        made = channels * t * h * w // block.multiplier if block.kind.startswith("compress") else channels
+        levels.append(Level(T, H, W, channels, made))
+        T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
+    return [*levels, Level(T, H, W, channels, config.out_channels * config.patch_size**2)]
+
+
 def decoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
     """The first block of the decoder that takes a latent ``(B, C, F, H, W)`` in slabs, and its slabs.
 
     The blocks before it are small. A block with a group norm or injected noise sees the whole clip.
     """
-    blocks = config.decoder_blocks[::-1]
-    sizes = _decoder_sizes(config, shape)
-    whole = max((i + 1 for i, block in enumerate(blocks) if _sees_the_whole(block)), default=0)
-    large = (i for i in range(whole, len(blocks)) if max(sizes[i][1:]) > slab_size())
+    blocks, levels = config.decoder_blocks[::-1], decoder_levels(config, shape)
+    whole = max((i + 1 for i, block in enumerate(blocks) if block.kind == "res_x_y" or block.inject_noise), default=0)
+    large = (i for i in range(whole, len(blocks)) if shape[0] * levels[i].size > slab_size())
     start = next(large, len(blocks))
-    frames = sizes[start][0]
-    most = max(max(size[1:]) for size in sizes[start:])
-    size = max(1, frames * slab_size() // most)
-    first = size
-    while _comes_out(config, blocks[start:], first) < 1:
+    frames = levels[start].frames
+    size = first = max(1, frames * slab_size() // (shape[0] * max(level.size for level in levels[start:])))
+    while _first_slab(config, start, first)[-1] < 1:
         first += 1
     return start, slabs(frames, size, first - size)
 
 
-def _sees_the_whole(block: VAEBlock) -> bool:
-    return block.kind == "res_x_y" or block.inject_noise
-
-
-def _decoder_sizes(config: VideoVAEConfig, shape: Sequence[int]) -> list[tuple[int, int, int]]:
-    """For each block, and the last convolution: frames that come in, elements that come in, and the most within."""
-    B, _, T, H, W = shape
-    channels = config.decoder_base_channels * 8
-    sizes = []
-    for block in config.decoder_blocks[::-1]:
-        t, h, w = block.stride
-        within = channels * t * h * w // block.multiplier if block.kind.startswith("compress") else channels
-        sizes.append((T, B * T * H * W * channels, B * T * H * W * within))
-        T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
-    pixels = config.out_channels * config.patch_size**2
-    return [*sizes, (T, B * T * H * W * channels, B * T * H * W * pixels)]
-
-
-def _comes_out(config: VideoVAEConfig, blocks: Sequence[VAEBlock], frames: int) -> int:
-    """How many frames come of the first ``frames``, where each convolution keeps one back; below 1 for none."""
-    if config.causal_decoder:
-        return frames
-    for block in blocks:
-        frames -= 1 if block.kind.startswith("compress") else 2 * block.num_layers
-        if frames < 1:
-            return 0
+def _first_slab(config: VideoVAEConfig, start: int, frames: int) -> list[int]:
+    """How many frames of the first slab come to each block from ``start`` on, to the last convolution, and out of it:
+    a convolution that looks ahead keeps one back. Below 1: none."""
+    back = 0 if config.causal_decoder else 1
+    counts = [frames]
+    for block in config.decoder_blocks[::-1][start:]:
+        frames -= back * (1 if block.kind.startswith("compress") else 2 * block.num_layers)
         frames = frames * block.stride[0] - (block.stride[0] - 1)
-    return frames - 1
+        counts.append(frames)
+    return [*counts, frames - back] if min(counts) > 0 else [*counts, 0]
 
 
 def encoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
@@ -99,18 +106,25 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -
     On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
     (test_the_estimate_of_memory_holds).
     """
-    B, _, T, H, W = shape
+    start, cuts = decoder_slabs(config, shape)
+    levels = decoder_levels(config, shape)
+    frames, kept = [level.frames for level in levels], 0
+    if len(cuts) > 1:
+        first = _first_slab(config, start, cuts[0][1])[:-1]
+        later = [
+            (cuts[1][1] - cuts[1][0]) * (level.frames - 1) // (levels[start].frames - 1) for level in levels[start:]
+        ]
+        frames[start:] = map(max, first, later)
+        layers = [2 * block.num_layers for block in config.decoder_blocks[::-1]] + [1]
+        held = zip(layers[start:], levels[start:], strict=True)  # two frames before each convolution, one around it
+        kept = levels[start].size + sum(3 * n * level.height * level.width * level.channels for n, level in held)
     copies = 5 * 27 if mx.default_device().type == mx.cpu else 8
-    channels = config.decoder_base_channels * 8
-    peak = 0
-    for block in reversed(config.decoder_blocks):
-        t, h, w = block.stride
-        out = channels * prod(block.stride) // block.multiplier if block.kind.startswith("compress") else channels
-        peak = max(peak, B * (T + 2) * (H + 2) * (W + 2) * (channels * (4 + copies) + 2 * out))
-        T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
-    pixels = config.out_channels * config.patch_size**2
-    peak = max(peak, B * (T + 2) * (H + 2) * (W + 2) * (channels * (4 + copies) + 3 * pixels))
-    return peak * itemsize
+    working = [
+        shape[0] * (n + 2) * (level.height + 2) * (level.width + 2) * (level.channels * (4 + copies) + 3 * level.made)
+        + 27 * level.channels * level.made  # the kernel in another order
+        for n, level in zip(frames, levels, strict=True)
+    ]
+    return (max(working) + shape[0] * kept) * itemsize
 
 
 def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:

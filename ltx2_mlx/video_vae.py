@@ -149,6 +149,8 @@ class UNetMidBlock3D(Module):
             embedded = embedded[:, None, None, None]
         for block in self.res_blocks:
             hidden_states = block(hidden_states, causal=causal, timestep=embedded, generator=generator, flow=flow)
+            if flow is not None:
+                hidden_states = flow.pace(hidden_states)
         return hidden_states
 
 
@@ -221,11 +223,13 @@ class VideoEncoder(Module):
         self._check(sample)
         stop, slabs = encoder_slabs(self.config, sample.shape)
         if len(slabs) > 1:
-            x = self._in_slabs(sample, self.down_blocks[:stop], slabs)
+            x, flow = self._in_slabs(sample, self.down_blocks[:stop], slabs), Flow(last=True)
+            for block in self.down_blocks[stop:]:
+                x = flow.pace(block(x, flow=flow))
         else:
-            stop, x = 0, self.conv_in(self._patches(sample))
-        for block in self.down_blocks[stop:]:
-            x = block(x)
+            x = self.conv_in(self._patches(sample))
+            for block in self.down_blocks:
+                x = block(x)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         means = x[..., : self.latent_channels].transpose(0, 4, 1, 2, 3)  # without the log-variances
         return self.per_channel_statistics.normalize(means)
@@ -237,10 +241,9 @@ class VideoEncoder(Module):
         """What the first convolution and ``blocks`` make of a video, one slab of its frames in memory at a time."""
         flow, parts = Flow(), []
         for begin, end in slabs:
-            x = self.conv_in(self._patches(sample[:, :, begin:end]), flow=flow)
+            x = flow.pace(self.conv_in(self._patches(sample[:, :, begin:end]), flow=flow))
             for block in blocks:
-                x = block(x, flow=flow)
-            mx.eval(x, flow.kept())
+                x = flow.pace(block(x, flow=flow))
             parts.append(x)
         return mx.concatenate(parts, axis=1)
 
@@ -347,14 +350,12 @@ class VideoDecoder(Module):
             yield self(sample, timestep, generator)
             return
         x, scaled = self._begun(sample, timestep, generator)
-        x = self._through(self.up_blocks[:start], x, scaled, generator)
+        x = self._through(self.up_blocks[:start], x, scaled, generator, Flow(last=True))
         flow = Flow()
         for begin, end in slabs:
             flow.last = end == slabs[-1][1]
             frames = self._through(self.up_blocks[start:], x[:, begin:end], scaled, generator, flow)
-            frames = self._pixels(frames, scaled, flow)
-            mx.eval(frames, flow.kept())
-            yield frames
+            yield flow.pace(self._pixels(frames, scaled, flow))
 
     def _begun(
         self, sample: mx.array, timestep: mx.array | None, generator: Generator | None
@@ -382,6 +383,8 @@ class VideoDecoder(Module):
                 x = block(x, causal=self.causal, generator=generator, flow=flow)
             else:
                 x = block(x, causal=self.causal, flow=flow)
+            if flow is not None:
+                x = flow.pace(x)
         return x
 
     def _pixels(self, x: mx.array, scaled: mx.array | None, flow: Flow | None = None) -> mx.array:

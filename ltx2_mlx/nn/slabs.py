@@ -7,7 +7,6 @@ only when the next slab comes, and what goes around it waits for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import mlx.core as mx
@@ -19,9 +18,10 @@ class Flow:
     Arrays are channels-last, ``(B, T, H, W, C)``.
     """
 
-    def __init__(self) -> None:
-        self.last = False  # the slab on its way is the clip's last
+    def __init__(self, last: bool = False) -> None:
+        self.last = last  # the slab on its way is the clip's last
         self._kept: dict[tuple[int, str], mx.array] = {}
+        self._started: mx.array | None = None
 
     def window(self, layer: object, x: mx.array, before: int, after: int, stride: int = 1) -> mx.array:
         """The next frames that a convolution along time reads: those it still needs, the slab, and at both ends of the
@@ -45,9 +45,17 @@ class Flow:
         """Say whether a slab has come to this convolution before."""
         return (id(layer), "window") in self._kept
 
-    def kept(self) -> Sequence[mx.array]:
-        """What has to be evaluated with a slab, so that the slab itself can be given up."""
-        return list(self._kept.values())
+    def pace(self, x: mx.array) -> mx.array:
+        """Compute a layer's output. On a GPU it is started, and the one before is waited for: no more than two are in
+        memory at a time."""
+        if mx.default_device().type == mx.cpu:
+            mx.eval(x, *self._kept.values())
+            return x
+        mx.async_eval(x, *self._kept.values())
+        if self._started is not None:
+            mx.eval(self._started)
+        self._started = x
+        return x
 
     def _keep(self, layer: object, name: str, x: mx.array) -> None:
         self._kept[id(layer), name] = mx.contiguous(x)  # a copy: a view would hold the whole slab in memory
