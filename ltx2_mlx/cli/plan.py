@@ -34,7 +34,7 @@ from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..video_vae import choose_tiling, decode_memory, memory_size
+from ..vae_memory import choose_tiling, decode_memory, memory_size
 from .flags import named
 from .info import gigabytes
 from .memory import transformer_memory, weights
