@@ -301,9 +301,7 @@ def test_two_blocks_are_in_memory_and_none_after(wide: Path) -> None:
     finally:
         gc.enable()
     assert digest(ltx2_mlx.load("transformer", wide, mx.bfloat16)) == paged
-    request = parse(
-        "plan", ["--distilled-checkpoint-path", str(wide), "--spatial-upsampler-path", "x", "--prompt", "x"]
-    )
+    request = parse("plan", flags_of("distilled", wide.parent))
     said = weights(read_checkpoint(wide), "transformer", replace(request, low_memory=True))
     assert (said.held, said.read) == (resident + 2 * block, BLOCKS * block)
 
