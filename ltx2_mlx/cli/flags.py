@@ -18,8 +18,9 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
+from .parser import Parser
 from .request import DTYPES, NOISE, TILINGS, Request
-from .values import Parser, Refused, Values, image, local_path, lora, output_path, path_and_strength
+from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..config.reading import cut
-from ..errors import InputError, LTX2Error
+from ..errors import InputError, LTX2Error, printable
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
 from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
@@ -34,7 +34,7 @@ from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..video_vae import choose_tiling, decode_memory, memory_size
+from ..vae_memory import choose_tiling, decode_memory, memory_size
 from .flags import named
 from .info import gigabytes
 from .memory import transformer_memory, weights
@@ -506,4 +506,4 @@ def show(plan: Plan) -> str:
     if plan.problems:
         lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
         lines += [f"  - {problem}" for problem in plan.problems]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
