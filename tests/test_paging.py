@@ -29,6 +29,7 @@ from ltx2_mlx.config import TransformerConfig
 from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.loading.load import COMPONENTS
 from ltx2_mlx.pipelines.ledger import ModelLedger
+from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.transformer import LTXModel
 from ltx2_mlx.types import Modality
 
@@ -140,6 +141,21 @@ def flags_of(pipeline: str, checkpoints: Path, *more: str) -> list[str]:
     return [*flags, *TINY, "--output-path", "x", *more]
 
 
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts of 7 tokens for every prompt: encoding takes most of a tiny run."""
+
+    class Texts(dict[str, EmbeddingsProcessorOutput]):
+        def __contains__(self, prompt: object) -> bool:
+            return True
+
+        def __getitem__(self, prompt: str) -> EmbeddingsProcessorOutput:
+            video, audio = mx.random.normal((2, 1, 7, 44), mx.bfloat16, key=mx.random.key(len(prompt)))
+            return EmbeddingsProcessorOutput(video, audio, mx.ones((1, 7)))
+
+    monkeypatch.setattr(generate, "contexts", lambda request: Texts())
+
+
 def frames_of(argv: list[str]) -> np.ndarray:
     planned = plan(parse("generate", argv))
     assert not planned.problems
@@ -154,14 +170,23 @@ def frames_of(argv: list[str]) -> np.ndarray:
         ("ti2vid_one_stage", ["--lora", "LORA", "--quantization", "fp8-cast", "--num-inference-steps", "2"]),
     ],
 )
-def test_low_memory_gives_the_same_frames(pipeline: str, flags: list[str], checkpoints: Path) -> None:
+def test_low_memory_gives_the_same_frames(
+    pipeline: str, flags: list[str], checkpoints: Path, short_texts: None
+) -> None:
     flags = [str(checkpoints / "tiny-2.0-lora.safetensors") if flag == "LORA" else flag for flag in flags]
     argv = flags_of(pipeline, checkpoints, *flags)
     np.testing.assert_array_equal(frames_of([*argv, "--low-memory"]), frames_of(argv))
 
 
+def test_low_memory_gives_the_same_contexts(checkpoints: Path) -> None:
+    files = checkpoints / "tiny-2.0.safetensors", checkpoints / "tiny-gemma"
+    whole, paged = (ltx2_mlx.encode_prompts(["a fox"], *files, low_memory=way)[0] for way in (False, True))
+    assert mx.array_equal(whole.video_encoding, paged.video_encoding)
+    assert mx.array_equal(whole.audio_encoding, paged.audio_encoding)
+
+
 def test_a_block_that_holds_nan_is_refused_before_a_frame_is_written(
-    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], short_texts: None
 ) -> None:
     path = rewritten(
         checkpoints / "tiny-2.0.safetensors",
