@@ -1,12 +1,12 @@
-"""Ours beside ltx-core at the released sizes, one device and one run: every block of the transformer, and the parts around it.
+"""Ours beside ltx-core at the released sizes, on one device and in one run: every block, and the parts around them.
 
     python benchmarks/depth.py transformer --version 2.0 --out FILE.json      (2.0: 19B, 2.3: 22B)
     python benchmarks/depth.py gemma|video_decoder|upsampler --version 2.3 --out FILE.json
     python benchmarks/depth.py table FILE.json … --out DIR                    (depth.md, depth.png)
 
 Weights are those of ``fixtures/full_size.py``, made block by block: neither side ever holds more than one block of the
-transformer, so that float32, bfloat16 and a float64 oracle of both fit on one GPU. Each block is run *isolated* (ours and
-the oracle get ltx-core's input) and *free-running* (each goes on from its own). ``--size tiny`` runs the same on a CPU.
+transformer, so that float32, bfloat16 and a float64 oracle of both fit on one GPU. Each block is run *isolated* (ours
+and the oracle get ltx-core's input) and *free-running* (each goes on from its own). ``--size tiny`` runs it on a CPU.
 """
 
 from __future__ import annotations
@@ -343,7 +343,7 @@ def gemma(args: argparse.Namespace, described: dict[str, Any], pool: ThreadPoolE
 def convolutional(
     args: argparse.Namespace, described: dict[str, Any], pool: ThreadPoolExecutor
 ) -> list[dict[str, Any]]:
-    """The video decoder on 121×512×768 in the default tiles, or the upsampler on its latent, from a file on both sides."""
+    """The video decoder on 121×512×768 in the default tiles, or the upsampler on its latent; both sides read a file."""
     from safetensors.torch import load_file
 
     part, config = args.part, described["config"]

@@ -35,9 +35,11 @@ def markdown(results: list[dict[str, Any]]) -> list[str]:
     lines = [
         "# Ours beside ltx-core at the released sizes",
         "",
-        f"Measured on one {one['device']}, MLX {one['mlx']}, torch {one['torch']}, by `benchmarks/depth.py`: random weights of the",
-        "released shapes (`fixtures/full_size.py`), both sides in one run. *Isolated*: ours gets ltx-core's input of the block.",
-        "*Free*: each goes on from its own. Errors are relative L2 distances; the oracle is ltx-core in float64.",
+        f"Measured on one {one['device']}, MLX {one['mlx']}, torch {one['torch']}, by",
+        "`benchmarks/depth.py`: random weights of the released shapes (`fixtures/full_size.py`), both sides in one run.",
+        "*Isolated*: ours gets ltx-core's input of the block. *Free*: each goes on from its own. Errors are relative L2",
+        "distances; the oracle is ltx-core in float64, with the same weights and text of 1,024 tokens, 126 audio tokens,",
+        "and begins, in the free run as well, with what ltx-core passes to the first block.",
     ]
     for result in results:
         cells = dict.fromkeys((row["dtype"], row["tokens"]) for row in result["rows"])
@@ -49,52 +51,47 @@ def markdown(results: list[dict[str, Any]]) -> list[str]:
 
 def section(result: dict[str, Any], rows: list[dict[str, Any]], dtype: str | None, tokens: int | None) -> list[str]:
     if result["part"] != "transformer":
-        gemma = result["part"] == "gemma"
-        name = (
-            f"Gemma 3 12B, {dtype}, {tokens:,} tokens" if gemma else f"{result['part']} of {NAMES[result['version']]}"
-        )
-        heads = [
-            "state" if gemma else "output",
-            "dtype",
-            "std",
-            "1 − r",
-            "std ratio",
-            "error",
-            "ours, torch to torch float32",
-        ]
-        lines = [f"## {name}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        for row in rows:
-            if not gemma or row["block"] in SHOWN:
-                free = row["free"]
-                far = (
-                    f"{free['ours_from_exact']:.1e}, {free['torch_from_exact']:.1e}"
-                    if row["dtype"] != "float32"
-                    else "–"
-                )
-                what = row["block"] if gemma else row["stream"]
-                lines.append(
-                    f"| {what} | {row['dtype']} | {row['std']:.3g} | {free['one_minus_r']:.1e} | {free['std_ratio']:.5f} | "
-                    f"{free['rel_l2']:.1e} | {far} |"
-                )
-        return lines
-    lines = [
-        f"## {NAMES[result['version']]}, {dtype}, {tokens:,} video and 126 audio tokens",
-        "",
-        "| block | stream | std | text share | isolated: 1 − r | std ratio | ours, torch to oracle | free: 1 − r | std ratio | error | "
-        "ours, torch to oracle |",
-        "|---" * 11 + "|",
-    ]
+        return _other(result, rows, dtype, tokens)
+    heads = ["block", "stream", "std", "text share"]
+    heads += ["isolated: 1 − r", "std ratio", "ours, torch to oracle"]
+    heads += ["free: 1 − r", "std ratio", "error", "ours, torch to oracle"]
+    lines = [f"## {NAMES[result['version']]}, {dtype}, {tokens:,} video tokens", "", *_head(heads)]
     for row in rows:
         if row["block"] not in SHOWN:
             continue
         alone, free = row["isolated"], row["free"]
-        share = f"{row['text_share']:.1%}" if row["text_share"] is not None else "–"
-        isolated = f"{alone['one_minus_r']:.1e} | {alone['std_ratio']:.5f} | {_far(alone)}" if alone else "– | – | –"
-        lines.append(
-            f"| {row['block']} | {row['stream']} | {row['std']:.3g} | {share} | {isolated} | {free['one_minus_r']:.1e} | "
-            f"{free['std_ratio']:.5f} | {free['rel_l2']:.1e} | {_far(free)} |"
-        )
+        cells = [str(row["block"]), row["stream"], f"{row['std']:.3g}"]
+        cells.append(f"{row['text_share']:.1%}" if row["text_share"] is not None else "–")
+        cells += [_r(alone), f"{alone['std_ratio']:.5f}", _far(alone)] if alone else ["–"] * 3
+        cells += [_r(free), f"{free['std_ratio']:.5f}", f"{free['rel_l2']:.1e}", _far(free)]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _other(result: dict[str, Any], rows: list[dict[str, Any]], dtype: str | None, tokens: int | None) -> list[str]:
+    gemma = result["part"] == "gemma"
+    name = f"Gemma 3 12B, {dtype}, {tokens:,} tokens" if gemma else f"{result['part']} of {NAMES[result['version']]}"
+    heads = ["state" if gemma else "output", "dtype", "std", "1 − r", "std ratio", "error"]
+    lines = [f"## {name}", "", *_head([*heads, "ours, torch to torch float32"])]
+    for row in rows:
+        if not gemma or row["block"] in SHOWN:
+            free = row["free"]
+            cells = [str(row["block"] if gemma else row["stream"]), row["dtype"], f"{row['std']:.3g}", _r(free)]
+            cells += [
+                f"{free['std_ratio']:.5f}",
+                f"{free['rel_l2']:.1e}",
+                _far(free) if row["dtype"] != "float32" else "–",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _head(names: list[str]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+
+
+def _r(measured: dict[str, float]) -> str:
+    return f"{max(measured['one_minus_r'], 0):.1e}"
 
 
 def _far(measured: dict[str, float]) -> str:
@@ -104,7 +101,7 @@ def _far(measured: dict[str, float]) -> str:
 
 
 def picture(results: list[dict[str, Any]], path: Path) -> None:
-    """A column a checkpoint: correlation, std with its landmarks, errors isolated and free-running, of the video stream."""
+    """A column a checkpoint, of the video stream: correlation, std with its landmarks, errors isolated and free."""
     figure, axes = plt.subplots(4, len(results), figsize=(6.4 * len(results), 12), sharex=True, squeeze=False)
     figure.subplots_adjust(left=0.075, right=0.99, top=0.95, bottom=0.045, hspace=0.09, wspace=0.16)
     for column, result in enumerate(results):
