@@ -33,6 +33,7 @@ from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
+from ..pipelines.prompts import check_text_models
 from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
@@ -302,6 +303,8 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
         with result.checking():
             folder = check_gemma(request.gemma_root)
             build("gemma", folder)
+            if checkpoint is not None and checkpoint.holds("embeddings_processor"):
+                check_text_models(folder, checkpoint)
             result.encodes = True
             size = sum(info.nbytes for info in folder.tensors.values())
             result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
@@ -360,7 +363,15 @@ def _media_files(result: Plan) -> None:
             result.notes += _length_notes(request, given)
     if request.video_path:
         with result.checking():
-            _media(result, request.video_path, read_source(request.video_path, memory_size()))
+            source = read_source(request.video_path, memory_size())
+            _media(result, request.video_path, source)
+            result.notes += _span_notes(request, source)
+
+
+def _span_notes(request: Request, source: MediaInfo) -> Iterator[str]:
+    """A note where a retake's span goes beyond its video."""
+    if source.frames and source.fps and request.end_time > (ends := float(source.frames / source.fps)):
+        yield f"{request.video_path} ends at {ends:.2f} s: --end-time {request.end_time:g} is as good as that"
 
 
 def _length_notes(request: Request, audio: MediaInfo) -> Iterator[str]:
@@ -428,6 +439,9 @@ def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) ->
         yield Stage("prompts", "Gemma 3, 1024 tokens each", weights, working, remedy)
 
 
+_AUDIO_SECOND = 200_000_000  # bytes that decoding a second of audio takes; a tiny vocoder takes 180 million
+
+
 def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
     request, recipe = result.request, result.recipe
     denoising = recipe.denoising(request, shape)
@@ -437,7 +451,9 @@ def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Ite
     made = denoising[-1].shape
     if recipe.decodes_audio(request):
         weights = _bytes(checkpoint, "audio_decoder", request.itemsize) + _bytes(checkpoint, "vocoder", 4)
-        yield Stage("audio", f"{made.frames / made.fps:.2f} s", weights, 0)
+        seconds = made.frames / made.fps
+        working = int(seconds * _AUDIO_SECOND)
+        yield Stage("audio", f"{seconds:.2f} s", weights, working, "a shorter video, or more frames a second")
     config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(made).target_shape)
     budget = memory_size() // (8 if request.low_memory else 2)
     tiles = request.tiling_config or choose_tiling(config, latent, budget, request.itemsize)
@@ -461,20 +477,22 @@ def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> St
     count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
     count += f" of {stage.passes} passes" if stage.passes > 1 else ""
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
-    working = transformer_memory(checkpoint, tokens, request.itemsize)
+    working = transformer_memory(checkpoint, tokens, of_audio, request.itemsize)
     smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
     return Stage(stage.name, what, _transformer_bytes(checkpoint, request), working, smaller)
 
 
-def transformer_memory(checkpoint: Checkpoint, tokens: int, itemsize: int) -> int:
-    """About the peak, in bytes, of one pass over ``tokens`` video tokens beside the weights.
+def transformer_memory(checkpoint: Checkpoint, tokens: int, of_audio: int, itemsize: int) -> int:
+    """About the peak, in bytes, of one pass over ``tokens`` video and ``of_audio`` audio tokens beside the weights.
 
     On an H200 the 19B model took 8.7 GB for 6,144 tokens and 12.0 GB for 24,576: 22 values of the inner width for each
     token, and a fifth of the weights' bytes (more with fp8-cast). On a CPU every head's scores are written out as well.
     """
     config = TransformerConfig.from_metadata(checkpoint.config)
-    scores = 3 * config.num_attention_heads * tokens * (tokens + 1024) if mx.default_device().type == mx.cpu else 0
-    return (22 * tokens * config.inner_dim + scores) * itemsize + _bytes(checkpoint, "transformer", itemsize) // 5
+    values, longest = 22 * (tokens * config.inner_dim + of_audio * config.audio_inner_dim), max(tokens, of_audio)
+    if mx.default_device().type == mx.cpu:
+        values += 3 * config.num_attention_heads * longest * (longest + 1024)
+    return values * itemsize + _bytes(checkpoint, "transformer", itemsize) // 5
 
 
 def _transformer_bytes(checkpoint: Checkpoint, request: Request) -> int:
