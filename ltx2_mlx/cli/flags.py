@@ -18,8 +18,8 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
-from .parser import Parser
 from .request import DTYPES, NOISE, TILINGS, Request
+from .terminal import Parser
 from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.

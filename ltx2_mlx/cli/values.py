@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from ..config.reading import cut
 from ..loading.lora import LoraPathStrength
 from ..types import ImageConditioningInput
-from .parser import Parser
+from .terminal import Parser
 
 
 class Values(argparse.Action):

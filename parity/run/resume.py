@@ -15,7 +15,7 @@ import msgspec
 from ltx2_mlx.errors import LTX2Error
 
 from ..declare.inputs import FIXTURES, RECIPES
-from ..judge.documents import Count, CoverageRecord, PipelineRecord, TapRecord
+from ..judge.documents import Count, CoverageRecord, PipelineRecord, TapRecord, row_problem
 from ..judge.files import read_bytes, write_whole
 from ..judge.results import ALLOWED, Coverage, PipelineRow, Results, Row
 from ..tap import raw_safetensors as shards
@@ -90,6 +90,8 @@ def _sound(kept: _Kept, stage: str, config: str) -> bool:
     msgspec.convert([asdict(entry) for entry in kept.coverage], list[CoverageRecord])
     of_cell = {(row["stage"], row["config"]) for row in rows} | {(run["pipeline"], run["config"]) for run in runs}
     beyond = [row for row in kept.rows if row.verdict == "pass" and not row.needed_k <= ALLOWED[row.lane]]
+    if any(map(row_problem, rows)):
+        return False
     return of_cell == {(stage, config)} and not beyond and isfinite(kept.peak_gb) and kept.carried >= 0
 
 

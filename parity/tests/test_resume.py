@@ -21,6 +21,7 @@ from parity.run.cells import select
 from parity.run.environment import ROOT, code_digest, default_device
 from parity.run.live import Runner
 from parity.run.resume import CellResult, Cells, key
+from parity.tests.fuzz.harness import results
 
 QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
 GLOBS = ("[pt][ar]*[er][sr]", "*y")  # just these two cells
@@ -124,3 +125,14 @@ def test_the_key_is_made_of_the_bytes_of_the_checkpoints(tmp_path: Path, monkeyp
     (folder / "config.json").write_text("[]")
     assert key("A", None, {}, ORIGIN) != before
     assert key("A", folder, {}, ORIGIN) != own
+
+
+def test_a_kept_cell_with_a_profile_of_another_shape_is_run_again(tmp_path: Path) -> None:
+    cells, run = Cells(tmp_path, "key"), results(False)
+    run.rows, run.coverage, run.pipelines = run.rows[:6], run.coverage, []
+    cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
+    assert cells.load("transformer", "tiny-2.0") is not None
+    assert run.rows[1].profile is not None
+    run.rows[1].profile["axes"][0]["size"] = 5
+    cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
+    assert cells.load("transformer", "tiny-2.0") is None
