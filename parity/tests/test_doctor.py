@@ -54,6 +54,11 @@ def test_every_line_has_a_hazard_that_turns_it_red() -> None:
     assert set(HAZARDS) == {line.name for line in LINES}
 
 
+def test_every_known_issue_of_mlx_has_a_line() -> None:
+    known = {3785, 4242, 4548, 4539, 3138, 3979, 4411, 3534, 3797, 3585, 3444, 3860}
+    assert known <= {number for line in LINES for number in line.sources}
+
+
 @pytest.mark.parametrize("dims", ["2d", "3d"])
 def test_on_metal_the_products_layers_go_around_winograd(dims: str) -> None:
     (own,) = chosen(f"ltx2_mlx.conv{dims}")
