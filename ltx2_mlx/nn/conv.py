@@ -12,6 +12,7 @@ from typing import ClassVar
 import mlx.core as mx
 
 from .module import Module
+from .slabs import Flow
 
 Sizes = tuple[int, ...]
 
@@ -129,10 +130,15 @@ class CausalConv3d(Module):
         side = kernel_size // 2
         self.conv = Conv3d(in_channels, out_channels, kernel_size, stride, (0, side, side), reflect)
 
-    def __call__(self, x: mx.array, causal: bool = True) -> mx.array:
-        """``(B, T, H, W, C)`` → ``(B, T', H', W', out)``; causal: all of the padding is the first frame, before it."""
+    def __call__(self, x: mx.array, causal: bool = True, flow: Flow | None = None) -> mx.array:
+        """``(B, T, H, W, C)`` → ``(B, T', H', W', out)``; causal: all of the padding is the first frame, before it.
+
+        flow: ``x`` is the next slab of a clip, whose frames before it are kept there.
+        """
         before = self.time_kernel_size - 1 if causal else (self.time_kernel_size - 1) // 2
         after = 0 if causal else before
+        if flow is not None:
+            return self.conv(flow.window(self, x, before, after, self.conv.stride[0]))
         parts = [x[:, :1]] * before + [x] + [x[:, -1:]] * after
         return self.conv(mx.concatenate(parts, axis=1))
 
