@@ -18,7 +18,16 @@ from parity.doctor.examine import LINES, Examination, Finding, ask, chosen, exam
 from parity.doctor.line import Check, Setting
 from parity.doctor.page import as_json, line_of, page, said
 from parity.judge import sampled
-from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_OK, EXIT_USAGE
+from parity.judge.device import Device
+from parity.judge.results import (
+    EXIT_DIVERGED,
+    EXIT_INCOMPLETE,
+    EXIT_INCONCLUSIVE,
+    EXIT_OK,
+    EXIT_USAGE,
+    Results,
+)
+from parity.run.largest import largest_layers
 from parity.tests.hazards import HAZARDS, hazard, winograd, winograd_in_slices
 
 SMALL = Setting("cpu", small=True)
@@ -151,6 +160,40 @@ def test_what_is_no_number_is_infinitely_far_off(spoilt: float) -> None:
     assert not Check("", float("nan"), 8.0).sound
 
 
+# ---- the largest layers of a real file -------------------------------------------------------------------------------
+
+
+def test_the_largest_layers_of_a_file_are_judged_with_its_weights(checkpoints: Path) -> None:
+    file, names = checkpoints / "tiny-2.3.safetensors", ("transformer", "video_decoder", "audio_decoder", "vocoder")
+    found = largest_layers(file, names, "AB", tokens=90)
+    assert {(m.primitive.split()[0], m.dtype) for m in found} == {
+        (n, d) for n in names for d in ("float32", "bfloat16")
+    }
+    assert all(measure.honest and measure.constant > 0.05 for measure in found), found
+    for patches, worst in (
+        (HAZARDS["conv3d.winograd"]["Winograd in slices"], ("video_decoder", "bfloat16")),
+        (HAZARDS["conv2d.winograd"]["Winograd"], ("audio_decoder", "bfloat16")),
+        (HAZARDS["matmul.float32"]["TF32"], ("transformer", "float32")),
+    ):
+        with hazard(patches):
+            beyond = [m for m in largest_layers(file, names, "AB", tokens=90) if not m.honest]
+        assert {(m.primitive.split()[0], m.dtype) for m in beyond} == {worst}
+        assert Results(device=Device(tuple(beyond))).exit_code() in (EXIT_INCOMPLETE, EXIT_INCONCLUSIVE)
+
+
+def test_they_are_judged_by_a_run_of_a_checkpoint_on_a_gpu_alone(checkpoints: Path, tmp_path: Path) -> None:
+    words = ["run", "--checkpoint", str(checkpoints / "tiny-2.3-upsampler-x2.safetensors"), "--lane", "A", "--json"]
+    for device, expected in (("gpu", ["upsampler upsampler.0.weight", "upsampler final_conv.weight"]), ("cpu", [])):
+        path = tmp_path / device / "results.json"
+        with (
+            mock.patch("parity.run.environment.chosen_device", return_value=device),
+            mock.patch("parity.run.loop.run", return_value=Results()),
+        ):
+            main([*words, str(path)])
+        measures = json.loads(path.read_text())["calibration"]["measures"]
+        assert [measure["primitive"] for measure in measures] == expected
+
+
 # ---- processes, budgets, exit codes ----------------------------------------------------------------------------------
 
 
@@ -178,11 +221,12 @@ def test_a_line_that_takes_too_long_is_stopped() -> None:
     assert finding.verdict == "not run" and "too slow" in finding.why
 
 
-def test_a_process_that_ends_early_is_a_finding_of_its_line_alone() -> None:
+def test_a_process_that_ends_early_is_a_finding_of_its_line_and_the_next_are_asked_again() -> None:
     with mock.patch.object(examination.sys, "executable", "/bin/false"):
-        first, second = examined("large.ma*")
-    assert first.verdict == "diverged" and first.worst is not None and "ended with 1" in first.worst.what
-    assert second.verdict == "not run" and "large.made" in second.why
+        found = examined("large.ma*")
+    assert [finding.name for finding in found] == ["large.made", "large.max"]
+    for finding in found:
+        assert finding.verdict == "diverged" and finding.worst is not None and "ended with 1" in finding.worst.what
 
 
 def test_float32_is_asked_as_the_shell_has_it() -> None:
