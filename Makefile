@@ -22,7 +22,7 @@ REPLAY := .venv-replay
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help parity parity-replay test fuzz demo selftest margins bench lint floors fixtures full-size trace readme clean
+.PHONY: help parity parity-replay test fuzz demo selftest margins doctor bench lint floors fixtures trace readme clean full-size
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -59,6 +59,10 @@ margins: $(VENV)/ready ## ten seeds of inputs, with each BLAS library: no alarm,
 ifneq ($(OPENBLAS),)
 	$(PY) -m parity margins $(ARGS)
 endif
+
+# Float32 as a shell without settings has it: whether it is TF32 is one of the questions.
+doctor: $(VENV)/ready ## is this device sound? MLX's primitives at real sizes, in reports/latest/doctor.html
+	env -u MLX_ENABLE_TF32 $(RUN) -m parity doctor $(ARGS)
 
 bench: $(VENV)/ready ## the video VAE's time and memory beside torch's
 	$(RUN) -m pytest -s benchmarks $(ARGS)

@@ -45,6 +45,7 @@ PARSED = {
     "check": "loads the weights of every recorded cell; parity/tests/test_traces.py",
     "selftest": "judges a whole stage for each fault; parity/tests/test_selftest.py",
     "margins": "runs whole stages, once for each seed; make margins",
+    "doctor": "takes a minute and 4 GB; parity/tests/test_doctor.py, and make doctor",
     "explain": "runs a stage on both sides; parity/tests/test_selftest.py",
     "bisect": "runs a stage on both sides many times; parity/tests/test_bisect.py",
     "tables": "needs the results of a whole run and of a selftest; parity/tests/test_gate.py",

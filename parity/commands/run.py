@@ -7,8 +7,10 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltx2_mlx.errors import InputError
 
@@ -16,6 +18,9 @@ from ..declare.model import Pipeline, Stage
 from ..judge.lines import printable
 from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
+
+if TYPE_CHECKING:
+    from ..judge.device import Measure
 
 REPORTS = Path("reports") / "latest"
 
@@ -48,6 +53,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     from ..faults.likely_causes import explain_first
+    from ..judge.device import Device
     from ..report import terminal
     from ..report.render import render, replacing
     from ..run.environment import chosen_device
@@ -63,12 +69,14 @@ def _run(args: argparse.Namespace) -> int:
     chosen = _chosen(args)
     try:
         with replacing(args.json):
+            large = _large_layers(args, chosen, lanes, device)
             cells, every = args.json.with_suffix(".cells"), args.lane is not None
             results = run(
                 chosen, lanes, args.checkpoint, device, progress, cells, args.resume, args.jobs, args.seed, every
             )
             results.explanation = explain_first(results)
             results.seconds = time.monotonic() - start
+            results.device = Device((*results.device.measures, *large))
             results.write(args.json)
     except (CellError, WorkerDiedError) as error:
         print(f"ltx2-parity: the run failed at {printable(error)}", file=sys.stderr)
@@ -78,6 +86,18 @@ def _run(args: argparse.Namespace) -> int:
     shutil.rmtree(cells, ignore_errors=True)
     terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()
+
+
+def _large_layers(
+    args: argparse.Namespace, chosen: Sequence[tuple[Stage | Pipeline, str]], lanes: str, device: str
+) -> tuple[Measure, ...]:
+    """Of a real file on a GPU: how far its largest layers are off there, with inputs of production size."""
+    if not args.checkpoint or device == "cpu":
+        return ()
+    from ..run.largest import largest_layers
+
+    components = [stage.component for stage, _ in chosen if isinstance(stage, Stage) and stage.component]
+    return largest_layers(args.checkpoint, components, lanes)
 
 
 def lanes_of(text: str | None) -> str:

@@ -62,8 +62,8 @@ def _winograd(setting: Setting) -> Iterator[Check]:
 def _float32(setting: Setting) -> Iterator[Check]:
     sizes, out = setting.size(((1, 64, 64, 256), 256), ((4, 64, 64, 352), 352), ((1, 12, 13, 32), 32))
     yield _convolution(mx.conv2d, sizes, out, (3, 3), mx.float32, (1, 1))
-    sizes, out = setting.size(((1, 400, 256), 256), ((1, 12_500, 768), 768), ((1, 90, 32), 32))
-    yield _convolution(mx.conv1d, sizes, out, (11,), mx.float32, (25,), dilation=5)
+    steps, out = setting.size(((1, 400, 256), 256), ((1, 12_500, 768), 768), ((1, 90, 32), 32))
+    yield _convolution(mx.conv1d, steps, out, (11,), mx.float32, (25,), dilation=5)
 
 
 def _unfolded(setting: Setting) -> Iterator[Check]:

@@ -142,7 +142,7 @@ def _in_a_process(lines: Sequence[Line], setting: Setting, patience: float) -> I
     environment.pop("MLX_ENABLE_TF32")
     if parity.TF32_ASKED is not None:
         environment["MLX_ENABLE_TF32"] = parity.TF32_ASKED
-    names = [line.name for line in lines]
+    start, names = time.monotonic(), [line.name for line in lines]
     words = [sys.executable, "-m", "parity.doctor.process", json.dumps(asdict(setting)), *names]
     try:
         done = subprocess.run(words, capture_output=True, timeout=patience, env=environment, check=False)
@@ -151,16 +151,16 @@ def _in_a_process(lines: Sequence[Line], setting: Setting, patience: float) -> I
         output, errors, code = late.stdout or b"", b"", None
     finished = [found for line in output.splitlines() if (found := _read(line))]
     yield from finished
-    lost = names[len(finished) :]
-    for name in lost:
-        if code is None:
-            yield Finding(name, "not run", seconds=patience, why=f"stopped after {patience:.0f} s: too slow here")
-        elif name == lost[0]:
-            last = (errors.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-            why = f"its process ended with {code}: {last[:200]}"
-            yield Finding(name, "diverged", (Check(why, float("inf"), 0.0, "it fails"),))
-        else:
-            yield Finding(name, "not run", why=f"the process ended in {lost[0]}: try --only {name}")
+    lost, left = lines[len(finished) :], patience - (time.monotonic() - start)
+    if code is None or (lost and left < 1):
+        why = f"stopped after {patience:.0f} s: too slow here"
+        yield from (Finding(line.name, "not run", seconds=patience, why=why) for line in lost)
+    elif lost:
+        last = (errors.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        why = f"its process ended with {code}: {last[:200]}"
+        yield Finding(lost[0].name, "diverged", (Check(why, float("inf"), 0.0, "it fails"),))
+        if lost[1:]:
+            yield from _in_a_process(lost[1:], setting, left)
 
 
 def _read(line: bytes) -> Finding | None:

@@ -16,12 +16,13 @@ ISSUES = "https://github.com/ml-explore/mlx/issues/"
 def line_of(examination: Examination, finding: Finding) -> str:
     """A finding on one line, and on a second one why, where it is no pass."""
     worst = finding.worst
-    ratio = "" if worst is None else f"{number(worst.ratio):>8}"
+    ratio = "" if worst is None else f"{number(worst.ratio, '.3g'):>8}"
     numbers = f"{ratio:8} {finding.seconds:6.1f} s {finding.gigabytes:5.1f} GB" if worst else ""
     head = f"{_MARKS[finding.verdict]} {finding.name:20} {finding.verdict:9}{numbers}".rstrip()
     if finding.verdict == "pass":
         return head
-    return f"{head}\n    {said(examination, finding)}"
+    used = f" Used by: {examination.line(finding).used}." if finding.verdict == "diverged" else ""
+    return f"{head}\n    {said(examination, finding)}{used}"
 
 
 def said(examination: Examination, finding: Finding) -> str:
@@ -31,10 +32,10 @@ def said(examination: Examination, finding: Finding) -> str:
         return finding.why
     if finding.verdict == "pass" or worst is None:
         return ""
-    off = worst.detail or f"{number(worst.ratio)} times honest rounding, {worst.limit:g} are allowed"
+    off = worst.detail or f"{number(worst.ratio, '.3g')} times honest rounding, {worst.limit:g} are allowed"
     issues = ", ".join(f"mlx #{n}" for n in line.sources)
     known = f"{line.reason} ({issues})" if issues else line.reason
-    return f"{worst.what}: {off}. Known: {known}. Do: {line.remedy}. Used by: {line.used}."
+    return f"{worst.what}: {off}. Known: {known}. Do: {line.remedy}."
 
 
 def summary(examination: Examination) -> str:
@@ -115,15 +116,15 @@ def _explained() -> Html:
 
 def _lines(examination: Examination) -> Html:
     rows = []
-    for finding in examination.findings:
+    for finding in sorted(examination.findings, key=lambda finding: finding.verdict):  # the red ones first
         line, worst = examination.line(finding), finding.worst
-        asked = join(tag("b", line.title), tag("br"), tag("small", f"Used by {line.used}", class_="soft"))
+        asked = join(tag("b", line.title), tag("div", f"Used by: {line.used}", class_="soft"))
         rows.append(
             [
                 badge(finding.verdict),
                 breaking(finding.name),
                 asked,
-                number(worst.ratio) if worst else "–",
+                number(worst.ratio, ".3g") if worst else "–",
                 f"{worst.limit:g}" if worst else "–",
                 f"{finding.seconds:.1f}",
                 f"{finding.gigabytes:.1f}",
@@ -149,7 +150,7 @@ def _checks(examination: Examination) -> Html:
             badge("pass" if check.sound else "diverged"),
             breaking(finding.name),
             check.what,
-            number(check.ratio),
+            number(check.ratio, ".3g"),
             f"{check.limit:g}",
             check.detail,
         ]

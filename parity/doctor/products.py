@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import mlx.core as mx
 
@@ -55,7 +56,7 @@ _FLOATING = (("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16))
 def _quantised(rows: int, columns: int, terms: int, transpose: bool, mode: tuple[str, int, int]) -> Check:
     """x @ w.T or x @ w. The weights that the packed ones stand for are unpacked by the CPU."""
     name, bits, group = mode
-    how = {"group_size": group, "bits": bits, "mode": name}
+    how: dict[str, Any] = {"group_size": group, "bits": bits, "mode": name}
     x = random("x", rows, terms)
     shape = (columns, terms) if transpose else (terms, columns)
     packed = mx.quantize(random("weight", *shape, scale=terms**-0.5), **how, stream=mx.cpu)

@@ -277,6 +277,7 @@ HAZARDS: dict[str, dict[str, list[Patch]]] = {
         "tails cut": [(mx.random, "normal", _cut)],
         "other numbers from one key": [(mx.random, "normal", lambda shape, key: NORMAL(shape))],
     },
+    "large.made": {"other rows made": [(mx, "add", lambda a, b: ADD(_wrapped(a, 0), b))]},
     "large.max": {"other rows read": [(mx, "max", lambda x, axis: MAX(_wrapped(x, 0), axis=axis))]},
     "large.slice": {"other rows read": [(mx, "add", lambda a, b: ADD(_wrapped(a, 0), b))]},
     "large.split": {"other rows read": [(mx, "add", lambda a, b: ADD(_wrapped(a, 0), b))]},

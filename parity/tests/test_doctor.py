@@ -12,13 +12,22 @@ import pytest
 
 import parity
 from parity.cli import main
-from parity.doctor import blas
+from parity.doctor import blas, large
 from parity.doctor import examine as examination
 from parity.doctor.examine import LINES, Examination, Finding, ask, chosen, examine
 from parity.doctor.line import Check, Setting
 from parity.doctor.page import as_json, line_of, page, said
 from parity.judge import sampled
-from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_OK, EXIT_USAGE
+from parity.judge.device import Device
+from parity.judge.results import (
+    EXIT_DIVERGED,
+    EXIT_INCOMPLETE,
+    EXIT_INCONCLUSIVE,
+    EXIT_OK,
+    EXIT_USAGE,
+    Results,
+)
+from parity.run.largest import largest_layers
 from parity.tests.hazards import HAZARDS, hazard, winograd, winograd_in_slices
 
 SMALL = Setting("cpu", small=True)
@@ -27,6 +36,8 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def on_the_cpu() -> None:
+    """Each test makes its own table."""
+    large._table.cache_clear()
     if mx.default_device().type != mx.cpu:
         pytest.skip("the faults are planted in the CPU's primitives")
 
@@ -50,6 +61,11 @@ def test_a_line_is_red_where_its_hazard_is(name: str, which: str) -> None:
 
 def test_every_line_has_a_hazard_that_turns_it_red() -> None:
     assert set(HAZARDS) == {line.name for line in LINES}
+
+
+def test_every_known_issue_of_mlx_has_a_line() -> None:
+    known = {3785, 4242, 4548, 4539, 3138, 3979, 4411, 3534, 3797, 3585, 3444, 3860}
+    assert known <= {number for line in LINES for number in line.sources}
 
 
 @pytest.mark.parametrize("dims", ["2d", "3d"])
@@ -144,6 +160,40 @@ def test_what_is_no_number_is_infinitely_far_off(spoilt: float) -> None:
     assert not Check("", float("nan"), 8.0).sound
 
 
+# ---- the largest layers of a real file -------------------------------------------------------------------------------
+
+
+def test_the_largest_layers_of_a_file_are_judged_with_its_weights(checkpoints: Path) -> None:
+    file, names = checkpoints / "tiny-2.3.safetensors", ("transformer", "video_decoder", "audio_decoder", "vocoder")
+    found = largest_layers(file, names, "AB", tokens=90)
+    assert {(m.primitive.split()[0], m.dtype) for m in found} == {
+        (n, d) for n in names for d in ("float32", "bfloat16")
+    }
+    assert all(measure.honest and measure.constant > 0.05 for measure in found), found
+    for patches, worst in (
+        (HAZARDS["conv3d.winograd"]["Winograd in slices"], ("video_decoder", "bfloat16")),
+        (HAZARDS["conv2d.winograd"]["Winograd"], ("audio_decoder", "bfloat16")),
+        (HAZARDS["matmul.float32"]["TF32"], ("transformer", "float32")),
+    ):
+        with hazard(patches):
+            beyond = [m for m in largest_layers(file, names, "AB", tokens=90) if not m.honest]
+        assert {(m.primitive.split()[0], m.dtype) for m in beyond} == {worst}
+        assert Results(device=Device(tuple(beyond))).exit_code() in (EXIT_INCOMPLETE, EXIT_INCONCLUSIVE)
+
+
+def test_they_are_judged_by_a_run_of_a_checkpoint_on_a_gpu_alone(checkpoints: Path, tmp_path: Path) -> None:
+    words = ["run", "--checkpoint", str(checkpoints / "tiny-2.3-upsampler-x2.safetensors"), "--lane", "A", "--json"]
+    for device, expected in (("gpu", ["upsampler upsampler.0.weight", "upsampler final_conv.weight"]), ("cpu", [])):
+        path = tmp_path / device / "results.json"
+        with (
+            mock.patch("parity.run.environment.chosen_device", return_value=device),
+            mock.patch("parity.run.loop.run", return_value=Results()),
+        ):
+            main([*words, str(path)])
+        measures = json.loads(path.read_text())["calibration"]["measures"]
+        assert [measure["primitive"] for measure in measures] == expected
+
+
 # ---- processes, budgets, exit codes ----------------------------------------------------------------------------------
 
 
@@ -153,11 +203,11 @@ def examined(pattern: str, speed: float = 50.0, free: float = 9.0, setting: Sett
 
 def test_a_line_that_is_too_large_or_too_slow_is_not_run_and_says_why() -> None:
     real = Setting("cpu")
-    (large,) = examined("large.max", free=3.2, setting=real)
-    assert large.verdict == "not run" and "5 GB" in large.why and "3.2 GB are free" in large.why
+    (table,) = examined("large.max", free=3.2, setting=real)
+    assert table.verdict == "not run" and "3.5 GB" in table.why and "3.2 GB are free" in table.why
     (slow,) = examined("conv3d.winograd", speed=1.0, setting=real)
     assert slow.verdict == "not run" and "90 billion operations" in slow.why
-    for finding in (large, slow):
+    for finding in (table, slow):
         assert Examination((finding,), {}).exit_code == EXIT_INCOMPLETE
         assert finding.why in line_of(Examination((finding,), {}), finding)
     (elsewhere,) = examined("conv3d.unfolded", setting=real)
@@ -171,11 +221,12 @@ def test_a_line_that_takes_too_long_is_stopped() -> None:
     assert finding.verdict == "not run" and "too slow" in finding.why
 
 
-def test_a_process_that_ends_early_is_a_finding_of_its_line_alone() -> None:
+def test_a_process_that_ends_early_is_a_finding_of_its_line_and_the_next_are_asked_again() -> None:
     with mock.patch.object(examination.sys, "executable", "/bin/false"):
-        first, second = examined("large.[ms]*")[:2]
-    assert first.verdict == "diverged" and first.worst is not None and "ended with 1" in first.worst.what
-    assert second.verdict == "not run" and "large.max" in second.why
+        found = examined("large.ma*")
+    assert [finding.name for finding in found] == ["large.made", "large.max"]
+    for finding in found:
+        assert finding.verdict == "diverged" and finding.worst is not None and "ended with 1" in finding.worst.what
 
 
 def test_float32_is_asked_as_the_shell_has_it() -> None:
