@@ -3,9 +3,9 @@
     python benchmarks/video_vae.py                                   # both versions, decoding and encoding
     python benchmarks/video_vae.py --version 2.3 --part decode --slab 33554432
 
-Time, peak memory, and the error that half precision leaves: the distance from ltx-core in float32. Both sides have the same
-weights and input. Each measurement is a process of its own: after an operation that is too large to launch, a process
-can run nothing more on a GPU. On a CPU the sizes are small.
+Time, peak memory, and the error that half precision leaves: the distance from ltx-core in float32. Both sides have the
+same weights and input. Each measurement is a process of its own: after an operation that is too large to launch, a
+process can run nothing more on a GPU. On a CPU the sizes are small.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ def measure_torch(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, 
     from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 
     torch.set_grad_enabled(False)
+    torch.backends.cudnn.allow_tf32 = False
     gpu = torch.cuda.is_available()
     device, kind = "cuda" if gpu else "cpu", getattr(torch, dtype)
     build = VideoDecoderConfigurator if setting.part == "decode" else VideoEncoderConfigurator
@@ -173,9 +174,9 @@ def measure_torch(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, 
         module = build.from_config({"vae": CONFIGS[setting.version]}).to(kind)
     module = module.to_empty(device=device).eval()
     for name, old in module.state_dict().items():
-        old.copy_(torch.from_numpy(values(name, tuple(old.shape))).to(kind))
+        old.copy_(torch.from_numpy(values(name, tuple(old.shape))).bfloat16().to(kind))
     x = torch.from_numpy(values("input", setting.shape) * float(np.prod(setting.shape[1:])) ** 0.5)
-    x = x.to(device=device, dtype=kind)
+    x = x.bfloat16().to(device=device, dtype=kind)
 
     def run() -> Any:
         result = module(x)
