@@ -416,7 +416,7 @@ def _add_ours(parser: Parser) -> None:
         choices=tuple(TILINGS),
         default="auto",
         help="decode the video in tiles. auto: only if memory is short; default: the reference's tiles of 512 pixels "
-        "and 64 frames; none: in one piece (default: auto)",
+        "and 64 frames; none: the whole clip, which passes through in slabs of frames, without seams (default: auto)",
     )
     group.add_argument(
         "--context",
