@@ -235,6 +235,7 @@ def timed(function: Callable[[], None]) -> float:
 def profiled(function: Callable[[], None]) -> dict[str, tuple[int, float]]:
     """Kernel → (calls, milliseconds) of one call. CUPTI, by way of torch's profiler, sees MLX's kernels as well."""
     import torch
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     if not torch.cuda.is_available():
@@ -245,6 +246,8 @@ def profiled(function: Callable[[], None]) -> dict[str, tuple[int, float]]:
         torch.cuda.synchronize()
     kernels: dict[str, tuple[int, float]] = {}
     for event in recorded.events():
+        if event.device_type != DeviceType.CUDA or event.name.startswith("Activity"):
+            continue
         calls, total = kernels.get(event.name, (0, 0.0))
         kernels[event.name] = calls + 1, total + event.device_time / 1e3
     return kernels

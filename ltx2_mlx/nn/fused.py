@@ -26,3 +26,8 @@ def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 def pays() -> bool:
     """Say whether compiled functions are used: on a GPU."""
     return bool(mx.default_device().type == mx.gpu)
+
+
+def on_cuda() -> bool:
+    """Say whether arrays are on an NVIDIA GPU, where a kernel of ours can run."""
+    return pays() and bool(mx.cuda.is_available())
