@@ -41,25 +41,27 @@ class ModelLayers(NamedTuple):
     proj_out: nn.Linear
 
 
-# A GPU computes some blocks while the host prepares the next. Each takes the memory of so many copies of its ``x``,
-# measured, and all that are not computed yet together no more than AHEAD bytes.
-AHEAD, COPIES = 3 * 10**9, 26
+# A block on a GPU holds about as much memory as so many copies of its ``x`` (measured, until it is computed), and the
+# blocks that are being computed together no more than IN_FLIGHT bytes, or else there is one.
+COPIES, IN_FLIGHT = 26, 3 * 10**9
 
 
 class _Started:
-    """Blocks that a GPU has been given to compute. On a CPU, nothing is computed before the result is asked for."""
+    """Blocks that a GPU computes while the host prepares the next. On a CPU all are computed when the result is used:
+    what follows changes no number."""
 
     def __init__(self) -> None:
         self.blocks: deque[tuple[mx.array, ...]] = deque()
 
     def add(self, *streams: mx.array) -> None:
-        """Start the block whose results are ``streams``, and wait for earlier ones that hold too much memory."""
+        """Start a block, given its results; first wait for those before it that would hold too much memory."""
         if not fused.pays():
             return
+        most = IN_FLIGHT // (COPIES * sum(x.nbytes for x in streams))
+        while self.blocks and len(self.blocks) >= most:
+            mx.eval(*self.blocks.popleft())
         mx.async_eval(*streams)
         self.blocks.append(streams)
-        if len(self.blocks) > AHEAD // (COPIES * sum(x.nbytes for x in streams)):
-            mx.eval(*self.blocks.popleft())
 
 
 class LTXModel(Module):
