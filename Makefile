@@ -22,7 +22,7 @@ REPLAY := .venv-replay
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help parity parity-replay test fuzz demo selftest margins bench lint floors fixtures trace readme clean
+.PHONY: help parity parity-replay test fuzz demo selftest margins bench lint floors fixtures full-size trace readme clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -71,6 +71,11 @@ lint: $(VENV)/ready ## style, types, and which folder may import which
 
 fixtures: $(VENV)/ready ## build the tiny checkpoints
 	$(PY) fixtures/make.py
+
+# All 48 blocks: 43 GB of 2.0, 46 GB of 2.3 or 24 GB of Gemma. make full-size SIZE=gemma ARGS="--blocks 2"
+SIZE ?= 2.0
+full-size: $(VENV)/ready ## a checkpoint of the released sizes with random values, in fixtures/checkpoints/full-size
+	$(RUN) fixtures/make.py --full-size $(SIZE) --out $(TINY)/full-size $(ARGS)
 
 floors: fixtures $(FLOORS)/ready ## the oldest allowed libraries: a trace judged and a video made, without torch
 	$(PRELOAD)$(FLOORS)/bin/python -m parity check $(TRACE) --json reports/latest/floors/results.json

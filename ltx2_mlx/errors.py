@@ -11,8 +11,17 @@ LTX2Error
 """
 
 
+def printable(text: object) -> str:
+    """The text on one line, without a character that steers a terminal or starts a command of a CI job."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class LTX2Error(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose. Its message is one line, whatever a file or a flag that
+    it names holds."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable(message))
 
 
 class CheckpointError(LTX2Error):

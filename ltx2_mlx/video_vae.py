@@ -7,9 +7,8 @@ inside, where shapes read ``(B, T, H, W, C)``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby, product
+from collections.abc import Iterator
+from itertools import groupby
 from math import prod
 
 import mlx.core as mx
@@ -23,15 +22,10 @@ from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
 from .nn.module import Module
 from .nn.noise import Generator, randn
 from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
-from .tiling import (
-    SpatialTilingConfig,
-    TemporalTilingConfig,
-    Tile,
-    TilingConfig,
-    tiles_for_decoding,
-    tiles_for_encoding,
-)
+from .nn.slabs import Flow
+from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
+from .vae_memory import choose_tiling, decoder_slabs, encoder_slabs, memory_size
 
 _TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
 
@@ -92,21 +86,24 @@ class ResnetBlock3D(Module):
         causal: bool = True,
         timestep: mx.array | None = None,
         generator: Generator | None = None,
+        flow: Flow | None = None,
     ) -> mx.array:
         """``(B, T, H, W, C)`` → ``(B, T, H, W, out)``. timestep: ``(B, 1, 1, 1, 4·C)`` embedding."""
         x = self.norm1(input_tensor)
         if self.timestep_conditioning:
             shift1, scale1, shift2, scale2 = _rows(self.scale_shift_table, timestep, x.dtype)
             x = x * (1 + scale1) + shift1
-        x = self.conv1(self.non_linearity(x), causal=causal)
+        x = self.conv1(self.non_linearity(x), causal=causal, flow=flow)
         if self.inject_noise:
             x = self._feed_spatial_noise(x, self.per_channel_scale1.astype(x.dtype), generator)
         x = self.norm2(x)
         if self.timestep_conditioning:
             x = x * (1 + scale2) + shift2
-        x = self.conv2(self.dropout(self.non_linearity(x)), causal=causal)
+        x = self.conv2(self.dropout(self.non_linearity(x)), causal=causal, flow=flow)
         if self.inject_noise:
             x = self._feed_spatial_noise(x, self.per_channel_scale2.astype(x.dtype), generator)
+        if flow is not None:
+            input_tensor = flow.delayed(self, input_tensor, x.shape[1])
         return self.conv_shortcut(self.norm3(input_tensor)) + x
 
     def _feed_spatial_noise(
@@ -143,6 +140,7 @@ class UNetMidBlock3D(Module):
         causal: bool = True,
         timestep: mx.array | None = None,
         generator: Generator | None = None,
+        flow: Flow | None = None,
     ) -> mx.array:
         """``(B, T, H, W, C)`` → the same shape. timestep: ``(B,)``, scaled."""
         embedded = None
@@ -150,7 +148,9 @@ class UNetMidBlock3D(Module):
             embedded = self.time_embedder(timestep=timestep.flatten(), hidden_dtype=hidden_states.dtype)
             embedded = embedded[:, None, None, None]
         for block in self.res_blocks:
-            hidden_states = block(hidden_states, causal=causal, timestep=embedded, generator=generator)
+            hidden_states = block(hidden_states, causal=causal, timestep=embedded, generator=generator, flow=flow)
+            if flow is not None:
+                hidden_states = flow.pace(hidden_states)
         return hidden_states
 
 
@@ -163,13 +163,13 @@ class SpaceToDepthDownsample(Module):
         self.group_size = in_channels * prod(stride) // out_channels
         self.conv = CausalConv3d(in_channels, out_channels // prod(stride), reflect=reflect)
 
-    def __call__(self, x: mx.array, causal: bool = True) -> mx.array:
+    def __call__(self, x: mx.array, causal: bool = True, flow: Flow | None = None) -> mx.array:
         """``(B, T, H, W, C)`` → ``(B, ⌈T/t⌉, H/h, W/w, out)``."""
-        if self.stride[0] == 2:
+        if self.stride[0] == 2 and (flow is None or not flow.begun(self.conv)):
             x = mx.concatenate([x[:, :1], x], axis=1)
         skip = space_to_depth(x, self.stride)
         skip = skip.reshape(*skip.shape[:-1], -1, self.group_size).mean(axis=-1)
-        return space_to_depth(self.conv(x, causal=causal), self.stride) + skip
+        return space_to_depth(self.conv(x, causal=causal, flow=flow), self.stride) + skip
 
 
 class DepthToSpaceUpsample(Module):
@@ -183,10 +183,13 @@ class DepthToSpaceUpsample(Module):
         self.repeats = prod(stride) // reduction_factor
         self.conv = CausalConv3d(in_channels, prod(stride) * in_channels // reduction_factor, reflect=reflect)
 
-    def __call__(self, x: mx.array, causal: bool = True) -> mx.array:
+    def __call__(self, x: mx.array, causal: bool = True, flow: Flow | None = None) -> mx.array:
         """``(B, T, H, W, C)`` → ``(B, t·T [− 1], h·H, w·W, C / reduction)``."""
-        first = 1 if self.stride[0] == 2 else 0
-        out = depth_to_space(self.conv(x, causal=causal), self.stride)[:, first:]
+        first = 1 if self.stride[0] == 2 and (flow is None or not flow.begun(self.conv)) else 0
+        out = self.conv(x, causal=causal, flow=flow)
+        if self.residual and flow is not None:
+            x = flow.delayed(self, x, out.shape[1])
+        out = depth_to_space(out, self.stride)[:, first:]
         if self.residual:
             skip = depth_to_space(x, self.stride)[:, first:]
             out = out + mx.concatenate([skip] * self.repeats, axis=-1)  # channels 0 … n−1 again and again
@@ -197,6 +200,7 @@ class VideoEncoder(Module):
     """Videos to normalised latents. Source: ``ltx_core.model.video_vae.video_vae.VideoEncoder``."""
 
     channels_last = True
+    repeated = ("down_blocks",)
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()
@@ -218,13 +222,31 @@ class VideoEncoder(Module):
     def __call__(self, sample: mx.array) -> mx.array:
         """``(B, 3, 8k+1, 32h, 32w)`` in [−1, 1] → ``(B, C, k+1, h, w)``. Raises InputError for other sizes."""
         self._check(sample)
-        x = patchify(sample.transpose(0, 2, 3, 4, 1), patch_size_hw=self.patch_size)
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
+        stop, slabs = encoder_slabs(self.config, sample.shape)
+        if len(slabs) > 1:
+            x, flow = self._in_slabs(sample, self.down_blocks[:stop], slabs), Flow(last=True)
+            for block in self.down_blocks[stop:]:
+                x = flow.pace(block(x, flow=flow))
+        else:
+            x = self.conv_in(self._patches(sample))
+            for block in self.down_blocks:
+                x = block(x)
         x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
         means = x[..., : self.latent_channels].transpose(0, 4, 1, 2, 3)  # without the log-variances
         return self.per_channel_statistics.normalize(means)
+
+    def _patches(self, sample: mx.array) -> mx.array:
+        return patchify(sample.transpose(0, 2, 3, 4, 1), patch_size_hw=self.patch_size)
+
+    def _in_slabs(self, sample: mx.array, blocks: list[nn.Module], slabs: list[tuple[int, int]]) -> mx.array:
+        """What the first convolution and ``blocks`` make of a video, one slab of its frames in memory at a time."""
+        flow, parts = Flow(), []
+        for begin, end in slabs:
+            x = flow.pace(self.conv_in(self._patches(sample[:, :, begin:end]), flow=flow))
+            for block in blocks:
+                x = flow.pace(block(x, flow=flow))
+            parts.append(x)
+        return mx.concatenate(parts, axis=1)
 
     def tiled_encode(self, video: mx.array, tiling_config: TilingConfig | None = None) -> mx.array:
         """Encode tile by tile, with one tile in memory at a time, in the dtype of the weights."""
@@ -284,6 +306,7 @@ class VideoDecoder(Module):
     """
 
     channels_last = True
+    repeated = ("up_blocks",)
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()
@@ -315,26 +338,65 @@ class VideoDecoder(Module):
         timestep: ``(B,)`` noise level, ``decode_timestep`` when None; generator: where the noise comes from. Both are
         used only by timestep-conditioned decoders. Raises InputError for a latent that does not fit.
         """
-        self._check(sample)
+        if len(decoder_slabs(self.config, self._checked(sample))[1]) > 1:
+            return mx.concatenate(list(self.decode_in_slabs(sample, timestep, generator)), axis=2)
+        x, scaled = self._begun(sample, timestep, generator)
+        return self._pixels(self._through(self.up_blocks, x, scaled, generator), scaled)
+
+    def decode_in_slabs(
+        self, sample: mx.array, timestep: mx.array | None = None, generator: Generator | None = None
+    ) -> Iterator[mx.array]:
+        """Chunks of what ``__call__`` gives, in order of time: where it is large, one slab is in memory at a time."""
+        start, slabs = decoder_slabs(self.config, self._checked(sample))
+        if len(slabs) < 2:
+            yield self(sample, timestep, generator)
+            return
+        x, scaled = self._begun(sample, timestep, generator)
+        x = self._through(self.up_blocks[:start], x, scaled, generator, Flow(last=True))
+        flow = Flow()
+        for begin, end in slabs:
+            flow.last = end == slabs[-1][1]
+            frames = self._through(self.up_blocks[start:], x[:, begin:end], scaled, generator, flow)
+            yield flow.pace(self._pixels(frames, scaled, flow))
+
+    def _begun(
+        self, sample: mx.array, timestep: mx.array | None, generator: Generator | None
+    ) -> tuple[mx.array, mx.array | None]:
+        """What the first convolution makes of a latent, and the scaled timestep of a decoder that is told one."""
         if self.timestep_conditioning:
             noise = randn(sample.shape, sample.dtype, generator) * self.decode_noise_scale
             sample = noise + (1.0 - self.decode_noise_scale) * sample
         sample = self.per_channel_statistics.un_normalize(sample)
         scaled = self._scaled_timestep(sample, timestep) if self.timestep_conditioning else None
-        x = self.conv_in(sample.transpose(0, 2, 3, 4, 1), causal=self.causal)
-        for block in self.up_blocks:
+        return self.conv_in(sample.transpose(0, 2, 3, 4, 1), causal=self.causal), scaled
+
+    def _through(
+        self,
+        blocks: list[nn.Module],
+        x: mx.array,
+        scaled: mx.array | None,
+        generator: Generator | None,
+        flow: Flow | None = None,
+    ) -> mx.array:
+        for block in blocks:
             if isinstance(block, UNetMidBlock3D):
-                x = block(x, causal=self.causal, timestep=scaled, generator=generator)
+                x = block(x, causal=self.causal, timestep=scaled, generator=generator, flow=flow)
             elif isinstance(block, ResnetBlock3D):
-                x = block(x, causal=self.causal, generator=generator)
+                x = block(x, causal=self.causal, generator=generator, flow=flow)
             else:
-                x = block(x, causal=self.causal)
+                x = block(x, causal=self.causal, flow=flow)
+            if flow is not None:
+                x = flow.pace(x)
+        return x
+
+    def _pixels(self, x: mx.array, scaled: mx.array | None, flow: Flow | None = None) -> mx.array:
+        """``(B, T, H, W, C)`` of the last block → ``(B, 3, T, 4H, 4W)``."""
         x = self.conv_norm_out(x)
         if scaled is not None:
             embedded = self.last_time_embedder(timestep=scaled.flatten(), hidden_dtype=x.dtype)
             shift, scale = _rows(self.last_scale_shift_table, embedded[:, None, None, None], x.dtype)
             x = x * (1 + scale) + shift
-        x = self.conv_out(self.conv_act(x), causal=self.causal)
+        x = self.conv_out(self.conv_act(x), causal=self.causal, flow=flow)
         return unpatchify(x, patch_size_hw=self.config.patch_size).transpose(0, 4, 1, 2, 3)
 
     def _scaled_timestep(self, sample: mx.array, timestep: mx.array | None) -> mx.array:
@@ -342,7 +404,7 @@ class VideoDecoder(Module):
             timestep = mx.full((sample.shape[0],), self.decode_timestep, sample.dtype)
         return timestep * self.timestep_scale_multiplier.astype(sample.dtype)
 
-    def _check(self, sample: mx.array) -> None:
+    def _checked(self, sample: mx.array) -> tuple[int, ...]:
         expected = self.config.latent_channels
         if sample.ndim != 5 or sample.shape[1] != expected:
             raise InputError(f"the latent is {sample.shape}, expected (batch, {expected}, frames, height, width)")
@@ -354,6 +416,7 @@ class VideoDecoder(Module):
             )
         if not min(F, H, W):
             raise InputError(f"the latent is {sample.shape}, expected at least one frame, row and column")
+        return sample.shape
 
     def _prepare_tiles(self, latent: mx.array, tiling_config: TilingConfig | None = None) -> list[Tile]:
         return tiles_for_decoding(latent.shape, tiling_config)
@@ -423,69 +486,6 @@ def _decoder_block(block: VAEBlock, channels: int, reflect: bool, timestep_condi
     return DepthToSpaceUpsample(channels, block.stride, block.residual, block.multiplier, reflect)
 
 
-def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
-    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
-
-    The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
-    On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
-    (test_the_estimate_of_memory_holds). On an H200 65 frames of 512x768 took 5.9 GB, a fifth less than this says.
-    """
-    B, _, T, H, W = shape
-    copies = 5 * 27 if mx.default_device().type == mx.cpu else 8
-    channels = config.decoder_base_channels * 8
-    peak = 0
-    for block in reversed(config.decoder_blocks):
-        t, h, w = block.stride
-        out = channels * prod(block.stride) // block.multiplier if block.kind.startswith("compress") else channels
-        peak = max(peak, B * (T + 2) * (H + 2) * (W + 2) * (channels * (4 + copies) + 2 * out))
-        T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
-    pixels = config.out_channels * config.patch_size**2
-    peak = max(peak, B * (T + 2) * (H + 2) * (W + 2) * (channels * (4 + copies) + 3 * pixels))
-    return peak * itemsize
-
-
-def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:
-    """Choose the largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
-
-    The budget is beside the weights. None where no tiles are needed. Raises InputError when even the smallest tiles
-    are too large.
-    """
-    if decode_memory(config, shape, itemsize) <= budget and _pixels(shape) <= _most_pixels():
-        return None
-    needed = []
-    for (frames, lap), (pixels, overlap) in product(_FRAMES, _PIXELS):
-        tiling = TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
-        tiles = tiles_for_decoding(shape, tiling)
-        largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
-        # The stretch of time being summed, the one before, and the chunk that is passed on.
-        sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
-        needed.append((decode_memory(config, largest, itemsize) + sums, _pixels(largest), tiling))
-    fitting = [entry for entry in needed if entry[0] <= budget and entry[1] <= _most_pixels()]
-    if not fitting:
-        least = min(entry[0] for entry in needed)
-        raise InputError(
-            f"decoding a latent of {tuple(shape)} takes {least / 1e9:.2f} GB in the smallest tiles, and the budget is "
-            f"{budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
-        )
-    return max(fitting, key=lambda entry: entry[1])[2]
-
-
-def _pixels(shape: Sequence[int]) -> int:
-    """The approximate number of pixels that a latent ``(B, C, F, H, W)`` becomes."""
-    return prod(shape) // shape[1] * _TIME * _SIDE**2
-
-
-def _most_pixels() -> int:
-    """The most pixels of one tile. MLX 0.31.1 on CUDA fails between 28 and 38 million: a copy becomes too large to
-    launch."""
-    return 2**63 if mx.default_device().type == mx.cpu else 28_400_000
-
-
-# Sizes and overlaps that are tried.
-_FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
-_PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
-
-
 def to_uint8(frames: mx.array) -> mx.array:
     """``(3, F, H, W)`` in [−1, 1] → ``(F, H, W, 3)`` bytes, truncated and not rounded: 0.0 becomes 127."""
     if not mx.isfinite(frames).all().item():
@@ -517,13 +517,8 @@ def decode_video(
         budget = memory_budget or memory_size() // 2
         tiling_config = choose_tiling(video_decoder.config, latent.shape, budget, latent.dtype.size)
     if tiling_config is None:
-        yield to_uint8(video_decoder(latent, generator=generator)[0])
-        return
-    for frames in video_decoder.tiled_decode(latent, tiling_config, generator=generator):
+        chunks = video_decoder.decode_in_slabs(latent, generator=generator)
+    else:
+        chunks = video_decoder.tiled_decode(latent, tiling_config, generator=generator)
+    for frames in chunks:
         yield to_uint8(frames[0])
-
-
-def memory_size() -> int:
-    """Bytes of the device's memory, or of the machine's."""
-    size = mx.device_info().get("memory_size") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(size)

@@ -4,6 +4,7 @@ import os
 
 # MLX's CUDA backend multiplies float32 in TF32 (2.9e-4 relative error) unless this is set before its first product.
 # Whatever it was set to: float32 means float32 here, in this process and in the workers.
+TF32_ASKED = os.environ.get("MLX_ENABLE_TF32")  # for the doctor, who asks what float32 means outside
 os.environ["MLX_ENABLE_TF32"] = "0"
 # It also keeps 128 plans of convolutions, and stops with an error when a run needs more.
 os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")

@@ -14,32 +14,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from ltx2_mlx import __version__
+from ltx2_mlx.cli.parser import Parser, one_line
 from ltx2_mlx.errors import LTX2Error
 
 VERBS = (
     "run", "list", "check", "record", "report", "diff", "accept", "explain", "bisect", "selftest", "margins", "debug",
+    "doctor",
     "tables",
 )  # fmt: skip
 EXIT_USAGE = 2
-LONGEST = 1000  # characters of a message
 OURS = ("ltx2_mlx", "parity")
 EXTRAS = "cpu,parity,reference" if sys.platform == "linux" else "parity,reference"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no more of a word than a line has, and nothing that steers a terminal."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {_line(message)}\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """Every verb with its flags. A verb that cannot be imported, for want of an extra, is there and says so."""
-    made = _Parser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
+    made = Parser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
     made.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
     for verb in VERBS:
@@ -136,16 +129,9 @@ def _is_pipe(stream: io.TextIOWrapper) -> bool:
 def _say(text: str) -> None:
     """A line on stderr, if anyone still reads it; without what would steer a terminal."""
     try:
-        print(f"ltx2-parity: {_line(text)}", file=sys.stderr, flush=True)
+        print(f"ltx2-parity: {one_line(text)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         _forget(sys.stderr)
-
-
-def _line(text: str) -> str:
-    from .judge.lines import printable
-
-    line = printable(text)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _forget(stream: object) -> None:

@@ -5,6 +5,7 @@ A picture's corners have four colours, so that a turned or mirrored one is told 
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from ltx2_mlx import media
 from ltx2_mlx.errors import LTX2Error
@@ -47,6 +49,13 @@ def refused(call: Callable[[], object], path: Path) -> str:
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def saved(image: Image.Image, kind: str) -> bytes:
+    """A picture as a file of this kind."""
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:

@@ -133,6 +133,24 @@ def _text(name: str, text: str | bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode()) and None
 
 
+def _tokens(change: int) -> Callable[[Path], None]:
+    """A tokenizer with so many tokens more, or less, than the weights have embeddings."""
+
+    def edit(tokenizer: dict[str, Any]) -> None:
+        vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
+        vocabulary |= {f"more{i}": len(vocabulary) + i for i in range(change)}
+        for token in sorted(vocabulary, key=lambda token: vocabulary[token])[change:] if change < 0 else ():
+            del vocabulary[token]
+        tokenizer["model"]["merges"] = []
+
+    return lambda folder: _edit(folder / "tokenizer.json", edit)
+
+
+def _without_bos(folder: Path) -> None:
+    """The library panics at the first prompt: no Exception, and pages on the process's stderr."""
+    _edit(folder / "tokenizer.json", lambda tokenizer: tokenizer["post_processor"]["special_tokens"].pop("<bos>"))
+
+
 def _gguf(folder: Path) -> None:
     for file in folder.glob("model*"):
         file.unlink()
@@ -156,6 +174,9 @@ GEMMAS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
     "broken tokenizer": (_text("tokenizer.json", "{"), "tokenizer.json: cannot be read"),
     "tokenizer of another shape": (_text("tokenizer.json", "[1, 2]"), "tokenizer.json: cannot be read"),
+    "tokenizer without the token of its template": (_without_bos, "tokenizer.json: cannot be read (no entry"),
+    "tokenizer of a larger model": (_tokens(1), "513 tokens, and the weights know 512: the tokenizer is of another"),
+    "tokenizer of a smaller model": (_tokens(-20), "492 tokens, and the weights know 512"),
     "tokenizer's config is a list": (_text("tokenizer_config.json", "[]"), "a JSON list"),
     "padding is a number": (_text("tokenizer_config.json", '{"pad_token": 3}'), "names no padding token"),
     "code": (_config(model_file="evil.py"), "'model_file' names code that would be run"),
@@ -177,7 +198,9 @@ GEMMAS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", GEMMAS)
-def test_a_gemma_folder_that_cannot_be_used_is_refused_before_the_work(name: str, gemma: Path) -> None:
+def test_a_gemma_folder_that_cannot_be_used_is_refused_before_the_work(
+    name: str, gemma: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     edit, message = GEMMAS[name]
     edit(gemma)
 
@@ -185,7 +208,7 @@ def test_a_gemma_folder_that_cannot_be_used_is_refused_before_the_work(name: str
         build("gemma", check_gemma(folder))
 
     text = said_of(gemma, read)
-    assert message in text and str(gemma) in text
+    assert message in text and str(gemma) in text and capfd.readouterr().err == ""
 
 
 def test_a_gemma_file_in_the_place_of_its_folder_is_named(tmp_path: Path) -> None:

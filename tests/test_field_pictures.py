@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import BLUE, GREEN, GREY, RED, colours, corners, png_chunk, png_of_size, refused
+from media_files import BLUE, GREEN, GREY, RED, colours, corners, png_chunk, png_of_size, refused, saved
 from PIL import Image, ImageCms
 
 from ltx2_mlx import media
@@ -153,14 +153,8 @@ BAD_PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: png_of_size(8, 8, png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(3_000_000)))),
         "text-bomb.png",
     ),
-    "deep.tif": (lambda: _saved(Image.fromarray(np.ones((4, 4), np.float32)), "tiff"), "mode F"),
+    "deep.tif": (lambda: saved(Image.fromarray(np.ones((4, 4), np.float32)), "tiff"), "mode F"),
 }
-
-
-def _saved(image: Image.Image, kind: str) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", BAD_PICTURES)
@@ -175,7 +169,7 @@ def test_a_picture_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path
 def test_damage_of_any_kind_is_refused_or_read(tmp_path: Path, kind: str) -> None:
     """Bytes changed, cut out and cut off: a picture of the stated size, or one sentence."""
     rng = np.random.default_rng(len(kind))
-    whole = np.frombuffer(_saved(Image.fromarray(corners(48, 48)), kind), np.uint8)
+    whole = np.frombuffer(saved(Image.fromarray(corners(48, 48)), kind), np.uint8)
     path = tmp_path / f"a.{kind}"
     for i in range(25):
         data = whole.copy()

@@ -10,19 +10,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ltx2_mlx import load, read_checkpoint
+from ltx2_mlx import load, read_checkpoint, vae_memory
 from ltx2_mlx.config import LatentUpsamplerConfig, VideoVAEConfig
 from ltx2_mlx.errors import ConfigError, InputError
 from ltx2_mlx.nn import conv
 from ltx2_mlx.nn.conv import depth_to_space, space_to_depth
 from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
+from ltx2_mlx.vae_memory import choose_tiling, decode_memory, decoder_slabs, encoder_slabs
 from ltx2_mlx.video_vae import (
     VideoDecoder,
     VideoEncoder,
-    choose_tiling,
     crop_frames,
-    decode_memory,
     decode_video,
     patchify,
     to_uint8,
@@ -249,10 +248,62 @@ def test_large_rearrangements_in_bands_are_the_same(monkeypatch: pytest.MonkeyPa
             assert mx.array_equal(before, move()).item()
 
 
-def test_tiles_are_no_larger_than_a_gpu_can_launch(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
-    config = VideoVAEConfig.from_metadata(read_checkpoint(checkpoints / "tiny-2.0.safetensors").config)
-    latent = (1, 128, 16, 32, 48)
-    assert choose_tiling(config, latent, 10**12) is None
-    monkeypatch.setattr("ltx2_mlx.video_vae._most_pixels", lambda: 28_400_000)
-    tiling = choose_tiling(config, latent, 10**12)
-    assert (tiling.spatial_config.tile_size_in_pixels, tiling.temporal_config.tile_size_in_frames) == (768, 64)
+# ---- slabs --------------------------------------------------------------------------------------------------------
+
+
+def slab_size(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(vae_memory, "slab_size", lambda: elements)
+
+
+def error(ours: mx.array, truth: mx.array) -> float:
+    return (mx.linalg.norm(ours - truth) / mx.linalg.norm(truth)).item()
+
+
+@pytest.mark.parametrize("elements", [2**13, 2**17])
+@pytest.mark.parametrize("name", ["tiny-2.0", "tiny-2.3", "tiny-2.0-timestep"])
+def test_a_clip_decoded_in_slabs_is_the_clip_decoded_whole(
+    monkeypatch: pytest.MonkeyPatch, checkpoints: Path, name: str, elements: int
+) -> None:
+    """Only the last bit of float32 may differ, where a BLAS sums the last rows of a matrix in another order."""
+    module = decoder(checkpoints, name)
+    latent = mx.random.normal((2, module.config.latent_channels, 8, 2, 2), key=mx.random.key(1))
+    whole = module(latent, generator=Generator(1))
+    slab_size(monkeypatch, elements)
+    chunks = list(module.decode_in_slabs(latent, generator=Generator(1)))
+    assert len(chunks) == len(decoder_slabs(module.config, latent.shape)[1]) > 2
+    assert mx.concatenate(chunks, axis=2).shape == whole.shape
+    assert error(mx.concatenate(chunks, axis=2), whole) < 1e-6
+    assert mx.array_equal(module(latent, generator=Generator(1)), mx.concatenate(chunks, axis=2))
+
+
+@pytest.mark.parametrize("name", ["tiny-2.0", "tiny-2.3", "tiny-2.0-timestep"])
+def test_a_clip_encoded_in_slabs_is_the_clip_encoded_whole(
+    monkeypatch: pytest.MonkeyPatch, checkpoints: Path, name: str
+) -> None:
+    module = load("video_encoder", checkpoints / f"{name}.safetensors", mx.float32)
+    video = mx.random.uniform(-1, 1, (1, 3, 25, 64, 64), key=mx.random.key(2))
+    whole = module(video)
+    slab_size(monkeypatch, 2**13)
+    assert len(encoder_slabs(module.config, video.shape)[1]) > 2
+    assert error(module(video), whole) < 1e-6
+
+
+def test_slabs_bound_the_memory_of_a_clip(on_cpu: None, monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
+    """Twice the frames take the same, and the estimate holds."""
+    module = VideoDecoder(config(checkpoints, 16))
+    slab_size(monkeypatch, 2**17)
+    taken = []
+    for frames in (8, 16):
+        latent = mx.random.normal((1, 128, frames, 2, 3))
+        mx.eval(module.parameters(), latent)
+
+        def decoded(latent: mx.array = latent) -> None:
+            for chunk in module.decode_in_slabs(latent):
+                mx.eval(chunk)
+
+        taken.append(peak(decoded))
+        estimate = decode_memory(module.config, latent.shape, 4)
+        assert taken[-1] <= estimate <= 8 * taken[-1]
+    assert taken[1] < 1.1 * taken[0]
+    slab_size(monkeypatch, 2**60)
+    assert peak(decoded) > 3 * taken[1]

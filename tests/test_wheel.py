@@ -67,6 +67,7 @@ def test_it_holds_both_packages_and_no_tests(wheel: Path) -> None:
     expected = [
         "ltx2_mlx/py.typed",
         "parity/faults/causes.json",
+        "parity/run/moved.json",
         "parity/fixtures/make.py",
         "parity/fixtures/SHA256SUMS",
     ]

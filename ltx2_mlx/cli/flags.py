@@ -18,8 +18,9 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
+from .parser import Parser
 from .request import DTYPES, NOISE, TILINGS, Request
-from .values import Parser, Refused, Values, image, local_path, lora, output_path, path_and_strength
+from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
@@ -400,7 +401,9 @@ def _add_ours(parser: Parser) -> None:
         "--dtype", choices=tuple(DTYPES), default="bfloat16", help="of weights and latents (default: bfloat16)"
     )
     group.add_argument(
-        "--low-memory", action="store_true", help="keep nothing in memory that can be loaded again; slower"
+        "--low-memory",
+        action="store_true",
+        help="keep two of the network's blocks in memory at a time and read them for every pass; slower",
     )
     group.add_argument(
         "--noise",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from ..errors import WeightsError
+from ..config.reading import cut
+from ..errors import WeightsError, printable
 from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
 from ..loading.load import COMPONENTS, SHARED, build
 
@@ -17,7 +18,7 @@ def info(path: CheckpointPath) -> str:
     if unknown := parts.get(""):
         names = list(unknown)
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        raise WeightsError(f"{path}: left over, of no known component: {', '.join(names[:8])}{more}")
+        raise WeightsError(f"{path}: left over, of no known component: {', '.join(map(cut, names[:8]))}{more}")
     states = {}
     for part in dict.fromkeys(PREFIXES.values()):
         if part in COMPONENTS and checkpoint.holds(part):
@@ -29,7 +30,7 @@ def info(path: CheckpointPath) -> str:
             states[part] = "present, not checked: this version does not build it" if part in parts else "missing"
     stated = "" if "model_version" in checkpoint.metadata else " (not stated; read as ltx-pipelines reads it)"
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    lines = [f"{path}", f"  version   {version}{stated}", f"  sections  {', '.join(config)}"]
+    lines = [f"{path}", f"  version   {version}{stated}", f"  sections  {cut(', '.join(config), 200)}"]
     lines += [f"  tensors   {gigabytes(total)}", ""]
     lines.append(f"  {'component':<20}{'tensors':>8}{'parameters':>16}{'size':>11}  {'dtypes':<10} state")
     for part, state in states.items():
@@ -38,7 +39,7 @@ def info(path: CheckpointPath) -> str:
         dtypes = "/".join(sorted({tensor.dtype for tensor in tensors})) or "-"
         size = gigabytes(sum(tensor.nbytes for tensor in tensors))
         lines.append(f"  {part:<20}{len(tensors):>8}{parameters:>16,}{size:>11}  {dtypes:<10} {state}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def gigabytes(size: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
@@ -18,13 +19,17 @@ from pathlib import Path
 from types import FrameType
 
 from .. import __version__
-from ..errors import InputError, LTX2Error
+from ..errors import InputError, LTX2Error, printable
+from .parser import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
     # On CUDA MLX 0.31.1 keeps 128 plans of convolutions and stops with an error when a second video's tiles need more.
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack letters
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _stopping(_raise):
             if argv and argv[0] in ("generate", "plan"):
@@ -91,7 +96,7 @@ def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 def _say(text: str) -> None:
     """A line on stderr, if anyone still reads it."""
     with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _forget(stream: object) -> None:
@@ -123,8 +128,8 @@ def _version() -> str:
     return f"ltx2-mlx {__version__}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="ltx2-mlx",
         description="LTX-2 in MLX: video with audio from a prompt.",
         formatter_class=argparse.RawDescriptionHelpFormatter,  # the version stays in one line
@@ -153,7 +158,10 @@ def _info(files: dict[str, str]) -> int:
 
 def _generate(command: str, argv: list[str]) -> int:
     with _stopping(_exit):
+        from mlx.core import get_peak_memory, reset_peak_memory
+
         from .generate import generate
+        from .info import gigabytes
         from .plan import plan, show
         from .recipes import parse
 
@@ -167,16 +175,18 @@ def _generate(command: str, argv: list[str]) -> int:
     logging.captureWarnings(True)
     written = [path for path in (planned.request.output_path, planned.request.context) if path is not None]
     before = [_state(path) for path in written]
+    reset_peak_memory()
     try:
         with _Bars() as progress:
             output = generate(planned, progress)
+        _say(f"peak of memory: {gigabytes(get_peak_memory())}")
     except KeyboardInterrupt as stop:
         new = [str(path) for path, state in zip(written, before, strict=True) if _state(path) != state]
         _say(f"ltx2-mlx: stopped; {' and '.join(new) or 'nothing'} was written")
         return _code(stop)
     try:
-        print(str(output).encode("utf-8", "backslashreplace").decode(), flush=True)
-    except (OSError, UnicodeError):  # nobody reads it, or a terminal without its letters; the file is there
+        print(printable(output), flush=True)
+    except OSError:  # nobody reads it; the file is there
         _forget(sys.stdout)
     return 0
 

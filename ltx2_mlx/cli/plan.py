@@ -6,24 +6,21 @@ Only headers of files are read. ``generate`` takes a plan, so that both check th
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import prod
 from pathlib import Path
 
-import mlx.core as mx
-
-from ..config import Gemma3TextConfig, LatentUpsamplerConfig, TransformerConfig, VideoVAEConfig
+from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..config.reading import cut
-from ..errors import InputError, LTX2Error
+from ..errors import InputError, LTX2Error, printable
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
 from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
 from ..loading.load import build
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
-from ..loading.quantization import check_policy, is_downcast
+from ..loading.quantization import check_policy
 from ..media import outputs
 from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
@@ -37,22 +34,27 @@ from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..video_vae import choose_tiling, decode_memory, memory_size
+from ..vae_memory import choose_tiling, decode_memory, memory_size
 from .flags import named
 from .info import gigabytes
+from .memory import transformer_memory, weights
 from .recipes import RECIPES, Denoising, Recipe, half
 from .request import DTYPES, Request
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the run: what it does, its expected peak of memory in bytes, and what takes less memory."""
+    """One part of the run: what it does, its expected peak of memory in bytes, and what takes less memory.
+
+    reading: bytes that ``--low-memory`` reads from the files while it runs.
+    """
 
     name: str
     what: str
     weights: int
     working: int
     remedy: str = "a smaller or shorter video"
+    reading: int = 0
 
     @property
     def memory(self) -> int:
@@ -73,7 +75,7 @@ class Plan:
 
     request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
     was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files
-    or the values that a user may not expect. encodes: Gemma is needed. missing: the names of
+    or the values that a user may not expect. encodes: how many prompts Gemma encodes. missing: the names of
     files that are not here, and are looked into no further; pending: those of them that can be downloaded.
     """
 
@@ -82,7 +84,7 @@ class Plan:
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    encodes: bool = False
+    encodes: int = 0
     missing: set[str] = field(default_factory=set)
     pending: list[str] = field(default_factory=list)
 
@@ -293,7 +295,8 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
             known = contexts(request)
             result.files.append(("contexts", str(request.context), f"{len(known)} prompts"))
     result.notes += _prompt_notes(request, result)
-    if all(prompt in known for prompt in result.recipe.prompts(request)) and not request.enhance_prompt:
+    new = {prompt for prompt in result.recipe.prompts(request) if prompt not in known}
+    if not new and not request.enhance_prompt:
         return
     if request.gemma_root is None:
         with result.checking():
@@ -302,7 +305,7 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
         with result.checking():
             folder = check_gemma(request.gemma_root)
             build("gemma", folder)
-            result.encodes = True
+            result.encodes = max(len(new), 1)
             size = sum(info.nbytes for info in folder.tensors.values())
             result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
 
@@ -424,8 +427,13 @@ def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) ->
         states = Gemma3TextConfig.from_metadata(folder.config)
         working = 1024 * states.hidden_size * (states.num_hidden_layers + 1) * request.itemsize * 2
         remedy = "a --context file that was made on another machine"
-        weights = _bytes(folder, "gemma", request.itemsize)
-        yield Stage("prompts", "Gemma 3, 1024 tokens each", weights, working, remedy)
+        remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"
+        gemma = weights(folder, "gemma", request)
+        connectors = weights(checkpoint, "embeddings_processor", request)
+        what = "Gemma 3, 1024 tokens each"
+        what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
+        reading = (gemma.read + connectors.read) * result.encodes
+        yield Stage("prompts", what, max(gemma.held, connectors.held), working, remedy, reading)
 
 
 def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
@@ -433,17 +441,19 @@ def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Ite
     denoising = recipe.denoising(request, shape)
     if not request.placeholder:
         for stage in denoising:
-            yield _denoising(stage, request, checkpoint)
+            loras = [*request.loras]
+            loras += request.distilled_lora if recipe.second_order or stage.name == "stage 2" else []
+            yield _denoising(stage, request, checkpoint, loras)
     made = denoising[-1].shape
     if recipe.decodes_audio(request):
-        weights = _bytes(checkpoint, "audio_decoder", request.itemsize) + _bytes(checkpoint, "vocoder", 4)
-        yield Stage("audio", f"{made.frames / made.fps:.2f} s", weights, 0)
+        held = sum(weights(checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder"))
+        yield Stage("audio", f"{made.frames / made.fps:.2f} s", held, 0)
     config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(made).target_shape)
     budget = memory_size() // (8 if request.low_memory else 2)
     tiles = request.tiling_config or choose_tiling(config, latent, budget, request.itemsize)
     working = decode_memory(config, latent, request.itemsize)
     working = min(working, budget) if request.tiling != "none" else working
-    decoder = _bytes(checkpoint, "video_decoder", request.itemsize)
+    decoder = weights(checkpoint, "video_decoder", request, paged=False).held
     yield Stage("frames", f"{made.frames} of {made.height}x{made.width}, {_tiles(tiles)}", decoder, working)
 
 
@@ -454,40 +464,20 @@ def _tiles(tiles: TilingConfig | None) -> str:
     return f"in tiles of {pixels} pixels, {frames} frames"
 
 
-def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> Stage:
+def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint, loras: Sequence[LoraPathStrength]) -> Stage:
     shape = stage.shape
     tokens, of_audio = video_tools(shape).target_shape.token_count(), audio_tools(shape).target_shape.token_count()
     count = f"{stage.steps} steps"
     count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
     count += f" of {stage.passes} passes" if stage.passes > 1 else ""
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
-    working = transformer_memory(checkpoint, tokens, request.itemsize)
+    transformer = weights(checkpoint, "transformer", request, loras)
+    what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
+    unrounded = weights(checkpoint, "transformer", replace(request, quantization=None))
+    working = transformer_memory(checkpoint, tokens, request.itemsize, unrounded.held)
     smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
-    return Stage(stage.name, what, _transformer_bytes(checkpoint, request), working, smaller)
-
-
-def transformer_memory(checkpoint: Checkpoint, tokens: int, itemsize: int) -> int:
-    """About the peak, in bytes, of one pass over ``tokens`` video tokens beside the weights.
-
-    On an H200 the 19B model took 8.7 GB for 6,144 tokens and 12.0 GB for 24,576: 22 values of the inner width for each
-    token, and a fifth of the weights' bytes (more with fp8-cast). On a CPU every head's scores are written out as well.
-    """
-    config = TransformerConfig.from_metadata(checkpoint.config)
-    scores = 3 * config.num_attention_heads * tokens * (tokens + 1024) if mx.default_device().type == mx.cpu else 0
-    return (22 * tokens * config.inner_dim + scores) * itemsize + _bytes(checkpoint, "transformer", itemsize) // 5
-
-
-def _transformer_bytes(checkpoint: Checkpoint, request: Request) -> int:
-    if not request.quantization:
-        return _bytes(checkpoint, "transformer", request.itemsize)
-    return _bytes(checkpoint, "transformer", lambda name: 1 if is_downcast(name) else request.itemsize)
-
-
-def _bytes(checkpoint: Checkpoint, component: str, itemsize: int | Callable[[str], int]) -> int:
-    """Bytes of a component's weights in memory."""
-    size = itemsize if callable(itemsize) else lambda name: itemsize
-    keys = checkpoint.components().get(component, {})
-    return sum(prod(checkpoint.tensors[key].shape) * size(name) for name, key in keys.items())
+    smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
+    return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
 
 
 def _check_memory(result: Plan) -> None:
@@ -509,9 +499,11 @@ def show(plan: Plan) -> str:
         lines += ["", f"{'stage':<11}{'memory':>10}  what"]
         lines += [f"{stage.name:<11}{gigabytes(stage.memory):>10}  {stage.what}" for stage in plan.stages]
         lines.append(f"peak about {gigabytes(plan.memory)} of {gigabytes(memory_size())}")
+        if reading := sum(stage.reading for stage in plan.stages):
+            lines.append(f"reads about {gigabytes(reading)} from the files in all: --low-memory keeps no weights")
     if plan.notes:
         lines += ["", *(f"note: {note}" for note in plan.notes)]
     if plan.problems:
         lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
         lines += [f"  - {problem}" for problem in plan.problems]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

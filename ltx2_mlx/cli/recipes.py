@@ -22,8 +22,8 @@ from ..pipelines.stages import Frames, video_tools
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import flags
+from .parser import Parser
 from .request import Request
-from .values import Parser
 
 Result = tuple[Frames, Audio | None]
 
@@ -31,17 +31,24 @@ Result = tuple[Frames, Audio | None]
 @dataclass(frozen=True)
 class Denoising:
     """A denoising stage. shape: the size of its result, in pixels. evaluations: how often all of its steps together
-    ask for a prediction. passes: runs of the transformer for each prediction."""
+    ask for a prediction. passes: runs of the transformer for each prediction. runs: of the transformer, in all: a
+    guider can skip steps."""
 
     name: str
     shape: VideoPixelShape
     sigmas: np.ndarray
     evaluations: int
     passes: int
+    runs: int
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def runs_of_a_step(self) -> int:
+        """Runs of the transformer in a step that no guider skips."""
+        return self.passes * (self.evaluations // max(self.steps, 1))
 
 
 def half(shape: VideoPixelShape) -> VideoPixelShape:
@@ -170,24 +177,31 @@ class Recipe:
         """The denoising stages of a video of ``shape``, in order."""
         first = half(shape) if self.two_stages else shape
         name = "stage 1" if self.two_stages else "denoising"
-        stages = [self._stage(name, first, self.sigmas(request, first), self._passes(request))]
+        stages = [self._stage(name, first, self.sigmas(request, first), self._guiders(request))]
         if self.two_stages and not request.skip_stage_2:
-            stages.append(self._stage("stage 2", shape, np.array(STAGE_2_DISTILLED_SIGMA_VALUES, np.float32), passes=1))
+            stages.append(self._stage("stage 2", shape, np.array(STAGE_2_DISTILLED_SIGMA_VALUES, np.float32), []))
         return stages
 
-    def _stage(self, name: str, shape: VideoPixelShape, sigmas: np.ndarray, passes: int) -> Denoising:
-        steps = len(sigmas) - 1
-        return Denoising(name, shape, sigmas, 2 * steps + 1 if self.second_order else steps, passes)
+    def _guiders(self, request: Request) -> list[MultiModalGuider]:
+        """The guider of each stream, of one that has no guidance too; empty for distilled models."""
+        guidance = self.guidance(request)
+        streams = ("video", "audio") if guidance else ()
+        return [MultiModalGuider(guidance.get(stream, MultiModalGuiderParams())) for stream in streams]
 
-    def _passes(self, request: Request) -> int:
-        """Runs of the transformer that one evaluation takes: one, and one for each kind of guidance."""
-        guidance = [MultiModalGuider(params) for params in self.guidance(request).values()]
+    def _stage(
+        self, name: str, shape: VideoPixelShape, sigmas: np.ndarray, guidance: Sequence[MultiModalGuider]
+    ) -> Denoising:
+        """A stage of which each evaluation runs the transformer once, and once for each kind of guidance."""
+        steps = len(sigmas) - 1
+        asked = [*range(steps), *[0] * steps, steps] if self.second_order else [*range(steps)]  # steps, as guiders see
         kinds = (
             any(guider.do_unconditional_generation() for guider in guidance),
             any(guider.do_perturbed_generation() for guider in guidance),
             any(guider.do_isolated_modality_generation() for guider in guidance),
         )
-        return 1 + sum(kinds)
+        skipped = [step for step in asked if guidance and all(guider.should_skip_step(step) for guider in guidance)]
+        passes = 1 + sum(kinds)
+        return Denoising(name, shape, sigmas, len(asked), passes, passes * (len(asked) - len(skipped)))
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------

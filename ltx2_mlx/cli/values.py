@@ -11,8 +11,7 @@ from typing import Any, NoReturn
 from ..config.reading import cut
 from ..loading.lora import LoraPathStrength
 from ..types import ImageConditioningInput
-
-Parser = argparse.ArgumentParser
+from .parser import Parser
 
 
 class Values(argparse.Action):

@@ -31,6 +31,8 @@ GEMMA_PREFIXES = {
     "language_model.lm_head.": "gemma_head",
 }
 _WITHIN_TEXT = re.compile(r"(layers\.\d+|embed_tokens|norm)\.")
+# Gemma 3 has 262,145 tokens and 262,208 embeddings; Gemma 2, the nearest other model, has 256,000 tokens.
+_LEAST_USED = 0.98
 _GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same weights"
 
 
@@ -90,8 +92,21 @@ def read_gemma(folder: str | Path) -> GemmaFolder:
 def check_gemma(folder: str | Path) -> GemmaFolder:
     """All that can be known of a Gemma folder before it is used: headers, config, tokenizer. Raises CheckpointError."""
     result = read_gemma(folder)
-    LTXVGemmaTokenizer(result.path)
+    tokens, rows = LTXVGemmaTokenizer(result.path).vocabulary, _rows(result)
+    if not _LEAST_USED * rows <= tokens <= rows:
+        raise CheckpointError(
+            f"{result.path / 'tokenizer.json'}: {tokens:,} tokens, and the weights know {rows:,}: the tokenizer is of "
+            f"another model. {_GEMMA}"
+        )
     return result
+
+
+def _rows(folder: GemmaFolder) -> int:
+    """The number of tokens that the weights have an embedding for."""
+    key = folder.components().get("gemma", {}).get("embed_tokens.weight")
+    if key is None:
+        raise WeightsError(f"{folder.path}: it has no embed_tokens.weight. {_GEMMA}")
+    return folder.tensors[key].shape[0] if folder.tensors[key].shape else 0
 
 
 def refuse_code(folder: str | Path) -> None:

@@ -29,7 +29,8 @@ from ..tiling import TilingConfig
 from ..transformer import X0Model
 from ..types import Audio, AudioLatentShape, ImageConditioningInput, LatentState, VideoLatentShape, VideoPixelShape
 from ..upsampler import upsample_video
-from ..video_vae import VideoEncoder, decode_video, memory_size
+from ..vae_memory import memory_size
+from ..video_vae import VideoEncoder, decode_video
 from .constants import STAGE_2_DISTILLED_SIGMA_VALUES, VIDEO_LATENT_CHANNELS
 from .contexts import save_contexts
 from .enhancement import enhance_prompt as enhanced
@@ -73,6 +74,7 @@ def prompt_contexts(
             _gemma(ledger),
             settings.dtype,
             early_layers_only=settings.early_layers_only,
+            low_memory=settings.low_memory,
             progress=lambda done, total: settings.progress("encoding the prompts", done, total),
         )
         made = dict(zip(missing, outputs, strict=True))

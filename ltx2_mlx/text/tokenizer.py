@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +34,31 @@ class LTXVGemmaTokenizer:
             raise CheckpointError(f"{file}: no such file. Use a Gemma 3 folder with its tokenizer.json")
         if not file.is_file():
             raise CheckpointError(f"{file}: not a regular file")
-        try:
+        self.file, self.max_length, self.padding_side = file, max_length, padding_side
+        with _library(file), _silence():
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{file}: cannot be read ({cut(str(error), 200)}). Fetch it again") from None
+            self._tokenizer.encode("a")  # some of what is wrong shows only now
         config = read_json(folder / "tokenizer_config.json")
-        self.max_length, self.padding_side = max_length, padding_side
         pad = _content(config.get("pad_token")) or _content(config.get("eos_token"))
         pad_id = self._tokenizer.token_to_id(pad) if isinstance(pad, str) else None
         if pad_id is None:
             raise CheckpointError(
                 f"{folder}: tokenizer_config.json names no padding token of tokenizer.json. Use the official folder"
             )
-        self._tokenizer.enable_truncation(max_length)
-        self._tokenizer.enable_padding(direction=padding_side, pad_id=pad_id, pad_token=pad, length=max_length)
+        with _library(file):
+            self._tokenizer.enable_truncation(max_length)
+            self._tokenizer.enable_padding(direction=padding_side, pad_id=pad_id, pad_token=pad, length=max_length)
+
+    @property
+    def vocabulary(self) -> int:
+        """The highest id of a token, plus 1."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
     def encode(self, text: str | list[str]) -> tuple[mx.array, mx.array]:
         """Prompts → ids and mask ``(B, max_length)`` int32; the mask is 1 on tokens, 0 on pads."""
         prompts = [text] if isinstance(text, str) else text
-        encoded = self._tokenizer.encode_batch([prompt.strip() for prompt in prompts])
+        with _library(self.file):
+            encoded = self._tokenizer.encode_batch([prompt.strip() for prompt in prompts])
         ids = np.array([item.ids for item in encoded], dtype=np.int32)
         mask = np.array([item.attention_mask for item in encoded], dtype=np.int32)
         return mx.array(ids), mx.array(mask)
@@ -57,7 +66,8 @@ class LTXVGemmaTokenizer:
     def beyond(self, text: str) -> str:
         """What follows the last token that is kept of one prompt; empty where all of it is kept."""
         text = text.strip()
-        encoded = self._tokenizer.encode(text)
+        with _library(self.file):
+            encoded = self._tokenizer.encode(text)
         ends = [end for (_, end), kept in zip(encoded.offsets, encoded.attention_mask, strict=True) if kept]
         return text[max(ends, default=0) :].strip() if encoded.overflowing else ""
 
@@ -65,6 +75,35 @@ class LTXVGemmaTokenizer:
         """The pieces of one prompt without its pads, for people to read."""
         encoded = self._tokenizer.encode(text.strip())
         return [token for token, kept in zip(encoded.tokens, encoded.attention_mask, strict=True) if kept]
+
+
+@contextmanager
+def _library(file: Path) -> Iterator[None]:
+    """Within, what the library raises becomes a CheckpointError: exceptions, and panics, which are no Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise CheckpointError(f"{file}: cannot be read ({cut(str(error), 200)}). Fetch it again") from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Within, nothing gets to the process's stderr, where a panic of the library writes more than its message."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _content(token: Any) -> Any:

@@ -1,8 +1,7 @@
-"""Text that fits on one line of a terminal. Needs no library, so that one that is missing can be named."""
+"""Text that fits on one line of a terminal: the product's, under a name that the folders above may import."""
 
 from __future__ import annotations
 
+from ltx2_mlx.errors import printable
 
-def printable(text: object) -> str:
-    """The text on one line, without a character that steers a terminal or starts a command of a CI job."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+__all__ = ["printable"]

@@ -3,7 +3,7 @@
 Or else a setting that is ignored, and equals the one value that it is given, would go unnoticed. The arguments are
 those of both packages' classes, and the fields of the objects that they hold. What one of them moves is found with the
 reference: one argument is exchanged for the value that it has in another run, and it runs until a tensor differs by
-more than its limit. One that moves nothing is a hole in the coverage.
+more than its limit. One that moves nothing is a hole in the coverage. ``moved`` keeps what was found before.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Arguments:
     record: runs the reference with other arguments, into a recording. differs: the judge.
     """
 
+    moved: frozenset[str] = frozenset()  # those that are known to move something
+
     def __init__(
         self,
         family: list[Pipeline],
@@ -67,20 +69,26 @@ class Arguments:
         self.others = [_given(p, f) for p in family for f in files[1:]]
         self._bases: dict[int, Watched] = {}
 
+    @property
+    def given(self) -> list[dict[str, Any]]:
+        """The arguments of every run."""
+        return [*self.runs, *self.others]
+
     def items(self) -> list[Item]:
         """One for each argument: passed, or missing with what is missing. The same arguments must move nothing."""
-        if self._moves(0, self.runs[0]):
+        declared, settled = self._declared(), self.pipeline.settled
+        unknown = {name for name in declared if name not in settled and name.partition(".")[0] not in settled}
+        if unknown - self.moved and self._moves(0, self.runs[0]):
             return [
                 Item("argument", verdict="inconclusive", why="a run with the same arguments differs from the first")
             ]
-        declared, settled = self._declared(), self.pipeline.settled
         found = [
             Item(f"argument.{name}", verdict="missing", why="declared to be settled, and no argument of either side")
             for name in settled
             if name not in declared
         ]
         for name in declared:
-            if name not in settled and name.partition(".")[0] not in settled:
+            if name in unknown:
                 why = self._why(name)
                 found.append(Item(f"argument.{name}", verdict="missing" if why else "pass", why=why))
         return found
@@ -106,6 +114,8 @@ class Arguments:
         values = self._values(name)
         if len(values) < 2:
             return f"it has one value in all runs: {values[0]!r}" if values else "no run is given it"
+        if name in self.moved:
+            return ""
         for k, run in enumerate(self.runs):
             path = next((path for path, _ in _walk(run) if _name(path) == name), (name,))
             for value in values:
@@ -116,7 +126,7 @@ class Arguments:
     def _values(self, name: str) -> list[Any]:
         """The different values of an argument over the runs; None where a run leaves it out and others give it."""
         distinct: list[Any] = []
-        for run in (*self.runs, *self.others):
+        for run in self.given:
             given = [value for path, value in _walk(run) if _name(path) == name]
             if not given and "." not in name:
                 given = [None]

@@ -95,16 +95,17 @@ def _products() -> Iterator[Probe]:
     yield Probe("conv1d_transposed", 512, (x, w), lambda x, w: mx.conv_transpose1d(x, w, 4), _convolved_transposed)
     for keys in (48, 700):
         scores = normal("calibrate scores", 24, keys, scale=4.0)
-        yield Probe("softmax", keys, (scores,), lambda x: mx.softmax(x, axis=-1), _softmax)
+        yield Probe("softmax", keys, (scores,), lambda x: mx.softmax(x, axis=-1), softmax)
         q, k, v = (normal(f"calibrate {n}", 1, 2, t, 64) for n, t in (("q", 24), ("k", keys), ("v", keys)))
-        yield Probe("attention", keys, (q, k, v), _attention, _attended)
+        yield Probe("attention", keys, (q, k, v), attention, _attended)
 
 
-def _attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> mx.array:
     """On a CPU the product asks for it in float32 alone."""
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     wide = [a.astype(mx.float32) if on_cpu else a for a in (q, k, v)]
-    return mx.fast.scaled_dot_product_attention(*wide, scale=q.shape[-1] ** -0.5).astype(q.dtype)
+    mask = mask.astype(wide[0].dtype) if mask is not None else None
+    return mx.fast.scaled_dot_product_attention(*wide, scale=q.shape[-1] ** -0.5, mask=mask).astype(q.dtype)
 
 
 def _reductions() -> Iterator[Probe]:
@@ -113,11 +114,11 @@ def _reductions() -> Iterator[Probe]:
         yield Probe("sum", n, (x,), lambda x: mx.mean(x, axis=-1), lambda x: x.mean(-1))
         yield Probe("sum", n, (x,), lambda x: mx.sum(x * x, axis=-1), lambda x: (x * x).sum(-1))
         for primitive in ("sum", "rms_norm"):  # the reference writes this norm as a mean, and we as one operation
-            yield Probe(primitive, n, (x,), lambda x: mx.fast.rms_norm(x, None, 1e-6), _rms_normed)
+            yield Probe(primitive, n, (x,), lambda x: mx.fast.rms_norm(x, None, 1e-6), rms_normed)
         ones = np.ones(n, np.float32)
-        yield Probe("layer_norm", n, (x, ones), lambda x, w: mx.fast.layer_norm(x, w, None, 1e-6), _layer_normed)
+        yield Probe("layer_norm", n, (x, ones), lambda x, w: mx.fast.layer_norm(x, w, None, 1e-6), layer_normed)
     x = normal("calibrate groups", 2, 24, 18, 16) + np.float32(0.5)
-    yield Probe("group_norm", 24 * 18 * 16, (x,), _group_norm, lambda x: _whitened(x, (1, 2, 3)))
+    yield Probe("group_norm", 24 * 18 * 16, (x,), _group_norm, lambda x: whitened(x, (1, 2, 3)))
 
 
 def _group_norm(x: mx.array) -> mx.array:
@@ -173,28 +174,28 @@ def _convolved_transposed(x: Array, w: Array) -> Array:
     return found
 
 
-def _softmax(x: Array) -> Array:
+def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(-1, keepdims=True))
     found: Array = e / e.sum(-1, keepdims=True)
     return found
 
 
 def _attended(q: Array, k: Array, v: Array) -> Array:
-    found: Array = _softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5) @ v
+    found: Array = softmax(q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5) @ v
     return found
 
 
-def _rms_normed(x: Array) -> Array:
+def rms_normed(x: Array) -> Array:
     found: Array = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
     return found
 
 
-def _layer_normed(x: Array, weight: Array) -> Array:
-    found: Array = weight * _whitened(x, (-1,))
+def layer_normed(x: Array, weight: Array) -> Array:
+    found: Array = weight * whitened(x, (-1,))
     return found
 
 
-def _whitened(x: Array, axes: tuple[int, ...]) -> Array:
+def whitened(x: Array, axes: tuple[int, ...]) -> Array:
     y = x - x.mean(axes, keepdims=True)
     found: Array = y / np.sqrt((y * y).mean(axes, keepdims=True) + 1e-6)
     return found

@@ -14,7 +14,7 @@ from math import isnan, nan
 
 import numpy as np
 
-from ..declare.inputs import FIXTURES, GEMMA
+from ..declare.inputs import FIXTURES, GEMMA, seeded
 from ..declare.model import Files, Pipeline
 from ..declare.stages import pipelines
 from ..judge import device, metrics, tolerance
@@ -23,6 +23,7 @@ from ..sides.mlx_pipelines import run_pipeline
 from ..tap.trace import Tensor
 from ..tap.watch import NUMBER, TEXT, Watched
 from .arguments import Arguments
+from .moved import known
 
 # Integer and layout work, and what is one float32 multiplication: equal to the last bit. So is all that is no tensor.
 EXACT = ("*.mask", "*.positions", "*.timesteps", "*.attention", "*.attention_mask", "*.sigma", "*.sigmas")
@@ -76,7 +77,17 @@ def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], N
 
 
 def arguments(family: list[Pipeline]) -> list[Item]:
-    """What the arguments of pipelines of one class move, an item for each."""
+    """What the arguments of pipelines of one class move, an item for each. It is the same for every seed of a run."""
+    from ..sides.torch import pipelines as reference
+
+    with seeded(0), reference.made_once():
+        rule = argument_rule(family)
+        rule.moved = known(family, rule.given)
+        return rule.items()
+
+
+def argument_rule(family: list[Pipeline]) -> Arguments:
+    """The rule itself, which knows nothing yet of what moves something."""
     from ..sides.torch import pipelines as reference
 
     chosen = [files(config, "float32") for config in family[0].configs]
@@ -87,8 +98,7 @@ def arguments(family: list[Pipeline]) -> list[Item]:
     def record(pipeline: Pipeline, into: Watched) -> Watched:
         return reference.run(pipeline, "float32", chosen[0], recording=into)
 
-    with reference.made_once():
-        return Arguments(family, chosen, record, differs).items()
+    return Arguments(family, chosen, record, differs)
 
 
 class Run:

@@ -158,6 +158,22 @@ def _listed(entries: list[Any]) -> list[Any]:
     return [len(entries), *entries]
 
 
+def decoded_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
+    with _small_slabs():
+        return mx.concatenate(list(video_decoder.decode_in_slabs(latent)), axis=2)
+
+
+def encoded_in_slabs(video: mx.array, video_encoder: Any) -> mx.array:
+    with _small_slabs():
+        latent: mx.array = video_encoder(video)
+        return latent
+
+
+def _small_slabs() -> Any:
+    """Slabs of a few frames of the small checkpoints, whose clips would be one slab."""
+    return mock.patch.object(_product("vae_memory"), "slab_size", lambda: 2**13)
+
+
 def noised(noise: mx.array, state: Any, scale: float) -> Any:
     asked: list[Any] = []
     return _product("diffusion.noisers").GaussianNoiser(_Recorded([noise], asked))(state, scale), _listed(asked)

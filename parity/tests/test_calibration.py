@@ -57,6 +57,7 @@ def conv(n: int, *arguments: int, **options: int) -> torch.nn.Module:
         (torch.nn.Softmax(dim=-2), (2, 9, 3), {"softmax": 9}),
         (torch.nn.SiLU(), (2, 9), {"exp": 1}),
         (torch.nn.GELU("tanh"), (2, 9), {"tanh": 1}),
+        (torch.nn.Upsample((7, 9), mode="bilinear"), (1, 3, 4, 5), {"sum": 4}),
         (torch.nn.Identity(), (2, 9), {}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else None,

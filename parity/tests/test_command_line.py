@@ -20,7 +20,7 @@ from parity.judge.documents import RUNNING
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
 from parity.report.render import replacing
 from parity.run.environment import ROOT
-from parity.tests.fuzz.formats import results
+from parity.tests.fuzz.harness import results
 
 HERE = {"cwd": ROOT, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ltx2_mlx.diffusion.noisers import TorchNoise
+from parity.declare.inputs import seeded
 from parity.declare.model import Files, Obj, Pipeline
 from parity.declare.stages import pipelines
 from parity.declare.stages.pipelines import SEEDS
@@ -21,8 +22,10 @@ from parity.judge.results import EXIT_DIVERGED, EXIT_OK, PipelineRow, Results
 from parity.report import html, summary, terminal
 from parity.run import pipelines as pipeline_runs
 from parity.run.arguments import Arguments
+from parity.run.moved import known
 from parity.run.resume import CellResult, Cells
 from parity.sides.mlx_pipelines import Replay
+from parity.sides.torch.pipelines import made_once
 from parity.tap.trace import Tensor
 from parity.tap.watch import NUMBER, TEXT, Watched
 
@@ -266,6 +269,43 @@ def test_a_reference_that_does_not_repeat_itself_proves_nothing_about_arguments(
     assert moved({}, *({name: pair[i] for name, pair in GIVEN.items()} for i in range(2)), restless=True) == {
         "argument": "a run with the same arguments differs from the first"
     }
+
+
+FAMILIES: dict[str, list[Pipeline]] = {}
+for one in pipelines().values():
+    FAMILIES.setdefault(one.cls, []).append(one)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_kept_of_the_arguments_is_of_the_pipelines_as_they_are(name: str, checkpoints: Path) -> None:
+    """Or else they are found again in every run, which is slow: ``python -m parity.run.moved`` keeps them."""
+    rule = pipeline_runs.argument_rule(FAMILIES[name])
+    rule.moved = known(FAMILIES[name], rule.given)
+    rule.record = lambda *arguments: pytest.fail("the reference runs")
+    assert rule.moved and {item.verdict for item in rule.items()} == {"pass"}
+
+
+def test_what_is_kept_of_the_arguments_is_what_is_found(checkpoints: Path) -> None:
+    family = FAMILIES["DistilledPipeline"]
+    with made_once():
+        rule = pipeline_runs.argument_rule(family)
+        found = {item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"}
+    assert found == known(family, rule.given)
+
+
+def test_what_is_kept_of_the_arguments_serves_every_seed(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Arguments, "_moves", lambda *arguments: pytest.fail("the reference runs"))
+    with seeded(3):
+        assert {item.verdict for item in pipeline_runs.arguments(FAMILIES["DistilledPipeline"])} == {"pass"}
+
+
+def test_nothing_is_known_of_arguments_with_other_values_or_recordings(checkpoints: Path) -> None:
+    family = FAMILIES["DistilledPipeline"]
+    given = pipeline_runs.argument_rule(family).given
+    assert known(family, given)
+    assert not known(family, [given[0] | {"frame_rate": 24.0}, *given[1:]])
+    fewer = [replace(pipeline, watches=pipeline.watches[1:]) for pipeline in family]
+    assert not known(fewer, given)
 
 
 def test_a_name_chooses_pipelines() -> None:

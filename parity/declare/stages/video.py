@@ -31,6 +31,12 @@ CLASSES = {
     for name in ("TilingConfig", "SpatialTilingConfig", "TemporalTilingConfig")
 }
 CLASSES |= {"decode_video": Counterparts(f"{_REF}.video_vae:decode_video", f"{_OURS}:decode_video")}
+# Ours alone works in slabs; both sides must give the same.
+IN_SLABS = {
+    name: Counterparts(f"parity.sides.torch:{name}", f"parity.sides.mlx:{name}")
+    for name in ("decoded_in_slabs", "encoded_in_slabs")
+}
+CLASSES |= IN_SLABS
 CLASSES |= {
     "upsample_video": Counterparts("ltx_core.model.upsampler.model:upsample_video", "ltx2_mlx.upsampler:upsample_video")
 }
@@ -60,6 +66,8 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     width = 64 if config["vae"].get("spatial_padding_mode") == "reflect" else 32
     cases["clip"] = Case({"sample": _video("encode clip", 1, 3, 9, 64, width)})
     cases["image"] = Case({"sample": _video("encode image", 1, 3, 1, 96, 64)}, half=False)
+    clip = {"video": _video("encode slabs", 1, 3, 25, 64, 64), "video_encoder": Loaded("video_encoder")}
+    cases["slabs"] = Case(clip, function="encoded_in_slabs", half=False, taps=("*encoded_in_slabs",))
     if config["vae"]["latent_channels"] < 64:  # narrow enough for tiles; the plan knows no widths
         # Twice two tiles; overlaps below the least that encoding takes are widened to it.
         kwargs = {"video": _video("encode tiles", 1, 3, 25, 128, 64), "tiling_config": _tiling((96, 32), (24, 8))}
@@ -94,7 +102,10 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         tiles = ("*tiled_decode", "*_prepare_tiles", "VideoDecoder")
         cases["long-tiled"] = Case(long, method="tiled_decode", half=False, taps=tiles)
         cases["long"] = Case({"sample": latent("long", 1, 18, 2, 2)}, half=False, taps=_LONG)
-    if config["vae"]["timestep_conditioning"]:
+    if not config["vae"]["timestep_conditioning"]:  # where nothing is drawn
+        clip = {"latent": latent("slabs", 1, 8, 2, 2), "video_decoder": Loaded("video_decoder")}
+        cases["slabs"] = Case(clip, function="decoded_in_slabs", half=False, taps=("*decoded_in_slabs",))
+    else:
         levels = Data(np.array([0.05, 0.3], np.float32))
         cases["timestep"] = Case({"sample": latent("timestep", 2, 1, 2, 3), "timestep": levels}, half=False)
     return cases
@@ -124,6 +135,7 @@ VIDEO_ENCODER = Stage(
         _statistics("normalize"),
         _vae("prepare_tiles_for_encoding", exact=True, configs=NOISY),
         _vae("VideoEncoder.tiled_encode", configs=NOISY),
+        FunctionTap("encoded_in_slabs", IN_SLABS["encoded_in_slabs"]),
     ),
     probes=NORMS,
 )
@@ -150,6 +162,7 @@ VIDEO_DECODER = Stage(
         _vae("VideoDecoder._prepare_tiles", exact=True),
         _vae("VideoDecoder.tiled_decode"),
         _vae("decode_video"),
+        FunctionTap("decoded_in_slabs", IN_SLABS["decoded_in_slabs"], configs=CONFIGS[:2]),
     ),
     probes=NORMS,
     defined=("*time_proj",),

@@ -154,8 +154,8 @@ VIDEO = (
     _encoder(
         "V30",
         "the first frame not doubled before time is halved",
-        old="        if self.stride[0] == 2:\n            x = mx.concatenate([x[:, :1], x], axis=1)\n",
-        new="        if self.stride[0] == 2:\n            x = mx.concatenate([x, x[:, -1:]], axis=1)\n",
+        old="            x = mx.concatenate([x[:, :1], x], axis=1)\n",
+        new="            x = mx.concatenate([x, x[:, -1:]], axis=1)\n",
         tap="down_blocks.2.conv",
         config="tiny-2.0",
         case="clip",

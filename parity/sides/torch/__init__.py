@@ -4,6 +4,8 @@ from functools import partial
 
 from .components import BUILDERS, Tokenizer, Torch, loaded_weights
 from .loops import (
+    decoded_in_slabs,
+    encoded_in_slabs,
     euler_denoising_loop,
     guided,
     noised,
@@ -21,6 +23,8 @@ __all__ = [
     "BUILDERS",
     "Tokenizer",
     "Torch",
+    "decoded_in_slabs",
+    "encoded_in_slabs",
     "euler_denoising_loop",
     "guided",
     "loaded_weights",

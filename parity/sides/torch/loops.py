@@ -19,6 +19,18 @@ def _listed(entries: list[Any]) -> list[Any]:
     return [len(entries), *entries]
 
 
+def decoded_in_slabs(latent: torch.Tensor, video_decoder: Any) -> torch.Tensor:
+    """The whole clip, which ours decodes in slabs."""
+    video: torch.Tensor = video_decoder(latent)
+    return video
+
+
+def encoded_in_slabs(video: torch.Tensor, video_encoder: Any) -> torch.Tensor:
+    """The latent of the whole clip, which ours encodes in slabs."""
+    latent: torch.Tensor = video_encoder(video)
+    return latent
+
+
 def noised(noise: torch.Tensor, state: Any, scale: float) -> Any:
     """The state with the given noise, and what was asked for: a shape and a dtype."""
     asked: list[Any] = []

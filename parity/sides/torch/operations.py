@@ -46,6 +46,11 @@ def _transformed(x: Any, axes: Any) -> int:
     return int(prod(x.shape[axis] for axis in axes))
 
 
+def _four(*arguments: Any) -> int:
+    """The corners around a point of a picture."""
+    return 4
+
+
 def _one(*arguments: Any) -> int:
     return 1
 
@@ -65,6 +70,7 @@ _LOG = ("log", "log10"), ("log", _one, 0)
 OPERATIONS: dict[str, tuple[str, Terms, int]] = {
     "native_group_norm": ("group_norm", _grouped, 7),
     "native_layer_norm": ("layer_norm", _normalised, 2),
+    "upsample_bilinear2d": ("sum", _four, 0),
     **{name: (name, _one, 0) for name in ("sin", "cos", "rsqrt", "sqrt")},
 }
 for _names, _counted in (_MATMUL, _ADDMM, _RMS_NORM, _FFT, _ATTENTION, _EXP, _TANH, _LOG):

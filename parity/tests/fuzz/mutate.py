@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 import struct
 from collections.abc import Callable
@@ -160,25 +161,65 @@ def _entry(header: dict[str, Any], rng: random.Random) -> bytes:
     return json.dumps(header).encode()
 
 
+def numbers(data: bytes, rng: random.Random) -> bytes:
+    """A safetensors file in which one array holds other numbers: one of them or all, by far; NaN and ∞ among them."""
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:start])
+    letters = {"F32": "f", "F64": "d", "I32": "i", "I64": "q"}
+    entry = rng.choice([e for e in header.values() if e.get("dtype") in letters and math.prod(e["shape"])])
+    (first, last), letter = entry["data_offsets"], letters[entry["dtype"]]
+    count = math.prod(entry["shape"])
+    values = list(struct.unpack(f"<{count}{letter}", data[start + first : start + last]))
+    at, most, way = rng.randrange(count), max(map(abs, values)), rng.randrange(5)
+    if way < 2 and letter in "fd":
+        values[at] = rng.choice((float("nan"), float("inf"), -float("inf")))
+    elif way == 2:
+        values[at] += 10 * most + 1
+    elif way == 3:
+        values = [value * 3 + 1 for value in values]
+    else:
+        values = [most + 1] * count
+    return data[: start + first] + struct.pack(f"<{count}{letter}", *values) + data[start + last :]
+
+
+WORDS = [
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e400",
+    "9" * 40,
+    "9" * 5000,
+    "-" + "9" * 5000,
+    "0." + "0" * 5000 + "1",
+    "",
+    "x" * 300,
+]
+WORDS += ["~nosuchuser/x", "~", "/dev/null", "/dev/zero", "/", ".", "..", "folder", "fifo", "loop", "gone", "é\udcff"]
+WORDS += ["a\nb", "a\n::error::x", "\x1b[31m", "\x1b]0;t\x07", "\x9b31m", "a\0b", "\ud800", "\u202e", "\r", "\u2028"]
+WORDS += [
+    "--",
+    "-",
+    "[/x]",
+    "*",
+    "[",
+    "true",
+    "None",
+    "1,2",
+    "0x10",
+    "１",
+    "٣",
+    "1_000",
+    "--prompt=",
+    "--seed=\x1b",
+    "@x",
+]
+WORDS += ["x/" * 3000, "{}", "%s", "%(prog)s", "$HOME", "http://127.0.0.1/x", "owner/name", "owner/name/file", "-h\n"]
+
+
 def words(line: list[str], rng: random.Random) -> list[str]:
     """A command line with words changed, lost, twice, or new."""
     line = list(line)
-    values = [
-        "nan",
-        "inf",
-        "-1",
-        "0",
-        "1e400",
-        "9" * 40,
-        "9" * 5000,
-        "",
-        "~nosuchuser/x",
-        "/dev/null",
-        "/",
-        ".",
-        "é\udcff",
-    ]
-    values += ["a\nb", "\x1b[31m", "--", "-", "[/x]", "*", "[", "x" * 300, "true", "None", "1,2", "0x10", "１"]
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(len(line)) if line else 0
         way = rng.randrange(5)
@@ -187,7 +228,7 @@ def words(line: list[str], rng: random.Random) -> list[str]:
         elif way == 1 and line:
             line.insert(at, line[at])
         elif way == 2:
-            line.insert(at, rng.choice(values))
+            line.insert(at, rng.choice(WORDS))
         elif line:
-            line[at] = rng.choice(values)
+            line[at] = rng.choice(WORDS)
     return line

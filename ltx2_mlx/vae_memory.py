@@ -1,0 +1,164 @@
+"""The memory that the video decoder takes, and the slabs and tiles that bound it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .config import VideoVAEConfig
+from .errors import InputError
+from .nn.slabs import slabs
+from .tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig, tiles_for_decoding
+from .types import VIDEO_SCALE_FACTORS
+
+_TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
+
+
+def slab_size() -> int:
+    """About the most elements of the activations of one slab.
+
+    On a CPU a convolution writes out the 27 neighbours of each position. On CUDA, MLX 0.31.1 cannot launch an operation
+    of two inputs over more than 2.1 million positions of 128 channels.
+    """
+    return 2**21 if mx.default_device().type == mx.cpu else 2**26
+
+
+class Level(NamedTuple):
+    """What one block works on: frames and cells that come in, its channels, and those that its convolution makes."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int
+    made: int
+
+    @property
+    def size(self) -> int:
+        """The most elements of an activation of one sample."""
+        return self.frames * self.height * self.width * max(self.channels, self.made)
+
+
+def decoder_levels(config: VideoVAEConfig, shape: Sequence[int]) -> list[Level]:
+    """The levels of the decoder's blocks, in order, and of its last convolution, for a latent ``(B, C, F, H, W)``."""
+    _, _, T, H, W = shape
+    channels, levels = config.decoder_base_channels * 8, []
+    for block in config.decoder_blocks[::-1]:
+        t, h, w = block.stride
+        made = channels * t * h * w // block.multiplier if block.kind.startswith("compress") else channels
+        levels.append(Level(T, H, W, channels, made))
+        T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
+    return [*levels, Level(T, H, W, channels, config.out_channels * config.patch_size**2)]
+
+
+def decoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """The first block of the decoder that takes a latent ``(B, C, F, H, W)`` in slabs, and its slabs.
+
+    The blocks before it are small. A block with a group norm or injected noise sees the whole clip.
+    """
+    blocks, levels = config.decoder_blocks[::-1], decoder_levels(config, shape)
+    whole = max((i + 1 for i, block in enumerate(blocks) if block.kind == "res_x_y" or block.inject_noise), default=0)
+    large = (i for i in range(whole, len(blocks)) if shape[0] * levels[i].size > slab_size())
+    start = next(large, len(blocks))
+    frames = levels[start].frames
+    size = first = max(1, frames * slab_size() // (shape[0] * max(level.size for level in levels[start:])))
+    while _first_slab(config, start, first)[-1] < 1:
+        first += 1
+    return start, slabs(frames, size, first - size)
+
+
+def _first_slab(config: VideoVAEConfig, start: int, frames: int) -> list[int]:
+    """How many frames of the first slab come to each block from ``start`` on, to the last convolution, and out of it:
+    a convolution that looks ahead keeps one back. Below 1: none."""
+    back = 0 if config.causal_decoder else 1
+    counts = [frames]
+    for block in config.decoder_blocks[::-1][start:]:
+        frames -= back * (1 if block.kind.startswith("compress") else 2 * block.num_layers)
+        frames = frames * block.stride[0] - (block.stride[0] - 1)
+        counts.append(frames)
+    return [*counts, frames - back] if min(counts) > 0 else [*counts, 0]
+
+
+def encoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """How many blocks of the encoder take a video ``(B, 3, F, H, W)`` in slabs, and these slabs: 8k frames, the first
+    8k + 1. The blocks after them are small."""
+    B, _, F, H, W = shape
+    T, H, W = F, H // config.patch_size, W // config.patch_size
+    channels, sizes = config.latent_channels, []
+    for block in config.encoder_blocks:
+        sizes.append(B * T * H * W * channels)
+        t, h, w = block.stride
+        T, H, W, channels = (T - 1) // t + 1, H // h, W // w, channels * block.multiplier
+    whole = next((i for i, block in enumerate(config.encoder_blocks) if block.kind == "res_x_y"), len(sizes))
+    stop = max((i + 1 for i in range(whole) if sizes[i] > slab_size()), default=0)
+    size = max(1, F * slab_size() // (max(sizes) * _TIME)) * _TIME
+    return stop, slabs(F, size, 1) if stop else [(0, F)]
+
+
+def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
+    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
+
+    The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
+    On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
+    (test_the_estimate_of_memory_holds).
+    """
+    start, cuts = decoder_slabs(config, shape)
+    levels = decoder_levels(config, shape)
+    frames, kept = [level.frames for level in levels], 0
+    if len(cuts) > 1:
+        first = _first_slab(config, start, cuts[0][1])[:-1]
+        later = [
+            (cuts[1][1] - cuts[1][0]) * (level.frames - 1) // (levels[start].frames - 1) for level in levels[start:]
+        ]
+        frames[start:] = map(max, first, later)
+        layers = [2 * block.num_layers for block in config.decoder_blocks[::-1]] + [1]
+        held = zip(layers[start:], levels[start:], strict=True)  # two frames before each convolution, one around it
+        kept = levels[start].size + sum(3 * n * level.height * level.width * level.channels for n, level in held)
+    copies = 5 * 27 if mx.default_device().type == mx.cpu else 8
+    working = [
+        shape[0] * (n + 2) * (level.height + 2) * (level.width + 2) * (level.channels * (4 + copies) + 3 * level.made)
+        + 27 * level.channels * level.made  # the kernel in another order
+        for n, level in zip(frames, levels, strict=True)
+    ]
+    return (max(working) + shape[0] * kept) * itemsize
+
+
+def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:
+    """Choose the largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
+
+    The budget is beside the weights. None where no tiles are needed. Raises InputError when even the smallest tiles
+    are too large.
+    """
+    if decode_memory(config, shape, itemsize) <= budget:
+        return None
+    needed = []
+    for (frames, lap), (pixels, overlap) in product(_FRAMES, _PIXELS):
+        tiling = TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
+        tiles = tiles_for_decoding(shape, tiling)
+        largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
+        # The stretch of time being summed, the one before, and the chunk that is passed on.
+        sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
+        needed.append((decode_memory(config, largest, itemsize) + sums, prod(largest), tiling))
+    fitting = [entry for entry in needed if entry[0] <= budget]
+    if not fitting:
+        least = min(entry[0] for entry in needed)
+        raise InputError(
+            f"decoding a latent of {tuple(shape)} takes {least / 1e9:.2f} GB in the smallest tiles, and the budget is "
+            f"{budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
+        )
+    return max(fitting, key=lambda entry: entry[1])[2]
+
+
+# Sizes and overlaps that are tried.
+_FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
+_PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
+
+
+def memory_size() -> int:
+    """Bytes of the device's memory, or of the machine's."""
+    size = mx.device_info().get("memory_size") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(size)
