@@ -286,8 +286,24 @@ def measure(side: str, settings: list[Setting], rounds: int, profile: bool) -> l
 
 
 def in_a_process(side: str, settings: list[Setting], arguments: argparse.Namespace) -> list[Measured]:
-    command = [sys.executable, __file__, "--side", side, "--model", settings[0].model, "--rounds", str(arguments.rounds)]
-    command += ["--blocks", str(arguments.blocks), "--dtype", arguments.dtype, "--tokens", *(str(s.tokens) for s in settings)]
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        side,
+        "--model",
+        settings[0].model,
+        "--rounds",
+        str(arguments.rounds),
+    ]
+    command += [
+        "--blocks",
+        str(arguments.blocks),
+        "--dtype",
+        arguments.dtype,
+        "--tokens",
+        *(str(s.tokens) for s in settings),
+    ]
     command += ["--profile"] * arguments.profile + ["--kept"] * arguments.kept
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return [Measured(**row) for row in json.loads(output.splitlines()[-1])]

@@ -103,8 +103,9 @@ class Attention(Module):
             if perturbation_mask is not None:
                 out = out * perturbation_mask + v * (1 - perturbation_mask)
         if self.to_gate_logits is not None:
-            heads = out.reshape(*out.shape[:2], self.heads, self.dim_head)
-            out = gate_heads(heads, self.to_gate_logits(x)[..., None]).reshape(out.shape)
+            out = gate_heads(
+                out.reshape(*out.shape[:2], self.heads, self.dim_head), self.to_gate_logits(x)[..., None]
+            ).reshape(out.shape)
         projected: mx.array = self.to_out[1](self.to_out[0](out))
         return projected
 

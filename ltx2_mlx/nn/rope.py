@@ -16,7 +16,7 @@ from enum import Enum
 import mlx.core as mx
 import numpy as np
 
-from .fused import fused, on_cuda
+from .fused import fused
 
 
 class LTXRopeType(Enum):
@@ -120,23 +120,8 @@ def apply_rotary_emb(input_tensor: mx.array, freqs_cis: tuple[mx.array, mx.array
     return apply(input_tensor, *freqs_cis)
 
 
-def _apply_split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Pairs (i, i + D/2) of each head. ``cos``, ``sin``: ``(B, H, T, D/2)``, B may be 1."""
-    one_pass = on_cuda() and x.dtype == cos.dtype == sin.dtype
-    return (_split_in_one_pass if one_pass else _split)(x, cos, sin)
-
-
-@fused
-def _split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    B, T, _ = x.shape
-    cos, sin = cos.swapaxes(1, 2), sin.swapaxes(1, 2)
-    halves = x.reshape(B, T, cos.shape[2], 2, -1)
-    x1, x2 = halves[..., 0, :], halves[..., 1, :]
-    return mx.stack([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-2).reshape(x.shape)
-
-
-# ``_split`` as one kernel: compiled, it is four, a tenth of a step on an H100. Each thread turns RUN neighbours, which
-# it reads and writes as one word. Products are float32 and rounded once.
+# ``_apply_split`` as one kernel: compiled it is four, a tenth of a step on an H100. Each thread turns RUN neighbours,
+# which it reads and writes as one word. Products are float32 and rounded once.
 _SPLIT_KERNEL = """
     struct alignas(RUN * sizeof(T)) Word { T at[RUN]; };
     const unsigned heads = cos_shape[1], tokens = cos_shape[2], words = cos_shape[3] / RUN;
@@ -161,12 +146,13 @@ _SPLIT_KERNEL = """
 _WORD = 16  # bytes that a thread reads at once
 
 
-def _split_in_one_pass(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+def _split_on_cuda(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """``_apply_split`` on an NVIDIA GPU. The tables' batch may be 1."""
     B, T, _ = x.shape
     _, heads, _, half = cos.shape
     run = math.gcd(half, _WORD // x.itemsize)
     (out,) = _split_kernel()(
-        inputs=[x, cos, sin],
+        inputs=[x, cos.astype(x.dtype), sin.astype(x.dtype)],
         template=[("T", x.dtype), ("RUN", run)],
         grid=(T * heads * (half // run), B, 1),
         threadgroup=(256, 1, 1),
@@ -180,6 +166,16 @@ def _split_in_one_pass(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 def _split_kernel() -> Callable[..., list[mx.array]]:
     names = {"input_names": ["x", "cos", "sin"], "output_names": ["out"]}
     return mx.fast.cuda_kernel(name="split_rotary", source=_SPLIT_KERNEL, **names)
+
+
+@functools.partial(fused, kernel=_split_on_cuda)
+def _apply_split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Pairs (i, i + D/2) of each head. ``cos``, ``sin``: ``(B, H, T, D/2)``."""
+    B, T, _ = x.shape
+    cos, sin = cos.swapaxes(1, 2), sin.swapaxes(1, 2)
+    halves = x.reshape(B, T, cos.shape[2], 2, -1)
+    x1, x2 = halves[..., 0, :], halves[..., 1, :]
+    return mx.stack([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-2).reshape(x.shape)
 
 
 @fused
