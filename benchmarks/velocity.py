@@ -1,10 +1,12 @@
 """The transformer's velocity beside ltx-core's, at the widths of the released checkpoints, with random weights.
 
-    python benchmarks/velocity.py                                    # both models and all sizes, a process a side
+    python benchmarks/velocity.py --json reports/latest/velocity.json
     python benchmarks/velocity.py --model 19b --tokens 6144 --profile
 
-A side has the device to itself: two models of 38 GB do not fit on one card. Time does not depend on the weights'
-values. Of each side the median round counts; ratio, peak and the profile are printed, and saved with ``--json``.
+On an NVIDIA GPU: 48 blocks in bfloat16. On a CPU: 4 blocks in float32. A side has the machine to itself, in a process
+of its own (two models of 38 GB do not fit on one card); the sides take turns, and the median round of each counts.
+Weights are random (time does not depend on them), inputs are those of a pipeline's first step: ours gives all tokens
+one timestep where they share it, ltx-pipelines gives each its own.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ import argparse
 import json
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 FIXTURES = {"19b": "tiny-2.0", "22b": "tiny-2.3"}  # small checkpoints of the same versions
@@ -34,13 +38,15 @@ WIDTHS = {
     "audio_attention_head_dim": 64,
     "audio_cross_attention_dim": 2048,
 }
-GRIDS = {12: (1, 3, 4), 96: (2, 6, 8), 384: (4, 8, 12), 1536: (16, 8, 12), 6144: (16, 16, 24), 24576: (16, 32, 48)}
+# Tokens of video → latent frames, rows and columns: 9 frames of 192×256 pixels, 121 of 256×384, 512×768 and 1024×1536.
+GRIDS = {96: (2, 6, 8), 1536: (16, 8, 12), 6144: (16, 16, 24), 24576: (16, 32, 48)}
 TEXT, SIGMA, FPS = 1024, 0.725, 24.0
+TURNS = 2
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides compute. tokens: of video, one of ``GRIDS``. kept: the first frame is an image that stays."""
+    """What both sides compute. tokens: of video, in ``GRIDS``. kept: the first frame is an image, which stays."""
 
     model: str
     tokens: int
@@ -63,15 +69,24 @@ class Setting:
 
 @dataclass
 class Measured:
-    """Times in milliseconds, memory in GB. kernels: name → (calls, milliseconds) of one velocity."""
+    """Times in milliseconds, memory in GB. kernels: name → calls and milliseconds in one velocity.
+
+    difference: relative, of ours as it is shipped to ours without compiled functions, kernels and early starts.
+    """
 
     milliseconds: list[float]
     peak_gb: float
+    difference: float = 0.0
     kernels: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
         return statistics.median(self.milliseconds)
+
+    def and_also(self, other: Measured) -> Measured:
+        """Two turns of one side as one."""
+        times = self.milliseconds + other.milliseconds
+        return replace(self, milliseconds=times, peak_gb=max(self.peak_gb, other.peak_gb))
 
 
 def weight_scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -105,8 +120,6 @@ def our_model(setting: Setting) -> Any:
 
 def our_inputs(setting: Setting) -> tuple[Any, Any]:
     """Both streams as a pipeline's first step gives them to the transformer."""
-    from dataclasses import replace
-
     import mlx.core as mx
 
     from ltx2_mlx.config import TransformerConfig
@@ -138,6 +151,8 @@ def our_inputs(setting: Setting) -> tuple[Any, Any]:
 def measure_ours(model: Any, setting: Setting, rounds: int, profile: bool) -> Measured:
     import mlx.core as mx
 
+    from ltx2_mlx.nn import fused
+
     streams = our_inputs(setting)
 
     def velocity() -> None:
@@ -148,7 +163,12 @@ def measure_ours(model: Any, setting: Setting, rounds: int, profile: bool) -> Me
     mx.clear_cache()
     mx.reset_peak_memory()
     times = [timed(velocity) for _ in range(rounds)]
-    return Measured(times, mx.get_peak_memory() / 1e9, profiled(velocity) if profile else {})
+    peak = mx.get_peak_memory() / 1e9 if mx.default_device().type == mx.gpu else resident()
+    shipped = model(*streams)[0].astype(mx.float32)
+    with mock.patch.object(fused, "pays", lambda: False):
+        plain = model(*streams)[0].astype(mx.float32)
+    difference = (mx.linalg.norm(shipped - plain) / mx.linalg.norm(plain)).item()
+    return Measured(times, peak, difference, profiled(velocity) if profile else {})
 
 
 # ---- ltx-core's ---------------------------------------------------------------------------------------------------
@@ -218,8 +238,8 @@ def measure_theirs(model: Any, setting: Setting, rounds: int, profile: bool) -> 
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     times = [timed(velocity) for _ in range(rounds)]
-    peak = torch.cuda.max_memory_allocated() / 1e9 if gpu else 0.0
-    return Measured(times, peak, profiled(velocity) if profile else {})
+    peak = torch.cuda.max_memory_allocated() / 1e9 if gpu else resident()
+    return Measured(times, peak, kernels=profiled(velocity) if profile else {})
 
 
 # ---- measuring ----------------------------------------------------------------------------------------------------
@@ -230,6 +250,11 @@ def timed(function: Callable[[], None]) -> float:
     start = time.perf_counter()
     function()
     return (time.perf_counter() - start) * 1e3
+
+
+def resident() -> float:
+    """GB of the process at its peak: the memory of both frameworks on a CPU."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def profiled(function: Callable[[], None]) -> dict[str, tuple[int, float]]:
@@ -247,7 +272,7 @@ def profiled(function: Callable[[], None]) -> dict[str, tuple[int, float]]:
     kernels: dict[str, tuple[int, float]] = {}
     for event in recorded.events():
         if event.device_type != DeviceType.CUDA or event.name.startswith("Activity"):
-            continue
+            continue  # the host's calls, and CUPTI's own
         calls, total = kernels.get(event.name, (0, 0.0))
         kernels[event.name] = calls + 1, total + event.device_time / 1e3
     return kernels
@@ -285,86 +310,102 @@ def measure(side: str, settings: list[Setting], rounds: int, profile: bool) -> l
     return [run(model, setting, rounds, profile) for setting in settings]
 
 
-def in_a_process(side: str, settings: list[Setting], arguments: argparse.Namespace) -> list[Measured]:
-    command = [
-        sys.executable,
-        __file__,
-        "--side",
-        side,
-        "--model",
-        settings[0].model,
-        "--rounds",
-        str(arguments.rounds),
-    ]
-    command += [
-        "--blocks",
-        str(arguments.blocks),
-        "--dtype",
-        arguments.dtype,
-        "--tokens",
-        *(str(s.tokens) for s in settings),
-    ]
-    command += ["--profile"] * arguments.profile + ["--kept"] * arguments.kept
+def in_a_process(side: str, settings: list[Setting], rounds: int, profile: bool) -> list[Measured]:
+    """The same, in a process of its own."""
+    first = settings[0]
+    command = [sys.executable, __file__, "--side", side, "--model", first.model, "--rounds", str(rounds)]
+    command += ["--blocks", str(first.blocks), "--dtype", first.dtype, "--tokens", *(str(s.tokens) for s in settings)]
+    command += ["--profile"] * profile + ["--kept"] * first.kept
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return [Measured(**row) for row in json.loads(output.splitlines()[-1])]
 
 
-def show(setting: Setting, measured: dict[str, Measured]) -> dict[str, Any]:
-    """Print one size, and return its row."""
-    ours, theirs = measured["mlx"], measured["torch"]
-    row = asdict(setting) | {
+def compare(settings: list[Setting], rounds: int, profile: bool) -> list[dict[str, Any]]:
+    """Both sides in turn, at several sizes of one model: a row for each size."""
+    sides: dict[str, list[Measured]] = {}
+    for turn in range(TURNS):
+        for side in MODELS:
+            found = in_a_process(side, settings, rounds, profile and not turn)
+            sides[side] = [a.and_also(b) for a, b in zip(sides[side], found, strict=True)] if turn else found
+    return [_row(setting, sides["mlx"][i], sides["torch"][i]) for i, setting in enumerate(settings)]
+
+
+def _row(setting: Setting, ours: Measured, theirs: Measured) -> dict[str, Any]:
+    return asdict(setting) | {
         "torch_ms": theirs.median,
         "mlx_ms": ours.median,
         "mlx_over_torch": ours.median / theirs.median,
         "torch_peak_gb": theirs.peak_gb,
         "mlx_peak_gb": ours.peak_gb,
-        "rounds": {side: m.milliseconds for side, m in measured.items()},
-        "kernels": {side: m.kernels for side, m in measured.items()},
+        "peak_over_torch": ours.peak_gb / theirs.peak_gb,
+        "difference": ours.difference,
+        "rounds": {"torch": theirs.milliseconds, "mlx": ours.milliseconds},
+        "kinds": {"torch": kinds(theirs.kernels), "mlx": kinds(ours.kernels)},
+        "kernels": {"torch": theirs.kernels, "mlx": ours.kernels},
     }
-    print(
-        f"{setting.model} {setting.blocks} blocks, {setting.tokens} tokens: torch {theirs.median:.0f} ms "
-        f"{theirs.peak_gb:.1f} GB, mlx {ours.median:.0f} ms {ours.peak_gb:.1f} GB, ratio {row['mlx_over_torch']:.2f}"
-    )
-    for side, m in measured.items():
-        if m.kernels:
-            print(f"  {side}: " + ", ".join(f"{k} {ms:.0f} ms in {n}" for k, (n, ms) in kinds(m.kernels).items()))
-    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = ["| velocity | ltx-core, ms / GB | ours, ms / GB | time | memory |", "|---|---|---|---|---|"]
+    for row in rows:
+        name = f"{row['model']}, {row['blocks']} blocks, {row['tokens']:,} tokens" + ", an image kept" * row["kept"]
+        theirs, ours = (f"{row[f'{s}_ms']:,.0f} / {row[f'{s}_peak_gb']:.1f}" for s in ("torch", "mlx"))
+        lines.append(f"| {name} | {theirs} | {ours} | {row['mlx_over_torch']:.2f} × | {row['peak_over_torch']:.2f} × |")
+    return "\n".join(lines)
+
+
+def profile_table(rows: list[dict[str, Any]]) -> str:
+    """Milliseconds by kind of kernel, and how many there are."""
+    lines = ["| velocity | side | " + " | ".join(KINDS) + " |", "|---" * (len(KINDS) + 2) + "|"]
+    for row in rows:
+        for side, found in row["kinds"].items():
+            cells = (f"{ms:,.0f} in {calls:,}" for calls, ms in (found.get(kind, (0, 0.0)) for kind in KINDS))
+            lines.append(f"| {row['model']}, {row['tokens']:,} | {side} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def machine() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"platform": platform.platform(), "python": platform.python_version(), "gpu": "none"}
     found |= {name: version(name) for name in ("mlx", "torch", "ltx-core")}
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         found["gpu"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        found["gpu"] = "none"
+        pass
     return found
 
 
 def main() -> None:
+    on = machine()
+    gpu = on["gpu"] != "none"
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--side", choices=MODELS, help="measure this side alone and print JSON")
+    parser.add_argument("--side", choices=MODELS, help="measure this side alone, and print JSON")
     parser.add_argument("--model", choices=FIXTURES, nargs="+", default=list(FIXTURES))
-    parser.add_argument("--tokens", type=int, choices=GRIDS, nargs="+", default=[1536, 6144, 24576])
-    parser.add_argument("--blocks", type=int, default=48)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--kept", action="store_true", help="the first frame is an image: two timesteps")
-    parser.add_argument("--profile", action="store_true", help="time by kernel (CUDA)")
-    parser.add_argument("--json", type=Path, help="save the rows here")
+    parser.add_argument("--tokens", type=int, choices=GRIDS, nargs="+", default=list(GRIDS)[1:] if gpu else [96])
+    parser.add_argument("--blocks", type=int, default=48 if gpu else 4)
+    parser.add_argument("--dtype", default="bfloat16" if gpu else "float32")
+    parser.add_argument("--rounds", type=int, default=4, help="in each turn")
+    parser.add_argument("--kept", action="store_true", help="the first frame is an image: its tokens have timestep 0")
+    parser.add_argument("--profile", action="store_true", help="time by kind of kernel (NVIDIA)")
+    parser.add_argument("--json", type=Path, help="save the rows here; what was there is compared")
     arguments = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for model in arguments.model:
         settings = [Setting(model, n, arguments.blocks, arguments.dtype, arguments.kept) for n in arguments.tokens]
         if arguments.side:
             found = measure(arguments.side, settings, arguments.rounds, arguments.profile)
             print(json.dumps([asdict(m) for m in found]))
-            continue
-        sides = {side: in_a_process(side, settings, arguments) for side in MODELS}
-        rows += [show(s, {side: sides[side][i] for side in MODELS}) for i, s in enumerate(settings)]
-    if arguments.json and not arguments.side:
-        arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+            return
+        rows += compare(settings, arguments.rounds, arguments.profile)
+        print(table(rows), flush=True)
+    if arguments.profile:
+        print(profile_table(rows))
+    if arguments.json:
+        if arguments.json.exists():
+            print("last time\n" + table(json.loads(arguments.json.read_text())["rows"]))
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"machine": on, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":
