@@ -27,7 +27,7 @@ from .recorded import Recorded, Recording
 def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
     """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
     pair = recorded.pair
-    session = Session(mlx, recorded.trace, probes_of(pair))
+    session = pair.session("ours", mlx, recorded.trace, probes_of(pair))
     return run_tapped(mlx, pair, ours or pair.ours, recorded, pair.dtype, session)
 
 
@@ -40,7 +40,7 @@ def replay_free(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None
     # Of what is exact only the grids are handed over: which calls a cache spares is the product's business.
     exact = {f"*{tap.name}" for tap in pair.stage.functions if tap.exact}
     only = tuple(pattern for pattern in handed_over(pair) if pattern not in exact)
-    session = Session(mlx, recorded.trace, only=only, keeps="module outputs")
+    session = pair.session("ours free", mlx, recorded.trace, only=only, keeps="module outputs")
     session.shipped = True
     given = (call.inputs.get("indices") for call in recorded.trace.calls.values())
     with shipped([grid.values for grid in given if isinstance(grid, Tensor)]):
