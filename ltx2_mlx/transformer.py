@@ -42,6 +42,8 @@ class ModelLayers(NamedTuple):
 class LTXModel(Module):
     """Predicts the velocity of video and audio latents. Source: ``ltx_core.model.transformer.model.LTXModel``."""
 
+    repeated = ("transformer_blocks",)
+
     def __init__(self, config: TransformerConfig, video: bool = True, audio: bool | None = None):
         super().__init__()
         self.config = config

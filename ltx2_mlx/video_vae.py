@@ -197,6 +197,7 @@ class VideoEncoder(Module):
     """Videos to normalised latents. Source: ``ltx_core.model.video_vae.video_vae.VideoEncoder``."""
 
     channels_last = True
+    repeated = ("down_blocks",)
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()
@@ -284,6 +285,7 @@ class VideoDecoder(Module):
     """
 
     channels_last = True
+    repeated = ("up_blocks",)
 
     def __init__(self, config: VideoVAEConfig):
         super().__init__()

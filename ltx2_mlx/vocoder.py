@@ -192,6 +192,7 @@ class Vocoder(Module):
     channels_last = True  # all inside; the call itself has the reference's layout
     reference_layout = True
     float32 = True
+    repeated = ("ups", "resblocks")
 
     def __init__(self, config: VocoderConfig):
         super().__init__()

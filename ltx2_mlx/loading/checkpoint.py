@@ -19,7 +19,7 @@ import mlx.core as mx
 from ..config import SUPPORTED_VERSIONS, LatentUpsamplerConfig
 from ..config.reading import cut, parse_json
 from ..errors import CheckpointError, ConfigError
-from .header import Tensors, read_arrays, read_header
+from .header import Arrays, Tensors, read_header
 from .kinds import kind_of_weights
 
 # Key prefix → component. The longest match wins: the connectors' keys lie below the transformer's prefix.
@@ -147,9 +147,9 @@ class Checkpoint:
         words = list(dict.fromkeys(_WORDS[part] for part in self.components() if part in _WORDS))
         return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "nothing of LTX-2"
 
-    def arrays(self) -> Mapping[str, mx.array]:
+    def arrays(self, stream: mx.Stream | None = None) -> Arrays:
         """All tensors by their keys. Lazy: each is read when it is first used."""
-        return read_arrays(self.tensors)
+        return Arrays(self.tensors, stream)
 
 
 _OFFICIAL = "Use a checkpoint in the official single-file format"

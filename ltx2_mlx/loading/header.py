@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -113,27 +113,37 @@ def _damage(raw: bytes, data_size: int, error: Exception) -> str:
 # ---- tensors ------------------------------------------------------------------------------------------------------
 
 
-def read_arrays(tensors: Tensors) -> Mapping[str, mx.array]:
-    """The arrays of ``tensors`` by the same names. Lazy: each is read when it is first used. Values of float8 are kept
-    as their bytes. Raises CheckpointError."""
-    files = dict.fromkeys(info.file for info in tensors.values())
-    odd = {info.file for info in tensors.values() if info.dtype in _BY_NUMPY}
-    loaded = {file: _load(file) for file in files if file not in odd}
-    if odd:
-        return _Arrays(tensors, loaded)
-    return {name: loaded[info.file][info.key] for name, info in tensors.items()}
+class Arrays(Mapping[str, mx.array]):
+    """The arrays of ``tensors`` by the same names. Lazy: each is read when it is first used. None is kept here, so that
+    its memory is free when its last user drops it; whoever asks again gets an array that is read again.
 
+    Values of float8 are kept as their bytes. stream: a CPU stream that reads, so that ``start`` reads beside other
+    work. Raises CheckpointError, also for a file that has changed since this was made.
+    """
 
-class _Arrays(Mapping[str, mx.array]):
-    """Arrays of which some lie in files that MLX cannot read: read by numpy when they are asked for, and not kept."""
+    def __init__(self, tensors: Tensors, stream: mx.Stream | None = None):
+        self.tensors, self.stream = tensors, stream
+        self._odd = {info.file for info in tensors.values() if info.dtype in _BY_NUMPY}
+        self._states = {file: _state(file) for file in dict.fromkeys(info.file for info in tensors.values())}
+        self._opened: dict[Path, dict[str, mx.array]] = {}  # what has not been asked for since the file was opened
+        self._started: dict[str, mx.array] = {}
 
-    def __init__(self, tensors: Tensors, loaded: dict[Path, dict[str, mx.array]]):
-        self.tensors, self.loaded = tensors, loaded
+    def start(self, names: Iterable[str]) -> None:
+        """Begin to read these arrays, and return at once. Each is kept until it is asked for, or until ``stop``."""
+        self._started |= {name: self[name] for name in names if self.tensors[name].file not in self._odd}
+        mx.async_eval(list(self._started.values()))
+
+    def stop(self) -> None:
+        """Drop what was started and not asked for."""
+        self._started.clear()
 
     def __getitem__(self, name: str) -> mx.array:
+        if name in self._started:
+            return self._started.pop(name)
         info = self.tensors[name]
-        if info.file in self.loaded:
-            return self.loaded[info.file][info.key]
+        if info.file not in self._odd:
+            return self._lazy(info)
+        self._check(info.file)
         if info.dtype not in _OURS:
             raise CheckpointError(f"{info} is {info.dtype}, which is not read here")
         dtype, ours = _OURS[info.dtype]
@@ -142,6 +152,20 @@ class _Arrays(Mapping[str, mx.array]):
         array = mx.array(np.memmap(info.file, dtype, "r", info.offset, info.shape or (1,))).reshape(info.shape)
         return array if ours is None else array.view(ours)
 
+    def _lazy(self, info: TensorInfo) -> mx.array:
+        opened = self._opened.get(info.file, {})
+        if info.key not in opened:
+            self._check(info.file)
+            opened = self._opened[info.file] = _load(info.file, self.stream)
+        return opened.pop(info.key)
+
+    def _check(self, file: Path) -> None:
+        if _state(file) != self._states[file]:
+            raise CheckpointError(f"{file}: it has changed since it was opened. Start again, and leave it as it is")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
@@ -149,9 +173,18 @@ class _Arrays(Mapping[str, mx.array]):
         return len(self.tensors)
 
 
-def _load(path: Path) -> dict[str, mx.array]:
+def _state(file: Path) -> tuple[int, int, int]:
+    """Inode, size and time of the last change."""
     try:
-        arrays = mx.load(str(path), format="safetensors")
+        state = file.stat()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _load(path: Path, stream: mx.Stream | None) -> dict[str, mx.array]:
+    try:
+        arrays = mx.load(str(path), format="safetensors", stream=stream)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: MLX cannot read it ({cut(str(error))})") from None
     assert isinstance(arrays, dict)  # one array is what .npy files hold

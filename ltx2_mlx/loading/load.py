@@ -34,7 +34,9 @@ from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import build_vocoder
 from .checkpoint import OWNERS, PREFIXES, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from .gemma import GEMMA_PREFIXES, read_gemma
+from .header import Arrays
 from .lora import Lora, LoraPathStrength, LoraReport, check_change, fitted_to, fuse, fuse_scaled, read_lora
+from .paging import Pages, reader
 from .quantization import (
     FP8,
     amend_forward_with_upcast,
@@ -52,6 +54,9 @@ from .quantization import (
 # The dtypes of weights, by safetensors' names.
 FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "F64": mx.float32} | dict.fromkeys(
+    FLOAT8, mx.bfloat16
+)
 # Component → where another part's tensors belong in it.
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},
@@ -262,15 +267,62 @@ def _key(component: str, name: str) -> str:
     return prefix + name.removeprefix(WITHIN.get(prefix, ""))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The parameters of a component as they are in the module: decoded, in their dtype, with LoRAs, in our axes.
+
+    keys: parameter path → key. axes: parameter path → how the file's axes are ordered here. arrays: of the file.
+    """
+
+    checkpoint: Checkpoint
+    keys: dict[str, str]
+    loras: tuple[Lora, ...]
+    dtype: mx.Dtype | None
+    quantization: str | None
+    axes: dict[str, tuple[int, ...]]
+    arrays: Arrays
+
+    def read(self, names: Iterable[str], check: bool = True) -> list[tuple[str, mx.array]]:
+        """Read parameters now, some at a time. A float8 weight's scale comes with it. check: raise WeightsError, with
+        the file and the tensor, where one is NaN or infinite."""
+        keys = {name: self.keys[name] for name in names}
+        read = (
+            (name, mx.contiguous(array.transpose(self.axes[name])) if name in self.axes else array)
+            for name, array in _read(self.checkpoint, self.arrays, keys, self.loras, self.dtype, self.quantization)
+        )
+        return list(_finite(read, self.checkpoint, keys, self.loras, check))
+
+    def start(self, names: Iterable[str]) -> None:
+        """Begin to read what ``read`` will need for these parameters, and return at once."""
+        keys = [self.keys[name] for name in names]
+        scales = (other for key in keys if (other := _scale_key(self.checkpoint, key)) is not None)
+        self.arrays.start([*keys, *scales])
+        for lora in self.loras:
+            lora.pairs.start(name.removesuffix(".weight") for name in names if name.endswith(".weight"))
+
+    def stop(self) -> None:
+        """Drop what was started and not read."""
+        self.arrays.stop()
+        for lora in self.loras:
+            lora.pairs.arrays.stop()
+
+    def dtype_of(self, name: str) -> mx.Dtype:
+        """The dtype of a parameter of the module when it has been read."""
+        if name not in self.keys:  # the scale of a float8 weight
+            return mx.float32
+        in_file = self.checkpoint.tensors[self.keys[name]].dtype
+        return FP8 if self.quantization and is_downcast(name) else self.dtype or _DTYPES[in_file]
+
+
 def _read(
     checkpoint: Checkpoint,
+    arrays: Arrays,
     keys: dict[str, str],
     loras: tuple[Lora, ...],
     dtype: mx.Dtype | None,
     quantization: str | None,
 ) -> Iterator[tuple[str, mx.array]]:
     """Yield each parameter decoded, with the LoRAs added, in its dtype. Lazy."""
-    arrays = checkpoint.arrays()
     for name, key in keys.items():
         array, scale = arrays[key], _scale(checkpoint, arrays, key)
         in_fp8 = checkpoint.tensors[key].dtype in FLOAT8
@@ -298,10 +350,14 @@ def _decoded(array: mx.array, scale: mx.array | None, decode: Callable[[mx.array
 
 def _scale(checkpoint: Checkpoint, arrays: Mapping[str, mx.array], key: str) -> mx.array | None:
     """The scale of a float8 weight, ``()`` or ``(out, 1)`` float32."""
+    found = _scale_key(checkpoint, key)
+    return None if found is None else per_row(arrays[found], checkpoint.tensors[key].shape)
+
+
+def _scale_key(checkpoint: Checkpoint, key: str) -> str | None:
     if checkpoint.tensors[key].dtype not in FLOAT8 or not key.endswith(".weight"):
         return None
-    found = next((other for other in scale_of(key) if other in checkpoint.tensors), None)
-    return None if found is None else per_row(arrays[found], arrays[key])
+    return next((other for other in scale_of(key) if other in checkpoint.tensors), None)
 
 
 def _scale_shapes(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, tuple[int, ...]]:
@@ -317,7 +373,11 @@ def _scale_shapes(checkpoint: Checkpoint, keys: dict[str, str]) -> dict[str, tup
 
 
 def _finite(
-    weights: Iterable[tuple[str, mx.array]], checkpoint: Checkpoint, keys: dict[str, str], loras: tuple[Lora, ...]
+    weights: Iterable[tuple[str, mx.array]],
+    checkpoint: Checkpoint,
+    keys: dict[str, str],
+    loras: tuple[Lora, ...],
+    check: bool = True,
 ) -> Iterator[tuple[str, mx.array]]:
     """The same weights, read now, some at a time. Raises WeightsError for NaN and ∞, by the file and the tensor."""
     group: list[tuple[str, mx.array]] = []
@@ -326,16 +386,25 @@ def _finite(
         group.append((name, array))
         size += array.nbytes
         if size > READ_AT_ONCE:
-            yield from _checked(group, checkpoint, keys, loras)
+            yield from _checked(group, checkpoint, keys, loras, check)
             group, size = [], 0
-    yield from _checked(group, checkpoint, keys, loras)
+    yield from _checked(group, checkpoint, keys, loras, check)
 
 
 def _checked(
-    group: list[tuple[str, mx.array]], checkpoint: Checkpoint, keys: dict[str, str], loras: tuple[Lora, ...]
+    group: list[tuple[str, mx.array]],
+    checkpoint: Checkpoint,
+    keys: dict[str, str],
+    loras: tuple[Lora, ...],
+    check: bool,
 ) -> list[tuple[str, mx.array]]:
-    flags = [all_finite(array) for _, array in group]
-    mx.eval(flags, [array for _, array in group])
+    flags = [all_finite(array) if check else mx.array(True) for _, array in group]
+    try:
+        mx.eval(flags, [array for _, array in group])
+    except RuntimeError as error:  # the file became shorter, or its disk went away
+        if "read" not in str(error):
+            raise
+        raise CheckpointError(f"{checkpoint.path}: it could not be read to its end ({cut(str(error))})") from None
     for (name, _), flag in zip(group, flags, strict=True):
         if not flag.item():
             weight = name if name in keys else name.removesuffix("_scale")
@@ -365,6 +434,7 @@ def load(
     dtype: mx.Dtype | None = None,
     loras: Iterable[LoraPathStrength] = (),
     quantization: str | None = None,
+    paged: bool = False,
 ) -> nn.Module:
     """Load one component of a checkpoint. Every weight is read now, and none is NaN or infinite.
 
@@ -373,13 +443,16 @@ def load(
     dtype: of the parameters; the file's own when None (bfloat16 for what the file holds in float8).
     loras: fused into the transformer, tensor by tensor as it is read.
     quantization: ``fp8-cast`` keeps the large layers of the transformer in float8 (see ``quantization``).
+    paged: leave the weights of repeated blocks in the file; each is read when the block is called, and dropped after.
+    The result carries them as ``module.pages`` (see ``paging``). The first read of a block finds what is not finite.
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
     does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version;
     and when a LoRA does not fit. Warns where pairs of a LoRA fit no layer, and where a LoRA changes nothing.
     """
     check_policy(quantization)
-    opened = tuple(read_lora(lora) for lora in loras)
+    stream = reader() if paged else None
+    opened = tuple(read_lora(lora, stream) for lora in loras)
     if component != "transformer" and (opened or quantization):
         raise InputError(f"LoRAs and quantization apply to the transformer only, and the component is {component}")
     checkpoint = (
@@ -397,13 +470,14 @@ def load(
         dtype = mx.float32
     if quantization:
         amend_forward_with_upcast(module, _scale_shapes(checkpoint, keys))
-    axes = _file_axes(module)
-    read = (
-        (name, mx.contiguous(array.transpose(axes[name])) if name in axes else array)
-        for name, array in _read(checkpoint, keys, opened, dtype, quantization)
-    )
-    weights = list(_finite(read, checkpoint, keys, opened))
+    source = Weights(checkpoint, keys, opened, dtype, quantization, _file_axes(module), checkpoint.arrays(stream))
+    pages = Pages(module, source, keys) if paged else None
+    weights = source.read(keys if pages is None else pages.resident)
+    if pages is not None:
+        weights += pages.placeholders(module)
     module.load_weights(weights, strict=True)
+    if pages is not None:
+        module.pages = pages.attached(module)
     module.load_report = LoadReport(
         component=component,
         path=checkpoint.path,

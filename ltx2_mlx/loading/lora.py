@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from ..config.reading import cut
 from ..errors import ConfigError, InputError, WeightsError
 from ..nn.finite import all_finite
-from .header import Tensors, read_arrays, read_header
+from .header import Arrays, Tensors, read_header
 from .quantization import FP8, from_fp8, nan_for_infinity, quantize_weight_to_fp8_per_tensor, to_fp8
 
 PREFIX = "diffusion_model."
@@ -101,16 +101,48 @@ class LoraReport:
         return f"{line}; {self.note}" if self.note else line
 
 
+class Pairs(Mapping[str, tuple[mx.array, mx.array]]):
+    """Layer → its lazy (A, B), read when it is used and not kept. keys: layer → the keys of both in the file."""
+
+    def __init__(self, arrays: Arrays, keys: Mapping[str, tuple[str, str]]):
+        self.arrays, self.keys_of = arrays, keys
+
+    def start(self, layers: Iterable[str]) -> None:
+        """Begin to read the pairs of those of ``layers`` that have one."""
+        self.arrays.start(key for layer in layers for key in self.keys_of.get(layer, ()))
+
+    def shapes(self, layer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        a, b = (self.arrays.tensors[key].shape for key in self.keys_of[layer])
+        return a, b
+
+    def renamed(self, names: Mapping[str, str]) -> Pairs:
+        """The pairs by other names. names: the new one → the old one."""
+        return Pairs(self.arrays, {new: self.keys_of[old] for new, old in names.items()})
+
+    def __getitem__(self, layer: str) -> tuple[mx.array, mx.array]:
+        a, b = self.keys_of[layer]
+        return self.arrays[a], self.arrays[b]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.keys_of
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys_of)
+
+    def __len__(self) -> int:
+        return len(self.keys_of)
+
+
 @dataclass(frozen=True)
 class Lora:
-    """An open LoRA file: layer → its lazy (A, B), and α/rank where it is not 1.
+    """An open LoRA file: its pairs, and layer → α/rank where it is not 1.
 
     From ``read_lora`` the layers have the file's names, from ``fitted_to`` the network's.
     """
 
     path: Path
     strength: float
-    pairs: dict[str, tuple[mx.array, mx.array]]
+    pairs: Pairs
     scales: dict[str, float] = field(default_factory=dict)
 
 
@@ -134,8 +166,8 @@ def lora_metadata(path: str | Path) -> LoraMetadata:
     return LoraMetadata(next(iter(factors), 1))
 
 
-def read_lora(lora: LoraPathStrength) -> Lora:
-    """Open a LoRA file; tensors are read when they are first used.
+def read_lora(lora: LoraPathStrength, stream: mx.Stream | None = None) -> Lora:
+    """Open a LoRA file; tensors are read when they are used, by ``stream``.
 
     Raises WeightsError for keys that are neither A, B nor α (dora_scale and others would change the result), for an
     incomplete pair, and for an A and B that do not fit each other.
@@ -143,16 +175,16 @@ def read_lora(lora: LoraPathStrength) -> Lora:
     path = Path(lora.path)
     tensors = read_header(path)[1]
     layers = _layers(path, tensors)
-    pairs, scales, arrays = {}, {}, read_arrays(tensors)
+    pairs, scales, arrays = {}, {}, Arrays(tensors, stream)
     for name, parts in layers.items():
         _check_pair(path, name, tensors, parts)
-        pairs[name] = arrays[parts["A"]], arrays[parts["B"]]
+        pairs[name] = parts["A"], parts["B"]
         if "alpha" in parts:
             alpha = float(np.array(arrays[parts["alpha"]].astype(mx.float32).reshape(())))
             if not math.isfinite(alpha) or abs(alpha) > 1e6:
                 raise WeightsError(f"{path}: {cut(parts['alpha'])} is {alpha:g}, expected a number near the rank")
             scales[name] = alpha / tensors[parts["A"]].shape[0]
-    return Lora(path, float(lora.strength), pairs, scales)
+    return Lora(path, float(lora.strength), Pairs(arrays, pairs), scales)
 
 
 def _layers(path: Path, tensors: Tensors) -> dict[str, dict[str, str]]:
@@ -235,12 +267,12 @@ def fitted_to(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> tuple[Lora,
             f"{_EXPECTED}, and <layer> is one like {next(iter(weights)).removesuffix('.weight')}"
         )
     for path, name in names.items():
-        a, b = lora.pairs[name]
-        shape, product = weights[f"{path}.weight"], (b.shape[0], a.shape[1])
+        a, b = lora.pairs.shapes(name)
+        shape, product = weights[f"{path}.weight"], (b[0], a[1])
         if shape != product:
             found_here = f"B·A is {product}, the weight {shape}"
             raise WeightsError(f"{lora.path}: {path}: {found_here}. This LoRA was made for another model")
-    pairs = {path: lora.pairs[name] for path, name in names.items()}
+    pairs = lora.pairs.renamed(names)
     scales = {path: lora.scales[name] for path, name in names.items() if name in lora.scales}
     fitted = replace(lora, pairs=pairs, scales=scales)
     report = LoraReport(lora.path, lora.strength, len(lora.pairs), len(names), tuple(unmatched), is_idle(fitted))

@@ -17,7 +17,7 @@ from ..config import EmbeddingsProcessorConfig
 from ..config.reading import cut, parse_json
 from ..errors import CheckpointError, InputError, MediaError
 from ..loading.checkpoint import Checkpoint, CheckpointPath, read_checkpoint
-from ..loading.header import read_arrays, read_header
+from ..loading.header import Arrays, read_header
 from ..loading.identity import Identity, gemma_side, text_side
 from ..media.outputs import whole_file
 from ..nn.finite import all_finite
@@ -99,7 +99,7 @@ def load_contexts(
     _compare(path, content["checkpoint"], text_side(checkpoint_path), checkpoint_path)
     if gemma_root is not None:
         _compare(path, content["gemma"], gemma_side(gemma_root), gemma_root)
-    return _contexts(path, content["prompts"], dict(read_arrays(tensors)), checkpoint, dtype)
+    return _contexts(path, content["prompts"], dict(Arrays(tensors)), checkpoint, dtype)
 
 
 def _content(metadata: dict[str, str], path: Path) -> dict[str, Any]:

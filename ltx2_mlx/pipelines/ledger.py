@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -21,6 +22,7 @@ from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
+from ..loading.paging import amend_blocks
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..transformer import LTXModel, X0Model
@@ -44,7 +46,8 @@ class Settings:
     noise: makes the stream of random numbers of a seed. contexts: prompt → context; for these prompts Gemma is not
     needed. context_path: the file to which new contexts are saved, together with the given ones.
     progress: called with (name of the work, done, total) as work goes on; total is None where it is not known.
-    low_memory: keep nothing that could be loaded again, and decode videos in smaller tiles.
+    low_memory: keep nothing that could be loaded again, read the blocks of the transformer and of the text models when
+    they are called and drop them after, and decode videos in smaller tiles. The result is the same.
     audio: False neither decodes nor returns audio; the frames stay the same.
     placeholder: run neither the transformer nor Gemma; latents are noise. For testing all that comes afterwards.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
@@ -94,7 +97,8 @@ class ModelLedger:
         return self.with_loras((*self.loras, *loras))
 
     def transformer(self) -> X0Model:
-        """The transformer with its LoRAs fused and every weight read, so that all of its steps take the same time."""
+        """The transformer with its LoRAs fused and every weight read, so that all of its steps take the same time; with
+        ``low_memory`` all that is in no block."""
         settings = self.settings
         if settings.quantization and settings.cross_attn_scale != 1.0:
             raise InputError("cross_attn_scale changes weights, which quantization has rounded; use one of them")
@@ -105,10 +109,11 @@ class ModelLedger:
                 settings.dtype,
                 loras=self.loras,
                 quantization=settings.quantization,
+                paged=settings.low_memory,
             )
             model = cast(LTXModel, loaded)
             if settings.cross_attn_scale != 1.0:
-                _scale_cross_attention(model, settings.cross_attn_scale)
+                amend_blocks(model, partial(_scale_cross_attention, scale=settings.cross_attn_scale))
             mx.eval(model)
         return X0Model(model)
 
@@ -146,10 +151,9 @@ def check_upsampler(config: LatentUpsamplerConfig, path: str | Path) -> None:
         raise InputError(f"{path} scales by {scale:g}; the second stage needs one that scales by 2")
 
 
-def _scale_cross_attention(model: nn.Module, scale: float) -> None:
+def _scale_cross_attention(block: nn.Module, scale: float) -> None:
     """Everything after an attention's output projection is linear, so its weights carry the scale."""
-    for block in model.transformer_blocks:
-        for name in ("attn2", "audio_attn2"):
-            if name in block:
-                out = block[name].to_out[0]
-                out.weight, out.bias = out.weight * scale, out.bias * scale
+    for name in ("attn2", "audio_attn2"):
+        if name in block:
+            out = block[name].to_out[0]
+            out.weight, out.bias = out.weight * scale, out.bias * scale

@@ -73,6 +73,7 @@ def prompt_contexts(
             _gemma(ledger),
             settings.dtype,
             early_layers_only=settings.early_layers_only,
+            low_memory=settings.low_memory,
             progress=lambda done, total: settings.progress("encoding the prompts", done, total),
         )
         made = dict(zip(missing, outputs, strict=True))

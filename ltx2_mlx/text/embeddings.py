@@ -66,6 +66,8 @@ class _BasicTransformerBlock1D(Module):
 class Embeddings1DConnector(Module):
     """Registers in place of pads, then transformer blocks, then a norm."""
 
+    repeated = ("transformer_1d_blocks",)
+
     def __init__(self, config: ConnectorConfig):
         super().__init__()
         self.config = config

@@ -169,6 +169,8 @@ def attention_masks(attention_mask: mx.array, sliding_window: int) -> dict[str, 
 class Gemma3TextModel(Module):
     """Embedding, layers and final norm; there is no output projection."""
 
+    repeated = ("layers",)
+
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.config = config
