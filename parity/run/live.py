@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,23 +28,38 @@ HALF = ("bfloat16", "float16")
 
 
 class Runner:
-    def __init__(self, checkpoint: Path | None = None, progress: Callable[[str], None] = lambda line: None):
+    """files: component → its file, where that is neither the checkpoint nor a tiny one."""
+
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        progress: Callable[[str], None] = lambda line: None,
+        files: Mapping[str, Path] = MappingProxyType({}),
+    ):
         from ..sides.torch import Torch  # not above: what only imports this module does without torch
 
         self.torch, self.mlx = Torch(), MLX()
-        self.checkpoint, self.progress = checkpoint, progress
+        self.checkpoint, self.progress, self.files = checkpoint, progress, files
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
             return Pair(stage, {}, {}, dtype, {}, {}, {})
-        path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
-        paths = {stage.component: path}
-        paths |= {name: FIXTURES / f"{other}.safetensors" if other else path for name, other in stage.also.items()}
+        paths = self.paths(stage, config)
         options = loading_options(stage, config)
         reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
         oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
         ours = self.ours(paths, dtype, **options)
-        return Pair(stage, paths, read(path).config, dtype, reference, oracle, ours, options)
+        config_of = read(paths[stage.main]).config
+        return Pair(stage, paths, config_of, dtype, reference, oracle, ours, options)
+
+    def paths(self, stage: Stage, config: str) -> dict[str, Path]:
+        """Component → its file."""
+        tiny = FIXTURES / (config if stage.folder else f"{config}.safetensors")
+        paths = {stage.main: self.files.get(stage.main) or self.checkpoint or tiny}
+        for name, other in stage.also.items():
+            own = FIXTURES / f"{other}.safetensors" if other else paths[stage.main]
+            paths[name] = self.files.get(name, own)
+        return paths
 
     def ours(self, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
         return load_ours(self.mlx, paths, dtype, **options)
@@ -66,9 +82,7 @@ class Runner:
             with torch.widened():
                 recorded.oracle = self.oracle(recorded, session)
         if free and not case.steps and not case.taps:
-            session = pair.session(
-                "oracle free", torch, recorded.trace, only=handed_over(pair), keeps="module outputs"
-            )
+            session = pair.session("oracle free", torch, recorded.trace, only=handed_over(pair), keeps="module outputs")
             oracle = self.oracle(recorded, session)
             recorded.free = _outputs(oracle, module_taps(stage, oracle))
         return recorded
@@ -107,22 +121,22 @@ class Runner:
     def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:
         moving: dict[str, float] = {}
         if pair:
-            for name, case, pair in self.matching(pair, glob):
+            for name, case, own in self.matching(pair, glob):
                 if not (case.isolated or "C" in lanes):
                     continue
                 self.progress(f"{stage.name} {config} {name}: float32")
                 isolated = case.isolated and "A" in lanes
-                recorded = self.record(pair, case, isolated=isolated, free="C" in lanes)
+                recorded = self.record(own, case, isolated=isolated, free="C" in lanes)
                 if isolated and not case.steps and not case.taps:
                     recorded.moving = self.influence(recorded, moving)
                     moving |= {name: max(share, moving.get(name, 0.0)) for name, share in recorded.moving.items()}
                 yield replace(recorded, name=name)
         for dtype in HALF if "B" in lanes else ():
             pair = self.load(stage, config, dtype)
-            for name, case, pair in self.matching(pair, glob):
+            for name, case, own in self.matching(pair, glob):
                 if case.half:
                     self.progress(f"{stage.name} {config} {name}: {dtype}")
-                    recorded = self.record(pair, case, False, isolated=not stage.float32, free=stage.float32)
+                    recorded = self.record(own, case, False, isolated=not stage.float32, free=stage.float32)
                     yield replace(recorded, name=name)
 
     def matching(self, pair: Pair, glob: str) -> Iterator[tuple[str, Case, Pair]]:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from ltx2_mlx.errors import LTX2Error
-
-from ..declare.inputs import FIXTURES
 from ..declare.model import Case, Stage
 from ..sides.loading import read
 from ..sides.pair import Pair
@@ -27,42 +26,12 @@ from ..tap.execute import execute
 from ..tap.nest import axis_moved, flatten, graft
 from ..tap.session import Session
 from ..tap.side import PROBE, Side
-from ..tap.trace import Call, Tensor, Trace
+from ..tap.trace import Call, Trace
 from .live import Runner, equal
-from .pool import held_gb
 from .recorded import Recorded, Recording
 from .replay import run_tapped
 from .streamed_shards import At, Page, Shelf
-
-
-class MemoryLimitError(LTX2Error):
-    """The run would have taken more memory than ``--max-rss`` allows."""
-
-
-@dataclass(frozen=True)
-class Streaming:
-    """What a streamed run is of, and where it keeps its shards.
-
-    folder, key: of the shards; see ``resume.key``. files: component → its file, where that is not the checkpoint.
-    blocks: the pages that are judged, by number; None for all. max_rss: in GB. small: elements of a tensor from which
-    on it is paged. cases: a glob; the first case of a stage without it.
-    """
-
-    folder: Path
-    key: str = ""
-    files: Mapping[str, Path] = field(default_factory=dict)
-    blocks: frozenset[int] | None = None
-    max_rss: float | None = None
-    small: int | None = None
-    cases: str | None = None
-
-    def require(self, nbytes: int = 0) -> None:
-        """Raises MemoryLimitError where so many bytes more are too many."""
-        if self.max_rss is not None and held_gb() + nbytes / 1e9 > self.max_rss:
-            raise MemoryLimitError(
-                f"stopped: {held_gb():.1f} GB held and {nbytes / 1e9:.1f} GB more needed, --max-rss allows "
-                f"{self.max_rss:g}. Finished pages are kept: --resume goes on with a larger limit"
-            )
+from .streaming import Streaming
 
 
 def page_of(tap: str) -> str:
@@ -102,6 +71,7 @@ class PagedSession(Session):
         self.passed = self.trace.passed
         self.moved: dict[str, float] = {}
         self.ended: Callable[[str], None] = lambda page: None
+        self.holding: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext  # around a page that is twice
         self._muted = self._repeating = False
 
     def call(
@@ -134,7 +104,8 @@ class PagedSession(Session):
         page, calls, events = Page(self.run, at), len(self.trace.calls), len(self.trace.events)
         with self.shelf.new(page):
             if self._chosen(tap):
-                output = self._recorded(page, tap, original, binder, args, kwargs, channels_last)
+                with self.holding():
+                    output = self._recorded(page, tap, original, binder, args, kwargs, channels_last)
             else:
                 output = self._unjudged(page, tap, original, args, kwargs, last)
             page.calls = list(self.trace.calls.values())[calls:]
@@ -271,14 +242,17 @@ class Late(Mapping[str, Any]):
     """Components of ours by name, loaded when one is asked for."""
 
     def __init__(self, names: Iterable[str], load: Callable[[], dict[str, Any]]):
-        self._names, self._load = tuple(names), load
+        self._names, self._make = tuple(names), load
         self._loaded: dict[str, Any] = {}
+
+    def load(self) -> None:
+        self._loaded = self._loaded or self._make()
 
     def drop(self) -> None:
         self._loaded = {}
 
     def __getitem__(self, name: str) -> Any:
-        self._loaded = self._loaded or self._load()
+        self.load()
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -292,36 +266,30 @@ class StreamedRunner(Runner):
     """A runner of checkpoints that are larger than memory: see the module."""
 
     def __init__(
-        self, streaming: Streaming, checkpoint: Path | None, progress: Callable[[str], None] = lambda line: None
+        self,
+        streaming: Streaming,
+        files: Mapping[str, Path] = MappingProxyType({}),
+        progress: Callable[[str], None] = lambda line: None,
     ):
-        super().__init__(checkpoint, progress)
+        super().__init__(None, progress, files)
         self.streaming = streaming
         self._pagers: dict[str, Any] = {}
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         from ..sides.torch.paging import SMALL, load_paged  # not above: as in ``live``
 
-        paths = self._paths(stage, config)
+        paths = self.paths(stage, config)
         small = SMALL if self.streaming.small is None else self.streaming.small
+        self.progress(f"{stage.name}: what is outside of its pages is read")
         paged = {name: load_paged(name, path, read(path).config, dtype, small) for name, path in paths.items()}
         for part in paged.values():
             for pager in part.pagers:
                 pager.require = self.streaming.require
-        self._pagers = {name: part.pagers[1] for name, part in paged.items()}
+        self._pagers = {name: part.pagers for name, part in paged.items()}
         reference = {name: part.reference for name, part in paged.items()}
         oracle = {name: part.oracle for name, part in paged.items()}
-        ours: Any = Late(paths, lambda: self.ours(paths, dtype))
+        ours: Any = Late(paths, lambda: self.ours(paths, dtype, paged=True))
         return Pair(stage, paths, read(paths[stage.main]).config, dtype, reference, oracle, ours)
-
-    def _paths(self, stage: Stage, config: str) -> dict[str, Path]:
-        """Component → its file."""
-        default = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
-        files = self.streaming.files
-        paths = {stage.main: files.get(stage.main, default)}
-        for name, other in stage.also.items():
-            small = FIXTURES / f"{other}.safetensors" if other and self.checkpoint is None else default
-            paths[name] = files.get(name, small)
-        return paths
 
     def matching(self, pair: Pair, glob: str) -> Iterator[tuple[str, Case, Pair]]:
         cases = pair.stage.cases(pair.config)
@@ -330,7 +298,7 @@ class StreamedRunner(Runner):
             if not fnmatchcase(name, self.streaming.cases or first) or not fnmatchcase(name, glob):
                 continue
             shelf = Shelf(self._folder(pair, name), f"{self.streaming.key} {self.streaming.blocks}")
-            session = partial(self._session, shelf, pair.stage)
+            session = partial(self._session, shelf, pair)
             # What ours ran before matters to its caches alone; each of those cases would be a pass over the file.
             yield name, replace(case, after=()), replace(pair, session=session)
             del session, shelf
@@ -340,17 +308,17 @@ class StreamedRunner(Runner):
         path = pair.paths[pair.stage.main]
         return self.streaming.folder / f"{pair.stage.name}.{path.stem}.{case}.{pair.dtype}"
 
-    def _session(self, shelf: Shelf, stage: Stage, run: str, fw: Side, *args: Any, **kwargs: Any) -> PagedSession:
+    def _session(self, shelf: Shelf, pair: Pair, run: str, fw: Side, *args: Any, **kwargs: Any) -> PagedSession:
         session = PagedSession(shelf, self.streaming, run, fw, *args, **kwargs)
-        session.ended = lambda page: self.progress(f"{stage.name}: {run}: {page}")
-        return session
-
-    def record(
-        self, pair: Pair, case: Case, repeat: bool = True, isolated: bool = True, free: bool = False
-    ) -> Recorded:
-        if isinstance(pair.ours, Late):
+        session.ended = lambda page: self.progress(f"{pair.stage.name}: {run}: {page}")
+        assert isinstance(pair.ours, Late)
+        if fw.key == "ours":
+            pair.ours.load()  # before the session patches what has been imported
+        else:
             pair.ours.drop()
-        return super().record(pair, case, repeat, isolated, free)
+        if run == "reference":
+            session.holding = self._pagers[pair.stage.main][0].holding
+        return session
 
     def repeats(self, recorded: Recorded, session: Session, result: Any) -> bool:
         """Each page was run twice as it was recorded; what is around the pages is run again here."""
@@ -366,14 +334,14 @@ class StreamedRunner(Runner):
         run = partial(run_tapped, self.torch, pair, pair.oracle, recorded, "float64", session)
         if session.run != "oracle" or pair.dtype != "float32" or recorded.case.taps:
             return run()
-        pager = self._pagers[pair.stage.main]
+        pager = self._pagers[pair.stage.main][1]
         pager.moved.clear()
         session.moved = pager.moved
         with pager.moving(session):  # in the same pass: the weights are read once for both
             return run()
 
     def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
-        return dict(self._pagers[recorded.pair.stage.main].moved)
+        return dict(self._pagers[recorded.pair.stage.main][1].moved)
 
     def recording(self, stage: Stage, config: str, lanes: str, case: str = "*") -> Recording:
         """Without an inventory where only some pages are judged."""

@@ -120,8 +120,10 @@ class Shelf:
         self._serial += 1
 
     def store(self, run: str, leaf: Any, near: Any = None) -> Any:
-        """A leaf with its array on disk: in the shard of the page that is running, or of the run's rest. near: the reference's, beside which an oracle's is kept as a residual: see
-        ``close_to``."""
+        """A leaf with its array on disk: in the shard of the page that is running, or of the run's rest.
+
+        near: the reference's, beside which an oracle's is kept as a residual: see ``close_to``.
+        """
         if not isinstance(leaf, Tensor) or isinstance(leaf, Stored):
             return leaf
         values = leaf.values
@@ -203,9 +205,7 @@ class Shelf:
         )
 
     def _leaves(self, leaves: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: self._stored(leaf["tensor"]) if isinstance(leaf, dict) else leaf for name, leaf in leaves.items()
-        }
+        return {name: self._stored(leaf["tensor"]) if isinstance(leaf, dict) else leaf for name, leaf in leaves.items()}
 
     def _stored(self, document: list[Any]) -> Stored:
         (name, offset), kind, shape, dtype, near = document

@@ -97,6 +97,8 @@ class Side(ABC):
 
     def set_random_state(self, state: Any) -> None:
         """Go on from ``random_state``."""
+        if state is not None:
+            raise ValueError("a state of another side's generator")
 
     @contextlib.contextmanager
     def counted(self, count: Callable[[str, int], None]) -> Iterator[None]:

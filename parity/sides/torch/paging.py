@@ -56,8 +56,10 @@ class Weights:
         file, key, renamed = self._where[name]
         value = dict(self._named(renamed, self._file(file).get_tensor(key)))[name]
         self._count(value.nbytes)
-        rounded = value.to(self._dtype, copy=True)
-        return rounded.to(dtype) if rounded.is_floating_point() else rounded
+        if not value.is_floating_point():
+            return value.to(self._dtype, copy=True)
+        exact = self._dtype == torch.float32 and value.dtype != torch.float64  # then one step does what two do
+        return value.to(dtype, copy=True) if exact else value.to(self._dtype, copy=True).to(dtype)
 
     def read_rows(self, name: str, rows: list[int], dtype: torch.dtype) -> torch.Tensor:
         file, key, _ = self._where[name]
@@ -89,7 +91,8 @@ class Pager:
         self.module, self.weights, self.dtype = module, weights, dtype
         self.require: Callable[[int], None] = lambda nbytes: None
         self.moved: dict[str, float] = {}
-        self._moving = False
+        self._moving = self._holding = False
+        self._held: list[tuple[torch.nn.Module, str, torch.Tensor]] = []
         self._masks: dict[str, np.ndarray] = {}  # of parameters of which only a part has moved yet, one bit an element
         self._resident: dict[str, tuple[torch.nn.Module, str]] = {}
         for path, layer in module.named_modules():
@@ -111,6 +114,8 @@ class Pager:
         def fill(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
             for name, full in names.items():
                 hollow = getattr(layer, name)
+                if not hollow.is_meta:
+                    continue
                 if isinstance(layer, torch.nn.Embedding):
                     _put(layer, name, self._rows(full, hollow.shape, args[0]))
                     layer.sparse = self._moving
@@ -137,9 +142,24 @@ class Pager:
                 tensor = getattr(layer, name)
                 if self._moving:
                     self._note(full, tensor)
-                _put(layer, name, torch.empty_like(tensor, device="meta"))
+                if self._holding:
+                    self._held.append((layer, name, tensor))
+                else:
+                    _put(layer, name, torch.empty_like(tensor, device="meta"))
 
         return drop
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """While it lasts, nothing is dropped: for a page that is run twice."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            for layer, name, tensor in self._held:
+                _put(layer, name, torch.empty_like(tensor, device="meta"))
+            self._held.clear()
 
     @contextlib.contextmanager
     def moving(self, session: Session) -> Iterator[None]:
@@ -179,6 +199,9 @@ class Pager:
             share = int(torch.count_nonzero(gradient.coalesce().values())) / tensor.numel()
             self.moved[name] = max(self.moved[name], share)
             return
+        if int(torch.count_nonzero(gradient)) == tensor.numel():
+            self.moved[name] = 1.0
+            return
         moved = np.packbits((gradient != 0).numpy())
         if name in self._masks:
             moved |= self._masks[name]
@@ -187,6 +210,11 @@ class Pager:
             self._masks[name] = moved
         else:
             self._masks.pop(name, None)
+
+
+def use_threads(count: int) -> None:
+    """Let torch compute with so many threads: large matrices, one process."""
+    torch.set_num_threads(count)
 
 
 @dataclass(frozen=True)
