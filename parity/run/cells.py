@@ -93,7 +93,7 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     named = [stage for stage in held if stage.component in files and fnmatchcase(stage.name, glob)]
     if not files:
         build("transformer", headers[real.given[0]])  # says what is wrong with the file
-    needed = {component: _needed(component, headers[files[component]]) for component in _components(named, files)}
+    needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
     large = {component for component, size in needed.items() if size > IN_MEMORY}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
     chosen = []
@@ -114,7 +114,7 @@ def _components(named: list[Stage], files: dict[str, Path]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _needed(component: str, checkpoint: Checkpoint) -> float:
+def needed_for(component: str, checkpoint: Checkpoint) -> float:
     """Bytes that a component takes to be compared in memory. Raises CheckpointError unless it is whole."""
     _, keys = build(component, checkpoint)
     return float(sum(prod(checkpoint.tensors[key].shape) for key in keys.values()) * NEEDED)

@@ -48,12 +48,30 @@ class PagedTrace(Trace):
     passed: dict[At, dict[str, Any]] = field(default_factory=dict)
 
 
-def _passed(trace: Trace) -> dict[At, dict[str, Any]]:
+def passed_in(trace: Trace) -> dict[At, dict[str, Any]]:
     return trace.passed if isinstance(trace, PagedTrace) else {}
 
 
 def _matches(tap: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(tap, pattern) for pattern in patterns)
+
+
+def made(
+    fw: Side,
+    leaves: dict[str, Any],
+    arguments: Mapping[str, Any],
+    channels_last: bool,
+    own: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """The output of a page from its leaves: an array, or its first arguments with other arrays in them. own: the
+    leaves in the dtypes that this run has; without them it is that of the page's first array."""
+    leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith(PROBE)}
+    leaves = axis_moved(leaves, 1, -1) if channels_last else leaves
+    if leaves.keys() != {""}:
+        count = len({name.partition(".")[0] for name in leaves})
+        return graft(tuple(arguments.values())[:count], "", fw, leaves)
+    first = next((value.dtype for value in arguments.values() if fw.is_array(value)), None)
+    return fw.from_numpy(leaves[""].values, fw.dtype(own[""].dtype) if own else first)
 
 
 # ---- sessions --------------------------------------------------------------------------------------------------------
@@ -99,7 +117,7 @@ class PagedSession(Session):
             return self._skipped(page, binder.bind(args, kwargs).arguments, last)
         if not self._chosen(tap) and self.source and _matches(tap, self.only):
             self._counts[tap] += 1
-            return self._made(_passed(self.source)[at], binder.bind(args, kwargs).arguments, last, {})
+            return made(self.fw, passed_in(self.source)[at], binder.bind(args, kwargs).arguments, last)
         self.streaming.require()
         page, calls, events = Page(self.run, at), len(self.trace.calls), len(self.trace.events)
         with self.shelf.new(page):
@@ -177,22 +195,8 @@ class PagedSession(Session):
             self.passed[page.at] = page.passed
         handed = own
         if self.source and _matches(tap, self.only):
-            handed = self.source.calls[page.at].outputs if page.passed is None else _passed(self.source)[page.at]
-        return self._made(handed, arguments, channels_last, own)
-
-    def _made(
-        self, leaves: dict[str, Any], arguments: Mapping[str, Any], channels_last: bool, own: dict[str, Any]
-    ) -> Any:
-        """The output of a page from its leaves: an array, or its first arguments with other arrays in them. own: the
-        leaves in the dtypes that this run has; without them it is that of the page's first array."""
-        leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith(PROBE)}
-        leaves = axis_moved(leaves, 1, -1) if channels_last else leaves
-        if leaves.keys() != {""}:
-            count = len({name.partition(".")[0] for name in leaves})
-            return graft(tuple(arguments.values())[:count], "", self.fw, leaves)
-        first = next((value.dtype for value in arguments.values() if self.fw.is_array(value)), None)
-        dtype = self.fw.dtype(own[""].dtype) if own else first
-        return self.fw.from_numpy(leaves[""].values, dtype)
+            handed = self.source.calls[page.at].outputs if page.passed is None else passed_in(self.source)[page.at]
+        return made(self.fw, handed, arguments, channels_last, own)
 
     def count(self, primitive: str, terms: int) -> None:
         if not (self._repeating or self._muted):  # else they would be noted as sums of what is around the page
@@ -232,7 +236,7 @@ class _Walk(PagedSession):
         own = next(call.outputs for call in page.calls if (call.name, call.index) == page.at) if page.calls else {}
         leaves = page.passed if page.passed is not None else own
         arguments = binder.bind(args, kwargs).arguments
-        return self._made(leaves, arguments, channels_last or tap in self.channels_last, leaves)
+        return made(self.fw, leaves, arguments, channels_last or tap in self.channels_last, leaves)
 
 
 # ---- the runner ------------------------------------------------------------------------------------------------------
