@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from heapq import nlargest
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ from .calibration import measure
 from .cells import RealCells, manifest
 from .coverage import silent, unseen
 from .environment import chosen_device, code_digest, environment, use_device
-from .pool import cores, jobs_for_tasks, peak_gb, show_progress, spread
+from .pool import cores, held_gb, jobs_for_tasks, peak_gb, show_progress, spread
 from .replay import judge_recording
 from .resume import CellResult, Cells
 from .resume import key as cells_key
@@ -75,8 +75,18 @@ class Live:
             from .streamed import StreamedRunner
 
             use_threads(cores())  # one cell runs at a time
-            progress = partial(print, file=sys.stderr, flush=True)
-            return StreamedRunner(self.streaming, self.files, progress).run([(stage, config)], self.lanes)
+            return StreamedRunner(self.streaming, self.files, _page_by_page(time.monotonic())).run(
+                [(stage, config)], self.lanes
+            )
+
+
+def _page_by_page(start: float) -> Callable[[str], None]:
+    """Prints what has been done, and the time and memory that it took."""
+
+    def show(line: str) -> None:
+        print(f"[{time.monotonic() - start:5.0f} s, {held_gb():4.1f} GB] {line}", file=sys.stderr, flush=True)
+
+    return show
 
 
 @dataclass(frozen=True)

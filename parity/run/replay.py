@@ -22,6 +22,7 @@ from ..tap.side import Side
 from ..tap.trace import Tensor, Trace
 from .coverage import coverage_of, function_names
 from .recorded import Recorded, Recording
+from .streaming import MemoryLimitError
 
 
 def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
@@ -71,7 +72,8 @@ def run_tapped(
     try:
         execute(side, pair.stage, modules, recorded.case, pair.dtype, model, session)
     except Exception as error:
-        if side.key == "reference" or not any(call.error for call in session.trace.calls.values()):
+        stopped = isinstance(error, MemoryLimitError)  # which is no failure of ours
+        if stopped or side.key == "reference" or not any(call.error for call in session.trace.calls.values()):
             raise
         session.trace.raised = error
     return session.trace
