@@ -136,7 +136,7 @@ def _rope(block: Any) -> None:
 
 
 FAULTS: dict[Callable[[Any], None], str] = {
-    _gate: f"{TAP}.rms_norm:x",
+    _gate: f"{TAP}.apply_cross_attention_adaln:x",
     _swapped: f"{TAP}.get_ada_values:scale_shift_table",
     _bias: f"{TAP}.attn2.to_out.0",
     _eps: f"{TAP}.attn1.q_norm",
@@ -175,9 +175,10 @@ class StoppedError(MemoryLimitError):
 def test_a_run_that_was_stopped_goes_on_after_its_last_page(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each of its pages in turn, over all its runs."""
+    """After every fourth page, over all its runs. (Of a free run that goes on, the last bit may be another: a page that
+    is handed on from disk is laid out in rows, which the one before it need not have been.)"""
     cell = [(stages()["video_decoder"], "tiny-2.0-timestep")]
-    usual = streamed(tmp_path / "whole", "video_decoder", "tiny-2.0-timestep", "AC")
+    usual = streamed(tmp_path / "whole", "video_decoder", "tiny-2.0-timestep", "A")
     pages: list[str] = []
 
     def progress(line: str, left: Iterator[int]) -> None:
@@ -192,7 +193,7 @@ def test_a_run_that_was_stopped_goes_on_after_its_last_page(
             Streaming(tmp_path / "parts", small=0), progress=lambda line, left=budget: progress(line, left)
         )
         try:
-            results = runner.run(cell, "AC")
+            results = runner.run(cell, "A")
             break
         except StoppedError:
             continue
