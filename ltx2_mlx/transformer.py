@@ -60,7 +60,7 @@ class _Started:
         most = IN_FLIGHT // (COPIES * sum(x.nbytes for x in streams))
         while self.blocks and len(self.blocks) >= most:
             mx.eval(*self.blocks.popleft())
-        mx.async_eval(*streams)
+        mx.async_eval(*streams)  # type: ignore[no-untyped-call]
         self.blocks.append(streams)
 
 

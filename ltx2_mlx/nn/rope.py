@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -164,8 +165,8 @@ def _split_on_cuda(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 
 @functools.cache
 def _split_kernel() -> Callable[..., list[mx.array]]:
-    names = {"input_names": ["x", "cos", "sin"], "output_names": ["out"]}
-    return mx.fast.cuda_kernel(name="split_rotary", source=_SPLIT_KERNEL, **names)
+    kernel = mx.fast.cuda_kernel("split_rotary", ["x", "cos", "sin"], ["out"], _SPLIT_KERNEL)
+    return cast("Callable[..., list[mx.array]]", kernel)
 
 
 @functools.partial(fused, kernel=_split_on_cuda)

@@ -18,13 +18,13 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ltx2_mlx.errors import LTX2Error
+from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.load import build
 from ltx2_mlx.loading.lora import LoraPathStrength, fitted_to, read_lora
 
 from .finding import Finding, Lines, Table
 from .measures import distance, std
-from .subject import Subject
+from .subject import Subject, too_large
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     loaded: list[Loaded] = []
     rows = []
     for part in parts:
+        if too_large(part, subject.checkpoint):
+            raise InputError(
+                f"{part} of {subject.checkpoint} is too large to be held in memory. Look at another part with "
+                "--component, or at this one's blocks with: parity run --checkpoint"
+            )
         try:
             module = subject.load("ours", part)
         except LTX2Error as error:
