@@ -7,6 +7,7 @@ Parameter and module paths are those of the checkpoint below ``model.diffusion_m
 from __future__ import annotations
 
 import functools
+from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from .block import BasicAVTransformerBlock, Tables, TransformerArgs, attach, att
 from .config import StreamConfig, TransformerConfig
 from .diffusion.perturbations import BatchedPerturbationConfig
 from .errors import InputError
+from .nn import fused
 from .nn.embedding import AdaLayerNormSingle, PixArtAlphaTextProjection
 from .nn.module import Module
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
@@ -37,6 +39,29 @@ class ModelLayers(NamedTuple):
     scale_shift_table: mx.array
     norm_out: nn.LayerNorm
     proj_out: nn.Linear
+
+
+# A block on a GPU holds about as much memory as so many copies of its ``x`` (measured, until it is computed), and the
+# blocks that are being computed together no more than IN_FLIGHT bytes, or else there is one.
+COPIES, IN_FLIGHT = 26, 3 * 10**9
+
+
+class _Started:
+    """Blocks that a GPU computes while the host prepares the next. On a CPU all are computed when the result is used:
+    what follows changes no number."""
+
+    def __init__(self) -> None:
+        self.blocks: deque[tuple[mx.array, ...]] = deque()
+
+    def add(self, *streams: mx.array) -> None:
+        """Start a block, given its results; first wait for those before it that would hold too much memory."""
+        if not fused.pays():
+            return
+        most = IN_FLIGHT // (COPIES * sum(x.nbytes for x in streams))
+        while self.blocks and len(self.blocks) >= most:
+            mx.eval(*self.blocks.popleft())
+        mx.async_eval(*streams)  # type: ignore[no-untyped-call]
+        self.blocks.append(streams)
 
 
 class LTXModel(Module):
@@ -93,8 +118,10 @@ class LTXModel(Module):
         v, a = self.config.video, self.config.audio
         video_args = self.prepare(video, audio, v) if video is not None else None
         audio_args = self.prepare(audio, video, a) if audio is not None else None
+        started = _Started()
         for block in self.transformer_blocks:
             video_args, audio_args = block(video=video_args, audio=audio_args, perturbations=perturbations)
+            started.add(*(args.x for args in (video_args, audio_args) if args is not None))
         return (
             self._output(video_args, v) if video_args is not None else None,
             self._output(audio_args, a) if audio_args is not None else None,

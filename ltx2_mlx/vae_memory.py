@@ -55,32 +55,18 @@ def decoder_levels(config: VideoVAEConfig, shape: Sequence[int]) -> list[Level]:
     return [*levels, Level(T, H, W, channels, config.out_channels * config.patch_size**2)]
 
 
-def decoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
-    """The first block of the decoder that takes a latent ``(B, C, F, H, W)`` in slabs, and its slabs.
+def decoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> list[int]:
+    """Frames of a slab, for each of the decoder's last blocks and its last convolution, for a latent
+    ``(B, C, F, H, W)``; empty where all of it is small.
 
-    The blocks before it are small. A block with a group norm or injected noise sees the whole clip.
+    The blocks before them see the whole clip: one that has a group norm or noise of its own must.
     """
-    blocks, levels = config.decoder_blocks[::-1], decoder_levels(config, shape)
+    levels = decoder_levels(config, shape)
+    if shape[0] * max(level.size for level in levels) <= slab_size():
+        return []
+    blocks = config.decoder_blocks[::-1]
     whole = max((i + 1 for i, block in enumerate(blocks) if block.kind == "res_x_y" or block.inject_noise), default=0)
-    large = (i for i in range(whole, len(blocks)) if shape[0] * levels[i].size > slab_size())
-    start = next(large, len(blocks))
-    frames = levels[start].frames
-    size = first = max(1, frames * slab_size() // (shape[0] * max(level.size for level in levels[start:])))
-    while _first_slab(config, start, first)[-1] < 1:
-        first += 1
-    return start, slabs(frames, size, first - size)
-
-
-def _first_slab(config: VideoVAEConfig, start: int, frames: int) -> list[int]:
-    """How many frames of the first slab come to each block from ``start`` on, to the last convolution, and out of it:
-    a convolution that looks ahead keeps one back. Below 1: none."""
-    back = 0 if config.causal_decoder else 1
-    counts = [frames]
-    for block in config.decoder_blocks[::-1][start:]:
-        frames -= back * (1 if block.kind.startswith("compress") else 2 * block.num_layers)
-        frames = frames * block.stride[0] - (block.stride[0] - 1)
-        counts.append(frames)
-    return [*counts, frames - back] if min(counts) > 0 else [*counts, 0]
+    return [max(1, level.frames * slab_size() // (shape[0] * level.size)) for level in levels[whole:]]
 
 
 def encoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
@@ -95,8 +81,10 @@ def encoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, li
         T, H, W, channels = (T - 1) // t + 1, H // h, W // w, channels * block.multiplier
     whole = next((i for i, block in enumerate(config.encoder_blocks) if block.kind == "res_x_y"), len(sizes))
     stop = max((i + 1 for i in range(whole) if sizes[i] > slab_size()), default=0)
-    size = max(1, F * slab_size() // (max(sizes) * _TIME)) * _TIME
-    return stop, slabs(F, size, 1) if stop else [(0, F)]
+    if not stop or F == 1:
+        return 0, [(0, F)]
+    cells = slabs((F - 1) // _TIME, max(1, F * slab_size() // (max(sizes) * _TIME)))
+    return stop, [(begin * _TIME + (begin > 0), end * _TIME + 1) for begin, end in cells]
 
 
 def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
@@ -106,25 +94,21 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -
     On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
     (test_the_estimate_of_memory_holds).
     """
-    start, cuts = decoder_slabs(config, shape)
     levels = decoder_levels(config, shape)
-    frames, kept = [level.frames for level in levels], 0
-    if len(cuts) > 1:
-        first = _first_slab(config, start, cuts[0][1])[:-1]
-        later = [
-            (cuts[1][1] - cuts[1][0]) * (level.frames - 1) // (levels[start].frames - 1) for level in levels[start:]
-        ]
-        frames[start:] = map(max, first, later)
-        layers = [2 * block.num_layers for block in config.decoder_blocks[::-1]] + [1]
-        held = zip(layers[start:], levels[start:], strict=True)  # two frames before each convolution, one around it
-        kept = levels[start].size + sum(3 * n * level.height * level.width * level.channels for n, level in held)
+    frames, held = [level.frames for level in levels], 0
+    if sizes := decoder_slabs(config, shape):
+        streamed = levels[-len(sizes) :]
+        frames[-len(sizes) :] = [min(n, level.frames) for n, level in zip(sizes, streamed, strict=True)]
+        layers = ([2 * block.num_layers for block in config.decoder_blocks[::-1]] + [1])[-len(sizes) :]
+        for n, count, level in zip(layers, frames[-len(sizes) :], streamed, strict=True):
+            held += (3 * n + count) * level.size // level.frames  # before and around each convolution, and the slab
     copies = 5 * 27 if mx.default_device().type == mx.cpu else 8
     working = [
         shape[0] * (n + 2) * (level.height + 2) * (level.width + 2) * (level.channels * (4 + copies) + 3 * level.made)
         + 27 * level.channels * level.made  # the kernel in another order
         for n, level in zip(frames, levels, strict=True)
     ]
-    return (max(working) + shape[0] * kept) * itemsize
+    return (max(working) + shape[0] * held) * itemsize
 
 
 def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:

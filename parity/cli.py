@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from ltx2_mlx import __version__
-from ltx2_mlx.cli.parser import Parser, one_line
+from ltx2_mlx.cli.terminal import Parser, claim_streams, one_line
 from ltx2_mlx.errors import LTX2Error
 
 VERBS = (
@@ -108,6 +108,7 @@ class _Pipe(io.FileIO):
 
 def _open_streams() -> None:
     """Standard streams that are there, can write every letter, and do not mind a reader that leaves."""
+    claim_streams()
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream, own = getattr(sys, name), getattr(sys, f"__{name}__")
         if stream is None:  # closed by the shell

@@ -14,8 +14,11 @@ from mlx.utils import tree_flatten
 
 import ltx2_mlx
 from ltx2_mlx import LTX2Error
+from ltx2_mlx.cli.main import main
+from ltx2_mlx.errors import CheckpointError
 from ltx2_mlx.loading.gemma import check_gemma, read_gemma, refuse_code
 from ltx2_mlx.loading.load import build
+from ltx2_mlx.pipelines.prompts import encode_prompts
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
 Arrays = dict[str, mx.array]
@@ -226,3 +229,19 @@ def test_links_of_the_hubs_cache_are_followed(checkpoints: Path, tmp_path: Path)
         shutil.copy(file, blobs / file.name)
         (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
     check_gemma(snapshot)
+
+
+def test_a_gemma_that_the_checkpoint_was_not_made_for_is_a_problem_before_the_work(
+    checkpoints: Path, gemma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One with a layer less: whole by itself, and with other hidden states."""
+    _joined(gemma, lambda key: None if ".layers.6." in key else key)
+    _edit(gemma / "config.json", lambda config: config["text_config"].update(num_hidden_layers=6))
+    assert check_gemma(gemma)
+    tiny = checkpoints / "tiny-2.0"
+    argv = ["--distilled-checkpoint-path", f"{tiny}.safetensors", "--gemma-root", str(gemma), "--prompt", "a fox"]
+    argv += ["--spatial-upsampler-path", f"{tiny}-upsampler-x2.safetensors", "--output-path", str(tmp_path / "a.mp4")]
+    assert main(["plan", *argv, "--height", "64", "--width", "64", "--num-frames", "9"]) == 2
+    assert "gives 7 hidden states of width 44; " in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="Use the Gemma 3 that belongs to the checkpoint"):
+        encode_prompts(["a fox"], f"{tiny}.safetensors", gemma)

@@ -203,6 +203,35 @@ def test_a_schedule_that_repeats_a_sigma_is_refused_in_the_plan(checkpoints: Pat
     assert list(RECIPES["ti2vid_two_stages"].problems(request)) == []
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--seed", "\x1b[31m"],
+        ["--dtype", "9" * 5000],
+        ["--pipeline", "a\n::error::x"],
+        ["a", "\x1b]0;t\x07", "\u202e"],
+        ["--image", "\x1b[31m", "0"],
+        ["--nothing=\ud800\x9b"],
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "generate", "info"])
+def test_an_error_of_the_command_line_is_one_line_that_steers_nothing(
+    command: str, flags: list[str], checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = flags if command == "info" else [*flags_of("ti2vid_one_stage", checkpoints, tmp_path / "x.mp4"), *flags]
+    with pytest.raises(SystemExit, match="2"):
+        main([command, *flags])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and len(line) < 2100 and line.endswith(" --help)") and not line.startswith("::")
+
+
+def test_audio_that_lasts_long_is_in_the_memory_that_a_plan_states(checkpoints: Path, tmp_path: Path) -> None:
+    """Nine frames at 0.001 a second are 2.5 hours of audio."""
+    found = planned("ti2vid_one_stage", checkpoints, tmp_path, "--frame-rate", "0.001")
+    assert any("takes about" in problem and "of memory" in problem for problem in found.problems)
+    assert any(stage.name == "audio" and stage.memory > 1e12 for stage in found.stages)
+
+
 # ---- notes --------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +257,7 @@ def rotated(path: Path) -> Path:
         ),
         ("retake", ["--keep-video", "--keep-audio"], "nothing to re-create"),
         ("a2vid_two_stage", [], "goes on after the"),
+        ("retake", ["--end-time", "900"], "--end-time 900 is as good as that"),
         ("ic_lora", ["--frame-rate", "50"], "25 frames a second, and is followed frame by frame at 50"),
         ("ti2vid_one_stage", ["--image", "ROTATED", "0", "1"], "is turned as its EXIF data say"),
     ],

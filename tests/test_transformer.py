@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import ltx2_mlx
-from ltx2_mlx import BatchedPerturbationConfig, LTXModel, Modality, X0Model
+from ltx2_mlx import BatchedPerturbationConfig, LTXModel, Modality, X0Model, transformer
+from ltx2_mlx.nn import rope
 
 
 def modality(model: LTXModel, audio: bool = False, dtype: mx.Dtype = mx.float32, batch: int = 2) -> Modality:
@@ -116,3 +119,73 @@ def test_a_lora_changes_the_velocity_by_its_strength(model: LTXModel) -> None:
     for plain, *changed in zip(model(video, audio), *fused, strict=True):
         small, large = (mx.linalg.norm(x - plain).item() / mx.linalg.norm(plain).item() for x in changed)
         assert 0.01 < small < 0.8 * large
+
+
+@pytest.mark.parametrize(("most", "order"), [(0, "s ws ws"), (1.5, "s ws ws"), (2.5, "s s ws"), (9, "s s s")])
+def test_a_gpu_starts_each_block_early_and_waits_where_too_much_is_in_flight(
+    most: float, order: str, model: LTXModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``most`` blocks fit into the memory; s: a block is started, w: the oldest is waited for."""
+    video, audio = modality(model), modality(model, audio=True)
+    plain = model(video, audio)
+    size = sum(
+        4 * x.shape[0] * x.shape[1] * w
+        for x, w in ((video.latent, model.config.inner_dim), (audio.latent, model.config.audio_inner_dim))
+    )
+    monkeypatch.setattr(transformer, "fused", SimpleNamespace(pays=lambda: True))
+    monkeypatch.setattr(transformer, "IN_FLIGHT", int(most * transformer.COPIES * size))
+    calls: list[tuple[str, tuple[mx.array, ...]]] = []
+    start, wait = mx.async_eval, mx.eval
+    monkeypatch.setattr(mx, "async_eval", lambda *xs: (calls.append(("s", xs)), start(*xs)))
+    monkeypatch.setattr(mx, "eval", lambda *xs: (calls.append(("w", xs)), wait(*xs)))
+    early = model(video, audio)
+    monkeypatch.undo()
+    assert "".join(kind for kind, _ in calls) == order.replace(" ", "")
+    started, waited = ([xs for kind, xs in calls if kind == k] for k in "sw")
+    assert all(a is b for xs, ys in zip(waited, started, strict=False) for a, b in zip(xs, ys, strict=True))
+    assert all(len(xs) == 2 for xs in started)
+    assert all(mx.array_equal(a, b) for a, b in zip(plain, early, strict=True))
+
+
+def test_a_cpu_computes_nothing_before_the_result_is_used(model: LTXModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "fused", SimpleNamespace(pays=lambda: False))
+    monkeypatch.setattr(mx, "async_eval", lambda *xs: pytest.fail("a block was started"))
+    model(modality(model), modality(model, audio=True))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize(
+    ("batch", "tables", "heads", "tokens", "half"), [(2, 2, 3, 5, 8), (2, 1, 5, 7, 7), (1, 1, 4, 300, 4)]
+)
+def test_each_pair_of_a_head_is_turned_by_its_angle(
+    dtype: mx.Dtype, batch: int, tables: int, heads: int, tokens: int, half: int
+) -> None:
+    """On every device: the kernel of an NVIDIA GPU is what is tested there."""
+    x = mx.random.normal((batch, tokens, heads * 2 * half), key=mx.random.key(1)).astype(dtype)
+    cos, sin = (mx.random.normal((tables, heads, tokens, half), key=mx.random.key(k)).astype(dtype) for k in (2, 3))
+    turned = rope.apply_rotary_emb(x, (cos, sin), rope.LTXRopeType.SPLIT)
+    a, b = np.moveaxis(np.array(x.astype(mx.float32)).reshape(batch, tokens, heads, 2, half), 3, 0)
+    c, s = (np.array(t.astype(mx.float32)).swapaxes(1, 2) for t in (cos, sin))
+    expected = np.stack([a * c - b * s, b * c + a * s], axis=3).reshape(x.shape)
+    assert turned.dtype == dtype
+    error = np.linalg.norm(np.array(turned.astype(mx.float32)) - expected) / np.linalg.norm(expected)
+    assert error < (1e-6 if dtype == mx.float32 else 4e-3)
+
+
+@pytest.mark.parametrize(("half", "dtype", "run"), [(64, mx.bfloat16, 8), (64, mx.float32, 4), (7, mx.bfloat16, 1)])
+def test_the_rotary_kernel_is_given_a_thread_for_each_run_of_pairs(
+    half: int, dtype: mx.Dtype, run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def kernel(**arguments: object) -> list[mx.array]:
+        asked.update(arguments)
+        return [mx.zeros((2, 5, 3 * 2 * half), dtype)]
+
+    monkeypatch.setattr(rope, "_split_kernel", lambda: kernel)
+    x, table = mx.zeros((2, 5, 3 * 2 * half), dtype), mx.zeros((2, 3, 5, half))
+    assert rope._split_on_cuda(x, table, table).shape == x.shape
+    assert asked["grid"] == (5 * 3 * half // run, 2, 1)
+    assert asked["template"] == [("T", dtype), ("RUN", run)]
+    assert [a.dtype for a in asked["inputs"]] == [dtype] * 3  # type: ignore[attr-defined]
+    assert (asked["output_shapes"], asked["output_dtypes"]) == ([x.shape], [dtype])

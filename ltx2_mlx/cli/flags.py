@@ -18,8 +18,8 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
-from .parser import Parser
 from .request import DTYPES, NOISE, TILINGS, Request
+from .terminal import Parser
 from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
@@ -416,7 +416,7 @@ def _add_ours(parser: Parser) -> None:
         choices=tuple(TILINGS),
         default="auto",
         help="decode the video in tiles. auto: only if memory is short; default: the reference's tiles of 512 pixels "
-        "and 64 frames; none: in one piece (default: auto)",
+        "and 64 frames; none: the whole clip, which passes through in slabs of frames, without seams (default: auto)",
     )
     group.add_argument(
         "--context",

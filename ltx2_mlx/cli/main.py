@@ -20,13 +20,14 @@ from types import FrameType
 
 from .. import __version__
 from ..errors import InputError, LTX2Error, printable
-from .parser import Parser
+from .terminal import Parser, claim_streams, one_line
 
 
 def main(argv: list[str] | None = None) -> int:
     # On CUDA MLX 0.31.1 keeps 128 plans of convolutions and stops with an error when a second video's tiles need more.
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
     argv = sys.argv[1:] if argv is None else argv
+    claim_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack letters
             stream.reconfigure(errors="backslashreplace")
@@ -96,7 +97,7 @@ def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 def _say(text: str) -> None:
     """A line on stderr, if anyone still reads it."""
     with suppress(OSError):
-        print(printable(text), file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def _forget(stream: object) -> None:
@@ -204,8 +205,12 @@ class _Bars:
     """Progress on stderr: a bar for each part of the work that is under way, with the seconds that are left."""
 
     def __init__(self) -> None:
-        from tqdm import tqdm
-
+        try:
+            from tqdm import tqdm
+        except ValueError as error:
+            raise InputError(
+                f"a variable TQDM_… of the environment is not what tqdm reads ({error}); unset it"
+            ) from None
         self.bar, self.bars, self.silent = tqdm, dict[str, tqdm](), sys.stderr is None
 
     def __call__(self, name: str, done: int, total: int | None) -> None:

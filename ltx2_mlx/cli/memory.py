@@ -56,13 +56,15 @@ def _sizes(component: str, request: Request) -> Callable[[str], int]:
     return lambda name: 4 if component == "vocoder" else request.itemsize
 
 
-def transformer_memory(checkpoint: Checkpoint, tokens: int, itemsize: int, held: int) -> int:
-    """About the peak, in bytes, of one pass over ``tokens`` video tokens beside the weights, of which ``held`` are in
-    memory.
+def transformer_memory(checkpoint: Checkpoint, tokens: int, of_audio: int, itemsize: int, held: int) -> int:
+    """About the peak, in bytes, of one pass over ``tokens`` video and ``of_audio`` audio tokens beside the weights, of
+    which ``held`` are in memory.
 
     On an H200 the 19B model took 8.7 GB for 6,144 tokens and 12.0 GB for 24,576: 22 values of the inner width for each
     token, and a fifth of the weights' bytes (more with fp8-cast). On a CPU every head's scores are written out as well.
     """
     config = TransformerConfig.from_metadata(checkpoint.config)
-    scores = 3 * config.num_attention_heads * tokens * (tokens + 1024) if mx.default_device().type == mx.cpu else 0
-    return (22 * tokens * config.inner_dim + scores) * itemsize + held // 5
+    values, longest = 22 * (tokens * config.inner_dim + of_audio * config.audio_inner_dim), max(tokens, of_audio)
+    if mx.default_device().type == mx.cpu:
+        values += 3 * config.num_attention_heads * longest * (longest + 1024)
+    return values * itemsize + held // 5

@@ -30,6 +30,7 @@ from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
+from ..pipelines.prompts import check_text_models
 from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
@@ -305,6 +306,8 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
         with result.checking():
             folder = check_gemma(request.gemma_root)
             build("gemma", folder)
+            if checkpoint is not None and checkpoint.holds("embeddings_processor"):
+                check_text_models(folder, checkpoint)
             result.encodes = max(len(new), 1)
             size = sum(info.nbytes for info in folder.tensors.values())
             result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
@@ -363,7 +366,15 @@ def _media_files(result: Plan) -> None:
             result.notes += _length_notes(request, given)
     if request.video_path:
         with result.checking():
-            _media(result, request.video_path, read_source(request.video_path, memory_size()))
+            source = read_source(request.video_path, memory_size())
+            _media(result, request.video_path, source)
+            result.notes += _span_notes(request, source)
+
+
+def _span_notes(request: Request, source: MediaInfo) -> Iterator[str]:
+    """A note where a retake's span goes beyond its video."""
+    if source.frames and source.fps and request.end_time > (ends := float(source.frames / source.fps)):
+        yield f"{request.video_path} ends at {ends:.2f} s: --end-time {request.end_time:g} is as good as that"
 
 
 def _length_notes(request: Request, audio: MediaInfo) -> Iterator[str]:
@@ -436,6 +447,9 @@ def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) ->
         yield Stage("prompts", what, max(gemma.held, connectors.held), working, remedy, reading)
 
 
+_AUDIO_SECOND = 200_000_000  # bytes that decoding a second of audio takes; a tiny vocoder takes 180 million
+
+
 def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
     request, recipe = result.request, result.recipe
     denoising = recipe.denoising(request, shape)
@@ -447,7 +461,9 @@ def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Ite
     made = denoising[-1].shape
     if recipe.decodes_audio(request):
         held = sum(weights(checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder"))
-        yield Stage("audio", f"{made.frames / made.fps:.2f} s", held, 0)
+        seconds = made.frames / made.fps
+        working = int(seconds * _AUDIO_SECOND)
+        yield Stage("audio", f"{seconds:.2f} s", held, working, "a shorter video, or more frames a second")
     config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(made).target_shape)
     budget = memory_size() // (8 if request.low_memory else 2)
     tiles = request.tiling_config or choose_tiling(config, latent, budget, request.itemsize)
@@ -474,7 +490,7 @@ def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint, loras
     transformer = weights(checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
     unrounded = weights(checkpoint, "transformer", replace(request, quantization=None))
-    working = transformer_memory(checkpoint, tokens, request.itemsize, unrounded.held)
+    working = transformer_memory(checkpoint, tokens, of_audio, request.itemsize, unrounded.held)
     smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
     smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
     return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)

@@ -22,8 +22,8 @@ from ..pipelines.stages import Frames, video_tools
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import flags
-from .parser import Parser
 from .request import Request
+from .terminal import Parser
 
 Result = tuple[Frames, Audio | None]
 

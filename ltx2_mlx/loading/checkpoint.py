@@ -129,6 +129,10 @@ class Checkpoint:
 
     def components(self) -> dict[str, dict[str, str]]:
         """Component → {parameter path: key in the file}. Keys that belong to no component are under ``""``."""
+        return self._components
+
+    @cached_property
+    def _components(self) -> dict[str, dict[str, str]]:
         result: dict[str, dict[str, str]] = {}
         by_length = sorted((p for p in self.prefixes if p), key=len, reverse=True)
         bare = self.prefixes.get("", "") if LatentUpsamplerConfig.describes(self.config) else ""

@@ -131,7 +131,7 @@ class Arrays(Mapping[str, mx.array]):
     def start(self, names: Iterable[str]) -> None:
         """Begin to read these arrays, and return at once. Each is kept until it is asked for, or until ``stop``."""
         self._started |= {name: self[name] for name in names if self.tensors[name].file not in self._odd}
-        mx.async_eval(list(self._started.values()))
+        mx.async_eval(list(self._started.values()))  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """Drop what was started and not asked for."""

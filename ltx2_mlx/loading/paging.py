@@ -197,8 +197,8 @@ def _update(block: nn.Module, path: str, weights: Iterable[tuple[str, mx.array]]
 
 
 def _placeholders(block: nn.Module, path: str) -> list[tuple[str, mx.array]]:
-    leaves: list[tuple[str, mx.array]] = tree_flatten(block.parameters())
-    return [(f"{path}.{name}", mx.broadcast_to(_nan(array.dtype), array.shape)) for name, array in leaves]
+    leaves: dict[str, mx.array] = dict(tree_flatten(block.parameters()))
+    return [(f"{path}.{name}", mx.broadcast_to(_nan(array.dtype), array.shape)) for name, array in leaves.items()]
 
 
 def _nan(dtype: mx.Dtype) -> mx.array:

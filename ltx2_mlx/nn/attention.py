@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .activation import gelu_tanh
+from .fused import fused
 from .module import Module
 from .rope import LTXRopeType, apply_rotary_emb
 
@@ -36,6 +37,13 @@ def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: 
         mask = mask[:, None]
     out = scaled_dot_product_attention(q, k, v, scale=(inner // heads) ** -0.5, mask=mask)
     return out.swapaxes(1, 2).reshape(B, T, inner)
+
+
+@fused
+def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
+    """out · 2·sigmoid(logits), so that a zero logit is the identity (tap: to_out.0, its input)."""
+    gates = 2.0 * mx.sigmoid(logits)
+    return out * gates
 
 
 class Attention(Module):
@@ -95,9 +103,9 @@ class Attention(Module):
             if perturbation_mask is not None:
                 out = out * perturbation_mask + v * (1 - perturbation_mask)
         if self.to_gate_logits is not None:
-            # 2·sigmoid, so that a zero logit is the identity (tap: to_out.0, its input)
-            gates = 2.0 * mx.sigmoid(self.to_gate_logits(x))
-            out = (out.reshape(*out.shape[:2], self.heads, self.dim_head) * gates[..., None]).reshape(out.shape)
+            out = gate_heads(
+                out.reshape(*out.shape[:2], self.heads, self.dim_head), self.to_gate_logits(x)[..., None]
+            ).reshape(out.shape)
         projected: mx.array = self.to_out[1](self.to_out[0](out))
         return projected
 

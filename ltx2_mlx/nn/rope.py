@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from enum import Enum
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -120,7 +121,55 @@ def apply_rotary_emb(input_tensor: mx.array, freqs_cis: tuple[mx.array, mx.array
     return apply(input_tensor, *freqs_cis)
 
 
-@fused
+# ``_apply_split`` as one kernel: compiled it is four, a tenth of a step on an H100. Each thread turns RUN neighbours,
+# which it reads and writes as one word. Products are float32 and rounded once.
+_SPLIT_KERNEL = """
+    struct alignas(RUN * sizeof(T)) Word { T at[RUN]; };
+    const unsigned heads = cos_shape[1], tokens = cos_shape[2], words = cos_shape[3] / RUN;
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x, batch = blockIdx.y;
+    if (i >= tokens * heads * words) return;
+    const unsigned word = i % words, head = i / words % heads, token = i / words / heads;
+    const size_t first = ((size_t(batch) * tokens + token) * heads + head) * 2 * words + word;
+    const size_t entry = ((size_t(cos_shape[0] > 1 ? batch : 0) * heads + head) * tokens + token) * words + word;
+    const Word* in = reinterpret_cast<const Word*>(x) + first;
+    const Word x1 = in[0], x2 = in[words];
+    const Word c = reinterpret_cast<const Word*>(cos)[entry], s = reinterpret_cast<const Word*>(sin)[entry];
+    Word y1, y2;
+    for (int k = 0; k < RUN; k++) {
+        const float a = x1.at[k], b = x2.at[k], cosine = c.at[k], sine = s.at[k];
+        y1.at[k] = T(a * cosine - b * sine);
+        y2.at[k] = T(b * cosine + a * sine);
+    }
+    Word* turned = reinterpret_cast<Word*>(out) + first;
+    turned[0] = y1;
+    turned[words] = y2;
+"""
+_WORD = 16  # bytes that a thread reads at once
+
+
+def _split_on_cuda(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """``_apply_split`` on an NVIDIA GPU. The tables' batch may be 1."""
+    B, T, _ = x.shape
+    _, heads, _, half = cos.shape
+    run = math.gcd(half, _WORD // x.itemsize)
+    (out,) = _split_kernel()(
+        inputs=[x, cos.astype(x.dtype), sin.astype(x.dtype)],
+        template=[("T", x.dtype), ("RUN", run)],
+        grid=(T * heads * (half // run), B, 1),
+        threadgroup=(256, 1, 1),
+        output_shapes=[x.shape],
+        output_dtypes=[x.dtype],
+    )
+    return out
+
+
+@functools.cache
+def _split_kernel() -> Callable[..., list[mx.array]]:
+    kernel = mx.fast.cuda_kernel("split_rotary", ["x", "cos", "sin"], ["out"], _SPLIT_KERNEL)
+    return cast("Callable[..., list[mx.array]]", kernel)
+
+
+@functools.partial(fused, kernel=_split_on_cuda)
 def _apply_split(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Pairs (i, i + D/2) of each head. ``cos``, ``sin``: ``(B, H, T, D/2)``."""
     B, T, _ = x.shape

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from ..config import EmbeddingsProcessorConfig, Gemma3TextConfig
 from ..config.reading import cut
 from ..errors import CheckpointError, InputError, NotFiniteError
-from ..loading.checkpoint import CheckpointPath
-from ..loading.load import load
+from ..loading.checkpoint import Checkpoint, CheckpointPath, read_checkpoint
+from ..loading.gemma import GemmaFolder, read_gemma
+from ..loading.load import build, load
 from ..nn.finite import all_finite
-from ..text.embeddings import EmbeddingsProcessorOutput
+from ..text.embeddings import EmbeddingsProcessor, EmbeddingsProcessorOutput
 from ..text.tokenizer import LTXVGemmaTokenizer
 
 
@@ -41,15 +43,10 @@ def encode_prompts(
     """
     if not prompts:
         raise InputError("no prompts were given, expected at least one")
+    check_text_models(read_gemma(gemma_root), read_checkpoint(checkpoint_path))
     states, masks = _hidden_states(prompts, gemma_root, dtype, padding_side, early_layers_only, low_memory, progress)
     mx.clear_cache()
     processor = load("embeddings_processor", checkpoint_path, dtype, paged=low_memory)
-    width, count = states[0][0].shape[-1], len(states[0])
-    if count != processor.num_hidden_states:
-        raise CheckpointError(
-            f"{gemma_root} gives {count} hidden states of width {width}; {checkpoint_path} was made for a Gemma with "
-            f"{processor.num_hidden_states}. Use the Gemma 3 that belongs to the checkpoint"
-        )
     outputs = []
     while states:  # each prompt's states, 400 MB at full size, go as soon as they are used
         outputs.append(processor.process_hidden_states(states.pop(0), masks.pop(0), padding_side))
@@ -60,6 +57,18 @@ def encode_prompts(
     del processor
     mx.clear_cache()
     return outputs
+
+
+def check_text_models(gemma: GemmaFolder, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError where a Gemma has other hidden states than the checkpoint was made for."""
+    found, (processor, _) = Gemma3TextConfig.from_metadata(gemma.config), build("embeddings_processor", checkpoint)
+    assert isinstance(processor, EmbeddingsProcessor)
+    count, width = found.num_hidden_layers + 1, EmbeddingsProcessorConfig.from_metadata(checkpoint.config).hidden_size
+    if (count, found.hidden_size) != (processor.num_hidden_states, width):
+        raise CheckpointError(
+            f"{gemma.path} gives {count} hidden states of width {found.hidden_size}; {checkpoint.path} was made for a "
+            f"Gemma with {processor.num_hidden_states} of width {width}. Use the Gemma 3 that belongs to the checkpoint"
+        )
 
 
 def _hidden_states(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from ltx2_mlx.errors import InputError
 
 from ..investigate.statements import shortened
 from ..judge.device import calibrated
 from ..judge.lines import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
+from .run import add_files, real_files
 
 if TYPE_CHECKING:
     from ..investigate.bisect import Diagnosis
+    from ..run.cells import RealFiles
+    from ..run.live import Runner
     from ..run.recorded import Recorded
 
 RESULTS = Path("reports") / "latest" / "results.json"
@@ -40,6 +50,7 @@ def add_place(command: argparse.ArgumentParser) -> None:
         "--seed", type=int, metavar="N", help="seed of the inputs (default: that of the results, or 0)"
     )
     command.add_argument("--results", type=Path, default=RESULTS, metavar="PATH", help="the results.json to look in")
+    add_files(command)
 
 
 def _bisect(args: argparse.Namespace) -> int:
@@ -49,15 +60,39 @@ def _bisect(args: argparse.Namespace) -> int:
 
     place = find(args.place, args.results, args.seed)
     ensure_fixtures()
-    with calibrated(measure(default_device())):
-        return _found(place, args.out)
+    with calibrated(measure(default_device())), runner_of(real_files(args), place) as runner:
+        return _found(runner, place, args.out)
 
 
-def _found(place: Place, out: Path) -> int:
-    from ..investigate.bisect import bisect, culprit, isolated_rows, record
+@contextlib.contextmanager
+def runner_of(real: RealFiles, place: Place) -> Iterator[Runner]:
+    """What runs the case of a place again. Of files that are larger than memory, the place's page alone is recorded."""
+    from ..run.cells import real_cells
     from ..run.live import Runner
 
-    runner = Runner()
+    cells = real_cells(real, place.stage) if real else None
+    if cells is None or place.stage not in cells.streamed:
+        yield Runner(files=cells.files if cells else {})
+        return
+    from ..run.streamed import StreamedRunner, page_of
+    from ..run.streaming import Streaming
+
+    page = page_of(place.tap)
+    if not page or place.lane == "C":
+        raise InputError(
+            f"{printable(place.name or place.stage)}: of files that are larger than memory, a tap of one page is taken "
+            "apart, on the reference's inputs: transformer_blocks.37.attn1, say, in lane A or B"
+        )
+    OUT.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=OUT, prefix="pages-") as folder:
+        blocks = frozenset({int(page.rpartition(".")[2])})
+        streaming = Streaming(Path(folder), blocks=blocks, cases=place.case.partition("@")[0])
+        yield StreamedRunner(streaming, cells.files, functools.partial(print, file=sys.stderr, flush=True))
+
+
+def _found(runner: Runner, place: Place, out: Path) -> int:
+    from ..investigate.bisect import bisect, culprit, isolated_rows, record
+
     recorded = record(runner, place)
     ours = recorded.pair.ours
     if place.lane == "C" or recorded.oracle is None:

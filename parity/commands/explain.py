@@ -10,7 +10,8 @@ from ..judge.lines import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_OK
 from ..report.explanation import lines
-from .bisect import add_place
+from .bisect import add_place, runner_of
+from .run import real_files
 
 if TYPE_CHECKING:
     from ..faults.likely_causes import Explanation
@@ -30,8 +31,8 @@ def _explain(args: argparse.Namespace) -> int:
 
     place = find(args.place, args.results, args.seed)
     ensure_fixtures()
-    with calibrated(measure(default_device())):
-        show(explain(place), place)
+    with calibrated(measure(default_device())), runner_of(real_files(args), place) as runner:
+        show(explain(place, runner), place)
     return EXIT_OK
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ltx2_mlx.errors import InputError
@@ -50,11 +49,16 @@ def _record(args: argparse.Namespace) -> int:
 
 def _select(glob: str, checkpoint: Path | None) -> list[tuple[Stage, str, str]]:
     """(stage, config, glob of cases) of ``STAGE[:CONFIG[:CASE]]``; a checkpoint of one's own is a config."""
-    from ..run.cells import check_checkpoint, select
+    from ..run.cells import RealFiles, real_cells, select
     from ..sides.fixtures import ensure_fixtures
 
     stage, config, case = (*glob.split(":"), "*", "*")[:3]
     if checkpoint is None:
         ensure_fixtures()
         return [(*cell, case) for cell in select(stage, config)]
-    return [(s, checkpoint.stem, case) for s in check_checkpoint(checkpoint) if fnmatchcase(s.name, stage)]
+    real = real_cells(RealFiles(checkpoint), stage)
+    if real.streamed:
+        raise InputError(
+            f"{checkpoint}: {min(real.streamed)} is too large for a trace file; compare it with: parity run"
+        )
+    return [(*cell, case) for cell in real.chosen]

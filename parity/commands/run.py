@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from ..run.pool import count
 
 if TYPE_CHECKING:
     from ..judge.device import Measure
+    from ..run.cells import RealCells, RealFiles
+    from ..run.streaming import Streaming
 
 REPORTS = Path("reports") / "latest"
 
@@ -35,8 +36,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument(
         "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
     )
+    add_files(run)
     run.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
+        "--blocks", type=_numbers, metavar="N,N", help="of large files: judge these blocks alone (and what is in none)"
+    )
+    run.add_argument(
+        "--max-rss",
+        type=float,
+        metavar="GB",
+        help="of large files: stop, with exit code 3, rather than take more memory",
     )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
@@ -48,6 +56,30 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="processes at once (default: as many as the cores and the free memory allow)",
     )
     run.set_defaults(handler=_run)
+
+
+def add_files(command: argparse.ArgumentParser) -> None:
+    """The flags that name real files."""
+    command.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="this checkpoint (or Gemma folder) instead of the tiny ones"
+    )
+    command.add_argument("--gemma", type=Path, metavar="FOLDER", help="this Gemma 3 folder as well")
+    command.add_argument("--upsampler", type=Path, metavar="PATH", help="this latent upsampler as well")
+
+
+def real_files(args: argparse.Namespace) -> RealFiles:
+    """The files that ``add_files`` asked for."""
+    from ..run.cells import RealFiles
+
+    return RealFiles(args.checkpoint, args.gemma, args.upsampler)
+
+
+def _numbers(text: str) -> frozenset[int]:
+    """``0,12,47``."""
+    numbers = frozenset(int(part) for part in text.split(","))
+    if min(numbers) < 0:
+        raise ValueError(text)
+    return numbers
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -66,14 +98,14 @@ def _run(args: argparse.Namespace) -> int:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    chosen = _chosen(args)
+    chosen, real = _chosen(args)
+    streaming = _streaming(args, real)
+    jobs = 1 if real and real.streamed else args.jobs  # each takes a few GB
     try:
         with replacing(args.json):
             large = _large_layers(args, chosen, lanes, device)
             cells, every = args.json.with_suffix(".cells"), args.lane is not None
-            results = run(
-                chosen, lanes, args.checkpoint, device, progress, cells, args.resume, args.jobs, args.seed, every
-            )
+            results = run(chosen, lanes, real, device, progress, cells, args.resume, jobs, args.seed, every, streaming)
             results.explanation = explain_first(results)
             results.seconds = time.monotonic() - start
             results.device = Device((*results.device.measures, *large))
@@ -108,23 +140,39 @@ def lanes_of(text: str | None) -> str:
     return "".join(sorted(set(lanes)))
 
 
-def _chosen(args: argparse.Namespace) -> list[tuple[Stage | Pipeline, str]]:
+def _streaming(args: argparse.Namespace, real: RealCells | None) -> Streaming | None:
+    """How what is larger than memory is compared. Raises InputError for flags that nothing would obey."""
+    from ..run.streaming import Streaming
+
+    if real is None or not real.streamed:
+        for flag, value in (("--blocks", args.blocks), ("--max-rss", args.max_rss)):
+            if value is not None:
+                raise InputError(f"{flag} is for files that are larger than memory, and none of those is compared")
+        return None
+    return Streaming(args.json.parent, blocks=args.blocks, max_rss=args.max_rss)
+
+
+def _chosen(args: argparse.Namespace) -> tuple[list[tuple[Stage | Pipeline, str]], RealCells | None]:
     """The cells that ``--stage`` and ``--config`` name. Raises InputError where they name none, or none of a stage."""
     from ..run import pipelines as pipeline_runs
-    from ..run.cells import check_checkpoint, select
+    from ..run.cells import real_cells, select
     from ..sides.fixtures import ensure_fixtures
 
     stage = args.stage or "*"
-    if args.checkpoint:
-        named = [found for found in check_checkpoint(args.checkpoint) if fnmatchcase(found.name, stage)]
-        chosen: list[tuple[Stage | Pipeline, str]] = [(found, args.checkpoint.stem) for found in named]
+    files, real = real_files(args), None
+    chosen: list[tuple[Stage | Pipeline, str]]
+    if files:
+        real = real_cells(files, stage)
+        chosen = [*real.chosen]
     else:
         ensure_fixtures()
         chosen = [*select(stage, args.config), *pipeline_runs.select(stage, args.config)]
+    if not chosen and files:
+        raise InputError(f"no stage '{stage}' in {', '.join(map(str, files.given))}; see: parity list")
     if not chosen:
         raise InputError(f"no stage '{stage}' with config '{args.config}'; see: parity list")
-    if args.stage and not args.checkpoint:
+    if args.stage and not files:
         every = {found.name for found, _ in select(stage)} | {found.name for found, _ in pipeline_runs.select(stage)}
         if without := sorted(every - {found.name for found, _ in chosen}):
             raise InputError(f"--stage '{stage}' names {without[0]}, which has no config '{args.config}'")
-    return chosen
+    return chosen, real

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
-from ltx2_mlx.loading.gemma import read_gemma
 
 from ..declare.inputs import FIXTURES, GEMMA, normal
 from ..declare.model import Case, Counterparts, Data, Obj, Stage
@@ -23,6 +24,11 @@ from ..declare.stages.patchifiers import CLASSES as PATCHIFIERS
 from ..declare.stages.sampling import CLASSES as SAMPLING
 from ..declare.stages.transformer import CLASSES as TRANSFORMER
 from ..declare.stages.transformer import grid, seconds
+from ..run.cells import IN_MEMORY, needed_for
+from ..run.streamed import PagedSession
+from ..run.streamed_shards import Shelf
+from ..run.streaming import Streaming
+from ..sides.loading import read
 from ..sides.mlx import MLX
 from ..tap.execute import execute
 from ..tap.session import Session
@@ -65,6 +71,22 @@ def prepare_fixtures() -> None:
             raise InputError(f"{FIXTURES}: no tiny checkpoints are there, and building them needs torch") from None
 
 
+@functools.cache
+def too_large(component: str, path: Path) -> bool:
+    """True if a component cannot be held in memory on both sides: its blocks are then read as they run."""
+    return needed_for(component, read(path)) > IN_MEMORY
+
+
+def loaded(side: Side, component: str, path: Path, dtype: str) -> Any:
+    """A component on one side."""
+    config = read(path).config
+    if not too_large(component, path):
+        return side.load(component, path, config, dtype)
+    if isinstance(side, MLX):
+        return side.load(component, path, config, dtype, paged=True)
+    return importlib.import_module("parity.sides.torch.paging").load_paged(component, path, config, dtype).reference
+
+
 @dataclass
 class Subject:
     """dtype: of the weights and of the run. gemma: the Hugging Face folder."""
@@ -74,6 +96,8 @@ class Subject:
     dtype: str = "float32"
     sides: dict[str, Side] = field(default_factory=sides)
     _loaded: dict[tuple[str, str, Path], Any] = field(default_factory=dict)
+    _folder: TemporaryDirectory[str] | None = None  # of what is recorded of large components
+    _runs: int = 0
 
     @cached_property
     def file(self) -> Checkpoint:
@@ -108,9 +132,17 @@ class Subject:
         """A component on one side, loaded once."""
         path = path or (self.gemma if component == "gemma" else self.checkpoint)
         if (key, component, path) not in self._loaded:
-            config = (read_gemma if component == "gemma" else read_checkpoint)(path).config
-            self._loaded[key, component, path] = self.sides[key].load(component, path, config, self.dtype)
+            self._loaded[key, component, path] = loaded(self.sides[key], component, path, self.dtype)
         return self._loaded[key, component, path]
+
+    def _session(self, key: str, large: bool, noise: Trace | None) -> Session:
+        """Of a large component what is recorded goes to disk: it would be gigabytes."""
+        if not large:
+            return Session(self.sides[key], noise, only=())
+        self._folder = self._folder or TemporaryDirectory(prefix="parity-debug-")
+        folder = Path(self._folder.name) / str(self._runs)
+        self._runs += 1
+        return PagedSession(Shelf(folder, ""), Streaming(folder), f"view of {key}", self.sides[key], noise, only=())
 
     def trace(
         self,
@@ -137,7 +169,9 @@ class Subject:
         spec, side = stages()[stage], self.sides[key]
         modules = {part: self.load(key, part) for part in (spec.component,) if part}
         modules |= {part: self.load(key, part, path) for part, path in (also or {}).items()}
-        session = Session(side, noise, only=())
+        paths = {part: self.gemma if part == "gemma" else self.checkpoint for part in modules} | (also or {})
+        large = any(too_large(part, path) for part, path in paths.items())
+        session = self._session(key, large, noise)
         result = execute(side, spec, modules, case, self.dtype, self.dtype, session)
         return session.trace, result
 

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.loading.checkpoint import read_checkpoint
-from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.text.tokenizer import MAX_LENGTH, LTXVGemmaTokenizer
 
 from ..tap.side import Side
 from .finding import Finding, Grid, Lines, Table
 from .measures import correlation, distance, tolerance
-from .subject import Subject
+from .subject import Subject, loaded
 from .subject import sides as both_sides
 from .text_checks import embedding, states, used
 
@@ -140,7 +139,7 @@ def _places(
     def load(component: str) -> Any:
         folder = component == "gemma"
         path = gemma if folder else checkpoint
-        return side.load(component, path, (read_gemma if folder else read_checkpoint)(path).config, dtype)
+        return loaded(side, component, path, dtype)
 
     def out(value: Any) -> np.ndarray:
         return np.asarray(side.to_numpy(value).values[0])

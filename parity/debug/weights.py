@@ -18,14 +18,13 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ltx2_mlx.errors import LTX2Error
-from ltx2_mlx.loading.checkpoint import read_checkpoint
+from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.load import build
-from ltx2_mlx.loading.lora import PREFIX, A, B
+from ltx2_mlx.loading.lora import LoraPathStrength, fitted_to, read_lora
 
 from .finding import Finding, Lines, Table
 from .measures import distance, std
-from .subject import Subject
+from .subject import Subject, too_large
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,11 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     loaded: list[Loaded] = []
     rows = []
     for part in parts:
+        if too_large(part, subject.checkpoint):
+            raise InputError(
+                f"{part} of {subject.checkpoint} is too large to be held in memory. Look at another part with "
+                "--component, or at this one's blocks with: parity run --checkpoint"
+            )
         try:
             module = subject.load("ours", part)
         except LTX2Error as error:
@@ -140,32 +144,28 @@ def _identical(loaded: list[Loaded]) -> list[str]:
 
 
 def _lora(subject: Subject, path: Path) -> tuple[Table, str]:
-    """A LoRA fused at strength 1, against W + B·A worked out here."""
-    tensors = read_checkpoint(path).arrays()
-    pairs = sorted({key.removesuffix(A).removesuffix(B) for key in tensors})
+    """A LoRA fused at strength 1, against W + B·A·α/rank worked out here."""
     empty = Table("", (), [])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pairs that meet no layer: said below
             module = subject.sides["ours"].load("transformer", subject.checkpoint, {}, subject.dtype, ((path, 1.0),))
+        fused, plain = (dict(tree_flatten(m.parameters())) for m in (module, subject.load("ours", "transformer")))
+        lora, report = fitted_to(read_lora(LoraPathStrength(path)), {name: x.shape for name, x in plain.items()})
     except LTX2Error as error:
         return empty, f"The LoRA does not fit, and would do nothing: {error}"
-    fused, plain = (dict(tree_flatten(m.parameters())) for m in (module, subject.load("ours", "transformer")))
     rows = []
-    for pair in pairs:
-        name = f"{pair.removeprefix(PREFIX)}.weight"
-        if name in plain:
-            a, b = (subject.as_numpy(tensors[pair + end]) for end in (A, B))
-            before, after = subject.as_numpy(plain[name]), subject.as_numpy(fused[name])
-            rows.append(
-                (name, distance(before + b @ a, before), distance(after, before), distance(after, before + b @ a))
-            )
+    for layer, pair in sorted(lora.pairs.items()):
+        a, b = map(subject.as_numpy, pair)
+        before, after = (subject.as_numpy(weights[f"{layer}.weight"]) for weights in (plain, fused))
+        meant = before + lora.scales.get(layer, 1.0) * (b @ a)
+        rows.append((f"{layer}.weight", distance(meant, before), distance(after, before), distance(after, meant)))
     mx.clear_cache()
     table = Table(f"LoRA {path}", ("weight", "change meant", "change found", "off by"), rows)
     changed = sum(found > 0 for _, _, found, _ in rows)
     allowed = 1e-2  # both the product and the sum are rounded to the file's bfloat16
     right = sum(off <= allowed for *_, off in rows)
-    said = f"{len(rows)} of {len(pairs)} pairs of the LoRA match a weight"
+    said = f"{report.matched} of {report.pairs} pairs of the LoRA match a weight"
     if not changed:
         return table, f"{said}, and not one weight is changed: the LoRA does nothing on this load path."
     if right < len(rows):

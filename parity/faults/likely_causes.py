@@ -167,9 +167,9 @@ def _statement(statement: Statement) -> dict[str, Any]:
     return {"file": file, "first": statement.first, "last": statement.last, "text": shortened(statement.text)}
 
 
-def explain(place: Place) -> Explanation:
+def explain(place: Place, runner: Runner | None = None) -> Explanation:
     """Run the case of a place again: what its tensor looks like, which causes look so, which lines make it."""
-    runner = Runner()
+    runner = runner or Runner()
     recorded = record(runner, place)
     ours = runner.replay(recorded)
     rows = isolated_rows(recorded, ours, place.where)
@@ -193,6 +193,9 @@ def explain_first(results: Results) -> dict[str, Any] | None:
     first = results.summary()["first_divergence"]
     if first is None:
         return None
+    if results.origin.get("checkpoint"):
+        command = f"python -m parity explain {Place.of(first).words} --checkpoint {results.origin['checkpoint']}"
+        return {"missing": f"It takes another pass over the file: {command}"}
     try:
         use_device(results.environment["device"])
         with calibrated(results.device):

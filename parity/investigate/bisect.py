@@ -147,10 +147,11 @@ def constants(theirs: Any, ours: Any) -> list[str]:
 def record(runner: Runner, place: Place) -> Recorded:
     """Run the reference on the place's case again. Raises InputError for what there is not."""
     stage = stages().get(place.stage)
-    if stage is None or place.config not in stage.configs:
+    own = {runner.files[stage.main].stem} if stage and stage.component in runner.files else set()
+    if stage is None or place.config not in {*stage.configs, *own}:
         raise InputError(
-            f"no stage '{place.stage}' with config '{place.config}'. Pipelines and runs with --checkpoint cannot be "
-            "taken apart; the stages and their configs are listed by: parity list"
+            f"no stage '{place.stage}' with config '{place.config}'. Pipelines cannot be taken apart; of a run with "
+            "--checkpoint give the same files again; the stages and their configs are listed by: parity list"
         )
     if place.lane not in LANES or (place.lane == "B") is not (place.dtype in ("bfloat16", "float16")):
         raise InputError(
@@ -163,7 +164,8 @@ def record(runner: Runner, place: Place) -> Recorded:
     if name not in cases:
         raise InputError(f"no case '{name}' of {place.stage} {place.config}; there are: {', '.join(cases)}")
     isolated = not (place.dtype != "float32" and stage.float32)
-    return runner.record(pair, cases[name], repeat=False, isolated=isolated)
+    _, case, pair = next(iter(runner.matching(pair, name)))
+    return runner.record(pair, case, repeat=False, isolated=isolated)
 
 
 def isolated_rows(recorded: Recorded, ours: Trace, where: dict[str, str]) -> list[Row]:

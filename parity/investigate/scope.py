@@ -14,6 +14,7 @@ from ..declare.model import Stage
 from ..judge.results import Row
 from ..run.recorded import Recorded
 from ..run.replay import run_tapped
+from ..run.streamed import made, passed_in
 from ..sides.mlx import MLX
 from ..tap.binding import Binder
 from ..tap.session import Session
@@ -101,12 +102,17 @@ class Focus(Session):
         if recorder:
             recorder.active = self._here
         self._inside = False
+        self.passed: dict[At, dict[str, Any]] = {}  # outputs of the pages that the reference ran unrecorded
 
     def _here(self) -> bool:
         return self._inside and bool(self._stack) and self._stack[-1] == self.scope[0]
 
     def call(self, tap: str, original: Callable[..., Any], binder: Binder, *args: Any, **kwargs: Any) -> Any:
         at = (tap, self._counts[tap])
+        if at in self.passed:
+            self._counts[tap] += 1
+            arguments = binder.bind(*args[:2]).arguments
+            return made(self.fw, self.passed[at], arguments, tap in self.channels_last)
         if self._inside and self.recorder:
             if at == self.target.at and self.target.side == "in":
                 self.recorder.stop(binder.parameters, self.target.leaf.split(".")[0])
@@ -125,6 +131,7 @@ class Focus(Session):
 
     def ask(self, recorded: Recorded, modules: dict[str, Any], model: str) -> dict[str, Any]:
         """Version → the target's tensor, None where it was not reached. model: dtype of the modules."""
+        self.passed = passed_in(recorded.trace)
         with contextlib.suppress(_DoneError):
             run_tapped(self.fw, recorded.pair, modules, recorded, model, self)
         return self.answers
@@ -144,7 +151,8 @@ def tensors_of(module: Any) -> dict[str, np.ndarray]:
     """Name → float tensor of the module itself, of either side, in the reference's axes and in float32."""
     if hasattr(module, "named_buffers"):
         own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        return {name: t.detach().float().numpy() for name, t in own.items() if t.is_floating_point()}
+        own = {name: t for name, t in own.items() if t.is_floating_point() and not t.is_meta}  # not of a paged layer
+        return {name: t.detach().float().numpy() for name, t in own.items()}
     axes, found = getattr(module, "from_file", {}), {}
     for name, value in module.items():
         if (tensor := _numpy(value)) is not None:

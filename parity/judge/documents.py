@@ -332,10 +332,17 @@ def _problem(document: Document) -> str:
     if first and not any(all(row[k] == first[k] for k in _PLACE) for row in document["taps"]):  # type: ignore[literal-required]
         return "its first divergence is none of its rows"
     for number, row in enumerate([*document["taps"], *([first] if first else [])]):
-        if "profile" in row and not _fits(row["profile"], row["shape"]):
-            return f"the profile of taps[{number}] ({row['name']}) is not of its shape"
-        if row["verdict"] == "pass" and row["reason"] is not None:
-            return f"taps[{number}] ({row['name']}) passes, and has the reason {row['reason']}"
+        if problem := row_problem(row):
+            return f"taps[{number}] ({row['name']}) {problem}"
+    return ""
+
+
+def row_problem(row: TapRecord) -> str:
+    """What of a row has the right type, and still cannot be; "" if nothing."""
+    if "profile" in row and not _fits(row["profile"], row["shape"]):
+        return "has a profile that is not of its shape"
+    if row["verdict"] == "pass" and row["reason"] is not None:
+        return f"passes, and has the reason {row['reason']}"
     return ""
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from ltx2_mlx.errors import CheckpointError
+from ltx2_mlx.errors import InputError
+from ltx2_mlx.loading.checkpoint import Checkpoint
 from ltx2_mlx.loading.load import build
 
 from ..declare.model import Stage
 from ..declare.stages import PHASES, stages
 from ..sides.loading import read
+
+IN_MEMORY = 4e9  # bytes that a component may need to be compared in memory; a larger one is streamed
+NEEDED = 20  # bytes for each parameter: float32 on both sides, the float64 oracle, and its gradients
 
 
 def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
@@ -50,21 +54,67 @@ def select(stage: str = "*", config: str = "*", registry: dict[str, Stage] | Non
     ]
 
 
-def check_checkpoint(path: Path) -> list[Stage]:
-    """The stages of the parts that a file holds.
+@dataclass(frozen=True)
+class RealFiles:
+    """Files in the place of the tiny ones; ``checkpoint`` may be a Gemma folder or an upsampler as well."""
 
-    Raises CheckpointError unless each part is whole, and fits in memory on both sides.
+    checkpoint: Path | None = None
+    gemma: Path | None = None
+    upsampler: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.given)
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.checkpoint, self.gemma, self.upsampler) if path)
+
+
+@dataclass(frozen=True)
+class RealCells:
+    """The stages that real files are compared in. files: component → its file. streamed: those of the stages of which a
+    component is too large for memory."""
+
+    chosen: list[tuple[Stage, str]]
+    files: dict[str, Path]
+    streamed: frozenset[str]
+
+
+def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
+    """The cells of the parts that files hold, as far as their stages match a glob: what does not is not looked at.
+
+    Raises CheckpointError unless each part is whole, and InputError for a stage that is too large and is not streamed.
     """
-    checkpoint = read(path)
-    fitting = [s for s in stages().values() if s.component and not s.loras and checkpoint.holds(s.component)]
-    for component in dict.fromkeys(stage.component or "" for stage in fitting) or ["transformer"]:
-        _, keys = build(component, checkpoint)
-        parameters = sum(prod(checkpoint.tensors[key].shape) for key in keys.values())
-        needed = parameters * 20 / 1e9  # float32 on both sides, the float64 oracle, and its gradients
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-        if needed > memory:
-            raise CheckpointError(
-                f"{path}: {parameters / 1e9:.1f} billion parameters need about {needed:.0f} GB here (float32 on "
-                f"both sides and a float64 oracle), this machine has {memory:.0f} GB. Use a smaller checkpoint"
-            )
-    return fitting
+    headers = {path: read(path) for path in real.given}
+    held = [stage for stage in stages().values() if stage.component and not stage.loras]
+    files: dict[str, Path] = {}
+    for path, checkpoint in headers.items():
+        files |= {s.main: path for s in held if checkpoint.holds(s.main) and s.main not in files}
+    named = [stage for stage in held if stage.component in files and fnmatchcase(stage.name, glob)]
+    if not files:
+        build("transformer", headers[real.given[0]])  # says what is wrong with the file
+    needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
+    large = {component for component, size in needed.items() if size > IN_MEMORY}
+    streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
+    chosen = []
+    for stage in named:
+        if stage.name in streamed and stage.quantization:
+            if glob == stage.name:
+                raise InputError(
+                    f"{stage.name} needs about {needed[stage.main] / 1e9:.0f} GB here, and is not streamed"
+                )
+            streamed.discard(stage.name)
+            continue
+        chosen.append((stage, files[stage.main].stem))
+    return RealCells(chosen, files, frozenset(streamed))
+
+
+def _components(named: list[Stage], files: dict[str, Path]) -> list[str]:
+    found = [component for stage in named for component in (stage.main, *stage.also) if component in files]
+    return list(dict.fromkeys(found))
+
+
+def needed_for(component: str, checkpoint: Checkpoint) -> float:
+    """Bytes that a component takes to be compared in memory. Raises CheckpointError unless it is whole."""
+    _, keys = build(component, checkpoint)
+    return float(sum(prod(checkpoint.tensors[key].shape) for key in keys.values()) * NEEDED)

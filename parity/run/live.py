@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,23 +28,38 @@ HALF = ("bfloat16", "float16")
 
 
 class Runner:
-    def __init__(self, checkpoint: Path | None = None, progress: Callable[[str], None] = lambda line: None):
+    """files: component → its file, where that is neither the checkpoint nor a tiny one."""
+
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        progress: Callable[[str], None] = lambda line: None,
+        files: Mapping[str, Path] = MappingProxyType({}),
+    ):
         from ..sides.torch import Torch  # not above: what only imports this module does without torch
 
         self.torch, self.mlx = Torch(), MLX()
-        self.checkpoint, self.progress = checkpoint, progress
+        self.checkpoint, self.progress, self.files = checkpoint, progress, files
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
             return Pair(stage, {}, {}, dtype, {}, {}, {})
-        path = self.checkpoint or FIXTURES / (config if stage.folder else f"{config}.safetensors")
-        paths = {stage.component: path}
-        paths |= {name: FIXTURES / f"{other}.safetensors" if other else path for name, other in stage.also.items()}
+        paths = self.paths(stage, config)
         options = loading_options(stage, config)
         reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
         oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
         ours = self.ours(paths, dtype, **options)
-        return Pair(stage, paths, read(path).config, dtype, reference, oracle, ours, options)
+        config_of = read(paths[stage.main]).config
+        return Pair(stage, paths, config_of, dtype, reference, oracle, ours, options)
+
+    def paths(self, stage: Stage, config: str) -> dict[str, Path]:
+        """Component → its file."""
+        tiny = FIXTURES / (config if stage.folder else f"{config}.safetensors")
+        paths = {stage.main: self.files.get(stage.main) or self.checkpoint or tiny}
+        for name, other in stage.also.items():
+            own = FIXTURES / f"{other}.safetensors" if other else paths[stage.main]
+            paths[name] = self.files.get(name, own)
+        return paths
 
     def ours(self, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
         return load_ours(self.mlx, paths, dtype, **options)
@@ -56,25 +72,35 @@ class Runner:
         """The reference's run, its oracle's runs (grafted from it if it is to be judged isolated, and free), and
         whether the reference repeats itself untapped (taken for granted without ``repeat``)."""
         stage, dtype, torch = pair.stage, pair.dtype, self.torch
-        session = Session(torch, probes=probes_of(pair))
+        session = pair.session("reference", torch, probes=probes_of(pair))
         result = execute(torch, stage, pair.reference, case, dtype, dtype, session)
         recorded = Recorded(pair, case, session.trace, None, True)
         if repeat and not case.steps and not case.taps:
-            again = execute(torch, stage, pair.reference, case, dtype, dtype, None)
-            recorded.repeats = _equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
+            recorded.repeats = self.repeats(recorded, session, result)
         if isolated:
-            session = Session(torch, recorded.trace, probes_of(pair), oracle=True)
+            session = pair.session("oracle", torch, recorded.trace, probes_of(pair), oracle=True)
             with torch.widened():
-                recorded.oracle = self._oracle(recorded, session)
+                recorded.oracle = self.oracle(recorded, session)
         if free and not case.steps and not case.taps:
-            session = Session(torch, recorded.trace, only=handed_over(pair), keeps="module outputs")
-            oracle = self._oracle(recorded, session)
+            session = pair.session("oracle free", torch, recorded.trace, only=handed_over(pair), keeps="module outputs")
+            oracle = self.oracle(recorded, session)
             recorded.free = _outputs(oracle, module_taps(stage, oracle))
         return recorded
 
-    def _oracle(self, recorded: Recorded, session: Session) -> Trace:
+    def repeats(self, recorded: Recorded, session: Session, result: Any) -> bool:
+        """True if the reference gives the same result again, untapped."""
+        pair, torch = recorded.pair, self.torch
+        again = execute(torch, pair.stage, pair.reference, recorded.case, pair.dtype, pair.dtype, None)
+        return equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
+
+    def oracle(self, recorded: Recorded, session: Session) -> Trace:
         pair = recorded.pair
         return close_to(recorded.trace, run_tapped(self.torch, pair, pair.oracle, recorded, "float64", session))
+
+    def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
+        """Parameter → share of it that moves a compared tensor, without those ``known`` to move whole."""
+        pair = recorded.pair
+        return self.torch.influence(pair.stage, pair.oracle, recorded.case, recorded.trace, known)
 
     def replay(self, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
         """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
@@ -95,23 +121,28 @@ class Runner:
     def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:
         moving: dict[str, float] = {}
         if pair:
-            for name, case in _matching(pair, glob):
+            for name, case, own in self.matching(pair, glob):
                 if not (case.isolated or "C" in lanes):
                     continue
                 self.progress(f"{stage.name} {config} {name}: float32")
                 isolated = case.isolated and "A" in lanes
-                recorded = self.record(pair, case, isolated=isolated, free="C" in lanes)
+                recorded = self.record(own, case, isolated=isolated, free="C" in lanes)
                 if isolated and not case.steps and not case.taps:
-                    recorded.moving = self.torch.influence(stage, pair.oracle, case, recorded.trace, moving)
+                    recorded.moving = self.influence(recorded, moving)
                     moving |= {name: max(share, moving.get(name, 0.0)) for name, share in recorded.moving.items()}
                 yield replace(recorded, name=name)
         for dtype in HALF if "B" in lanes else ():
             pair = self.load(stage, config, dtype)
-            for name, case in _matching(pair, glob):
+            for name, case, own in self.matching(pair, glob):
                 if case.half:
                     self.progress(f"{stage.name} {config} {name}: {dtype}")
-                    recorded = self.record(pair, case, False, isolated=not stage.float32, free=stage.float32)
+                    recorded = self.record(own, case, False, isolated=not stage.float32, free=stage.float32)
                     yield replace(recorded, name=name)
+
+    def matching(self, pair: Pair, glob: str) -> Iterator[tuple[str, Case, Pair]]:
+        """The stage's cases by name, and what each is run on."""
+        cases = pair.stage.cases(pair.config).items()
+        return ((name, case, pair) for name, case in cases if fnmatchcase(name, glob))
 
     def run(self, chosen: list[tuple[Stage, str]], lanes: str = "ABC") -> Results:
         """Judge every case of the chosen cells in the chosen lanes."""
@@ -121,17 +152,13 @@ class Runner:
         return results
 
 
-def _matching(pair: Pair, glob: str) -> list[tuple[str, Case]]:
-    return [(name, case) for name, case in pair.stage.cases(pair.config).items() if fnmatchcase(name, glob)]
-
-
 def _outputs(trace: Trace, taps: set[str]) -> Trace:
     """Only the outputs of these taps."""
     calls = {key: replace(call, inputs={}) for key, call in trace.calls.items() if key[0] in taps}
     return Trace(calls)
 
 
-def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """Two flattened results, to the last bit."""
     return a.keys() == b.keys() and all(
         np.array_equal(v.values, b[k].values, equal_nan=True) if isinstance(v, Tensor) else v == b[k]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from pathlib import Path
 from typing import Protocol
@@ -19,13 +21,14 @@ from ..judge.device import UNMEASURED, Device, calibrated
 from ..judge.results import ORIGIN, Results
 from . import pipelines as pipeline_runs
 from .calibration import measure
-from .cells import manifest
+from .cells import RealCells, manifest
 from .coverage import silent, unseen
 from .environment import chosen_device, code_digest, environment, use_device
-from .pool import jobs_for_tasks, peak_gb, show_progress, spread
+from .pool import cores, held_gb, jobs_for_tasks, peak_gb, show_progress, spread
 from .replay import judge_recording
 from .resume import CellResult, Cells
 from .resume import key as cells_key
+from .streaming import Streaming
 from .tracefile import open_trace
 
 
@@ -46,11 +49,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Live:
-    """The reference runs here."""
+    """The reference runs here. files: component → its file, where that is no tiny one. streamed: stages whose
+    components are larger than memory, which ``streaming`` is for."""
 
     lanes: str
-    checkpoint: Path | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
     seed: int = 0
+    streaming: Streaming | None = None
+    streamed: frozenset[str] = frozenset()
 
     @property
     def cost(self) -> str:
@@ -62,7 +68,25 @@ class Live:
                 return Results(pipelines=pipeline_runs.run(pipelines()[name], config, self.lanes, show_progress))
             from .live import Runner  # not above: a trace file is judged without torch
 
-            return Runner(self.checkpoint, show_progress).run([(stages()[name], config)], self.lanes)
+            stage = stages()[name]
+            if name not in self.streamed or self.streaming is None:
+                return Runner(None, show_progress, self.files).run([(stage, config)], self.lanes)
+            from ..sides.torch.paging import use_threads
+            from .streamed import StreamedRunner
+
+            use_threads(cores())  # one cell runs at a time
+            return StreamedRunner(self.streaming, self.files, _page_by_page(time.monotonic())).run(
+                [(stage, config)], self.lanes
+            )
+
+
+def _page_by_page(start: float) -> Callable[[str], None]:
+    """Prints what has been done, and the time and memory that it took."""
+
+    def show(line: str) -> None:
+        print(f"[{time.monotonic() - start:5.0f} s, {held_gb():4.1f} GB] {line}", file=sys.stderr, flush=True)
+
+    return show
 
 
 @dataclass(frozen=True)
@@ -150,7 +174,7 @@ def judge_cells(
 def run(
     chosen: Sequence[tuple[Stage | Pipeline, str]],
     lanes: str = "ABC",
-    checkpoint: Path | None = None,
+    real: RealCells | None = None,
     device: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
     keep: Path | None = None,
@@ -158,29 +182,35 @@ def run(
     jobs: int | None = None,
     seed: int = 0,
     every_lane: bool = False,
+    streaming: Streaming | None = None,
 ) -> Results:
     """Judge every chosen cell beside the reference, with inputs of a seed.
 
     keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
+    real: of files in the place of the tiny ones; streaming: how the largest of them are compared.
     every_lane: each lane was asked for by name, so that something must be judged in it.
     """
     device = chosen_device(device)
-    measured, origin = measure(device, lanes), ORIGIN | {"seed": str(seed), "checkpoint": str(checkpoint or "")}
+    paths = list(dict.fromkeys(real.files.values())) if real else []
+    named = ", ".join(map(str, paths))
+    measured, origin = measure(device, lanes), ORIGIN | {"seed": str(seed), "checkpoint": named}
     conditions = environment(device) | {"calibration": json.dumps(measured.document())}
-    cells = Cells(keep, cells_key(lanes, checkpoint, conditions, origin)) if keep else None
+    cells = Cells(keep, cells_key(lanes, paths, conditions, origin)) if keep else None
     if cells and not resume:
         cells.clear()
     known = [cells.load(stage.name, config) if cells else None for stage, config in chosen]
     if resume:
         progress(f"{sum(cell is not None for cell in known)} of {len(chosen)} cells kept from the run before")
-    source = Live(lanes, checkpoint, seed)
+    if streaming and cells:
+        streaming = replace(streaming, folder=cells.folder / "pages", key=cells.key)
+    source = Live(lanes, real.files if real else {}, seed, streaming, real.streamed if real else frozenset())
     tasks = [CellTask(source, stage.name, config, device, cells, measured) for stage, config in chosen]
     results = judge_cells(tasks, device, progress, known, jobs)
     results.device, results.origin = measured, origin
     results.silent += silent(results, [(stage.name, config) for stage, config in chosen], lanes if every_lane else "")
     of_stages = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
     results.stages = manifest(of_stages)
-    results.unseen = unseen(results, of_stages) if "A" in lanes and checkpoint is None else []
+    results.unseen = unseen(results, of_stages) if "A" in lanes and real is None else []
     return results
 
 

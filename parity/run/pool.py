@@ -152,6 +152,13 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
+def held_gb() -> float:
+    """The memory that this process holds now; where only its peak is known, that."""
+    if sys.platform == "linux" and (found := re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())):
+        return int(found[1]) / 1e6
+    return peak_gb()
+
+
 def show_progress(line: str) -> None:
     """Overwrite the terminal's last line; nothing where there is no terminal."""
     if sys.stderr.isatty():

@@ -22,12 +22,13 @@ from ..tap.side import Side
 from ..tap.trace import Tensor, Trace
 from .coverage import coverage_of, function_names
 from .recorded import Recorded, Recording
+from .streaming import MemoryLimitError
 
 
 def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
     """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
     pair = recorded.pair
-    session = Session(mlx, recorded.trace, probes_of(pair))
+    session = pair.session("ours", mlx, recorded.trace, probes_of(pair))
     return run_tapped(mlx, pair, ours or pair.ours, recorded, pair.dtype, session)
 
 
@@ -40,7 +41,7 @@ def replay_free(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None
     # Of what is exact only the grids are handed over: which calls a cache spares is the product's business.
     exact = {f"*{tap.name}" for tap in pair.stage.functions if tap.exact}
     only = tuple(pattern for pattern in handed_over(pair) if pattern not in exact)
-    session = Session(mlx, recorded.trace, only=only, keeps="module outputs")
+    session = pair.session("ours free", mlx, recorded.trace, only=only, keeps="module outputs")
     session.shipped = True
     given = (call.inputs.get("indices") for call in recorded.trace.calls.values())
     with shipped([grid.values for grid in given if isinstance(grid, Tensor)]):
@@ -71,7 +72,8 @@ def run_tapped(
     try:
         execute(side, pair.stage, modules, recorded.case, pair.dtype, model, session)
     except Exception as error:
-        if side.key == "reference" or not any(call.error for call in session.trace.calls.values()):
+        stopped = isinstance(error, MemoryLimitError)  # which is no failure of ours
+        if stopped or side.key == "reference" or not any(call.error for call in session.trace.calls.values()):
             raise
         session.trace.raised = error
     return session.trace

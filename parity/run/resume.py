@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 from ltx2_mlx.errors import LTX2Error
 
 from ..declare.inputs import FIXTURES, RECIPES
-from ..judge.documents import Count, CoverageRecord, PipelineRecord, TapRecord
+from ..judge.documents import Count, CoverageRecord, PipelineRecord, TapRecord, row_problem
 from ..judge.files import read_bytes, write_whole
 from ..judge.results import ALLOWED, Coverage, PipelineRow, Results, Row
 from ..tap import raw_safetensors as shards
@@ -90,6 +91,8 @@ def _sound(kept: _Kept, stage: str, config: str) -> bool:
     msgspec.convert([asdict(entry) for entry in kept.coverage], list[CoverageRecord])
     of_cell = {(row["stage"], row["config"]) for row in rows} | {(run["pipeline"], run["config"]) for run in runs}
     beyond = [row for row in kept.rows if row.verdict == "pass" and not row.needed_k <= ALLOWED[row.lane]]
+    if any(map(row_problem, rows)):
+        return False
     return of_cell == {(stage, config)} and not beyond and isfinite(kept.peak_gb) and kept.carried >= 0
 
 
@@ -97,11 +100,27 @@ def _plain(value: Any) -> Any:
     return list(map(asdict, value)) if isinstance(value, list) and value and is_dataclass(value[0]) else value
 
 
-def key(lanes: str, checkpoint: Path | None, environment: dict[str, str], origin: dict[str, str]) -> str:
+LARGE = 2e9  # bytes of a file that is not read for its identity
+
+
+def key(lanes: str, checkpoints: Sequence[Path], environment: dict[str, str], origin: dict[str, str]) -> str:
     """SHA-256 of all that a cell's result depends on: the code of ours, of the harness and of the reference; every byte
-    of the checkpoints; lanes, device, seed, versions, and the environment's variables for the libraries."""
+    of the checkpoints (of a large one: its first bytes, its size and when it was written); lanes, device, seed,
+    versions, and the environment's variables for the libraries."""
     digest = hashlib.sha256(json.dumps([sorted(lanes), environment, origin, settings()], sort_keys=True).encode())
     digest.update(code_digest().encode())
-    for path in (RECIPES / "SHA256SUMS", RECIPES / "media.py", FIXTURES, checkpoint):
-        digest.update(shards.sha256(path).encode() if path and path.exists() else b"none;")
+    for path in (RECIPES / "SHA256SUMS", RECIPES / "media.py", FIXTURES):
+        digest.update(shards.sha256(path).encode() if path.exists() else b"none;")
+    for checkpoint in checkpoints:
+        for path in sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]:
+            digest.update(f"{path.name} {_identity(path)};".encode())
     return digest.hexdigest()
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    if status.st_size < LARGE:
+        return shards.sha256(path) if path.is_file() else ""
+    with path.open("rb") as file:
+        head = hashlib.sha256(file.read(1 << 20)).hexdigest()
+    return f"{head} {status.st_size} {status.st_mtime_ns}"

@@ -53,11 +53,12 @@ class MLX(Side):
         dtype: str,
         loras: Loras = (),
         quantization: str | None = None,
+        paged: bool = False,
     ) -> nn.Module:
         # Looked up when called: `planting.planted` puts a copy with a fault in its place.
         product = importlib.import_module("ltx2_mlx")
         files = [product.LoraPathStrength(*lora) for lora in loras]
-        module: nn.Module = product.load(component, path, self.dtype(dtype), files, quantization)
+        module: nn.Module = product.load(component, path, self.dtype(dtype), files, quantization, paged)
         return module
 
     def named_modules(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

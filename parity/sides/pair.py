@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..declare.model import Stage
+from ..tap.session import Session
+
+
+def in_memory(run: str, *args: Any, **kwargs: Any) -> Session:
+    """A session whose trace stays in memory; ``run`` says which of a case's runs it is of."""
+    return Session(*args, **kwargs)
 
 
 @dataclass
 class Pair:
     """A stage's components (name → module) loaded on both sides in one dtype, with their oracles.
 
-    Of a trace file only ``ours`` is loaded.
+    Of a trace file only ``ours`` is loaded. session: makes the session of each run of a case.
     """
 
     stage: Stage
@@ -24,6 +31,7 @@ class Pair:
     oracle: dict[str, Any]
     ours: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
+    session: Callable[..., Session] = in_memory
 
     @property
     def root(self) -> str:

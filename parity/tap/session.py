@@ -100,9 +100,13 @@ class Session:
         if any(fnmatchcase(tap, pattern) for pattern in self.probes):
             self._probe(call, known, original, bound, channels_last)
         self.trace.events.append(("out", tap, index))
+        self.finished(call)
         if known is None:
             return output
         return graft(output, "", self.fw, axis_moved(known.outputs, 1, -1) if channels_last else known.outputs)
+
+    def finished(self, call: Call) -> None:
+        """Called with each call that has been recorded whole."""
 
     def _within(self, tap: str, run: Callable[[], Any]) -> Any:
         """What ``run`` returns; the functions that it calls are named after the tap."""

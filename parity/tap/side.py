@@ -91,6 +91,15 @@ class Side(ABC):
         """Set up what this framework needs around a run; ``isolated``: every call in it is to be recorded."""
         yield
 
+    def random_state(self) -> Any:
+        """The state of the global generator; None where nothing is drawn from one."""
+        return None
+
+    def set_random_state(self, state: Any) -> None:
+        """Go on from ``random_state``."""
+        if state is not None:
+            raise ValueError("a state of another side's generator")
+
     @contextlib.contextmanager
     def counted(self, count: Callable[[str, int], None]) -> Iterator[None]:
         """Tell ``count`` the primitive and the terms of every sum; the reference alone does."""

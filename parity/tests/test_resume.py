@@ -21,6 +21,7 @@ from parity.run.cells import select
 from parity.run.environment import ROOT, code_digest, default_device
 from parity.run.live import Runner
 from parity.run.resume import CellResult, Cells, key
+from parity.tests.fuzz.harness import results
 
 QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
 GLOBS = ("[pt][ar]*[er][sr]", "*y")  # just these two cells
@@ -64,8 +65,8 @@ def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: 
 
 def test_cells_of_other_code_lanes_or_checkpoints_are_not_used(tmp_path: Path, checkpoints: Path) -> None:
     own = checkpoints / "tiny-2.3-video-only.safetensors"
-    keys = [key("A", None, {}, ORIGIN), key("AB", None, {}, ORIGIN), key("A", None, {"mlx": "1"}, ORIGIN)]
-    keys += [key("A", own, {}, ORIGIN), key("A", None, {}, ORIGIN | {"seed": "1"})]
+    keys = [key("A", (), {}, ORIGIN), key("AB", (), {}, ORIGIN), key("A", (), {"mlx": "1"}, ORIGIN)]
+    keys += [key("A", [own], {}, ORIGIN), key("A", (), {}, ORIGIN | {"seed": "1"})]
     assert len(set(keys)) == len(keys)
     cells = Cells(tmp_path, keys[0])
     cells.save("toy", "any", CellResult(Results([row()], carried=3), 0.5))
@@ -110,9 +111,9 @@ def digest() -> str:
 def test_the_key_is_made_of_what_the_environment_tells_the_libraries(
     change: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = key("A", None, {}, ORIGIN)
+    before = key("A", (), {}, ORIGIN)
     monkeypatch.setenv(*change)
-    assert key("A", None, {}, ORIGIN) != before
+    assert key("A", (), {}, ORIGIN) != before
 
 
 def test_the_key_is_made_of_the_bytes_of_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,18 @@ def test_the_key_is_made_of_the_bytes_of_the_checkpoints(tmp_path: Path, monkeyp
     folder = tmp_path / "gemma"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    before, own = key("A", None, {}, ORIGIN), key("A", folder, {}, ORIGIN)
+    before, own = key("A", (), {}, ORIGIN), key("A", [folder], {}, ORIGIN)
     (folder / "config.json").write_text("[]")
-    assert key("A", None, {}, ORIGIN) != before
-    assert key("A", folder, {}, ORIGIN) != own
+    assert key("A", (), {}, ORIGIN) != before
+    assert key("A", [folder], {}, ORIGIN) != own
+
+
+def test_a_kept_cell_with_a_profile_of_another_shape_is_run_again(tmp_path: Path) -> None:
+    cells, run = Cells(tmp_path, "key"), results(False)
+    run.rows, run.coverage, run.pipelines = run.rows[:6], run.coverage, []
+    cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
+    assert cells.load("transformer", "tiny-2.0") is not None
+    assert run.rows[1].profile is not None
+    run.rows[1].profile["axes"][0]["size"] = 5
+    cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
+    assert cells.load("transformer", "tiny-2.0") is None

@@ -10,6 +10,12 @@ _encoder = partial(Fault, stage="video_encoder", file="video_vae.py", config="ti
 _decoder = partial(Fault, stage="video_decoder", file="video_vae.py", config="tiny-2.0")
 _noisy = partial(Fault, stage="video_decoder", file="video_vae.py", config="tiny-2.0-timestep")
 _tiles = partial(Fault, stage="video_decoder", file="tiling.py", config="tiny-2.0", case="tiled-pixels")
+_slabs = partial(
+    Fault, stage="video_decoder", file="nn/slabs.py", config="tiny-2.0", case="slabs", tap="decoded_in_slabs"
+)
+_encoded_slabs = partial(
+    Fault, stage="video_encoder", file="video_vae.py", config="tiny-2.0", case="slabs", tap="encoded_in_slabs"
+)
 _upsampler = partial(Fault, stage="upsampler", file="upsampler.py", config="tiny-2.3-upsampler-x2")
 
 VIDEO = (
@@ -279,6 +285,74 @@ VIDEO = (
         tap="up_blocks.2.res_blocks.0._feed_spatial_noise",
         cause="skipped term",
         known="V10",
+    ),
+    # ---- slabs
+    _slabs(
+        "X40",
+        "a slab of frames whose neighbours before it are one frame too old",
+        old='        self._keep(layer, "window", window[:, outputs * stride :])\n',
+        new='        self._keep(layer, "window", window[:, outputs * stride - 1 : -1])\n',
+        cause="position/offset",
+    ),
+    _slabs(
+        "X41",
+        "each slab of frames padded as though it were the clip's first",
+        old="        parts = [x[:, :1]] * before if kept is None else [kept]\n",
+        new="        parts = [x[:, :1]] * (before if kept is None else kept.shape[1])\n",
+        cause="padding mode",
+    ),
+    _slabs(
+        "X42",
+        "the neighbours before a slab left out: its frames come one convolution short",
+        old='        self._keep(layer, "window", window[:, outputs * stride :])\n',
+        new='        self._keep(layer, "window", window[:, outputs * stride + 1 :])\n',
+        cause="position/offset",
+    ),
+    _slabs(
+        "X43",
+        "what goes around the convolutions of a slab taken from its end, not from where it waited",
+        old="        return x[:, :frames]\n",
+        new="        return x[:, -frames:]\n",
+        cause="position/offset",
+    ),
+    _slabs(
+        "X44",
+        "the first of two frames dropped in each slab, not in the first alone",
+        file="video_vae.py",
+        old="        first = 1 if self.stride[0] == 2 and (flow is None or not flow.begun(self.conv)) else 0\n",
+        new="        first = 1 if self.stride[0] == 2 else 0\n",
+        cause="padding side",
+    ),
+    _slabs(
+        "X45",
+        "the last frames of the last slab, which wait for frames that never come, left out",
+        file="video_vae.py",
+        old="            flow.last = end == slabs[-1][1]\n",
+        new="            flow.last = False\n",
+        cause="padding side",
+    ),
+    _encoded_slabs(
+        "X46",
+        "the first frame doubled in each slab, not in the first alone",
+        old="        if self.stride[0] == 2 and (flow is None or not flow.begun(self.conv)):\n",
+        new="        if self.stride[0] == 2:\n",
+        cause="padding side",
+    ),
+    _encoded_slabs(
+        "X47",
+        "slabs of frames put together in another order",
+        old="            parts.append(x)\n",
+        new="            parts.insert(0, x)\n",
+        cause="axis order",
+    ),
+    _encoded_slabs(
+        "X48",
+        "a group norm over each slab of frames, not over the clip",
+        file="vae_memory.py",
+        old='block.kind == "res_x_y"), len(sizes))\n',
+        new='block.kind == "nothing"), len(sizes))\n',
+        config="tiny-2.0-timestep",
+        cause="wrong reduction",
     ),
     # ---- tiles
     _tiles(

@@ -115,9 +115,8 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
 }
 
 
-def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+def gemma_model(config: dict[str, Any]) -> torch.nn.Module:
     """Gemma 3 as ltx-core runs it, built directly: its own builder fails with transformers 5."""
-    from safetensors.torch import load_file
     from transformers import Gemma3Config
     from transformers.models.gemma3 import modeling_gemma3
 
@@ -137,9 +136,18 @@ def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn
 
     text_config: Any = Gemma3Config.from_dict(config).text_config
     model: torch.nn.Module = Gemma3TextModel(text_config)
-    prefix = "language_model.model."
+    return model
+
+
+GEMMA_PREFIX = "language_model.model."
+
+
+def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+    from safetensors.torch import load_file
+
+    model = gemma_model(config)
     tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
-    model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    model.load_state_dict({k.removeprefix(GEMMA_PREFIX): t for k, t in tensors.items() if k.startswith(GEMMA_PREFIX)})
     for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
         parameter.data = parameter.data.to(dtype)
     return model.eval()
@@ -315,6 +323,12 @@ class Torch(Side):
         torch.manual_seed(0)  # what the reference draws must repeat itself; ours is given what was recorded
         yield
 
+    def random_state(self) -> Any:
+        return torch.get_rng_state().numpy().tobytes()
+
+    def set_random_state(self, state: Any) -> None:
+        torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
     @contextlib.contextmanager
     def counted(self, count: Callable[[str, int], None]) -> Iterator[None]:
         with Counting(count):
@@ -337,7 +351,12 @@ class Torch(Side):
 
     def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         """The same weights, to the last bit, in float64."""
-        oracle = copy.deepcopy(module).double()
+        return self.as_oracle(copy.deepcopy(module))
+
+    @staticmethod
+    def as_oracle(module: torch.nn.Module) -> torch.nn.Module:
+        """The module itself, turned into float64."""
+        oracle = module.double()
         for m in oracle.modules():
             if (name := type(m).__name__) in WIDENED_MODULES:
                 m.__class__ = type(name, (type(m),), {"forward": WIDENED_MODULES[name]})

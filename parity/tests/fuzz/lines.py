@@ -157,7 +157,7 @@ def _product_line(command: str) -> Callable[[Path, random.Random], list[str]]:
         for action in actions:
             if action.dest in NEEDED:
                 line += [action.option_strings[0], *map(str, NEEDED[action.dest])]
-        for action in rng.sample(actions, rng.randrange(6)):
+        for action in rng.sample(actions, rng.choice((0, 1, 1, 2, 5))):
             line += [action.option_strings[0], *_values(action, rng)]
         if rng.random() < 0.66:
             line = mutate.words(line, rng)
@@ -176,8 +176,8 @@ def _values(action: argparse.Action, rng: random.Random) -> list[str]:
     files += [str(FIXTURES / name) for name in ("tiny-2.0.safetensors", "tiny-2.0-lora.safetensors", "tiny-gemma")]
     files += [str(GEMMA), "folder", "fifo", "loop", "gone", "/dev/zero", "/dev/null", "/proc/self/mem", "made.wav"]
     count = 1 if action.nargs is None else rng.randrange(4)
-    kinds = [files, EDGES, mutate.WORDS]
-    return [rng.choice(rng.choice(kinds)) for _ in range(count)]
+    kind = EDGES if action.type in (int, float) else files
+    return [rng.choice(kind if rng.random() < 0.7 else rng.choice((EDGES, mutate.WORDS))) for _ in range(count)]
 
 
 def _info_line(folder: Path, rng: random.Random) -> list[str]:

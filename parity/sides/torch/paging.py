@@ -1,0 +1,278 @@
+"""Components larger than memory: on the meta device, and filled from the file a layer at a time as they run.
+
+ltx-core's own configurators build the modules and its own key maps name their tensors; nothing of it is changed. A
+layer's tensors are read before its forward and dropped after it. What is small stays, and so does what belongs to a
+module that is used without a forward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
+from safetensors import safe_open
+
+from ...tap.session import Session
+from .components import BUILDERS, GEMMA_PREFIX, Torch, _randn, filters_made_once, gemma_model
+
+SMALL = 2**18  # elements of a tensor that stays in memory: norms, biases and tables, 1 % of a block
+REOPENED = 2**29  # bytes read from a file until it is mapped anew: pages of a mapping count as memory
+
+
+class Weights:
+    """The tensors of a component in its files, by the names that they have in its module."""
+
+    def __init__(self, files: Iterable[Path], rename: Callable[[str], str | None], ops: Any, dtype: torch.dtype):
+        """rename: key → name, None for another component's. ops: the key map that values go through, or None. dtype:
+        of the compared runs, to which everything is rounded first."""
+        self._ops, self._dtype = ops, dtype
+        self._where: dict[str, tuple[Path, str, str]] = {}
+        self._open: dict[Path, Any] = {}
+        self._read = 0
+        for file in files:
+            with safe_open(str(file), framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118  # it is no dict
+                    if (renamed := rename(key)) is not None:
+                        shape = opened.get_slice(key).get_shape()
+                        for name, _ in self._named(renamed, torch.empty(shape, device="meta")):
+                            self._where[name] = file, key, renamed
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def _named(self, renamed: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+        return [(renamed, value)] if self._ops is None else list(self._ops.apply_to_key_value(renamed, value))
+
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """The whole tensor, in memory of its own."""
+        file, key, renamed = self._where[name]
+        value = dict(self._named(renamed, self._file(file).get_tensor(key)))[name]
+        self._count(value.nbytes)
+        if not value.is_floating_point():
+            return value.to(self._dtype, copy=True)
+        exact = self._dtype == torch.float32 and value.dtype != torch.float64  # then one step does what two do
+        return value.to(dtype, copy=True) if exact else value.to(self._dtype, copy=True).to(dtype)
+
+    def read_rows(self, name: str, rows: list[int], dtype: torch.dtype) -> torch.Tensor:
+        file, key, _ = self._where[name]
+        part = self._file(file).get_slice(key)
+        values = torch.cat([part[row : row + 1] for row in rows])
+        self._count(values.nbytes)
+        return values.to(self._dtype).to(dtype)
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._open:
+            self._open[path] = safe_open(str(path), framework="pt")
+        return self._open[path]
+
+    def _count(self, nbytes: int) -> None:
+        self._read += nbytes
+        if self._read > REOPENED:
+            self._read = 0
+            self._open.clear()
+
+
+class Pager:
+    """Fills the tensors of a module from its files as its layers run.
+
+    require: called with the bytes that are about to be read, before they are. moved: parameter → share of its elements
+    that had a gradient while ``moving`` lasted.
+    """
+
+    def __init__(self, module: torch.nn.Module, weights: Weights, dtype: torch.dtype, small: int):
+        self.module, self.weights, self.dtype = module, weights, dtype
+        self.require: Callable[[int], None] = lambda nbytes: None
+        self.moved: dict[str, float] = {}
+        self._moving = self._holding = False
+        self._held: list[tuple[torch.nn.Module, str, torch.Tensor]] = []
+        self._masks: dict[str, np.ndarray] = {}  # of parameters of which only a part has moved yet, one bit an element
+        self._resident: dict[str, tuple[torch.nn.Module, str]] = {}
+        for path, layer in module.named_modules():
+            own = _own(layer)
+            names = {name: f"{path}.{name}" if path else name for name in own}
+            if missing := [full for full in names.values() if full not in weights]:
+                raise RuntimeError(f"the reference was left without {', '.join(missing)}")
+            whole = type(layer).forward is torch.nn.Module.forward  # its tensors are used without a call
+            large = {name: full for name, full in names.items() if not whole and own[name].numel() >= small}
+            for name, full in names.items():
+                if name not in large:
+                    self._resident[full] = layer, name
+                    _put(layer, name, weights.read(full, dtype))
+            if large:
+                layer.register_forward_pre_hook(self._filling(large))
+                layer.register_forward_hook(self._dropping(large), always_call=True)
+
+    def _filling(self, names: dict[str, str]) -> Any:
+        def fill(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            for name, full in names.items():
+                hollow = getattr(layer, name)
+                if not hollow.is_meta:
+                    continue
+                if isinstance(layer, torch.nn.Embedding):
+                    _put(layer, name, self._rows(full, hollow.shape, args[0]))
+                    layer.sparse = self._moving
+                else:
+                    self.require(hollow.numel() * self.dtype.itemsize)
+                    _put(layer, name, self.weights.read(full, self.dtype))
+                if self._moving:
+                    getattr(layer, name).requires_grad_(hollow.is_floating_point())
+
+        return fill
+
+    def _rows(self, name: str, shape: torch.Size, ids: torch.Tensor) -> torch.Tensor:
+        """A table of which only the rows that are asked for take memory: the others are zeros that nothing touches."""
+        rows = sorted(set(ids.flatten().tolist()))
+        values = self.weights.read_rows(name, rows, self.dtype)
+        blank = {2: np.uint16, 4: np.float32, 8: np.float64}[self.dtype.itemsize]
+        table = torch.from_numpy(np.zeros(shape, blank)).view(self.dtype)
+        table[rows] = values
+        return table
+
+    def _dropping(self, names: dict[str, str]) -> Any:
+        def drop(layer: torch.nn.Module, args: Any, output: Any) -> None:
+            for name, full in names.items():
+                tensor = getattr(layer, name)
+                if self._moving:
+                    self._note(full, tensor)
+                if self._holding:
+                    self._held.append((layer, name, tensor))
+                else:
+                    _put(layer, name, torch.empty_like(tensor, device="meta"))
+
+        return drop
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """While it lasts, nothing is dropped: for a page that is run twice."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            for layer, name, tensor in self._held:
+                _put(layer, name, torch.empty_like(tensor, device="meta"))
+            self._held.clear()
+
+    @contextlib.contextmanager
+    def moving(self, session: Session) -> Iterator[None]:
+        """While it lasts, every parameter that moves a value of the session is noted in ``moved``."""
+        generator = torch.Generator().manual_seed(0)
+
+        def collect(values: Iterable[Any]) -> None:
+            terms = [
+                (value * _randn(value.shape, generator=generator, dtype=value.dtype)).sum()
+                for value in values
+                if isinstance(value, torch.Tensor) and value.requires_grad
+            ]
+            if terms:  # at once: a layer's gradient goes with it
+                torch.autograd.backward(torch.stack(terms).sum(), retain_graph=True)
+
+        resident = {full: getattr(layer, name) for full, (layer, name) in self._resident.items()}
+        resident = {full: tensor for full, tensor in resident.items() if tensor.is_floating_point()}
+        self._moving, session.on_values = True, collect
+        try:
+            with torch.enable_grad():
+                for tensor in resident.values():
+                    tensor.requires_grad_(True)
+                yield
+            for full, tensor in resident.items():
+                self._note(full, tensor)
+        finally:
+            self._moving = False
+            for tensor in resident.values():
+                tensor.requires_grad_(False)
+
+    def _note(self, name: str, tensor: torch.Tensor) -> None:
+        """The share of a tensor that has a gradient now, or had one in an earlier call."""
+        gradient, tensor.grad = tensor.grad, None
+        if self.moved.setdefault(name, 0.0) == 1.0 or gradient is None:
+            return
+        if gradient.is_sparse:  # of an embedding, which is called once
+            share = int(torch.count_nonzero(gradient.coalesce().values())) / tensor.numel()
+            self.moved[name] = max(self.moved[name], share)
+            return
+        if int(torch.count_nonzero(gradient)) == tensor.numel():
+            self.moved[name] = 1.0
+            return
+        moved = np.packbits((gradient != 0).numpy())
+        if name in self._masks:
+            moved |= self._masks[name]
+        self.moved[name] = int(np.bitwise_count(moved).sum()) / tensor.numel()
+        if self.moved[name] < 1.0:
+            self._masks[name] = moved
+        else:
+            self._masks.pop(name, None)
+
+
+def use_threads(count: int) -> None:
+    """Let torch compute with so many threads: large matrices, one process."""
+    torch.set_num_threads(count)
+
+
+@dataclass(frozen=True)
+class Paged:
+    """A component on torch's side and its float64 oracle, with their pagers."""
+
+    reference: torch.nn.Module
+    oracle: torch.nn.Module
+    pagers: tuple[Pager, Pager]
+
+
+def load_paged(component: str, path: Path, config: dict[str, Any], dtype: str, small: int = SMALL) -> Paged:
+    """A component of a checkpoint (or Gemma's folder), whose layers are read as they run."""
+    side, lane = Torch(), getattr(torch, dtype)
+    module, weights = _gemma(path, config, lane) if component == "gemma" else _built(component, path, config, lane)
+    module = module.eval()
+    oracle = side.as_oracle(copy.deepcopy(module))
+    pagers = Pager(module, weights, lane, small), Pager(oracle, weights, torch.float64, small)
+    return Paged(module, oracle, pagers)
+
+
+def _built(component: str, path: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[torch.nn.Module, Weights]:
+    configurator, ops = BUILDERS[component](config)
+    builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=ops)
+    with filters_made_once():
+        module: torch.nn.Module = builder.meta_model(builder.model_config(), ())
+    return module, Weights([path], ops.apply_to_key if ops else str, ops, dtype)
+
+
+def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[torch.nn.Module, Weights]:
+    with torch.device("meta"):
+        model: Any = gemma_model(config)
+    # No file holds its rotary frequencies and the scale of its embedding: they are made where they are used.
+    model.rotary_emb = type(model.rotary_emb)(model.config)
+    model.embed_tokens.embed_scale = torch.tensor(model.embed_tokens.scalar_embed_scale)
+
+    def rename(key: str) -> str | None:
+        return key.removeprefix(GEMMA_PREFIX) if key.startswith(GEMMA_PREFIX) else None
+
+    return model, Weights(_gemma_files(folder), rename, None, dtype)
+
+
+def _gemma_files(folder: Path) -> list[Path]:
+    """What is named ``model*`` and the index names, if there is one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return sorted(folder.glob("model*.safetensors"))
+    return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def _own(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that a checkpoint holds of a module itself."""
+    buffers = {n: b for n, b in layer._buffers.items() if n not in layer._non_persistent_buffers_set}
+    return {name: t for name, t in {**layer._parameters, **buffers}.items() if t is not None}
+
+
+def _put(layer: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    if name in layer._buffers:
+        layer._buffers[name] = tensor
+    else:
+        layer._parameters[name] = torch.nn.Parameter(tensor, requires_grad=False)

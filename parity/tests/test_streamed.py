@@ -1,0 +1,267 @@
+"""What is larger than memory is compared page by page, with the very rows that memory would have given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from ltx2_mlx.errors import InputError
+from parity.cli import main
+from parity.declare.inputs import FIXTURES
+from parity.declare.model import Stage
+from parity.declare.stages import stages
+from parity.judge.results import EXIT_INCOMPLETE, EXIT_OK, EXIT_USAGE, Results, read_results
+from parity.run import cells, live, streaming
+from parity.run.cells import RealFiles, real_cells
+from parity.run.live import Runner
+from parity.run.streamed import StreamedRunner, page_of
+from parity.run.streaming import MemoryLimitError, Streaming
+from parity.tap import raw_safetensors as shards
+
+CELLS = (
+    ("transformer", "tiny-2.0-interleaved"),
+    ("gemma", "tiny-gemma"),
+    ("video_decoder", "tiny-2.0-timestep"),
+    ("vocoder", "tiny-2.3-audio-group"),
+)
+
+
+def base_of(name: str) -> Stage:
+    """A stage with its first case alone."""
+    stage = stages()[name]
+    return replace(stage, cases=lambda config: dict([next(iter(stage.cases(config).items()))]))
+
+
+def streamed(folder: Path, name: str, config: str, lanes: str, **options: Any) -> Results:
+    """Everything is paged, whatever its size."""
+    runner = StreamedRunner(Streaming(folder, **{"small": 0} | options))
+    return runner.run([(stages()[name], config)], lanes)
+
+
+def documents(results: Results) -> list[dict[str, Any]]:
+    return [row.record() | {"order": 0, "source": "", "profile": None} for row in results.rows]
+
+
+@pytest.mark.parametrize(("name", "config"), CELLS)
+def test_the_rows_are_those_of_a_run_in_memory_to_the_last_bit(
+    name: str, config: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "HALF", ("bfloat16",))
+    usual, paged = Runner().run([(base_of(name), config)], "ABC"), streamed(tmp_path, name, config, "ABC")
+    assert [row.record() for row in paged.rows] == [row.record() for row in usual.rows]
+    assert {row.lane for row in paged.rows} == set("ABC")
+    assert (paged.carried, paged.constants, paged.coverage) == (usual.carried, usual.constants, usual.coverage)
+    assert not list(tmp_path.iterdir()), "what was recorded of a case is gone when it has been judged"
+
+
+# ---- a file with many blocks ---------------------------------------------------------------------------------------
+
+DEPTH, BLOCK = 40, 37
+TAP = f"transformer_blocks.{BLOCK}"
+
+
+@pytest.fixture(scope="module")
+def deep(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small transformer with its blocks over and over again."""
+    tensors, metadata = shards.read_raw(FIXTURES / "tiny-2.3-video-only.safetensors")
+    config = json.loads(metadata["config"])
+    prefix, count = "model.diffusion_model.transformer_blocks.", config["transformer"]["num_layers"]
+    config["transformer"]["num_layers"] = DEPTH
+    blocks = {key: raw for key, raw in tensors.items() if key.startswith(prefix)}
+    whole = {key: raw for key, raw in tensors.items() if key not in blocks}
+    for number in range(DEPTH):
+        start = f"{prefix}{number % count}."
+        whole |= {f"{prefix}{number}.{key[len(start) :]}": raw for key, raw in blocks.items() if key.startswith(start)}
+    path = tmp_path_factory.mktemp("deep") / "deep.safetensors"
+    shards.write_raw(path, whole, metadata | {"config": json.dumps(config)})
+    return path
+
+
+def judged(folder: Path, path: Path, **options: Any) -> Results:
+    options = {"small": 64, "blocks": frozenset({BLOCK})} | options
+    runner = StreamedRunner(Streaming(folder, **options), {"transformer": path})
+    return runner.run([(stages()["transformer"], path.stem)], "A")
+
+
+def test_only_the_blocks_that_are_asked_for_are_judged_and_as_they_are_in_the_whole(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    cell = "transformer", "tiny-2.3-video-only", "A"
+    part, whole = (streamed(tmp_path / str(n), *cell, blocks=blocks) for n, blocks in enumerate((frozenset({1}), None)))
+    assert {page_of(row.name.partition(":")[0]).rpartition(".")[0] for row in part.rows} >= {"transformer_blocks"}
+    assert not [row.name for row in part.rows if row.name.startswith("transformer_blocks.0")]
+    kept = [row for row in documents(whole) if not row["name"].startswith("transformer_blocks.0")]
+    assert documents(part) == kept
+    assert len([row for row in kept if row["name"].startswith("transformer_blocks.1.")]) > 30
+    assert whole.coverage[0].whole
+    assert not part.coverage
+
+
+def _gate(block: Any) -> None:
+    cls = type(block)
+
+    def modulation(self: Any, *args: Any) -> Any:
+        found = cls._modulation(self, *args)
+        return found._replace(gate=found.gate * 1.01)
+
+    object.__setattr__(block, "__class__", type(cls.__name__, (cls,), {"_modulation": modulation}))
+
+
+def _swapped(block: Any) -> None:
+    block.scale_shift_table = block.scale_shift_table[mx.array([1, 0, *range(2, block.scale_shift_table.shape[0])])]
+
+
+def _bias(block: Any) -> None:
+    block.attn2.to_out[0].bias = mx.zeros_like(block.attn2.to_out[0].bias)
+
+
+def _eps(block: Any) -> None:
+    block.attn1.q_norm.eps = 1e-3
+
+
+def _rope(block: Any) -> None:
+    attention = block.attn1
+    cls = type(attention)
+
+    def call(self: Any, x: mx.array, *args: Any, pe: Any = None, **kwargs: Any) -> mx.array:
+        return cls.__call__(self, x, *args, pe=(pe[0], -pe[1]), **kwargs)
+
+    object.__setattr__(attention, "__class__", type(cls.__name__, (cls,), {"__call__": call}))
+
+
+FAULTS: dict[Callable[[Any], None], str] = {
+    _gate: f"{TAP}.apply_cross_attention_adaln:x",
+    _swapped: f"{TAP}.get_ada_values:scale_shift_table",
+    _bias: f"{TAP}.attn2.to_out.0",
+    _eps: f"{TAP}.attn1.q_norm",
+    _rope: f"{TAP}.attn1.apply_rotary_emb:freqs_cis.1",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
+def test_a_fault_in_one_block_of_many_is_found_at_its_tap(
+    fault: Callable[[Any], None], deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = StreamedRunner.ours
+
+    def ours(self: StreamedRunner, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
+        loaded = usual(self, paths, dtype, **options)
+        blocks = loaded["transformer"].transformer_blocks
+        if fault in (_swapped, _bias):  # in weights, which are there while the block runs
+            loaded["transformer"].pages.amend = lambda block: fault(block) if block is blocks[BLOCK] else None
+        else:
+            fault(blocks[BLOCK])
+        return loaded
+
+    monkeypatch.setattr(StreamedRunner, "ours", ours)
+    first = judged(tmp_path, deep).first_divergence()
+    assert first is not None
+    assert getattr(first, "name", "").startswith(FAULTS[fault])
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+class StoppedError(MemoryLimitError):
+    """As if the process had been killed."""
+
+
+def test_a_run_that_was_stopped_goes_on_after_its_last_page(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every fourth page, over all its runs. (Of a free run that goes on, the last bit may be another: a page that
+    is handed on from disk is laid out in rows, which the one before it need not have been.)"""
+    cell = [(stages()["video_decoder"], "tiny-2.0-timestep")]
+    usual = streamed(tmp_path / "whole", "video_decoder", "tiny-2.0-timestep", "A")
+    pages: list[str] = []
+
+    def progress(line: str, left: Iterator[int]) -> None:
+        if ": reference: " in line or ": ours" in line or ": oracle" in line:
+            pages.append(line)
+            if next(left, None) is None:
+                raise StoppedError
+
+    for _ in range(30):
+        budget = iter(range(3))
+        runner = StreamedRunner(
+            Streaming(tmp_path / "parts", small=0), progress=lambda line, left=budget: progress(line, left)
+        )
+        try:
+            results = runner.run(cell, "A")
+            break
+        except StoppedError:
+            continue
+    assert documents(results) == documents(usual)
+    assert results.coverage == usual.coverage
+    assert len(pages) == len(set(pages)) > 20, "no page was run twice"
+
+
+def test_a_page_that_was_changed_or_is_of_other_code_is_run_again(deep: Path, tmp_path: Path) -> None:
+    from parity.run.streamed_shards import Page, Shelf
+
+    def numbers(key: str = "key") -> list[int]:
+        shelf = Shelf(tmp_path / "shelf", key)
+        return [n for n in range(3) if shelf.page("reference", (f"layers.{n}", 0)) is not None]
+
+    shelf = Shelf(tmp_path / "shelf", "key")
+    for number in range(3):
+        with shelf.new(Page("reference", (f"layers.{number}", 0))):
+            shelf.store("reference", live.Tensor(mx.arange(4).__array__(), "int32"))
+    assert numbers() == [0, 1, 2]
+    shard = tmp_path / "shelf" / "00001.shard"
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    assert numbers() == [0], "and what follows on it"
+    assert numbers("of other code") == []
+
+
+# ---- from the command line -------------------------------------------------------------------------------------------
+
+
+def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that_it_names(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cells, "IN_MEMORY", 1e6)
+    file, out = checkpoints / "tiny-2.0-interleaved.safetensors", tmp_path / "results.json"
+    found = real_cells(RealFiles(file))
+    assert "transformer" in found.streamed
+    assert real_cells(RealFiles(file, checkpoints / "tiny-gemma"), "gemma").chosen == [
+        (stages()["gemma"], "tiny-gemma")
+    ]
+    argv = ["run", "--checkpoint", str(file), "--stage", "transformer", "--lane", "A", "--json", str(out)]
+    assert main([*argv, "--max-rss", "0.1"]) == EXIT_INCOMPLETE
+    stopped = capsys.readouterr().err
+    assert "--max-rss allows 0.1" in stopped
+    assert "Traceback" not in stopped
+    assert main([*argv, "--resume", "--max-rss", "24"]) == EXIT_OK
+    assert read_results(out)["summary"]["peak_gb"] > 0
+    assert main(["run", "--stage", "sampling", "--blocks", "1", "--json", str(out)]) == EXIT_USAGE
+
+
+def test_less_memory_than_is_needed_stops_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "held_gb", lambda: 5.0)
+    Streaming(tmp_path, max_rss=7).require(1_000_000_000)
+    with pytest.raises(MemoryLimitError, match=r"5\.0 GB held and 3\.0 GB more"):
+        Streaming(tmp_path, max_rss=7).require(3_000_000_000)
+
+
+def test_a_tap_of_a_large_file_is_taken_apart_or_refused_in_one_line(
+    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cells, "IN_MEMORY", 1e6)
+    monkeypatch.chdir(tmp_path)
+    for verb in ("bisect", "explain"):
+        place = ["transformer", "deep", "base", "A", f"{TAP}.attn1.to_q"]
+        assert main([verb, *place, "--checkpoint", str(deep)]) == EXIT_OK
+        assert main([verb, *place[:4], "X0Model", "--checkpoint", str(deep)]) == EXIT_USAGE
+        assert "taken apart" in capsys.readouterr().err
+    with pytest.raises(InputError, match="give the same files again"):
+        from parity.investigate.bisect import record
+        from parity.judge.place import Place
+
+        record(Runner(), Place("transformer", "deep", "base", "A"))
