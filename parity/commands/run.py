@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
     jobs = 1 if real and real.streamed else args.jobs  # each takes a few GB
     try:
         with replacing(args.json):
-            large = _large_layers(args, chosen, lanes, device)
+            large = _large_layers(real, lanes, device)
             cells, every = args.json.with_suffix(".cells"), args.lane is not None
             results = run(chosen, lanes, real, device, progress, cells, args.resume, jobs, args.seed, every, streaming)
             results.explanation = explain_first(results)
@@ -120,16 +119,14 @@ def _run(args: argparse.Namespace) -> int:
     return results.exit_code()
 
 
-def _large_layers(
-    args: argparse.Namespace, chosen: Sequence[tuple[Stage | Pipeline, str]], lanes: str, device: str
-) -> tuple[Measure, ...]:
-    """Of a real file on a GPU: how far its largest layers are off there, with inputs of production size."""
-    if not args.checkpoint or device == "cpu":
+def _large_layers(real: RealCells | None, lanes: str, device: str) -> tuple[Measure, ...]:
+    """Of real files on a GPU: how far their largest layers are off there, with inputs of production size."""
+    if real is None or device == "cpu":
         return ()
     from ..run.largest import largest_layers
 
-    components = [stage.component for stage, _ in chosen if isinstance(stage, Stage) and stage.component]
-    return largest_layers(args.checkpoint, components, lanes)
+    judged = {stage.component for stage, _ in real.chosen}
+    return largest_layers({name: path for name, path in real.files.items() if name in judged}, lanes)
 
 
 def lanes_of(text: str | None) -> str:

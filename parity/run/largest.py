@@ -3,7 +3,7 @@ positions. What goes wrong at these sizes alone is seen here, where a float64 or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,26 @@ SIZES = {1: (2500,), 2: (64, 64), 3: (6, 32, 48)}
 FLOATS = ("BF16", "F16", "F32")
 
 
-def largest_layers(path: Path, components: Sequence[str], lanes: str, tokens: int = TOKENS) -> tuple[Measure, ...]:
-    """The largest layer of each kind of each component of a file, in the dtypes of these lanes. One that is off by more
-    than rounding makes a run inconclusive, as a primitive does that is measured before it."""
+def largest_layers(files: Mapping[str, Path], lanes: str, tokens: int = TOKENS) -> tuple[Measure, ...]:
+    """The largest layer of each kind of each component, in the dtypes of these lanes. One that is off by more than
+    rounding makes a run inconclusive, as a primitive does that is measured before it. files: component → its file."""
     dtypes = [mx.float32] * bool(set(lanes) & {"A", "C"}) + [mx.bfloat16] * ("B" in lanes)
     return tuple(
         _measured(f"{component} {name}", weight, dtype, tokens)
-        for component, name, weight in _largest(path, components)
+        for component, path in files.items()
+        for name, weight in _largest(path, component)
         for dtype in dtypes
     )
 
 
-def _largest(path: Path, components: Sequence[str]) -> Iterator[tuple[str, str, mx.array]]:
-    """Component, parameter and weight ``(out, …, in)`` of its largest linear layer, 1-D, 2-D and 3-D convolution."""
+def _largest(path: Path, component: str) -> Iterator[tuple[str, mx.array]]:
+    """Parameter and weight ``(out, …, in)`` of the largest linear layer, 1-D, 2-D and 3-D convolution."""
     checkpoint = read(path)
-    for component, keys in checkpoint.components().items():
-        if component not in components:
-            continue
-        weights = {
-            name: checkpoint.tensors[key] for name, key in keys.items() if _is_layer(name, checkpoint.tensors[key])
-        }
-        for axes in sorted({len(info.shape) for info in weights.values()}):
-            name = max((n for n, info in weights.items() if len(info.shape) == axes), key=lambda n: weights[n].nbytes)
-            weight = Arrays({name: weights[name]})[name]
-            yield component, name, mx.moveaxis(weight, 1, -1)
+    infos = {name: checkpoint.tensors[key] for name, key in checkpoint.components()[component].items()}
+    weights = {name: info for name, info in infos.items() if _is_layer(name, info)}
+    for axes in sorted({len(info.shape) for info in weights.values()}):
+        name = max((n for n, info in weights.items() if len(info.shape) == axes), key=lambda n: weights[n].nbytes)
+        yield name, mx.moveaxis(Arrays({name: weights[name]})[name], 1, -1)
 
 
 def _is_layer(name: str, info: TensorInfo) -> bool:

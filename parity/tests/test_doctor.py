@@ -165,7 +165,7 @@ def test_what_is_no_number_is_infinitely_far_off(spoilt: float) -> None:
 
 def test_the_largest_layers_of_a_file_are_judged_with_its_weights(checkpoints: Path) -> None:
     file, names = checkpoints / "tiny-2.3.safetensors", ("transformer", "video_decoder", "audio_decoder", "vocoder")
-    found = largest_layers(file, names, "AB", tokens=90)
+    found = largest_layers(dict.fromkeys(names, file), "AB", tokens=90)
     assert {(m.primitive.split()[0], m.dtype) for m in found} == {
         (n, d) for n in names for d in ("float32", "bfloat16")
     }
@@ -176,7 +176,7 @@ def test_the_largest_layers_of_a_file_are_judged_with_its_weights(checkpoints: P
         (HAZARDS["matmul.float32"]["TF32"], ("transformer", "float32")),
     ):
         with hazard(patches):
-            beyond = [m for m in largest_layers(file, names, "AB", tokens=90) if not m.honest]
+            beyond = [m for m in largest_layers({worst[0]: file}, "AB", tokens=90) if not m.honest]
         assert {(m.primitive.split()[0], m.dtype) for m in beyond} == {worst}
         assert Results(device=Device(tuple(beyond))).exit_code() in (EXIT_INCOMPLETE, EXIT_INCONCLUSIVE)
 
