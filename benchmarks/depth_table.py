@@ -39,7 +39,7 @@ def markdown(results: list[dict[str, Any]]) -> list[str]:
         "`benchmarks/depth.py`: random weights of the released shapes (`fixtures/full_size.py`), text of 1,024 tokens,",
         "126 audio tokens, both sides in one run. *Isolated*: ours gets ltx-core's input of the block. *Free*: each",
         "goes on from its own. Errors are relative L2 distances; the oracle is ltx-core in float64, with the same",
-        "weights, and begins, in the free run as well, with what ltx-core passes to the first block: so there ours shows",
+        "weights, and begins, in the free run as well, with what ltx-core passes to the first block: there ours shows",
         "the distance between two float32 sinusoids of the timestep, from the first block on.",
     ]
     for result in results:

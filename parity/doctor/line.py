@@ -106,7 +106,7 @@ def layer(
     at = sampled.positions(y.shape[:-1], count)
     ours = at_positions(y, at)
     found = sampled.judge_layer(kind, at, ours, tuple(map(numbers, operands)), dtype, **options)
-    return Check(f"{what}, {dtype}", found, sampled.limit(dtype, kind))
+    return Check(f"{what}, {dtype}", found, sampled.limit(dtype))
 
 
 def whole(what: str, y: mx.array, exact: Array, dtype: mx.Dtype, terms: int, primitive: str = "matmul") -> Check:

@@ -30,11 +30,10 @@ def ratio(ours: Array, exact: Array, dtype: str, terms: int, primitive: str = "m
     return ratios(metrics.compare(ours, rounded(exact, dtype), exact), least)[1]
 
 
-def limit(dtype: str, kind: Kind = "linear") -> float:
+def limit(dtype: str) -> float:
     """The largest ratio that is rounding. Half precision is compared with its own rounding, and float32 with a floor
-    that says nothing of how well a function is approximated. Attention that no kernel fuses rounds its scores and
-    weights as well: on an H100 it has 5.4 with heads of 256."""
-    return tolerance.DEVICE if dtype == "float32" or kind == "attention" else tolerance.K
+    that says nothing of how well a function is approximated."""
+    return tolerance.DEVICE if dtype == "float32" else tolerance.K
 
 
 def rounded(exact: Array, dtype: str) -> Array:
