@@ -10,7 +10,6 @@ from .fused import fused
 from .module import Module
 from .rope import LTXRopeType, apply_rotary_emb
 
-
 FUSED = (64, 80, 128)  # widths of heads that MLX's kernels for a GPU take (v0.31: use_fallback of its attention)
 
 
