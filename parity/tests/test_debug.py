@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib.image
 import mlx.core as mx
-import mlx.core as mx
 import numpy as np
 import pytest
 
