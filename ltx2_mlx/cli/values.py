@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 from ..config.reading import cut
 from ..loading.lora import LoraPathStrength
 from ..types import ImageConditioningInput
-from .terminal import Parser
 
 
 class Values(argparse.Action):
@@ -36,7 +35,11 @@ class Values(argparse.Action):
         self.made, self.counts = made, counts
 
     def __call__(
-        self, parser: Parser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         if len(values) not in self.counts:
             expected = " or ".join(map(str, self.counts))
@@ -56,7 +59,11 @@ class Refused(argparse.Action):
         self.reason = reason
 
     def __call__(
-        self, parser: Parser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> NoReturn:
         raise argparse.ArgumentError(self, f"has no effect here: {self.reason}")
 
