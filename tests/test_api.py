@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,10 @@ def test_an_import_loads_no_backend_and_sets_no_environment() -> None:
         "assert dict(os.environ) == before; print(sorted({'mlx', 'numpy', 'av', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_message_of_every_error_is_one_line_that_steers_no_terminal() -> None:
+    """Names of files, keys and values get into messages, and may hold anything."""
+    error = ltx2_mlx.LTX2Error("a\nb \x1b[31m \u202e \ud800 é×")
+    assert str(error) == r"a\nb \x1b[31m \u202e \ud800 é×"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -225,6 +225,12 @@ def test_an_error_of_the_command_line_is_one_line_that_steers_nothing(
     assert line.isprintable() and len(line) < 2100 and line.endswith(" --help)") and not line.startswith("::")
 
 
+def test_a_long_path_is_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", f"{'x/' * 3000}file.safetensors"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "…" in line and "/file.safetensors: cannot be read (File name too long)" in line and len(line) < 400
+
+
 def test_audio_that_lasts_long_is_in_the_memory_that_a_plan_states(checkpoints: Path, tmp_path: Path) -> None:
     """Nine frames at 0.001 a second are 2.5 hours of audio."""
     found = planned("ti2vid_one_stage", checkpoints, tmp_path, "--frame-rate", "0.001")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -166,3 +167,22 @@ def test_measures_tell_noise_from_a_picture() -> None:
     assert measures.local_variance_ratio(ramp) < 0.1 and measures.autocorrelation(ramp) > 0.99
     assert measures.dc_ratio(np.ones((2, 4, 4))) == pytest.approx(1) and measures.dc_ratio(noise) < 0.01
     assert measures.distance(np.array([1.0, np.nan]), np.array([1.0, 2.0])) == float("inf")
+
+
+def test_a_lora_in_the_spelling_of_another_trainer_is_compared_as_it_is_meant(tmp_path: Path) -> None:
+    """Names with underscores, down and up, and an α that halves the change."""
+    path = FIXTURES / "tiny-2.0-lora.safetensors"
+    spelled: dict[str, mx.array] = {}
+    for key, values in mx.load(str(path)).items():
+        layer, part = key.removeprefix("diffusion_model.").removesuffix(".weight").split(".lora_")
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        spelled[f"{name}.lora_{'down' if part == 'A' else 'up'}.weight"] = values
+        if part == "A":
+            spelled[f"{name}.alpha"] = mx.array(values.shape[0] / 2)
+    mx.save_safetensors(str(tmp_path / "kohya.safetensors"), spelled)
+    argv = ["weights", "--checkpoint", str(FIXTURES / "tiny-2.0.safetensors"), "--gemma", str(GEMMA)]
+    whole, half = (
+        sentence([*argv, "--component", "transformer", "--lora", str(file)])
+        for file in (path, tmp_path / "kohya.safetensors")
+    )
+    assert "is W + B·A" in whole and "is W + B·A" in half and whole != half

@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-SECONDS, BYTES = 20.0, 3 << 30
-START = 120.0  # seconds to import everything and make the whole files
+SECONDS, BYTES = 20.0, 3 << 30  # of one case; the seconds are the processor's, since a busy machine takes longer
+WAITING = 6  # times as many seconds of a clock, for a case that waits
+START = 600.0  # seconds to import everything and make the whole files
 
 Case = tuple[str, int]
 
@@ -34,6 +35,7 @@ def results(cases: list[Case], seed: int, jobs: int) -> Iterator[tuple[Case, str
 
     def give(pipe: Connection) -> None:
         running[pipe].update(case=left.popleft() if left else None, since=time.monotonic())
+        running[pipe].update(cpu=_seconds(running[pipe]["process"].pid))
         if running[pipe]["case"] is None:
             pipe.close()
             running.pop(pipe)["process"].join(5)
@@ -62,15 +64,28 @@ def results(cases: list[Case], seed: int, jobs: int) -> Iterator[tuple[Case, str
             yield state["case"], *found
             give(pipe)
         for pipe, state in list(running.items()):
-            limit = SECONDS if state["done"] else START
-            slow, large = time.monotonic() - state["since"] > limit, _resident(state["process"].pid) > BYTES
+            waited, pid = time.monotonic() - state["since"], state["process"].pid
+            if state["done"]:
+                slow = _seconds(pid) - state["cpu"] > SECONDS or waited > WAITING * SECONDS
+            else:
+                slow = waited > START
+            large = _resident(pid) > BYTES
             if slow or large:
                 state["process"].kill()
-                yield state["case"], "hang" if slow else "memory", f"{time.monotonic() - state['since']:.0f} s"
+                yield state["case"], "hang" if slow else "memory", f"{waited:.0f} s"
                 running.pop(pipe)
                 if left:
                     start()
                     give(list(running)[-1])
+
+
+def _seconds(pid: int) -> float:
+    """Of the processor, that a process has taken."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pid: int) -> int:
