@@ -11,23 +11,34 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from parity.declare.landmarks import STREAM_STD, TEXT_SHARE
+
 NAMES = {"2.0": "LTX-2 19B", "2.3": "LTX-2.3 22B"}
 SHOWN = (0, 1, 11, 23, 35, 47, 48, "velocity")
 OURS, TORCH = "#0072b2", "#999999"
 STYLES = {0: "-", 1: "--"}  # by size
 FLOOR = 1e-17
-# Reported for the released 19B: std of the stream, and text as a share of it.
-STD, TEXT = {0: (3, 3), 23: (6.6, 6.6), 47: (66, 425)}, {0: 1.69, 47: 0.005}
 
 
 def table(files: list[Path], out: Path) -> None:
-    """Write depth.md and depth.png into ``out``."""
-    results = [json.loads(file.read_text()) for file in files]
+    """Write depth.json, depth.md and depth.png into ``out``. files: of depth.py's parts, or a depth.json."""
+    read = [json.loads(file.read_text()) for file in files]
+    results = [result for one in read for result in (one if isinstance(one, list) else [one])]
     out.mkdir(parents=True, exist_ok=True)
+    (out / "depth.json").write_text(json.dumps(shortened(results), separators=(",", ":")) + "\n")
     (out / "depth.md").write_text("\n".join(markdown(results)) + "\n")
     deep = [result for result in results if result["part"] == "transformer"]
     if deep:
         picture(deep, out / "depth.png")
+
+
+def shortened(value: Any) -> Any:
+    """The same with four digits of each number."""
+    if isinstance(value, dict):
+        return {key: shortened(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [shortened(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) and abs(value - 1) > 0.1 else value
 
 
 def markdown(results: list[dict[str, Any]]) -> list[str]:
@@ -36,11 +47,12 @@ def markdown(results: list[dict[str, Any]]) -> list[str]:
         "# Ours beside ltx-core at the released sizes",
         "",
         f"Measured on one {one['device']}, MLX {one['mlx']}, torch {one['torch']}, by",
-        "`benchmarks/depth.py`: random weights of the released shapes (`fixtures/full_size.py`), text of 1,024 tokens,",
-        "126 audio tokens, both sides in one run. *Isolated*: ours gets ltx-core's input of the block. *Free*: each",
-        "goes on from its own. Errors are relative L2 distances; the oracle is ltx-core in float64, with the same",
-        "weights, and begins, in the free run as well, with what ltx-core passes to the first block: there ours shows",
-        "the distance between two float32 sinusoids of the timestep, from the first block on.",
+        "`benchmarks/depth.py`: random weights of the released shapes (`fixtures/full_size.py`), text of",
+        "1,024 tokens, 126 audio tokens, both sides in one run. *Isolated*: ours gets ltx-core's input of the",
+        "block. *Free*: each goes on from its own. Errors are relative L2 distances; the oracle is ltx-core in",
+        "float64 with the same weights. Its free run begins with what ltx-core passes to the first block, so that",
+        "ours shows from there on the distance of two float32 sinusoids of the timestep (8e-6, and both as far",
+        "from the exact one). `depth.json` has every block.",
     ]
     for result in results:
         cells = dict.fromkeys((row["dtype"], row["tokens"]) for row in result["rows"])
@@ -118,7 +130,7 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
         for axis in axes[:, column]:
             axis.set_yscale("log")
             axis.grid(True, axis="y", lw=0.3)
-        axes[0, column].legend(fontsize=8, loc="center right")
+        axes[0, column].legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.62), ncols=2)
         axes[1, column].legend(fontsize=8, loc="upper left")
         axes[3, column].set_xlabel("block")
     names = (
@@ -152,12 +164,12 @@ def _curves(axes: Any, rows: list[dict[str, Any]], colour: str, style: str, labe
 
 
 def _landmarks(axis: Any, last: int) -> None:
-    reported = {block: band for block, band in STD.items() if block <= last}
+    reported = {block: band for block, band in STREAM_STD.items() if block <= last}
     middle = [(low * high) ** 0.5 for low, high in reported.values()]
     ends = [[m - low for m, (low, _) in zip(middle, reported.values(), strict=True)]]
     ends.append([high - m for m, (_, high) in zip(middle, reported.values(), strict=True)])
     axis.errorbar(
         list(reported), middle, ends, fmt="D", color="black", ms=4, capsize=3, label="std reported for the released 19B"
     )
-    shares = {block: share for block, share in TEXT.items() if block <= last}
-    axis.plot(list(shares), list(shares.values()), "s", color="black", ms=4, label="text share reported for it")
+    shares = {block: share for block, share in TEXT_SHARE.items() if block <= last}
+    axis.plot(list(shares), list(shares.values()), "s", color="black", ms=4, label="text share reported for the same")

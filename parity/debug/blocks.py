@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..declare.landmarks import LIKENESS, STD_IN_WORDS, TEXT_SHARE
 from ..tap.trace import Trace
 from .finding import Finding, Lines, Table
 from .measures import correlation, distance, std, tolerance
 from .subject import Subject, contexts_of, transformer_case
 
 REPORTED = (
-    "reported for 19B, all of it the model: std 1 → 3 (block 0) → 6.6 (23) → 66–425 (47); text cross-attention 169 % "
-    "of x at block 0, 0.5 % at 47; r of two prompts 0.96 → 0.67 (32) → 0.99 (47)"
+    f"reported for 19B, all of it the model: {STD_IN_WORDS}; text cross-attention {TEXT_SHARE[0]:.0%} of x at block 0, "
+    f"{TEXT_SHARE[47]:.1%} at 47; r of two prompts {LIKENESS[0]} → {LIKENESS[32]} (32) → {LIKENESS[47]} (47)"
 )
 
 NO_EFFECT = 1e-6  # relative distance below which two prompts gave the same stream

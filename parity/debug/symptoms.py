@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..declare.landmarks import STD_IN_WORDS
+
 CLIP = "clip.npy"  # the video that a command about finished videos is given
 
 
@@ -190,7 +192,7 @@ SYMPTOMS = (
     Symptom(
         "Hidden states grow through the blocks",
         (Check("none: that is the model", "blocks --config tiny-2.0", _MODEL),),
-        "std 1 → 3 (block 0) → 6.6 (23) → 66–425 (47)",
+        STD_IN_WORDS,
     ),
     Symptom(
         "Late blocks look alike for two prompts",

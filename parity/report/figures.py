@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
 
+from ..declare import landmarks
 from .digest import Cell, Layer, Record
 from .markup import Html, number, tag
 
@@ -36,6 +37,7 @@ def curves(cell: Cell, allowed: dict[str, float]) -> Html | None:
     if not any(layer.decorrelation(lane) for layer in layers for lane in "AC"):
         return None
     isolated, free = ([layer.worst(lane) for layer in layers] for lane in "AC")
+    known = _reported(layers)
     panels = [
         panel(
             "1 − correlation with the reference, worst of each layer",
@@ -51,15 +53,49 @@ def curves(cell: Cell, allowed: dict[str, float]) -> Html | None:
             [
                 Series("torch", "reference", [_value(layer.leaving, "std_ref") for layer in layers]),
                 Series("ours", "ours", [_value(layer.leaving, "std_mlx") for layer in layers]),
+                *known,
             ],
         ),
     ]
+    if known:
+        panels.append(_text_share(layers))
     for title, style, worst in (("isolated (lane A)", "ours", isolated), ("free-running (lane C)", "free", free)):
         if any(worst):
             band = [(row["floor"], row["floor"] * allowed[row["lane"]]) if row else (None, None) for row in worst]
             error = Series(style, "ours", [_value(row, "rel_l2") for row in worst])
             panels.append(panel(f"relative L2 error, {title}, within what is allowed", layers, [error], band))
     return tag("div", *panels, class_="plots")
+
+
+def _reported(layers: list[Layer]) -> list[Series]:
+    """Lowest and highest std that were reported for the released model, beside a run of its depth."""
+    if _block(landmarks.DEPTH - 1) not in {layer.name for layer in layers}:
+        return []
+    ends = {_block(block): band for block, band in landmarks.STREAM_STD.items()}
+    columns = [[ends[layer.name][i] if layer.name in ends else None for layer in layers] for i in (0, 1)]
+    names = ("reported for the released 19B, lowest", "highest")
+    return [Series("known", name, column) for name, column in zip(names, columns, strict=True)]
+
+
+def _text_share(layers: list[Layer]) -> Html:
+    """Text attention as a share of the stream before the block, beside what was reported."""
+    blocks = [layer for layer in layers if layer.name.startswith(_block(""))]
+    shares: list[float | None] = []
+    entering = [layer for layer in layers if layer.name == "patchify_proj"][:1]
+    for before, layer in zip([*(entering or [None]), *blocks], blocks, strict=False):
+        text = next((row for row in layer.rows if row["name"] == f"{layer.name}.attn2" and row["std_ref"]), None)
+        stream = _value(before.leaving, "std_ref") if before else None
+        shares.append(text["std_ref"] / stream if text and stream else None)
+    known = {_block(block): share for block, share in landmarks.TEXT_SHARE.items()}
+    series = [
+        Series("torch", "reference", shares),
+        Series("known", "reported for the released 19B", [known.get(layer.name) for layer in blocks]),
+    ]
+    return panel("text attention as a share of the stream", blocks, series)
+
+
+def _block(number: int | str) -> str:
+    return f"transformer_blocks.{number}"
 
 
 def _decorrelation(style: str, name: str, layers: list[Layer], lane: str) -> Series:
@@ -156,7 +192,7 @@ def _line(series: Series, scale: Scale, xs: list[float]) -> Html:
 
 
 def _dot(style: str, x: float, y: float) -> str:
-    """A disc for ours, a diamond for the free-running lane, a small square for the reference."""
+    """A disc for ours, a diamond for the free-running lane, a small square for the reference and for what is known."""
     if style == "ours":
         return f"M{x - 2.6:.1f} {y}a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0-5.2 0"
     size = 3.4 if style == "free" else 4.4

@@ -109,6 +109,7 @@ figcaption b{font-weight:600;color:var(--ink)}
 .ours .line{stroke:var(--ours)}.ours .dot{fill:var(--ours)}
 .free .line{stroke:var(--free);stroke-dasharray:5 3}.free .dot{fill:var(--bg);stroke:var(--free);stroke-width:1.3}
 .torch .line{stroke:var(--torch);stroke-width:2.4}.torch .dot{fill:var(--torch)}
+.known .line{stroke:none}.known .dot{fill:var(--bg);stroke:var(--ink);stroke-width:1.5}
 .band{fill:var(--band)}.bound{stroke:var(--bound);fill:none;stroke-width:1.1}
 .cross{stroke:var(--fail);stroke-width:2;fill:none}
 footer{color:var(--soft);font-size:.86rem;padding-block:2.5rem 3rem}

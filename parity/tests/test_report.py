@@ -24,6 +24,7 @@ from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
 from parity.judge.verdicts import judge
 from parity.report import axes, html, junit, plots, summary, terminal
 from parity.report.annotations import MOST, lines, show
+from parity.report.markup import number
 from parity.report.render import render
 from parity.run.cells import manifest
 from parity.tap.patch import source_of
@@ -472,3 +473,14 @@ def test_the_filter_filters_and_a_link_opens_its_part(chromium: Page, pages: dic
 def test_axes_of_a_layout_that_is_not_known_are_numbered() -> None:
     assert axes.names("audio", 3) == ("sample", "channel", "time")
     assert axes.names("sound", 3) == ("axis 0", "axis 1", "axis 2"), "an older results.json may say so"
+
+
+def test_a_run_of_the_released_depth_has_what_was_reported_of_it_beside_its_curves(tmp_path: Path) -> None:
+    deep = tuple(f"transformer_blocks.{i}{part}" for i in range(48) for part in (".attn2", ""))
+    page = html.page(document(run(taps=("patchify_proj", *deep)), tmp_path))
+    assert (
+        "reported for the released 19B, lowest: from 3 at transformer_blocks.0 to 66 at transformer_blocks.47" in page
+    )
+    assert f"highest: from 3 at transformer_blocks.0 to {number(425)} at transformer_blocks.47" in page
+    assert "text attention as a share of the stream" in page
+    assert "reported for the released 19B" not in html.page(document(run(), tmp_path))
