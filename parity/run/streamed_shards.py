@@ -70,7 +70,7 @@ class Shard:
 
     def add(self, values: np.ndarray) -> tuple[str, int]:
         data = np.ascontiguousarray(values)
-        key = f"{data.dtype.str}{hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest()}"
+        key = f"{data.dtype.str}{hashlib.blake2b(data.data, digest_size=16).hexdigest()}"
         if key not in self.arrays:
             self.arrays[key] = self.name, self.file.tell()
             self.file.write(data.data.cast("B") if data.size else b"")
