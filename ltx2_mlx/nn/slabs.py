@@ -63,7 +63,7 @@ class Flow:
         if mx.default_device().type == mx.cpu:
             mx.eval(x, *self._kept.values())
             return x
-        mx.async_eval(x, *self._kept.values())
+        mx.async_eval(x, *self._kept.values())  # type: ignore[no-untyped-call]
         if self._started is not None:
             mx.eval(self._started)
         self._started = x
