@@ -66,7 +66,7 @@ VAE = {
 }
 GPU = torch.cuda.is_available() and mx.default_device().type == mx.gpu
 DTYPE = "bfloat16" if GPU else "float32"
-FRAMES, HEIGHT, WIDTH = (49, 256, 384) if GPU else (9, 64, 96)  # a larger clip fails in MLX 0.31.1 on CUDA
+FRAMES, HEIGHT, WIDTH = (121, 512, 768) if GPU else (9, 64, 96)
 LATENT = (1, 128, (FRAMES - 1) // 8 + 1, HEIGHT // 32, WIDTH // 32)
 SHAPES = {"video_encoder": (1, 3, FRAMES, HEIGHT, WIDTH), "video_decoder": LATENT}
 PREFIX = {"video_encoder": "vae.encoder.", "video_decoder": "vae.decoder."}

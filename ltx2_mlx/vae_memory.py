@@ -20,12 +20,13 @@ _TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
 
 
 def slab_size() -> int:
-    """About the most elements of the activations of one slab.
+    """About the most elements of an activation of one slab.
 
-    On a CPU a convolution writes out the 27 neighbours of each position. On CUDA, MLX 0.31.1 cannot launch an operation
-    of two inputs over more than 2.1 million positions of 128 channels.
+    On a CPU a convolution writes out the 27 neighbours of each position. On an H100, larger slabs are a little faster
+    (2.3, 121x512x768: 260 ms so, 253 with 2^26) and take more memory (4.8 GB so, 6.4 with 2^26). MLX
+    0.31.1 on CUDA cannot launch a sum of two arrays of more than 2^28 elements, as of a convolution and its bias.
     """
-    return 2**21 if mx.default_device().type == mx.cpu else 2**26
+    return 2**21 if mx.default_device().type == mx.cpu else 3 * 2**24
 
 
 class Level(NamedTuple):
@@ -92,7 +93,8 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -
 
     The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
     On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
-    (test_the_estimate_of_memory_holds).
+    (test_the_estimate_of_memory_holds). On an H100 121x512x768 took 3.0 GB (2.0) and 3.7 GB (2.3), where this says 4.7
+    and 5.2, and 257x1024x1536 took 9.3 GB, where it says 8.4.
     """
     levels = decoder_levels(config, shape)
     frames, held = [level.frames for level in levels], 0
@@ -102,7 +104,7 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -
         layers = ([2 * block.num_layers for block in config.decoder_blocks[::-1]] + [1])[-len(sizes) :]
         for n, count, level in zip(layers, frames[-len(sizes) :], streamed, strict=True):
             held += (3 * n + count) * level.size // level.frames  # before and around each convolution, and the slab
-    copies = 5 * 27 if mx.default_device().type == mx.cpu else 8
+    copies = 5 * 27 if mx.default_device().type == mx.cpu else 24
     working = [
         shape[0] * (n + 2) * (level.height + 2) * (level.width + 2) * (level.channels * (4 + copies) + 3 * level.made)
         + 27 * level.channels * level.made  # the kernel in another order

@@ -12,7 +12,7 @@ import pytest
 
 import ltx2_mlx
 from ltx2_mlx import BatchedPerturbationConfig, LTXModel, Modality, X0Model, transformer
-from ltx2_mlx.nn import rope
+from ltx2_mlx.nn import norm, rope
 
 
 def modality(model: LTXModel, audio: bool = False, dtype: mx.Dtype = mx.float32, batch: int = 2) -> Modality:
@@ -189,3 +189,21 @@ def test_the_rotary_kernel_is_given_a_thread_for_each_run_of_pairs(
     assert asked["template"] == [("T", dtype), ("RUN", run)]
     assert [a.dtype for a in asked["inputs"]] == [dtype] * 3  # type: ignore[attr-defined]
     assert (asked["output_shapes"], asked["output_dtypes"]) == ([x.shape], [dtype])
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [(mx.bfloat16, (257, 512)), (mx.float32, (129, 256))])
+def test_norms_that_mlx_has_wrong_on_cuda_are_taken_in_plain_operations(
+    monkeypatch: pytest.MonkeyPatch, dtype: mx.Dtype, sizes: tuple[int, int]
+) -> None:
+    for size in sizes:
+        x = mx.random.normal((5, size), key=mx.random.key(size)).astype(dtype)
+        weight = mx.random.normal((size,)).astype(dtype)
+        expected = [norm.rms_norm(x, eps=0.1), norm.rms_norm(x, weight, eps=0.1)]
+        with monkeypatch.context() as cuda:
+            cuda.setattr(norm, "on_cuda", lambda: True)
+            assert norm.wrong_on_cuda(x)
+            cuda.setattr(mx.fast, "rms_norm", None)
+            found = [norm.rms_norm(x, eps=0.1), norm.rms_norm(x, weight, eps=0.1)]
+            assert not any(norm.wrong_on_cuda(mx.zeros((2, n), dtype)) for n in (sizes[0] - 1, sizes[1] + 1))
+        for ours, fast in zip(found, expected, strict=True):
+            assert ours.dtype == dtype and mx.allclose(ours, fast, rtol=mx.finfo(dtype).eps, atol=1e-6)

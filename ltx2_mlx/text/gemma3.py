@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..nn.activation import GELUTanh
 from ..nn.attention import scaled_dot_product_attention
 from ..nn.module import Module
+from ..nn.norm import rms_norm
 
 Tables = tuple[mx.array, mx.array]
 
@@ -41,7 +42,7 @@ class Gemma3RMSNorm(Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         weight = 1.0 + self.weight.astype(mx.float32)
-        return mx.fast.rms_norm(x.astype(mx.float32), weight, self.eps).astype(x.dtype)
+        return rms_norm(x.astype(mx.float32), weight, self.eps).astype(x.dtype)
 
 
 @functools.lru_cache(maxsize=4)

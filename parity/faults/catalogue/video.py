@@ -170,8 +170,8 @@ VIDEO = (
     _encoder(
         "V31",
         "every n-th channel averaged in the skip connection, not n neighbours",
-        old="skip.reshape(*skip.shape[:-1], -1, self.group_size).mean(axis=-1)",
-        new="skip.reshape(*skip.shape[:-1], self.group_size, -1).mean(axis=-2)",
+        old="skip.reshape(*skip.shape[:-1], -1, self.group_size)",
+        new="skip.reshape(*skip.shape[:-1], self.group_size, -1).swapaxes(-1, -2)",
         tap="down_blocks.0",
         config="tiny-2.3",
         case="image",
@@ -290,8 +290,8 @@ VIDEO = (
     _slabs(
         "X40",
         "a slab of frames whose neighbours before it are one frame too old",
-        old='        self._keep(layer, "window", window[:, outputs * stride :])\n',
-        new='        self._keep(layer, "window", window[:, outputs * stride - 1 : -1])\n',
+        old='        self._keep(layer, "window", window[:, max(outputs, 0) * stride :])\n',
+        new='        self._keep(layer, "window", window[:, max(outputs, 0) * stride - 1 : -1])\n',
         cause="position/offset",
     ),
     _slabs(
@@ -304,8 +304,8 @@ VIDEO = (
     _slabs(
         "X42",
         "the neighbours before a slab left out: its frames come one convolution short",
-        old='        self._keep(layer, "window", window[:, outputs * stride :])\n',
-        new='        self._keep(layer, "window", window[:, outputs * stride + 1 :])\n',
+        old='        self._keep(layer, "window", window[:, max(outputs, 0) * stride :])\n',
+        new='        self._keep(layer, "window", window[:, max(outputs, 0) * stride + 1 :])\n',
         cause="position/offset",
     ),
     _slabs(
@@ -327,8 +327,16 @@ VIDEO = (
         "X45",
         "the last frames of the last slab, which wait for frames that never come, left out",
         file="video_vae.py",
-        old="            flow.last = end == slabs[-1][1]\n",
+        old="            flow.last = last and end == x.shape[1]\n",
         new="            flow.last = False\n",
+        cause="padding side",
+    ),
+    _slabs(
+        "X49",
+        "the end of each slab of a block taken for the clip's end",
+        file="video_vae.py",
+        old="            flow.last = last and end == x.shape[1]\n",
+        new="            flow.last = end == x.shape[1]\n",
         cause="padding side",
     ),
     _encoded_slabs(
