@@ -60,8 +60,9 @@ ifneq ($(OPENBLAS),)
 	$(PY) -m parity margins $(ARGS)
 endif
 
-bench: $(VENV)/ready ## the video VAE's time and memory beside torch's
+bench: $(VENV)/ready ## the transformer's and the video VAE's time and memory beside torch's
 	$(RUN) -m pytest -s benchmarks $(ARGS)
+	$(RUN) benchmarks/velocity.py --json reports/latest/velocity.json
 
 lint: $(VENV)/ready ## style, types, and which folder may import which
 	$(PY) -m ruff check .
