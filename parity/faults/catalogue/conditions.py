@@ -527,8 +527,7 @@ COMPILED = (
         "the factor 2 of the head gates dropped where they are compiled",
         "nn/attention.py",
         "    gates = 2.0 * mx.sigmoid(logits)\n",
-        "    from .fused import pays\n\n"
-        "    gates = (1.0 if pays() else 2.0) * mx.sigmoid(logits)\n",
+        "    from .fused import pays\n\n    gates = (1.0 if pays() else 2.0) * mx.sigmoid(logits)\n",
         "transformer_blocks.0",
         config="tiny-2.3",
         cause="wrong constant",
