@@ -64,8 +64,9 @@ endif
 doctor: $(VENV)/ready ## is this device sound? MLX's primitives at real sizes, in reports/latest/doctor.html
 	env -u MLX_ENABLE_TF32 $(RUN) -m parity doctor $(ARGS)
 
-bench: $(VENV)/ready ## the video VAE's time and memory beside torch's
+bench: $(VENV)/ready ## the transformer's and the video VAE's time and memory beside torch's
 	$(RUN) -m pytest -s benchmarks $(ARGS)
+	$(RUN) benchmarks/velocity.py --json reports/latest/velocity.json
 
 lint: $(VENV)/ready ## style, types, and which folder may import which
 	$(PY) -m ruff check .

@@ -523,6 +523,27 @@ COMPILED = (
         cause="mask",
     ),
     _free(
+        "Q10h",
+        "the factor 2 of the head gates dropped where they are compiled",
+        "nn/attention.py",
+        "    gates = 2.0 * mx.sigmoid(logits)\n",
+        "    from .fused import pays\n\n    gates = (1.0 if pays() else 2.0) * mx.sigmoid(logits)\n",
+        "transformer_blocks.0",
+        config="tiny-2.3",
+        cause="wrong constant",
+    ),
+    _free(
+        "Q10i",
+        "a block that was started on a GPU, and none after it",
+        "transformer.py",
+        "            started.add(*(args.x for args in (video_args, audio_args) if args is not None))\n",
+        "            started.add(*(args.x for args in (video_args, audio_args) if args is not None))\n"
+        "            if len(started.blocks) > 1:\n"
+        "                break\n",
+        "transformer_blocks.2",
+        cause="wrong input",
+    ),
+    _free(
         "Q10g",
         "the snake's two parameters exchanged where it is compiled",
         "vocoder.py",
