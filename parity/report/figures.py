@@ -82,7 +82,8 @@ def _text_share(layers: list[Layer]) -> Html:
     blocks = [layer for layer in layers if layer.name.startswith(_block(""))]
     shares: list[float | None] = []
     entering = [layer for layer in layers if layer.name == "patchify_proj"][:1]
-    for before, layer in zip([*(entering or [None]), *blocks], blocks, strict=False):
+    earlier: list[Layer | None] = [*(entering or [None]), *blocks]
+    for before, layer in zip(earlier, blocks, strict=False):
         text = next((row for row in layer.rows if row["name"] == f"{layer.name}.attn2" and row["std_ref"]), None)
         stream = _value(before.leaving, "std_ref") if before else None
         shares.append(text["std_ref"] / stream if text and stream else None)
