@@ -81,8 +81,8 @@ def _text_share(layers: list[Layer]) -> Html:
     """Text attention as a share of the stream before the block, beside what was reported."""
     blocks = [layer for layer in layers if layer.name.startswith(_block(""))]
     shares: list[float | None] = []
-    entering: list[Layer | None] = [next((layer for layer in layers if layer.name == "patchify_proj"), None)]
-    for before, layer in zip([*entering, *blocks], blocks, strict=False):
+    entering = next((layer for layer in layers if layer.name == "patchify_proj"), None)
+    for before, layer in zip([entering, *blocks], blocks, strict=False):
         text = next((row for row in layer.rows if row["name"] == f"{layer.name}.attn2" and row["std_ref"]), None)
         stream = _value(before.leaving, "std_ref") if before else None
         shares.append(text["std_ref"] / stream if text and stream else None)
