@@ -53,8 +53,15 @@ def _softmax(setting: Setting) -> Iterator[Check]:
 OFFSET = 32.0  # in standard deviations: E[x²] − E[x]² then loses three digits
 
 
+WIDTHS = (4096, 3840, 2048, 1024, 512, 256, 128)  # video, Gemma, audio, the VAEs' channels, heads
+
+
 def _norms(setting: Setting) -> Iterator[Check]:
-    rows, width = setting.size((512, 4096), (24_576, 4096), (24, 256))
+    for width in setting.size(WIDTHS, WIDTHS, (256, 512)):
+        yield from _norms_of(setting.size(512, 24_576, 24), width)
+
+
+def _norms_of(rows: int, width: int) -> Iterator[Check]:
     at = sampled.positions((rows,), 64)[:, 0]
     ones = mx.ones((width,))
     for dtype in (mx.float32, mx.bfloat16):
@@ -156,9 +163,10 @@ LINES = (
     ),
     Line(
         "norms",
-        "RMS norm and layer norm of rows with a large mean",
+        "RMS norm and layer norm of rows with a large mean, of every width",
         "the transformer, Gemma and the connectors",
-        "the variance is computed as E[x²] − E[x]², or in half precision",
+        "the variance is computed as E[x²] − E[x]², or in half precision; or rows of some widths are summed in part, "
+        "as MLX 0.31.1 does on CUDA (512 channels in bfloat16, 256 in float32, which ltx2_mlx avoids)",
         "another release of MLX",
         _norms,
         gigabytes=(1.0, 2.5),

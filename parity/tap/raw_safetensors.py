@@ -7,7 +7,7 @@ import json
 import struct
 from math import prod
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -56,6 +56,22 @@ def sizes(path: Path) -> dict[str, int]:
     with path.open("rb") as file:
         entries = _header(path, file)[0]
     return {name: prod(entry.shape) for name, entry in entries.items() if entry.dtype in _NAMES}
+
+
+class Place(NamedTuple):
+    """A tensor in its file: dtype by safetensors' name, shape, and the byte that it begins at."""
+
+    dtype: str
+    shape: list[int]
+    offset: int
+
+
+def places(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each tensor of a file is, and its metadata. Raises LTX2Error for a file that is not whole."""
+    with path.open("rb") as file:
+        entries, metadata, start = _header(path, file)
+    found = {name: Place(entry.dtype, entry.shape, start + entry.data_offsets[0]) for name, entry in entries.items()}
+    return found, metadata
 
 
 class _Entry(msgspec.Struct):

@@ -12,19 +12,22 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
-from safetensors import safe_open
 
+from ...tap.raw_safetensors import Place, places
 from ...tap.session import Session
 from .components import BUILDERS, GEMMA_PREFIX, Torch, _randn, filters_made_once, gemma_model
 
 SMALL = 2**18  # elements of a tensor that stays in memory: norms, biases and tables, 1 % of a block
-REOPENED = 2**29  # bytes read from a file until it is mapped anew: pages of a mapping count as memory
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "BOOL": torch.bool, "U8": torch.uint8}
+_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
 
 
 class Weights:
@@ -34,16 +37,12 @@ class Weights:
         """rename: key → name, None for another component's. ops: the key map that values go through, or None. dtype:
         of the compared runs, to which everything is rounded first."""
         self._ops, self._dtype = ops, dtype
-        self._where: dict[str, tuple[Path, str, str]] = {}
-        self._open: dict[Path, Any] = {}
-        self._read = 0
+        self._where: dict[str, tuple[Path, Place, str]] = {}
         for file in files:
-            with safe_open(str(file), framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118  # it is no dict
-                    if (renamed := rename(key)) is not None:
-                        shape = opened.get_slice(key).get_shape()
-                        for name, _ in self._named(renamed, torch.empty(shape, device="meta")):
-                            self._where[name] = file, key, renamed
+            for key, place in places(file)[0].items():
+                if (renamed := rename(key)) is not None:
+                    for name, _ in self._named(renamed, torch.empty(place.shape, device="meta")):
+                        self._where[name] = file, place, renamed
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -53,31 +52,32 @@ class Weights:
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """The whole tensor, in memory of its own."""
-        file, key, renamed = self._where[name]
-        value = dict(self._named(renamed, self._file(file).get_tensor(key)))[name]
-        self._count(value.nbytes)
+        file, place, renamed = self._where[name]
+        value = dict(self._named(renamed, _read(file, place)))[name]
         if not value.is_floating_point():
             return value.to(self._dtype, copy=True)
         exact = self._dtype == torch.float32 and value.dtype != torch.float64  # then one step does what two do
         return value.to(dtype, copy=True) if exact else value.to(self._dtype, copy=True).to(dtype)
 
     def read_rows(self, name: str, rows: list[int], dtype: torch.dtype) -> torch.Tensor:
-        file, key, _ = self._where[name]
-        part = self._file(file).get_slice(key)
-        values = torch.cat([part[row : row + 1] for row in rows])
-        self._count(values.nbytes)
+        file, (kind, (_, *shape), offset), _ = self._where[name]
+        size = prod(shape) * _DTYPES[kind].itemsize
+        values = torch.stack([_read(file, Place(kind, shape, offset + row * size)) for row in rows])
         return values.to(self._dtype).to(dtype)
 
-    def _file(self, path: Path) -> Any:
-        if path not in self._open:
-            self._open[path] = safe_open(str(path), framework="pt")
-        return self._open[path]
 
-    def _count(self, nbytes: int) -> None:
-        self._read += nbytes
-        if self._read > REOPENED:
-            self._read = 0
-            self._open.clear()
+def _read(path: Path, place: Place) -> torch.Tensor:
+    """A tensor, read and not mapped: torch maps a file to be written, which Linux refuses for one larger than memory,
+    and pages of a mapping count as memory."""
+    values = torch.empty(place.shape, dtype=_DTYPES[place.dtype])
+    left = memoryview(values.reshape(-1).view(torch.uint8).numpy().data)
+    with path.open("rb", buffering=0) as file:
+        file.seek(place.offset)
+        while left:
+            if not (count := file.readinto(left)):
+                raise RuntimeError(f"{path} ends before the tensor at byte {place.offset:,} does")
+            left = left[count:]
+    return values
 
 
 class Pager:
@@ -240,7 +240,8 @@ def _built(component: str, path: Path, config: dict[str, Any], dtype: torch.dtyp
     configurator, ops = BUILDERS[component](config)
     builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=ops)
     with filters_made_once():
-        module: torch.nn.Module = builder.meta_model(builder.model_config(), ())
+        # Not builder.model_config(), which maps the whole file to be written: see _read.
+        module: torch.nn.Module = builder.meta_model(json.loads(places(path)[1]["config"]), ())
     return module, Weights([path], ops.apply_to_key if ops else str, ops, dtype)
 
 
