@@ -247,6 +247,8 @@ def test_every_flag_exists(capsys: pytest.CaptureFixture[str]) -> None:
     for program, argv in helps:
         assert exit_code(program, argv) == 0, argv
     known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "fixtures").glob("*.py")]
+    known |= {flag for script in scripts for flag in re.findall(r'"(--[\w-]+)"', script.read_text())}
     for path in DOCUMENTS:
         for code in inline(path):
             flag = code.split()[0]

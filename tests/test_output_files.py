@@ -367,9 +367,9 @@ def test_ctrl_c_while_importing_is_one_line(flags: list[str], tmp_path: Path) ->
     """NumPy makes an ImportError, of forty lines, of a KeyboardInterrupt."""
     script = (
         "import builtins, os, signal, sys; from ltx2_mlx.cli.main import main; real = builtins.__import__\n"
-        "def stop(name, *rest):\n"
+        "def stop(name, *rest, **named):\n"
         "    if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(name, *rest)\n"
+        "    return real(name, *rest, **named)\n"
         "builtins.__import__ = stop; sys.exit(main(['generate', *sys.argv[2:]]))"
     )
     for module in ("numpy", "datetime", "av"):

@@ -51,15 +51,16 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     loaded: list[Loaded] = []
     rows = []
     for part in parts:
-        if too_large(part, subject.checkpoint):
+        try:
+            large = too_large(part, subject.checkpoint)
+            module = None if large else subject.load("ours", part)
+        except LTX2Error as error:
+            return Finding(f"{part} does not load: {error}")
+        if large:
             raise InputError(
                 f"{part} of {subject.checkpoint} is too large to be held in memory. Look at another part with "
                 "--component, or at this one's blocks with: parity run --checkpoint"
             )
-        try:
-            module = subject.load("ours", part)
-        except LTX2Error as error:
-            return Finding(f"{part} does not load: {error}")
         found = list(_compare(subject, part, module))
         loaded += found
         stds = [t.std for t in found]

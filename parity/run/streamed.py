@@ -315,7 +315,8 @@ class StreamedRunner(Runner):
     def _session(self, shelf: Shelf, pair: Pair, run: str, fw: Side, *args: Any, **kwargs: Any) -> PagedSession:
         session = PagedSession(shelf, self.streaming, run, fw, *args, **kwargs)
         session.ended = lambda page: self.progress(f"{pair.stage.name}: {run}: {page}")
-        assert isinstance(pair.ours, Late)
+        if not isinstance(pair.ours, Late):
+            raise TypeError("ours was loaded whole, and is to be streamed")
         if fw.key == "ours":
             pair.ours.load()  # before the session patches what has been imported
         else:
@@ -326,14 +327,14 @@ class StreamedRunner(Runner):
 
     def repeats(self, recorded: Recorded, session: Session, result: Any) -> bool:
         """Each page was run twice as it was recorded; what is around the pages is run again here."""
-        assert isinstance(session, PagedSession)
+        session = _paged(session)
         pair, torch = recorded.pair, self.torch
         walk = _Walk(session.shelf, self.streaming, "again", torch, keeps="nothing")
         again = execute(torch, pair.stage, pair.reference, recorded.case, pair.dtype, pair.dtype, walk)
         return session.repeats and equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
 
     def oracle(self, recorded: Recorded, session: Session) -> Trace:
-        assert isinstance(session, PagedSession)
+        session = _paged(session)
         pair = recorded.pair
         run = partial(run_tapped, self.torch, pair, pair.oracle, recorded, "float64", session)
         if session.run != "oracle" or pair.dtype != "float32" or recorded.case.taps:
@@ -351,3 +352,9 @@ class StreamedRunner(Runner):
         """Without an inventory where only some pages are judged."""
         whole = super().recording(stage, config, lanes, case)
         return replace(whole, inventory=None) if self.streaming.blocks is not None else whole
+
+
+def _paged(session: Session) -> PagedSession:
+    if not isinstance(session, PagedSession):
+        raise TypeError("a whole session, where a paged one is needed")
+    return session

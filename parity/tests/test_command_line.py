@@ -130,9 +130,9 @@ def test_what_cannot_be_written_to_is_one_line(tmp_path: Path, capsys: pytest.Ca
 def test_ctrl_c_while_importing_is_one_line(module: str, runs: tuple[Path, Path]) -> None:
     script = (
         "import builtins, os, signal, sys; from parity.cli import main; real = builtins.__import__\n"
-        "def stop(name, *rest):\n"
+        "def stop(name, *rest, **named):\n"
         "    if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(name, *rest)\n"
+        "    return real(name, *rest, **named)\n"
         "builtins.__import__ = stop\n"
         "sys.exit(main(['run', '--stage', 'tokenizer', '--lane', 'A', '--json', sys.argv[2]]))"
     )

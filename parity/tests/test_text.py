@@ -118,10 +118,10 @@ def test_diagnostics_change_the_contexts(checkpoints: Path) -> None:
 def test_gemma_is_released_before_the_processor_is_loaded(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: dict[str, weakref.ref] = {}
 
-    def watched(component: str, *args: object) -> object:
+    def watched(component: str, *args: object, **options: object) -> object:
         gc.collect()
         assert all(ref() is None for ref in loaded.values()), f"{list(loaded)} still there when {component} is loaded"
-        module = ltx2_mlx.load(component, *args)
+        module = ltx2_mlx.load(component, *args, **options)
         loaded[component] = weakref.ref(module)
         return module
 

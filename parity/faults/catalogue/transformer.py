@@ -308,7 +308,7 @@ TRANSFORMER = (
         "P20",
         "attention's softmax in bfloat16",
         "nn/attention.py",
-        "    if q.dtype == mx.float32 or mx.default_device() != mx.Device(mx.cpu):\n",
+        "    if q.dtype == mx.float32 or (mx.default_device() != mx.Device(mx.cpu) and q.shape[-1] in FUSED):\n",
         "    if q.dtype == mx.float32:\n"
         "        scores = (q @ k.swapaxes(-1, -2)) * scale + (0 if mask is None else mask)\n"
         "        return mx.softmax(scores.astype(mx.bfloat16), axis=-1).astype(q.dtype) @ v\n"
