@@ -171,6 +171,8 @@ def write(out: Path, recordings: Iterable[Recording], versions: dict[str, str], 
                 cell = f"{recording.stage.name} {recording.config}"
                 raise TraceError(f"{out}: not written: there is nothing to record of {cell} in these lanes")
         checkpoints = [_write_weights(part, path, parts) if weights else _named(path) for path, parts in needed.items()]
+        if folder.is_dir():
+            (folder / MARK).touch()  # without its manifest it is still a trace's folder, to be replaced
         out.unlink(missing_ok=True)  # from here on the folder is not that of the manifest before
     head = {"schema": SCHEMA, "layout": LAYOUT, "versions": versions, "seed": seed()}
     manifest: dict[str, Any] = head | {"checkpoints": checkpoints, "cells": cells}

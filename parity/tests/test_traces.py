@@ -20,7 +20,7 @@ from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, Results
 from parity.run.live import Runner
 from parity.run.recorded import Recorded
 from parity.run.replay import judge_recording
-from parity.run.tracefile import TraceError, digest_of, open_trace
+from parity.run.tracefile import MARK, TraceError, digest_of, open_trace
 from parity.sides.mlx import MLX
 from parity.tap.nest import flatten
 from parity.tap.trace import Tensor
@@ -206,6 +206,16 @@ def test_what_cannot_be_recorded_is_said_in_a_line(tmp_path: Path, capsys: pytes
         assert main(["record", *cells, "--out", str(tmp_path / out)]) == EXIT_USAGE
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert (tmp_path / "mine").exists()
+
+
+def test_a_trace_whose_folder_has_no_mark_is_replaced(tmp_path: Path) -> None:
+    """An older one, or one that was copied without its hidden files."""
+    out = tmp_path / "small.json"
+    argv = ["record", "patchifiers:any:shapes", "--lane", "A", "--out", str(out)]
+    assert main(argv) == EXIT_OK
+    (tmp_path / "small" / MARK).unlink()
+    assert main(argv) == EXIT_OK
+    assert open_trace(out).cells
 
 
 def test_the_committed_trace_is_small() -> None:
