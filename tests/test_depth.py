@@ -36,10 +36,10 @@ def test_every_block_is_compared_isolated_and_free_and_told_apart_from_rounding(
         if blocks:
             assert row["isolated"]["ours_from_exact"] < 3 * row["isolated"]["torch_from_exact"], row
 
-    def gate_twice(x: Any, y: Any, gate: Any) -> Any:
+    def gate_larger(x: Any, y: Any, gate: Any) -> Any:
         return x + y * gate * 1.001
 
-    with mock.patch.object(ltx2_mlx.block, "add_gated", gate_twice):
+    with mock.patch.object(ltx2_mlx.block, "add_gated", gate_larger):
         rows = measured("transformer", tmp_path / "b.json", "--version", version, "--dtypes", "float32")
     assert all(row["isolated"]["ours_from_exact"] > 100 * row["isolated"]["torch_from_exact"] for row in rows[:4])
 
