@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Run:
     holes: frozenset[str] = frozenset()
     environments: dict[Cell, dict[str, str]] = field(default_factory=dict)
 
-    @property
+    @cached_property  # it is asked for each tap
     def cells(self) -> set[Cell]:
         return {key[:3] for key in self.taps}
 

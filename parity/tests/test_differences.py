@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from parity.cli import main
+from parity.judge import baseline
 from parity.judge.baseline import Run, compare, read_run
 from parity.judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE, ORIGIN, Results, Row
 from parity.run.environment import code_digest
@@ -83,6 +84,18 @@ def test_the_baseline_is_what_was_accepted(
     failing = run(tmp_path / "failing.json", a="diverged")
     assert main(["accept", str(failing)]) == EXIT_USAGE
     assert main(["diff", str(good)]) == EXIT_OK, "the baseline is as it was"
+
+
+def test_runs_of_many_taps_are_accepted_and_compared_at_once(tmp_path: Path) -> None:
+    """Their cells are looked for once, and not for each of 40,000 taps: that took longer than anyone waits."""
+    taps = {("transformer", f"config {n % 97}", "A", f"tap {n}"): baseline.Tap("pass", 1.0) for n in range(20_000)}
+    many, asked = baseline.Run(taps, environments={key[:3]: {} for key in taps}), baseline.Run.cells.func
+    counted: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baseline.Run.cells, "func", lambda run: counted.append(1) or asked(run))
+        baseline.write_baseline(tmp_path / "baseline.json", many, many)
+        assert baseline.compare(many, many).regressions == []
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": "x", "taps": []}', "[1]"])
