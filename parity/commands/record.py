@@ -59,6 +59,7 @@ def _select(glob: str, checkpoint: Path | None) -> list[tuple[Stage, str, str]]:
     real = real_cells(RealFiles(checkpoint), stage)
     if real.streamed:
         raise InputError(
-            f"{checkpoint}: {min(real.streamed)} is too large for a trace file; compare it with: parity run"
+            f"{checkpoint}: {min(real.streamed)} is not recorded: it or its file is too large for memory; compare it "
+            "with: parity run"
         )
     return [(*cell, case) for cell in real.chosen]

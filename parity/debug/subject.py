@@ -24,7 +24,7 @@ from ..declare.stages.patchifiers import CLASSES as PATCHIFIERS
 from ..declare.stages.sampling import CLASSES as SAMPLING
 from ..declare.stages.transformer import CLASSES as TRANSFORMER
 from ..declare.stages.transformer import grid, seconds
-from ..run.cells import IN_MEMORY, needed_for
+from ..run.cells import IN_MEMORY, is_mapped, needed_for
 from ..run.streamed import PagedSession
 from ..run.streamed_shards import Shelf
 from ..run.streaming import Streaming
@@ -74,7 +74,7 @@ def prepare_fixtures() -> None:
 @functools.cache
 def too_large(component: str, path: Path) -> bool:
     """True if a component cannot be held in memory on both sides: its blocks are then read as they run."""
-    return needed_for(component, read(path)) > IN_MEMORY
+    return needed_for(component, read(path)) > IN_MEMORY or not is_mapped(path)
 
 
 def loaded(side: Side, component: str, path: Path, dtype: str) -> Any:

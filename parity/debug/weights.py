@@ -22,9 +22,10 @@ from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.load import build
 from ltx2_mlx.loading.lora import LoraPathStrength, fitted_to, read_lora
 
+from ..run.cells import IN_MEMORY, needed_for
 from .finding import Finding, Lines, Table
 from .measures import distance, std
-from .subject import Subject, too_large
+from .subject import Subject
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def look(subject: Subject, args: argparse.Namespace) -> Finding:
     rows = []
     for part in parts:
         try:
-            large = too_large(part, subject.checkpoint)
+            large = needed_for(part, subject.file) > IN_MEMORY  # ours alone is loaded
             module = None if large else subject.load("ours", part)
         except LTX2Error as error:
             return Finding(f"{part} does not load: {error}")

@@ -102,7 +102,7 @@ def _products() -> Iterator[Probe]:
 
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> mx.array:
     """On a CPU, and for heads that no kernel for a GPU takes, the product asks for it in float32 alone."""
-    fused = mx.default_device() != mx.Device(mx.cpu) and q.shape[-1] in (64, 80, 128)
+    fused = mx.default_device() != mx.Device(mx.cpu) and q.shape[-1] in (64, 128)
     wide = [a if fused else a.astype(mx.float32) for a in (q, k, v)]
     mask = mask.astype(wide[0].dtype) if mask is not None else None
     return mx.fast.scaled_dot_product_attention(*wide, scale=q.shape[-1] ** -0.5, mask=mask).astype(q.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -94,7 +95,7 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     if not files:
         build("transformer", headers[real.given[0]])  # says what is wrong with the file
     needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
-    large = {component for component, size in needed.items() if size > IN_MEMORY}
+    large = {component for component, size in needed.items() if size > IN_MEMORY or not is_mapped(files[component])}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
     chosen = []
     for stage in named:
@@ -112,6 +113,17 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
 def _components(named: list[Stage], files: dict[str, Path]) -> list[str]:
     found = [component for stage in named for component in (stage.main, *stage.also) if component in files]
     return list(dict.fromkeys(found))
+
+
+def is_mapped(path: Path) -> bool:
+    """Say whether ltx-core's loader can take a file: it maps it whole, to be written, whatever it reads of it, and
+    Linux refuses that for one of about the memory's size."""
+    return not path.is_file() or path.stat().st_size < memory_size() / 2
+
+
+def memory_size() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def needed_for(component: str, checkpoint: Checkpoint) -> float:

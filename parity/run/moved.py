@@ -1,8 +1,8 @@
 """The arguments that are known to move something: found with the reference once, and kept beside this file.
 
 What ``arguments`` finds depends on what the pipelines are given, what of them is recorded, the files, the limits and
-the reference, and on nothing of ours. Where all of that is as it was, it is not found again, which would take a
-quarter of the time of ``make parity``. ``python -m parity.run.moved`` finds everything again and writes the file.
+the reference, and on nothing of ours. Where all of that is as it was, it is not found again, which takes the
+reference 250 runs. ``python -m parity.run.moved`` finds everything again and writes the file.
 """
 
 from __future__ import annotations

@@ -243,6 +243,16 @@ def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that
     assert main(["run", "--stage", "sampling", "--blocks", "1", "--json", str(out)]) == EXIT_USAGE
 
 
+def test_a_small_part_of_a_file_larger_than_memory_is_streamed_too(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ltx-core's loader maps the whole file to be written, which Linux refuses."""
+    file = checkpoints / "tiny-2.0.safetensors"
+    assert not real_cells(RealFiles(file), "video_decoder").streamed
+    monkeypatch.setattr(cells, "memory_size", lambda: file.stat().st_size)
+    assert real_cells(RealFiles(file), "video_decoder").streamed == {"video_decoder"}
+
+
 def test_less_memory_than_is_needed_stops_the_run_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "held_gb", lambda: 5.0)
     Streaming(tmp_path, max_rss=7).require(1_000_000_000)
