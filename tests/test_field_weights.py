@@ -26,6 +26,7 @@ from mlx.utils import tree_flatten
 import ltx2_mlx
 from ltx2_mlx import CheckpointError, CheckpointFiles, ConfigError, LTX2Error, WeightsError
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.config.reading import parse_json
 from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
 from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.loading.header import read_header
@@ -317,6 +318,23 @@ def _put(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
     copy = dict(value) if isinstance(value, dict) else list(value)
     copy[path[0]] = _put(copy[path[0]], path[1:], junk)
     return copy
+
+
+@pytest.mark.parametrize("text", [r'{"pad_token": "\ud800"}', b'{"\xed\xa0\x80": 1}'])
+def test_half_of_a_surrogate_pair_is_refused_by_every_reader_of_json(text: str | bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"a\.json: not JSON"):
+        parse_json(text, "a.json")
+
+
+def test_what_a_network_says_of_its_config_names_the_file(tmp_path: Path, checkpoints: Path) -> None:
+    """Not only what the config's own checks say, which come before the network is made."""
+    path, source = tmp_path / "other.safetensors", checkpoints / f"{TINY}.safetensors"
+    config = read_checkpoint(source).config
+    config["transformer"]["caption_channels"] = 45
+    metadata = {"config": json.dumps(config), "model_version": "2.3.0"}
+    mx.save_safetensors(str(path), mx.load(str(source)), metadata)
+    with pytest.raises(ConfigError, match=rf"^{path}: text_embedding_projection takes"):
+        build("embeddings_processor", read_checkpoint(path))
 
 
 @pytest.mark.parametrize("name", [TINY, "tiny-2.0", f"{TINY}-upsampler-x1.5", "tiny-gemma"])

@@ -41,6 +41,7 @@ def parse_json(text: str | bytes, place: object, error: type[CheckpointError] = 
     """The object that ``text`` holds. Raises ``error`` in one line that names ``place`` for anything else."""
     try:
         content = json.loads(text)
+        json.dumps(content, ensure_ascii=False).encode()  # fails for half of a surrogate pair, which is no text
     except RecursionError:
         raise error(f"{place}: not JSON (nested too deeply)") from None
     except ValueError as reason:  # of syntax, encoding, or an integer of thousands of digits

@@ -218,8 +218,8 @@ def _module(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> nn.
         raise ConfigError(f"{checkpoint.path}: {component}: {claims}")
     try:
         return described.make(parsed, {k: checkpoint.tensors[v].shape for k, v in keys.items()})
-    except WeightsError as error:
-        raise _lacking(component, checkpoint, keys) or WeightsError(f"{checkpoint.path}: {error}") from None
+    except CheckpointError as error:
+        raise _lacking(component, checkpoint, keys) or type(error)(f"{checkpoint.path}: {error}") from None
 
 
 def _lacking(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> WeightsError | None:
