@@ -8,3 +8,5 @@ TF32_ASKED = os.environ.get("MLX_ENABLE_TF32")  # for the doctor, who asks what 
 os.environ["MLX_ENABLE_TF32"] = "0"
 # It also keeps 128 plans of convolutions, and stops with an error when a run needs more.
 os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
+# torch then asks Linux for pages of 2 MB for what is large, such as the weights of a streamed run.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -260,13 +261,16 @@ def test_each_of_five_faults_in_block_37_of_48_at_the_released_width_is_found_at
         ours = run_tapped(runner.mlx, pair, pair.ours, recorded, "float32", session)
         results = Results()
         judge(results, where, stage, recorded.trace, recorded.oracle, ours)
-        print(run, len(results.rows), results.first_divergence(), f"{peak_gb():.1f} GB", flush=True)
+        first = results.first_divergence()
+        said = f"{len(results.rows)} rows, first divergence {getattr(first, 'name', None)} ({getattr(first, 'why', '')})"
+        print(f"{run}: {said}, {peak_gb():.1f} GB", flush=True)
         return results
 
     clean = judged("ours")
     assert len(clean.rows) > 300 and not clean.failures()
     for fault, tap in WIDE_FAULTS.items():
         pair.ours.drop()
+        gc.collect()  # a module that was given methods is part of a circle
         fault(pair.ours["transformer"].transformer_blocks[BLOCK])
         first = judged(f"ours{fault.__name__}").first_divergence()
         assert getattr(first, "name", "").startswith(tap), fault.__name__
