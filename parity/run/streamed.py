@@ -20,6 +20,7 @@ from typing import Any
 
 from ..declare.model import Case, Stage
 from ..sides.loading import read
+from ..sides.mlx import keep_little
 from ..sides.pair import Pair
 from ..tap.binding import Binder
 from ..tap.execute import execute
@@ -276,6 +277,7 @@ class StreamedRunner(Runner):
         progress: Callable[[str], None] = lambda line: None,
     ):
         super().__init__(None, progress, files)
+        keep_little()
         self.streaming = streaming
         self._pagers: dict[str, Any] = {}
 

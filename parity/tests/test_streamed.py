@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,54 +178,55 @@ def test_a_fault_in_one_block_of_many_is_found_at_its_tap(
 # ---- a file of the released size ------------------------------------------------------------------------------------
 
 
-def _given(owner: Any, **methods: Callable[..., Any]) -> Any:
-    """Give one module methods of its own. Its class, as it was."""
+@contextlib.contextmanager
+def _given(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """A module with methods of its own, while it lasts."""
     cls = type(owner)
     object.__setattr__(owner, "__class__", type(cls.__name__, (cls,), methods))
-    return cls
+    try:
+        yield
+    finally:
+        object.__setattr__(owner, "__class__", cls)
 
 
-def _modulated(block: Any, changed: Callable[[Any], Any]) -> None:
-    def modulation(self: Any, *args: Any) -> Any:
-        return changed(cls._modulation(self, *args))
-
-    cls = _given(block, _modulation=modulation)
+def _modulated(block: Any, changed: Callable[[Any], Any]) -> AbstractContextManager[None]:
+    usual = type(block)._modulation
+    return _given(block, _modulation=lambda self, *args: changed(usual(self, *args)))
 
 
-def _exchanged(block: Any) -> None:
-    _modulated(block, lambda found: found._replace(shift=found.scale, scale=found.shift))
+def _exchanged(block: Any) -> AbstractContextManager[None]:
+    return _modulated(block, lambda found: found._replace(shift=found.scale, scale=found.shift))
 
 
-def _ungated(block: Any) -> None:
-    _modulated(block, lambda found: found._replace(gate=mx.ones_like(found.gate)))
+def _ungated(block: Any) -> AbstractContextManager[None]:
+    return _modulated(block, lambda found: found._replace(gate=mx.ones_like(found.gate)))
 
 
-def _norm_of_heads(block: Any) -> None:
+def _norm_of_heads(block: Any) -> AbstractContextManager[None]:
     heads = block.attn1.heads
 
     def call(self: Any, x: mx.array) -> mx.array:
         each = mx.fast.rms_norm(x.reshape(*x.shape[:-1], heads, -1), None, self.eps)
         return each.reshape(x.shape) * self.weight
 
-    _given(block.attn1.q_norm, __call__=call)
+    return _given(block.attn1.q_norm, __call__=call)
 
 
-def _other_rate(block: Any) -> None:
+def _other_rate(block: Any) -> AbstractContextManager[None]:
+    usual = type(block.audio_to_video_attn).__call__
+
     def call(self: Any, x: mx.array, context: Any = None, mask: Any = None, pe: Any = None, k_pe: Any = None) -> Any:
         cos, sin = pe  # of twice the angle:
-        return cls.__call__(self, x, context, mask, (2 * cos * cos - 1, 2 * sin * cos), k_pe)
+        return usual(self, x, context, mask, (2 * cos * cos - 1, 2 * sin * cos), k_pe)
 
-    cls = _given(block.audio_to_video_attn, __call__=call)
-
-
-def _no_bias(block: Any) -> None:
-    def call(self: Any, x: mx.array) -> mx.array:
-        return x @ self.weight.T
-
-    _given(block.ff.net[2], __call__=call)
+    return _given(block.audio_to_video_attn, __call__=call)
 
 
-WIDE_FAULTS: dict[Callable[[Any], None], str] = {
+def _no_bias(block: Any) -> AbstractContextManager[None]:
+    return _given(block.ff.net[2], __call__=lambda self, x: x @ self.weight.T)
+
+
+WIDE_FAULTS: dict[Callable[[Any], AbstractContextManager[None]], str] = {
     _exchanged: f"{TAP}.attn1:x",
     _ungated: f"{TAP}.rms_norm:x",
     _norm_of_heads: f"{TAP}.attn1.q_norm",
@@ -262,17 +264,17 @@ def test_each_of_five_faults_in_block_37_of_48_at_the_released_width_is_found_at
         results = Results()
         judge(results, where, stage, recorded.trace, recorded.oracle, ours)
         first = results.first_divergence()
-        said = f"{len(results.rows)} rows, first divergence {getattr(first, 'name', None)} ({getattr(first, 'why', '')})"
+        said = (
+            f"{len(results.rows)} rows, first divergence {getattr(first, 'name', None)} ({getattr(first, 'why', '')})"
+        )
         print(f"{run}: {said}, {peak_gb():.1f} GB", flush=True)
         return results
 
     clean = judged("ours")
     assert len(clean.rows) > 300 and not clean.failures()
     for fault, tap in WIDE_FAULTS.items():
-        pair.ours.drop()
-        gc.collect()  # a module that was given methods is part of a circle
-        fault(pair.ours["transformer"].transformer_blocks[BLOCK])
-        first = judged(f"ours{fault.__name__}").first_divergence()
+        with fault(pair.ours["transformer"].transformer_blocks[BLOCK]):
+            first = judged(f"ours{fault.__name__}").first_divergence()
         assert getattr(first, "name", "").startswith(tap), fault.__name__
 
 

@@ -26,7 +26,6 @@ from ...tap.side import Loras, Side, resolve
 from ...tap.trace import Tensor, Trace
 from .operations import Counting
 
-
 # ltx-pipelines runs on a GPU where torch finds one, and draws its noise there. Here the reference runs on the CPU, also
 # beside an MLX that runs on the GPU.
 vars(torch.cuda).update(is_available=lambda: False)
