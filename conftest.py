@@ -12,6 +12,7 @@ os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: see parity/__init
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
+    parser.addoption("--checkpoint", help="a file of 48 blocks of the released size (parity/tests/test_streamed.py)")
     parser.addoption("--kills", type=int, default=4, help="how often generate is killed (tests/test_output_files.py)")
     parser.addoption("--settings", type=int, default=40, help="of plan and generate (tests/test_plan_agrees.py)")
 

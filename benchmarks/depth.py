@@ -28,6 +28,7 @@ from types import SimpleNamespace
 from typing import Any
 
 os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: float32 is float32
+os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")  # plans: float32 and bfloat16 of a decoder need more than 128
 
 import mlx.core as mx
 import numpy as np

@@ -132,6 +132,8 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
             axis.grid(True, axis="y", lw=0.3)
         axes[0, column].legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.62), ncols=2)
         axes[1, column].legend(fontsize=8, loc="upper left")
+        last = max(row["block"] for row in rows)
+        axes[3, column].set_xticks([*range(0, last, max(1, round(last / 8))), last])
         axes[3, column].set_xlabel("block")
     names = (
         "1 − correlation with ltx-core\n(thick: free-running, thin: isolated)",

@@ -26,6 +26,7 @@ from .terminal import Parser, claim_streams, one_line
 def main(argv: list[str] | None = None) -> int:
     # On CUDA MLX 0.31.1 keeps 128 plans of convolutions and stops with an error when a second video's tiles need more.
     os.environ.setdefault("MLX_CUDA_CONV_CACHE_SIZE", "1024")
+    os.environ.setdefault("MLX_CUDA_GRAPH_CACHE_SIZE", "8192")
     argv = sys.argv[1:] if argv is None else argv
     claim_streams()
     for stream in (sys.stdout, sys.stderr):

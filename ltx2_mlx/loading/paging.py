@@ -19,6 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ..nn.norm import on_cuda
 from .quantization import FP8
 
 
@@ -46,13 +47,14 @@ class Pages:
     """The pages of a module, in order. A block that is called fills its page, evaluates its result and drops the page.
 
     resident: the parameters that are in no page. prefetch: while one block computes, the next one's weights are read;
-    False takes the memory of one block, and more time. amend: changes a block that has been filled.
+    False takes the memory of one block, and more time; so it is on CUDA. amend: changes a block that has been filled.
 
     A page that is not filled holds NaN: what uses it outside of ``filled`` gives NaN. Blocks are not kept alive here.
     """
 
     def __init__(self, module: nn.Module, source: Source, parameters: Iterable[str]):
-        self.prefetch = True
+        # On CUDA, MLX 0.31.1 waits without end for a page while the next one is read (seen on an H100).
+        self.prefetch = not on_cuda()
         self.amend: Callable[[nn.Module], None] | None = None
         self.resident, pages = in_pages(module, parameters)
         self._pages = {path: Page(path, tuple(names)) for path, names in pages.items()}

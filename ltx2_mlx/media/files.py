@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 from av.stream import Disposition
@@ -107,6 +107,10 @@ def ffmpeg_errors(path: str | Path, task: str) -> Iterator[None]:
         raise MediaError(f"{path}: cannot be {task}: {reason}") from error
 
 
+# Metadata that is not UTF-8 is no reason to refuse a file. PyAV 19 takes it by itself, and has no such option.
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[av.container.InputContainer]:
     """FFmpeg's container of a local file. Raises MediaError for what is none, or cannot be read."""
@@ -118,7 +122,7 @@ def reading(path: str | Path) -> Iterator[av.container.InputContainer]:
     with ffmpeg_errors(path, "read"):
         url = f"file:{os.path.abspath(path)}"
         try:
-            container = av.open(url, format=demuxer, options=options, metadata_errors="replace")
+            container = av.open(url, format=demuxer, options=options, **_LENIENT)
         except av.error.ArgumentError:  # what FFmpeg answers for a format that is not in its list
             raise MediaError(f"{path}: cannot be read: not a video or audio file of a kind that is read here") from None
         with container:

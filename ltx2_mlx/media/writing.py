@@ -136,7 +136,9 @@ def _pcm(audio: Audio, for_aac: bool = False) -> _Pcm:
     if not isinstance(rate, int) or not 0 < rate <= 2**31 - 1:
         raise InputError(f"audio at {rate!r} Hz, expected a whole number of samples a second, more than 0")
     given = mx.array(audio.waveform)
-    waveform = np.array(given if given.dtype == mx.int16 else given.astype(mx.float32))
+    kept = given.dtype in (mx.int16, mx.float64)  # no GPU casts float64
+    waveform = np.array(given if kept else given.astype(mx.float32))
+    waveform = waveform if waveform.dtype == np.int16 else waveform.astype(np.float32)
     if waveform.ndim == 3 and len(waveform) == 1:
         waveform = waveform[0]
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or not waveform.size:

@@ -96,7 +96,8 @@ def holes(document: Document) -> list[Html]:
 def not_compared(document: Document, stages: list[StageView]) -> Html:
     carried = document["summary"]["carried"]
     none = "None: each leaf module is compared, each parameter moves a compared tensor."
-    none = none if document["summary"]["coverage"] else "Not looked for: coverage is measured in lane A."
+    if not document["summary"]["coverage"]:
+        none = "Not looked for: coverage is measured in lane A, over all blocks."
     parts = [
         _list("Holes", holes(document), none),
         _list("Not part of this run", _absent(document, stages), "Nothing: every stage, config and lane ran."),
@@ -118,6 +119,8 @@ def _absent(document: Document, stages: list[StageView]) -> list[Html]:
     found += [join(f"lane {lane}") for lane in document["allowed"] if lane not in lanes(document)]
     if "A" not in lanes(document):
         found.append(join("coverage, which is measured in lane A"))
+    if blocks := document.get("origin", {}).get("blocks"):
+        found.append(join(f"blocks other than {blocks} (--blocks), and coverage, which needs all of them"))
     return found
 
 

@@ -92,16 +92,20 @@ def _draw(rows: list[Record], order: dict[tuple[str, int], int], title: str, pat
 
 
 def _layers(names: list[str]) -> dict[int, str]:
-    """Where each run of one layer's taps begins → its name, where there is room for it; blocks always."""
+    """Where each run of one layer's taps begins → its name, where there is room for it; that of a block rather than
+    that of another layer."""
     ticks: dict[int, str] = {}
+    blocks: set[int] = set()
     last = None
     for i, name in enumerate(names):
         if (found := layer(name)) != last:
             last = found
-            block = found[-1].isdigit()
             crowded = [k for k in ticks if i - k < len(names) / 30]
-            for k in crowded if block else ():
-                del ticks[k]
-            if block or not crowded:
-                ticks[i] = found.replace("transformer_blocks.", "block ").lstrip("_")
+            if found[-1].isdigit() and blocks.isdisjoint(crowded):
+                for k in crowded:
+                    del ticks[k]
+                blocks.add(i)
+            elif crowded:
+                continue
+            ticks[i] = found.replace("transformer_blocks.", "block ").lstrip("_")
     return ticks

@@ -46,6 +46,8 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
             f"({c.elements_moving:,}/{c.elements:,} elements)",
             style=None if c.whole else "red",
         )
+    if blocks := results.origin.get("blocks"):
+        console.print(f"blocks    {escape(blocks)} alone (--blocks), so that coverage is not measured")
     for hole in results.unseen:
         console.print(f"never seen: {escape(hole)}", style="red")
     for part in results.silent:

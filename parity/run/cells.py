@@ -9,7 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.checkpoint import Checkpoint
 from ltx2_mlx.loading.load import build
 
@@ -84,7 +83,7 @@ class RealCells:
 def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     """The cells of the parts that files hold, as far as their stages match a glob: what does not is not looked at.
 
-    Raises CheckpointError unless each part is whole, and InputError for a stage that is too large and is not streamed.
+    Raises CheckpointError unless each part is whole.
     """
     headers = {path: read(path) for path in real.given}
     held = [stage for stage in stages().values() if stage.component and not stage.loras]
@@ -97,17 +96,7 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
     large = {component for component, size in needed.items() if size > IN_MEMORY or not is_mapped(files[component])}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
-    chosen = []
-    for stage in named:
-        if stage.name in streamed and stage.quantization:
-            if glob == stage.name:
-                raise InputError(
-                    f"{stage.name} needs about {needed[stage.main] / 1e9:.0f} GB here, and is not streamed"
-                )
-            streamed.discard(stage.name)
-            continue
-        chosen.append((stage, files[stage.main].stem))
-    return RealCells(chosen, files, frozenset(streamed))
+    return RealCells([(stage, files[stage.main].stem) for stage in named], files, frozenset(streamed))
 
 
 def _components(named: list[Stage], files: dict[str, Path]) -> list[str]:

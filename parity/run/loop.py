@@ -195,6 +195,8 @@ def run(
     named = ", ".join(map(str, paths))
     measured, origin = measure(device, lanes), ORIGIN | {"seed": str(seed), "checkpoint": named}
     conditions = environment(device) | {"calibration": json.dumps(measured.document())}
+    if streaming and streaming.blocks is not None:
+        origin["blocks"] = ", ".join(map(str, sorted(streaming.blocks)))
     cells = Cells(keep, cells_key(lanes, paths, conditions, origin)) if keep else None
     if cells and not resume:
         cells.clear()

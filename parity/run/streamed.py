@@ -20,6 +20,7 @@ from typing import Any
 
 from ..declare.model import Case, Stage
 from ..sides.loading import read
+from ..sides.mlx import keep_little
 from ..sides.pair import Pair
 from ..tap.binding import Binder
 from ..tap.execute import execute
@@ -276,6 +277,7 @@ class StreamedRunner(Runner):
         progress: Callable[[str], None] = lambda line: None,
     ):
         super().__init__(None, progress, files)
+        keep_little()
         self.streaming = streaming
         self._pagers: dict[str, Any] = {}
 
@@ -285,14 +287,15 @@ class StreamedRunner(Runner):
         paths = self.paths(stage, config)
         small = SMALL if self.streaming.small is None else self.streaming.small
         self.progress(f"{stage.name}: what is outside of its pages is read")
-        paged = {name: load_paged(name, path, read(path).config, dtype, small) for name, path in paths.items()}
+        fp8 = stage.quantization
+        paged = {name: load_paged(name, path, read(path).config, dtype, small, fp8) for name, path in paths.items()}
         for part in paged.values():
             for pager in part.pagers:
                 pager.require = self.streaming.require
         self._pagers = {name: part.pagers for name, part in paged.items()}
         reference = {name: part.reference for name, part in paged.items()}
         oracle = {name: part.oracle for name, part in paged.items()}
-        ours: Any = Late(paths, lambda: self.ours(paths, dtype, paged=True))
+        ours: Any = Late(paths, lambda: self.ours(paths, dtype, quantization=fp8, paged=True))
         return Pair(stage, paths, read(paths[stage.main]).config, dtype, reference, oracle, ours)
 
     def matching(self, pair: Pair, glob: str) -> Iterator[tuple[str, Case, Pair]]:

@@ -79,6 +79,11 @@ class MLX(Side):
             mx.enable_compile()
 
 
+def keep_little() -> None:
+    """Give memory that is free back to the system from now on: MLX keeps as much of it as the machine has."""
+    mx.set_cache_limit(2**28)
+
+
 def loaded_weights(path: Path, loras: Loras, dtype: mx.Dtype, quantization: str | None = None) -> dict[str, mx.array]:
     """Every tensor of a transformer as it is loaded; float8 as its bytes."""
     side = MLX()

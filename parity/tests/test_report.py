@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -484,3 +485,10 @@ def test_a_run_of_the_released_depth_has_what_was_reported_of_it_beside_its_curv
     assert f"highest: from 3 at transformer_blocks.0 to {number(425)} at transformer_blocks.47" in page
     assert "text attention as a share of the stream" in page
     assert "reported for the released 19B" not in html.page(document(run(), tmp_path))
+
+
+def test_blocks_without_room_for_all_of_their_numbers_are_numbered_evenly() -> None:
+    names = [f"transformer_blocks.{block}.attn{tap}" for block in range(48) for tap in range(9)]
+    ticks = list(plots._layers(["patchify_proj", "_prepare", *names, "norm_out"]))
+    apart = [after - before for before, after in pairwise(ticks)]
+    assert len(ticks) > 20 and max(apart) <= 2 * 9 + 2

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,16 @@ from parity.declare.inputs import FIXTURES
 from parity.declare.model import Stage
 from parity.declare.stages import stages
 from parity.judge.results import EXIT_INCOMPLETE, EXIT_OK, EXIT_USAGE, Results, read_results
+from parity.judge.verdicts import judge
 from parity.run import cells, live, streaming
 from parity.run.cells import RealFiles, real_cells
 from parity.run.live import Runner
+from parity.run.pool import cores, held_gb, peak_gb
+from parity.run.replay import probes_of, run_tapped
 from parity.run.streamed import StreamedRunner, page_of
 from parity.run.streaming import MemoryLimitError, Streaming
+from parity.sides.fixtures import RECIPES
+from parity.sides.torch.paging import use_threads
 from parity.tap import raw_safetensors as shards
 
 CELLS = (
@@ -29,6 +38,7 @@ CELLS = (
     ("gemma", "tiny-gemma"),
     ("video_decoder", "tiny-2.0-timestep"),
     ("vocoder", "tiny-2.3-audio-group"),
+    ("transformer_fp8", "tiny-2.3"),
 )
 
 
@@ -165,6 +175,109 @@ def test_a_fault_in_one_block_of_many_is_found_at_its_tap(
     assert getattr(first, "name", "").startswith(FAULTS[fault])
 
 
+# ---- a file of the released size ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _given(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """A module with methods of its own, while it lasts."""
+    cls = type(owner)
+    object.__setattr__(owner, "__class__", type(cls.__name__, (cls,), methods))
+    try:
+        yield
+    finally:
+        object.__setattr__(owner, "__class__", cls)
+
+
+def _modulated(block: Any, changed: Callable[[Any], Any]) -> AbstractContextManager[None]:
+    usual = type(block)._modulation
+    return _given(block, _modulation=lambda self, *args: changed(usual(self, *args)))
+
+
+def _exchanged(block: Any) -> AbstractContextManager[None]:
+    return _modulated(block, lambda found: found._replace(shift=found.scale, scale=found.shift))
+
+
+def _ungated(block: Any) -> AbstractContextManager[None]:
+    return _modulated(block, lambda found: found._replace(gate=mx.ones_like(found.gate)))
+
+
+def _norm_of_heads(block: Any) -> AbstractContextManager[None]:
+    heads = block.attn1.heads
+
+    def call(self: Any, x: mx.array) -> mx.array:
+        each = mx.fast.rms_norm(x.reshape(*x.shape[:-1], heads, -1), None, self.eps)
+        return each.reshape(x.shape) * self.weight
+
+    return _given(block.attn1.q_norm, __call__=call)
+
+
+def _other_rate(block: Any) -> AbstractContextManager[None]:
+    usual = type(block.audio_to_video_attn).__call__
+
+    def call(self: Any, x: mx.array, context: Any = None, mask: Any = None, pe: Any = None, k_pe: Any = None) -> Any:
+        cos, sin = pe  # of twice the angle:
+        return usual(self, x, context, mask, (2 * cos * cos - 1, 2 * sin * cos), k_pe)
+
+    return _given(block.audio_to_video_attn, __call__=call)
+
+
+def _no_bias(block: Any) -> AbstractContextManager[None]:
+    return _given(block.ff.net[2], __call__=lambda self, x: x @ self.weight.T)
+
+
+WIDE_FAULTS: dict[Callable[[Any], AbstractContextManager[None]], str] = {
+    _exchanged: f"{TAP}.attn1:x",
+    _ungated: f"{TAP}.rms_norm:x",
+    _norm_of_heads: f"{TAP}.attn1.q_norm",
+    _other_rate: f"{TAP}.audio_to_video_attn.apply_rotary_emb:freqs_cis",
+    _no_bias: f"{TAP}.ff.net.2",
+}
+
+
+@pytest.fixture(scope="module")
+def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 blocks at the 19B's width, 38 GB: the file of ``--checkpoint``, or one that is written here."""
+    if given := request.config.getoption("--checkpoint"):
+        return Path(given)
+    folder = tmp_path_factory.mktemp("wide")
+    words = ["--full-size", "2.0", "--components", "transformer", "--out", str(folder)]
+    subprocess.run([sys.executable, str(RECIPES / "make.py"), *words], check=True)
+    return folder / "full-2.0.safetensors"
+
+
+@pytest.mark.full_size
+def test_each_of_five_faults_in_block_37_of_48_at_the_released_width_is_found_at_its_tap(
+    wide: Path, tmp_path: Path
+) -> None:
+    use_threads(cores())
+    streaming = Streaming(tmp_path, blocks=frozenset({0, BLOCK}), max_rss=7)
+    runner = StreamedRunner(streaming, {"transformer": wide}, lambda line: print(f"{held_gb():.1f} GB {line}"))
+    stage = stages()["transformer"]
+    name, case, pair = next(runner.matching(runner.load(stage, wide.stem, "float32"), "*"))
+    recorded = runner.record(pair, case)
+    where = {"stage": stage.name, "config": wide.stem, "case": name, "lane": "A"}
+
+    def judged(run: str) -> Results:
+        session = pair.session(run, runner.mlx, recorded.trace, probes_of(pair))
+        ours = run_tapped(runner.mlx, pair, pair.ours, recorded, "float32", session)
+        results = Results()
+        judge(results, where, stage, recorded.trace, recorded.oracle, ours)
+        first = results.first_divergence()
+        said = (
+            f"{len(results.rows)} rows, first divergence {getattr(first, 'name', None)} ({getattr(first, 'why', '')})"
+        )
+        print(f"{run}: {said}, {peak_gb():.1f} GB", flush=True)
+        return results
+
+    clean = judged("ours")
+    assert len(clean.rows) > 300 and not clean.failures()
+    for fault, tap in WIDE_FAULTS.items():
+        with fault(pair.ours["transformer"].transformer_blocks[BLOCK]):
+            first = judged(f"ours{fault.__name__}").first_divergence()
+        assert getattr(first, "name", "").startswith(tap), fault.__name__
+
+
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
@@ -234,12 +347,16 @@ def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that
         (stages()["gemma"], "tiny-gemma")
     ]
     argv = ["run", "--checkpoint", str(file), "--stage", "transformer", "--lane", "A", "--json", str(out)]
+    argv += ["--blocks", "1"]
     assert main([*argv, "--max-rss", "0.1"]) == EXIT_INCOMPLETE
     stopped = capsys.readouterr().err
     assert "--max-rss allows 0.1" in stopped
     assert "Traceback" not in stopped
     assert main([*argv, "--resume", "--max-rss", "24"]) == EXIT_OK
     assert read_results(out)["summary"]["peak_gb"] > 0
+    assert read_results(out)["origin"]["blocks"] == "1"
+    assert "blocks    1 alone" in capsys.readouterr().out
+    assert "blocks other than 1" in out.with_name("report.html").read_text()
     assert main(["run", "--stage", "sampling", "--blocks", "1", "--json", str(out)]) == EXIT_USAGE
 
 

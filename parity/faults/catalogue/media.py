@@ -115,7 +115,7 @@ MEDIA = (
         "H12",
         "samples of 16 bits taken for numbers from −1 to 1",
         _WRITING,
-        "given if given.dtype == mx.int16 else given.astype(mx.float32)",
+        "given if kept else given.astype(mx.float32)",
         "given.astype(mx.float32)",
         "audio.int16.audio",
         cause="wrong input",

@@ -26,6 +26,10 @@ from ...tap.side import Loras, Side, resolve
 from ...tap.trace import Tensor, Trace
 from .operations import Counting
 
+# ltx-pipelines runs on a GPU where torch finds one, and draws its noise there. Here the reference runs on the CPU, also
+# beside an MLX that runs on the GPU.
+vars(torch.cuda).update(is_available=lambda: False)
+
 
 def _import_torchaudio() -> None:
     """torchaudio without its compiled library, which asks for a CUDA build of torch and which the reference never
@@ -233,11 +237,15 @@ class UpcastLinear(torch.nn.Linear):
             del self.forward, self.original_forward
 
 
+def rounded_to_fp8(ops: Any) -> Any:
+    """A component's key map that also rounds what fp8-cast keeps in float8."""
+    return dataclasses.replace(ops, mapping=(*ops.mapping, *QuantizationPolicy.fp8_cast().sd_ops.mapping))
+
+
 def _quantized(builder: SingleGPUModelBuilder, dtype: torch.dtype) -> torch.nn.Module:
     """fp8-cast as ltx_pipelines' ledger builds it, with what is not float8 in ``dtype``."""
-    policy, own = QuantizationPolicy.fp8_cast(), builder.model_sd_ops
-    ops = dataclasses.replace(own, mapping=(*own.mapping, *policy.sd_ops.mapping))
-    builder = dataclasses.replace(builder, model_sd_ops=ops, module_ops=policy.module_ops)
+    ops, modules = rounded_to_fp8(builder.model_sd_ops), QuantizationPolicy.fp8_cast().module_ops
+    builder = dataclasses.replace(builder, model_sd_ops=ops, module_ops=modules)
     module: torch.nn.Module = builder.build(device=torch.device("cpu"))
     for layer in module.modules():
         if isinstance(layer, torch.nn.Linear):
