@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +30,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     import mlx.core as mx
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell begins what is to run in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # or else no child of a test hears a Ctrl-C either
     if device := config.getoption("--device"):
         mx.set_default_device(getattr(mx, device))
 
@@ -38,3 +44,48 @@ def checkpoints() -> Path:
 
     ensure_fixtures()
     return FIXTURES
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds."""
+
+    def spread(work: Callable[[Any], Any], tasks: Sequence[Any], *options: object) -> Iterator[Any]:
+        for task in tasks:
+            yield work(task)
+
+    monkeypatch.setattr("parity.run.loop.spread", spread)
+    monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
+
+
+@pytest.fixture(scope="module")
+def short_prompts() -> Iterator[None]:
+    """Prompts are encoded in 128 tokens, not in 1024: with those, encoding takes most of a tiny run."""
+    from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
+
+    with pytest.MonkeyPatch.context() as patch:
+        short = partial(LTXVGemmaTokenizer, max_length=128)
+        patch.setattr("ltx2_mlx.pipelines.prompts.LTXVGemmaTokenizer", short)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built_once(checkpoints: Path) -> Iterator[None]:
+    """``plan`` builds every network of a file to see that they fit: here those of the tiny checkpoints once."""
+    from ltx2_mlx.loading import load
+
+    @cache
+    def built(component: str, path: Path) -> Any:
+        return load.build(component, headers[path])
+
+    def build(component: str, checkpoint: Any) -> Any:
+        if not (isinstance(checkpoint.path, Path) and checkpoint.path.is_relative_to(checkpoints)):
+            return load.build(component, checkpoint)
+        headers[checkpoint.path] = checkpoint
+        return built(component, checkpoint.path)
+
+    headers: dict[Path, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("cli.plan", "cli.memory", "pipelines.prompts"):
+            patch.setattr(f"ltx2_mlx.{module}.build", build)
+        yield

@@ -35,6 +35,7 @@ from ltx2_mlx.transformer import X0Model
 from ltx2_mlx.types import Audio
 
 SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
 
 
 @pytest.fixture
@@ -434,7 +435,7 @@ def test_a_flag_has_its_effect(files: list[str], flags: list[str], plain: np.nda
 
 
 @pytest.fixture(scope="module")
-def plain(checkpoints: Path) -> np.ndarray:
+def plain(checkpoints: Path, short_prompts: None) -> np.ndarray:
     flags = ["--distilled-checkpoint-path", str(checkpoints / "tiny-2.0.safetensors"), "--prompt", "a fox in the snow"]
     flags += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--output-path", "x.mp4", *SIZE]
     flags += ["--spatial-upsampler-path", str(checkpoints / "tiny-2.0-upsampler-x2.safetensors")]
@@ -473,7 +474,7 @@ def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path
     print(held)
     weights = {stage.name: stage.weights for stage in planned.stages}
     small = min(weights["prompts"], weights["stage 1"], weights["audio"]) // 2
-    kept = 1024 * (44 + 44) * 2  # the contexts, until both stages have been denoised
+    kept = 128 * (44 + 44) * 2  # the contexts, until both stages have been denoised
     for name in ("loading the transformer", "upsampling", "decoding the audio", "decoding the video"):
         assert held[name] < kept + small, (name, held, weights)
     assert mx.get_active_memory() - before < small

@@ -3,6 +3,7 @@ declared in full. A sample of the faults, spread over the stages; ``make selftes
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_planted_fault_is_found_where_it_is(benches: dict[Cell, Bench], fault: F
 CASES = {(m.stage, m.config, m.dtype, m.case): m for m in [*SAMPLE, *HALF] if not m.loads}
 
 
-@pytest.mark.parametrize("fault", CASES.values(), ids=lambda m: f"{m.stage}-{m.config}-{m.case}-{m.dtype}")
+@pytest.mark.parametrize("fault", sample(CASES.values(), 6, lambda m: m.dtype), ids=lambda m: f"{m.stage}-{m.config}-{m.case}-{m.dtype}")
 def test_unplanted_copy_is_green(benches: dict[Cell, Bench], fault: Fault) -> None:
     rows = bench(benches, fault).clean(fault.case)
     failed = [row for row in rows if row.verdict != "pass"]
@@ -71,7 +72,7 @@ def test_stale_fault_says_so() -> None:
 
 @pytest.mark.parametrize("fault", EDITS, ids=lambda m: m.id)
 def test_every_fault_applies_once_and_has_a_cause(fault: Fault) -> None:
-    compile(fault.applied((SOURCE / fault.file).read_text()), fault.file, "exec")
+    ast.parse(fault.applied((SOURCE / fault.file).read_text()), fault.file)
     assert fault.cause in CAUSES
     assert bool(fault.tap) is (fault.seen_by == "stage")
 

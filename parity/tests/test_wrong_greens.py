@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -72,17 +72,6 @@ def test_the_table_has_a_row_for_each_way_and_no_other() -> None:
 # ---- what is chosen --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
-    """Cells are judged in this process."""
-
-    def spread(work: Any, tasks: Any, *rest: Any) -> Iterator[Any]:
-        for task in tasks:
-            yield work(task)
-
-    monkeypatch.setattr("parity.run.loop.spread", spread)
-
-
 def run(tmp_path: Path, *more: str) -> tuple[int, dict[str, Any]]:
     """``parity run`` into ``tmp_path``: its exit code and results.json."""
     path = tmp_path / "results.json"
@@ -92,7 +81,7 @@ def run(tmp_path: Path, *more: str) -> tuple[int, dict[str, Any]]:
 
 @way("a chosen cell of which nothing is judged")
 def test_a_chosen_cell_of_which_nothing_is_judged(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_this_process: None, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judged = Live.judged
     monkeypatch.setattr(Live, "judged", lambda s, n, c: Results() if n == "tokenizer" else judged(s, n, c))
@@ -105,7 +94,7 @@ def test_a_chosen_cell_of_which_nothing_is_judged(
 
 
 @way("a lane, asked for by name, in which nothing is judged")
-def test_a_lane_in_which_nothing_is_judged(here: None, tmp_path: Path) -> None:
+def test_a_lane_in_which_nothing_is_judged(in_this_process: None, checkpoints: Path, tmp_path: Path) -> None:
     code, found = run(tmp_path, "--stage", "patchifiers", "--lane", "C")
     assert code == EXIT_INCOMPLETE and len(found["summary"]["silent"]) == 2
     code, found = run(tmp_path, "--stage", "patchifiers", "--lane", "A,C")
@@ -130,7 +119,7 @@ def test_a_stage_that_lacks_the_config(checkpoints: Path, capsys: pytest.Capture
 
 
 @way("a trace without a cell")
-def test_a_trace_without_a_cell(here: None, tmp_path: Path) -> None:
+def test_a_trace_without_a_cell(in_this_process: None, checkpoints: Path, tmp_path: Path) -> None:
     manifest: dict[str, Any] = {
         "schema": TRACE_SCHEMA,
         "layout": LAYOUT,
@@ -216,7 +205,7 @@ def is_no_result(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @way("the green results and pages of the run before, after one that failed")
 def test_a_failed_run_replaces_the_one_before(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_this_process: None, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fault(source: Live, name: str, config: str) -> Results:
         raise CheckpointError("tensor x is missing")
