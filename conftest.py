@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 # The files that take longest are begun first, or else a worker is left alone with one of them at the end.
-SLOW = ("test_debug", "test_faults", "test_streamed", "test_pipelines", "test_gate", "test_generate", "test_output_files")
-SLOW += ("test_wheel", "test_field_weights", "test_command_line", "test_text", "test_video", "test_selftest")
+SLOW = ("test_debug", "test_streamed", "test_faults", "test_output_files", "test_generate", "test_wheel", "test_text")
+SLOW += ("test_pipelines", "test_gate", "test_command_line", "test_field_weights", "test_video", "test_selftest")
 os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: see parity/__init__.py
 
 
@@ -74,16 +74,14 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
 
 
-@pytest.fixture(scope="module")
-def short_prompts() -> Iterator[None]:
+@pytest.fixture
+def short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts are encoded in 128 tokens, not in 1024: with those, encoding takes most of a tiny run."""
     from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
-    with pytest.MonkeyPatch.context() as patch:
-        short = partial(LTXVGemmaTokenizer, max_length=128)
-        patch.setattr("ltx2_mlx.pipelines.prompts.LTXVGemmaTokenizer", short)
-        patch.setattr("ltx2_mlx.pipelines.contexts.MAX_LENGTH", 128)
-        yield
+    short = partial(LTXVGemmaTokenizer, max_length=128)
+    monkeypatch.setattr("ltx2_mlx.pipelines.prompts.LTXVGemmaTokenizer", short)
+    monkeypatch.setattr("ltx2_mlx.pipelines.contexts.MAX_LENGTH", 128)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 
 from ltx2_mlx.errors import LTX2Error
 from parity.report import annotations, summary
-from parity.tests.fuzz import asleep, harness, lines, mutate, pool
+from parity.tests import asleep
+from parity.tests.fuzz import harness, lines, mutate, pool
 from parity.tests.fuzz.formats import FORMATS, outcome
 from parity.tests.fuzz.reading import Format
 

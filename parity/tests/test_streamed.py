@@ -224,7 +224,11 @@ def test_a_page_that_was_changed_or_is_of_other_code_is_run_again(deep: Path, tm
 
 
 def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that_it_names(
-    in_this_process: None, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_this_process: None,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cells, "IN_MEMORY", 1e6)
     file, out = checkpoints / "tiny-2.0-interleaved.safetensors", tmp_path / "results.json"
