@@ -17,7 +17,8 @@ def serve(pipe: Any, seed: int) -> None:
         if name == "hang":
             time.sleep(60)
         if name == "memory":
-            time.sleep(len(bytearray(b"x") * (200 << 20)))
+            held = bytearray(b"x") * (200 << 20)
+            time.sleep(60 + len(held))
         pipe.send(("ok", ""))
 
 

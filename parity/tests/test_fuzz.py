@@ -69,10 +69,10 @@ def test_a_trace_that_is_not_noticed_is_seen(tmp_path: Path, monkeypatch: pytest
 def test_a_hang_and_a_hog_are_seen_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_serve", asleep.serve)
     monkeypatch.setattr(pool, "SECONDS", 1.0)
-    monkeypatch.setattr(pool, "BYTES", 350 << 20)
+    monkeypatch.setattr(pool, "BYTES", 200 << 20)
     cases = [("fine", 0), ("hang", 1), ("fine", 2), ("memory", 3), ("fine", 4)]
     found = {case: what for case, what, _ in pool.results(cases, 0, 1)}
-    assert found == {case: "ok" if case[0] == "fine" else case[0] for case in cases} or found[cases[1]] == "hang"
+    assert found == {case: "ok" if case[0] == "fine" else case[0] for case in cases}
 
 
 # ---- what gets out --------------------------------------------------------------------------------------------------
