@@ -62,7 +62,7 @@ def test_the_rows_are_those_of_a_run_in_memory_to_the_last_bit(
 
 # ---- a file with many blocks ---------------------------------------------------------------------------------------
 
-DEPTH, BLOCK = 40, 37
+DEPTH, BLOCK = 12, 9
 TAP = f"transformer_blocks.{BLOCK}"
 
 
