@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 # MLX's Linux CPU wheel carries the reference BLAS; Debian's OpenBLAS, where it is installed, is much faster.
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
 export MLX_ENABLE_TF32 = 0
+# Where this is set, each of a run's many processes compiles all source again.
+unexport PYTHONDONTWRITEBYTECODE
 # One BLAS thread a process: the matrices are tiny, and the work is spread over processes.
 export OPENBLAS_NUM_THREADS = 1
 PRELOAD := $(if $(OPENBLAS),LD_PRELOAD=$(OPENBLAS) )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+# The files that take longest are begun first, or else a worker is left alone with one of them at the end.
+SLOW = ("test_debug", "test_streamed", "test_faults", "test_output_files", "test_generate", "test_wheel", "test_text")
+SLOW += ("test_pipelines", "test_gate", "test_command_line", "test_field_weights", "test_video", "test_selftest")
 os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: see parity/__init__.py
 
 
@@ -27,8 +35,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     import mlx.core as mx
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell begins what is to run in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # or else no child of a test hears a Ctrl-C either
     if device := config.getoption("--device"):
         mx.set_default_device(getattr(mx, device))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What has been imported stays: looking through it for garbage again and again takes 5 to 10 % of a run."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50)
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +61,47 @@ def checkpoints() -> Path:
 
     ensure_fixtures()
     return FIXTURES
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds."""
+
+    def spread(work: Callable[[Any], Any], tasks: Sequence[Any], *options: object) -> Iterator[Any]:
+        for task in tasks:
+            yield work(task)
+
+    monkeypatch.setattr("parity.run.loop.spread", spread)
+    monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
+
+
+@pytest.fixture
+def short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are encoded in 128 tokens, not in 1024: with those, encoding takes most of a tiny run."""
+    from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
+
+    short = partial(LTXVGemmaTokenizer, max_length=128)
+    monkeypatch.setattr("ltx2_mlx.pipelines.prompts.LTXVGemmaTokenizer", short)
+    monkeypatch.setattr("ltx2_mlx.pipelines.contexts.MAX_LENGTH", 128)
+
+
+@pytest.fixture(scope="module")
+def built_once(checkpoints: Path) -> Iterator[None]:
+    """``plan`` builds every network of a file to see that they fit: here those of the tiny checkpoints once."""
+    from ltx2_mlx.loading import load
+
+    @cache
+    def built(component: str, path: Path) -> Any:
+        return load.build(component, headers[path])
+
+    def build(component: str, checkpoint: Any) -> Any:
+        if not (isinstance(checkpoint.path, Path) and checkpoint.path.is_relative_to(checkpoints)):
+            return load.build(component, checkpoint)
+        headers[checkpoint.path] = checkpoint
+        return built(component, checkpoint.path)
+
+    headers: dict[Path, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("cli.plan", "cli.memory", "pipelines.prompts"):
+            patch.setattr(f"ltx2_mlx.{module}.build", build)
+        yield

@@ -97,6 +97,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 BLOCKS = [block for path in DOCUMENTS for block in blocks(path)]
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
 RUNNABLE = [block for block in BLOCKS if block.language in ("sh", "python")]
 
 
@@ -112,6 +113,7 @@ def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "reports" / "baseline.json", folder / "reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("parity.run.loop.spread", lambda work, tasks, *options: (work(task) for task in tasks))
         assert ltx2_parity(["run", "--stage", "patchifiers", "--lane", "A"]) == 0
     shutil.copytree(folder / "reports" / "latest", folder / "reports" / "yesterday")
     return folder

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -35,6 +36,7 @@ from ltx2_mlx.transformer import X0Model
 from ltx2_mlx.types import Audio
 
 SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
 
 
 @pytest.fixture
@@ -433,12 +435,14 @@ def test_a_flag_has_its_effect(files: list[str], flags: list[str], plain: np.nda
     assert (_frames(parse("generate", [*files, "--output-path", "x.mp4", *flags])) != plain).mean() > 0.01
 
 
-@pytest.fixture(scope="module")
-def plain(checkpoints: Path) -> np.ndarray:
-    flags = ["--distilled-checkpoint-path", str(checkpoints / "tiny-2.0.safetensors"), "--prompt", "a fox in the snow"]
-    flags += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--output-path", "x.mp4", *SIZE]
-    flags += ["--spatial-upsampler-path", str(checkpoints / "tiny-2.0-upsampler-x2.safetensors")]
-    return _frames(parse("generate", flags))
+@pytest.fixture
+def plain(files: list[str]) -> np.ndarray:
+    return _plain(tuple(files))
+
+
+@cache
+def _plain(files: tuple[str, ...]) -> np.ndarray:
+    return _frames(parse("generate", [*files, "--output-path", "x.mp4"]))
 
 
 def test_low_memory_gives_the_same_video(files: list[str], plain: np.ndarray) -> None:
@@ -473,7 +477,7 @@ def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path
     print(held)
     weights = {stage.name: stage.weights for stage in planned.stages}
     small = min(weights["prompts"], weights["stage 1"], weights["audio"]) // 2
-    kept = 1024 * (44 + 44) * 2  # the contexts, until both stages have been denoised
+    kept = 128 * (44 + 44) * 2  # the contexts, until both stages have been denoised
     for name in ("loading the transformer", "upsampling", "decoding the audio", "decoding the video"):
         assert held[name] < kept + small, (name, held, weights)
     assert mx.get_active_memory() - before < small

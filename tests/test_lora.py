@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 
 import ltx2_mlx
 from ltx2_mlx import LoraPathStrength, WeightsError, lora_metadata
+from ltx2_mlx.loading.header import read_header
 
 LAYER = "diffusion_model.transformer_blocks.0.attn1.to_q"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
@@ -24,7 +25,7 @@ def base(checkpoints: Path) -> Path:
 
 @pytest.fixture
 def pair(base: Path) -> dict[str, mx.array]:
-    rows, columns = ltx2_mlx.load("transformer", base).transformer_blocks[0].attn1.to_q.weight.shape
+    rows, columns = read_header(base)[1][f"model.{LAYER}.weight"].shape
     return {A: mx.ones((3, columns)), B: mx.ones((rows, 3))}
 
 

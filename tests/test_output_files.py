@@ -30,6 +30,7 @@ from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.types import Audio
 
 SIZE = ["--height", "64", "--width", "128", "--num-frames", "9"]
+pytestmark = pytest.mark.usefixtures("built_once")
 
 
 def frames(count: int = 3, height: int = 32, width: int = 48) -> np.ndarray:

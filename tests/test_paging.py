@@ -34,6 +34,7 @@ from ltx2_mlx.transformer import LTXModel
 from ltx2_mlx.types import Modality
 
 PREFIX = "model.diffusion_model."
+pytestmark = pytest.mark.usefixtures("built_once")
 
 
 def file_of(component: str, checkpoints: Path) -> Path:
@@ -178,7 +179,7 @@ def test_low_memory_gives_the_same_frames(
     np.testing.assert_array_equal(frames_of([*argv, "--low-memory"]), frames_of(argv))
 
 
-def test_low_memory_gives_the_same_contexts(checkpoints: Path) -> None:
+def test_low_memory_gives_the_same_contexts(checkpoints: Path, short_prompts: None) -> None:
     files = checkpoints / "tiny-2.0.safetensors", checkpoints / "tiny-gemma"
     whole, paged = (ltx2_mlx.encode_prompts(["a fox"], *files, low_memory=way)[0] for way in (False, True))
     assert mx.array_equal(whole.video_encoding, paged.video_encoding)

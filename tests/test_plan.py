@@ -32,6 +32,7 @@ from ltx2_mlx.pipelines import (
 from ltx2_mlx.types import ImageConditioningInput, LatentState
 
 ONE_STAGE = ["--pipeline", "ti2vid_one_stage"]
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
 
 
 def flags_of(pipeline: str, checkpoints: Path, output: Path) -> list[str]:

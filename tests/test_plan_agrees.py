@@ -25,6 +25,8 @@ from ltx2_mlx.pipelines.ledger import ModelLedger
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.types import Audio, Modality, VideoLatentShape
 
+pytestmark = pytest.mark.usefixtures("built_once")
+
 # ---- stand-ins ----------------------------------------------------------------------------------------------------
 
 

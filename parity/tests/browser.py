@@ -34,10 +34,12 @@ class Page:
     def __init__(self, read: Any, write: Any):
         self._read, self._write, self._count, self._session = read, write, 0, None
         self.complaints: list[str] = []
+        self._loaded: set[str] = set()
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+        self._call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def open(self, path: Path, width: int, height: int, dark: bool = False) -> None:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -45,9 +47,9 @@ class Page:
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        self._call("Page.navigate", url=path.resolve().as_uri())
-        while self._next().get("method") != "Page.loadEventFired":
-            pass
+        loader = self._call("Page.navigate", url=path.resolve().as_uri())["loaderId"]
+        while loader not in self._loaded:  # which may be heard before the answer to the call
+            self._next()
 
     def evaluate(self, expression: str) -> Any:
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -86,7 +88,9 @@ class Page:
         return message
 
     def _hear(self, method: str | None, said: dict[str, Any]) -> None:
-        if method == "Runtime.exceptionThrown":
+        if method == "Page.lifecycleEvent" and said["name"] == "load":
+            self._loaded.add(said["loaderId"])
+        elif method == "Runtime.exceptionThrown":
             self.complaints.append(said["exceptionDetails"]["text"])
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.complaints.append(str(said["args"]))

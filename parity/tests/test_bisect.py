@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -115,24 +116,22 @@ def test_a_free_run_is_traced_to_the_tap_after_which_the_rest_passes(bench: Benc
     assert culprit(bench.runner, recorded, recorded.pair.ours, place) is None
 
 
-def _run(script: Path, *first: str) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([*first, str(ROOT)])
-    return subprocess.run(
-        [sys.executable, script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
-    )
-
-
-def test_the_reproduction_sees_the_fault_and_is_green_without_it(bench: Bench, tmp_path: Path) -> None:
+def test_the_reproduction_sees_the_fault_and_is_green_without_it(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fault = BY_ID["G01"]
     diagnosis, recorded = bench.find(fault, SMALL)
     repro = Repro.of(recorded, diagnosis.row, diagnosis.scope, target_of(diagnosis.row, recorded.trace))
     script = write_script(repro, diagnosis.row, describe(diagnosis), tmp_path / "out")
-    with planted(fault):
-        red = _run(script, sys.path[0])
-    assert red.returncode == 1, red.stdout + red.stderr
-    assert "ours now       diverged" in red.stdout and "0.0e+00 from what it gave" in red.stdout
+    with planted(fault), pytest.raises(SystemExit) as red:
+        runpy.run_path(str(script), run_name="__main__")
+    out = capsys.readouterr().out
+    assert red.value.code == 1, out
+    assert "ours now       diverged" in out and "0.0e+00 from what it gave" in out
     (tmp_path / "torch.py").write_text("raise ImportError('not installed')\n")
-    green = _run(script, str(tmp_path))
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, script]
+    green = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert green.returncode == 0, green.stdout + green.stderr
     assert "ours now       pass" in green.stdout and "torch is not installed" in green.stdout
 

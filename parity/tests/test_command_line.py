@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +94,50 @@ VERBS: dict[str, Callable[[Path], list[object]]] = {
 
 
 @pytest.mark.parametrize("verb", ["report", "accept", "debug", "run", "record"])
-def test_a_full_disk_is_one_line(verb: str, tmp_path: Path, checkpoints: Path) -> None:
+def test_a_full_disk_is_one_line(
+    verb: str,
+    tmp_path: Path,
+    in_this_process: None,
+    checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """No file may be larger than 500 bytes: the first output of each verb is."""
+    (tmp_path / "run").mkdir()
+    results(False).write(tmp_path / "run" / "results.json")
+    monkeypatch.chdir(tmp_path)
+    with no_file_longer_than(500):
+        assert main([*map(str, VERBS[verb](tmp_path))]) in (EXIT_USAGE, 3)
+    assert "File too large" in one_line(capsys.readouterr().err)
+    assert_nothing_is_left(tmp_path)
+
+
+@contextlib.contextmanager
+def no_file_longer_than(limit: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_process_on_a_full_disk_says_one_line(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     results(False).write(tmp_path / "run" / "results.json")
     script = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); "
         "sys.dont_write_bytecode = True; sys.argv[0] = 'parity'; runpy.run_module('parity', run_name='__main__')"
     )
-    argv = [sys.executable, "-c", script, *map(str, VERBS[verb](tmp_path))]
+    argv = [sys.executable, "-c", script, *map(str, VERBS["report"](tmp_path))]
     done = subprocess.run(argv, capture_output=True, **(HERE | {"cwd": tmp_path}), timeout=300)
     assert done.returncode in (EXIT_USAGE, 3), done
     assert "File too large" in one_line(done.stderr), done.stderr
-    assert not left(tmp_path) and not (tmp_path / "t").exists() and not (tmp_path / "reports").is_file()
+    assert_nothing_is_left(tmp_path)
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert not left(folder) and not (folder / "t").exists() and not (folder / "reports").is_file()
 
 
 def left(folder: Path) -> list[str]:
@@ -175,7 +208,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kill", range(max(2, metafunc.config.getoption("--kills") // 2)))
 
 
-def test_a_killed_verb_leaves_nothing_half_done(kill: int, tmp_path: Path, checkpoints: Path) -> None:
+def test_a_killed_verb_leaves_nothing_half_done(
+    kill: int,
+    tmp_path: Path,
+    in_this_process: None,
+    checkpoints: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """At a random time: what stands under a final name is whole, no process is left, and the next one ends well."""
     rng, verb = random.Random(kill), ("run", "record", "resume")[kill % 3]
     number, words = KILLS[kill % len(KILLS) if kill % 2 else 0], KILLED[verb]
@@ -198,8 +238,8 @@ def test_a_killed_verb_leaves_nothing_half_done(kill: int, tmp_path: Path, check
     if number != signal.SIGKILL:
         assert not left(tmp_path), (left(tmp_path), error)
     require_whole(tmp_path / "out")
-    done = subprocess.run(argv, capture_output=True, timeout=600, **here)  # a busy machine takes minutes
-    assert done.returncode == EXIT_OK, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == EXIT_OK, capsys.readouterr().err
     assert not left(tmp_path) and not (tmp_path / "out" / "results.cells").exists()
     require_whole(tmp_path / "out")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,6 +25,8 @@ from parity.run.cells import manifest
 from parity.run.coverage import unseen
 from parity.run.environment import environment
 from parity.run.live import Runner
+from parity.run.loop import Live
+from parity.run.replay import judge_recording
 from parity.tap.execute import execute
 from parity.tap.session import Session
 from parity.tap.trace import Call, Tensor, Trace
@@ -38,6 +42,9 @@ STAGE = Stage(
 WHERE = {"stage": "toy", "config": "any", "case": "base", "lane": "A"}
 ORACLE = np.random.default_rng(1).standard_normal((5, 7))
 REFERENCE = ORACLE.astype(np.float32)
+
+
+WHOLE = Coverage("toy", "any", 2, 2, 1, 1, 4, 4)
 
 
 def trace(values: object, tap: str = "layer", dtype: str = "float32", **inputs: object) -> Trace:
@@ -138,7 +145,7 @@ def test_hidden_elements_of_a_mask_must_be_the_same() -> None:
 
 def test_exit_codes() -> None:
     row = Row("layer", **WHERE, call=0, order=0, dtype="float32")
-    whole, holed = Coverage("toy", "any", 2, 2, 1, 1, 4, 4), Coverage("toy", "any", 2, 1, 1, 1, 4, 4)
+    whole, holed = WHOLE, Coverage("toy", "any", 2, 1, 1, 1, 4, 4)
     assert Results([row], [whole]).exit_code() == EXIT_OK
     assert Results([], [whole]).exit_code() == EXIT_INCOMPLETE
     assert Results([row], [holed]).exit_code() == EXIT_INCOMPLETE
@@ -153,12 +160,21 @@ def test_exit_codes() -> None:
 def test_tapped_and_untapped_runs_of_ours_are_equal(config: str, checkpoints: Path) -> None:
     r, stage = Runner(), stages()["transformer"]
     pair = r.load(stage, config, "float32")
-    for case in stage.cases(pair.config).values():
+    for case in list(stage.cases(pair.config).values())[:3]:
         plain = execute(r.mlx, stage, pair.ours, case, "float32", "float32", None)
         tapped = execute(r.mlx, stage, pair.ours, case, "float32", "float32", Session(r.mlx))
         for a, b in zip(plain, tapped, strict=True):
             assert (a is None and b is None) or mx.allclose(a, b, rtol=1e-5, atol=1e-6)
     assert type(pair.ours["transformer"]).__mro__[1].__name__ != "LTXModel", "the classes are back in place"
+
+
+CELL = ("transformer", "tiny-2.3-video-only")
+
+
+@pytest.fixture(scope="module")
+def judged(checkpoints: Path) -> Results:
+    """One cell in lanes A and C."""
+    return Runner().run([(stages()[CELL[0]], CELL[1])], "AC")
 
 
 def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
@@ -169,9 +185,9 @@ def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
         return result if session else tuple(x if x is None else x * 1.0000001 for x in result)
 
     monkeypatch.setattr("parity.run.live.execute", restless)
-    results = Runner().run([(stages()["transformer"], "tiny-2.3-video-only")], "A")
-    repeated = [row for row in results.rows if row.case != "long"]  # which is run once
-    assert repeated and all(row.verdict == "inconclusive" for row in repeated)
+    results = Results()
+    judge_recording(Runner().recording(stages()[CELL[0]], CELL[1], "A", "base"), results)
+    assert results.rows and all(row.verdict == "inconclusive" for row in results.rows)
     assert results.exit_code() == EXIT_INCONCLUSIVE
 
 
@@ -211,18 +227,23 @@ def test_a_fault_on_the_references_side_is_blamed_on_it(checkpoints: Path, tmp_p
     assert ours[0].further == "ours"
 
 
-def test_a_tap_that_no_case_reaches_is_a_hole(checkpoints: Path) -> None:
-    stage = stages()["transformer"]
-    results = Runner().run([(stage, "tiny-2.3-video-only")], "A")
-    assert unseen(results, [(stage, "tiny-2.3-video-only")]) == []
-    results.rows = [row for row in results.rows if "apply_rotary_emb" not in row.name]
-    assert unseen(results, [(stage, "tiny-2.3-video-only")]) == ["transformer apply_rotary_emb"]
+def test_a_tap_that_no_case_reaches_is_a_hole(judged: Results) -> None:
+    cells = [(stages()[CELL[0]], CELL[1])]
+    assert unseen(judged, cells) == []
+    rows = [row for row in judged.rows if "apply_rotary_emb" not in row.name]
+    assert unseen(replace(judged, rows=rows), cells) == ["transformer apply_rotary_emb"]
 
 
 def test_command_line_writes_a_report_and_names_a_fault(
-    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    judged: Results,
+    in_this_process: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The cell is judged by the fixture; all that surrounds it is the command's."""
     path = tmp_path / "results.json"
+    monkeypatch.setattr(Live, "judged", lambda live, name, config: copy.deepcopy(judged))
     arguments = [
         "run",
         "--stage",
@@ -293,11 +314,18 @@ def test_usage_errors_are_one_line(arguments: list[str], capsys: pytest.CaptureF
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_a_checkpoint_of_ones_own_is_run(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_ones_own_is_run(
+    in_this_process: None, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every stage of what it holds; here with the first case of each."""
+    matching = Runner.matching
+    monkeypatch.setattr(Runner, "matching", lambda *arguments: [next(iter(matching(*arguments)))])
+    monkeypatch.setattr("parity.run.replay.coverage_of", lambda stage, config, *rest: WHOLE)
     own = tmp_path / "mine.safetensors"
     own.write_bytes((checkpoints / "tiny-2.3-video-only.safetensors").read_bytes())
     assert main(["run", "--checkpoint", str(own), "--lane", "A", "--json", str(tmp_path / "r.json")]) == EXIT_OK
-    assert json.loads((tmp_path / "r.json").read_text())["taps"][0]["config"] == "mine"
+    rows = json.loads((tmp_path / "r.json").read_text())["taps"]
+    assert {(row["stage"], row["config"]) for row in rows} == {("transformer", "mine"), ("transformer_fp8", "mine")}
 
 
 def test_list_names_every_stage(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:

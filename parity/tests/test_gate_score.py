@@ -33,7 +33,10 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, tuple
 
 
 def test_a_fault_is_seen_by_the_real_command_in_a_copy_of_the_checkout(checkpoints: Path) -> None:
-    answer = gate.ask(QUESTION)
+    """One whose cell is quickly judged."""
+    fault = BY_ID["S26"]
+    assert isinstance(fault, Fault)
+    answer = gate.ask(gate.Question(fault, fault.stage, fault.config, "A"))
     assert (answer.red, answer.crashed) == ("parity", "")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from parity.cli import main
 from parity.judge.device import calibrated
 from parity.judge.results import EXIT_OK, ORIGIN, Results, Row
 from parity.run import environment
@@ -23,22 +24,29 @@ from parity.run.live import Runner
 from parity.run.resume import CellResult, Cells, key
 from parity.tests.fuzz.harness import results
 
-QUICK, SLOW = ("patchifiers", "any"), ("transformer", "tiny-2.3-video-only")
-GLOBS = ("[pt][ar]*[er][sr]", "*y")  # just these two cells
+QUICK, SLOW = ("patchifiers", "any"), ("upsampler", "tiny-2.3-upsampler-x1.5")
+GLOBS = ("[pu][ap]*[er][sr]", "*[y5]")  # just these two cells
 
 
 def _command(out: Path, *more: str) -> list[str]:
     cells = ["--stage", GLOBS[0], "--config", GLOBS[1], "--lane", "A", "--device", default_device()]
-    return [sys.executable, "-m", "parity", "run", *cells, "--jobs", "1", "--json", str(out), *more]
+    return ["run", *cells, "--jobs", "1", "--json", str(out), *more]
 
 
-def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_reports_the_same(
+    in_this_process: None,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     chosen = select(*GLOBS)
     assert [(stage.name, config) for stage, config in chosen] == [QUICK, SLOW]
     out, cells = tmp_path / "results.json", tmp_path / "results.cells"
     # one process, and a folder where no times are known: the quick cell first, the slow one not before it has ended
     here = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
-    process = subprocess.Popen(_command(out), start_new_session=True, stderr=subprocess.DEVNULL, **here)
+    argv = [sys.executable, "-m", "parity", *_command(out)]
+    process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.DEVNULL, **here)
     finished = cells / f"{QUICK[0]}.{QUICK[1]}.json"
     while not finished.exists():
         assert process.poll() is None, "it ended before it could be killed"
@@ -48,9 +56,10 @@ def test_a_killed_run_goes_on_and_reports_the_same(checkpoints: Path, tmp_path: 
     assert [file.name for file in cells.glob("*.json")] == [finished.name]
     assert json.loads(out.read_text())["state"] == "running"
 
-    done = subprocess.run(_command(out, "--resume"), capture_output=True, text=True, **here)
-    assert done.returncode == EXIT_OK, done.stderr
-    assert "1 of 2 cells kept" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, said = main(_command(out, "--resume")), capsys.readouterr().err
+    assert code == EXIT_OK, said
+    assert "1 of 2 cells kept" in said
     assert not cells.exists(), "what is in the report is not kept twice"
 
     with calibrated(measure(default_device(), "A")):

@@ -72,7 +72,7 @@ def test_the_rows_are_those_of_a_run_in_memory_to_the_last_bit(
 
 # ---- a file with many blocks ---------------------------------------------------------------------------------------
 
-DEPTH, BLOCK = 40, 37
+DEPTH, BLOCK = 12, 9
 TAP = f"transformer_blocks.{BLOCK}"
 
 
@@ -337,7 +337,11 @@ def test_a_page_that_was_changed_or_is_of_other_code_is_run_again(deep: Path, tm
 
 
 def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that_it_names(
-    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_this_process: None,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cells, "IN_MEMORY", 1e6)
     file, out = checkpoints / "tiny-2.0-interleaved.safetensors", tmp_path / "results.json"

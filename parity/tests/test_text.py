@@ -57,7 +57,7 @@ def test_prompt_to_contexts_is_what_ltx_core_gives(config: str, checkpoints: Pat
     encoder = reference_encoder()
     built = side.load("gemma", GEMMA, json.loads((GEMMA / "config.json").read_text()), "float32")
     processor = side.load("embeddings_processor", path, ltx2_mlx.read_checkpoint(path).config, "float32")
-    chosen = PROMPTS if config == "tiny-2.0" else PROMPTS[2:]
+    chosen = PROMPTS[1:] if config == "tiny-2.0" else PROMPTS[2:]
     ours = encode_prompts(chosen, path, GEMMA, mx.float32)
     for prompt, context in zip(chosen, ours, strict=True):
         states, mask = encoder.encode(prompt)
@@ -105,7 +105,7 @@ def test_frequencies_at_full_size(base: float) -> None:
     assert np.allclose(found, wanted.numpy(), rtol=1.3e-7, atol=0)
 
 
-def test_diagnostics_change_the_contexts(checkpoints: Path) -> None:
+def test_diagnostics_change_the_contexts(checkpoints: Path, short_prompts: None) -> None:
     path = checkpoints / "tiny-2.0.safetensors"
     plain, right, early = (
         encode_prompts(PROMPTS[:1], path, GEMMA, mx.float32, **flags)[0].video_encoding
@@ -115,7 +115,9 @@ def test_diagnostics_change_the_contexts(checkpoints: Path) -> None:
     assert not mx.allclose(plain, early, atol=1e-2)
 
 
-def test_gemma_is_released_before_the_processor_is_loaded(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gemma_is_released_before_the_processor_is_loaded(
+    checkpoints: Path, short_prompts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded: dict[str, weakref.ref] = {}
 
     def watched(component: str, *args: object, **options: object) -> object:
@@ -156,7 +158,7 @@ def test_prompt_differentiation_stands_both_sides_together(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plot = tmp_path / "text.png"
-    assert main(["debug", "text", PROMPTS[0], "Two sailors [hum].", "--plot", str(plot)]) == 0
+    assert main(["debug", "text", PROMPTS[0], "Two sailors [hum].", "--tokens", "128", "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
     assert "r(A, B) ours" in out and "r(A, B) reference" in out and "[hum]" in out
     rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["hidden"], ["video"], ["audio"])]
@@ -170,10 +172,10 @@ def test_prompt_differentiation_stands_both_sides_together(
 
 def test_prompt_differentiation_sees_what_the_diagnostics_do(checkpoints: Path) -> None:
     pair, path = ("A red fox.", "A blue fox."), checkpoints / "tiny-2.0.safetensors"
-    early = differentiate(pair, path, GEMMA, early_layers_only=True, without_reference=True).sites["ours"]
+    early = differentiate(pair, path, GEMMA, early_layers_only=True, without_reference=True, tokens=128).sites["ours"]
     states = [site.correlation for site in early if site.name.startswith("hidden")]
     assert len(states) == 8 and len(set(states)) == 1
-    right = differentiate(pair, path, GEMMA, padding_side="right", without_reference=True).sites["ours"]
+    right = differentiate(pair, path, GEMMA, padding_side="right", without_reference=True, tokens=128).sites["ours"]
     assert right[0].correlation == pytest.approx(early[0].correlation)
     assert all(np.isfinite(site.correlation) for site in right[:10])
 

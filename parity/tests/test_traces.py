@@ -68,7 +68,7 @@ def test_without_torch(tmp_path: Path) -> None:
     for name in ("torch", "ltx_core", "ltx_pipelines", "transformers"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not installed')\n")
     path, out = os.pathsep.join([str(tmp_path), str(ROOT)]), tmp_path / "results.json"
-    command = [sys.executable, "-m", "parity", "check", str(COMMITTED), "--json", str(out)]
+    command = [sys.executable, "-m", "parity", "check", str(COMMITTED), "--jobs", "1", "--json", str(out)]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == EXIT_OK, done.stdout[-2000:] + done.stderr[-2000:]
     document = json.loads(out.read_text())

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -43,7 +43,7 @@ from parity.report import junit
 from parity.report.render import render, replacing
 from parity.run import pipelines as pipeline_runs
 from parity.run.environment import ROOT, code_digest
-from parity.run.loop import CellTask, Live
+from parity.run.loop import Live
 from parity.run.recorded import Inventory, Recorded, Recording
 from parity.run.replay import judge_recording
 from parity.run.resume import CellResult, Cells
@@ -52,6 +52,7 @@ from parity.run.tracefile import SCHEMA as TRACE_SCHEMA
 from parity.sides.pair import Pair
 from parity.tap.trace import Call, Tensor, Trace
 from parity.tap.watch import Watched
+from parity.tests import asleep
 
 WAYS: list[str] = []
 
@@ -72,17 +73,6 @@ def test_the_table_has_a_row_for_each_way_and_no_other() -> None:
 # ---- what is chosen --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
-    """Cells are judged in this process."""
-
-    def spread(work: Any, tasks: Any, *rest: Any) -> Iterator[Any]:
-        for task in tasks:
-            yield work(task)
-
-    monkeypatch.setattr("parity.run.loop.spread", spread)
-
-
 def run(tmp_path: Path, *more: str) -> tuple[int, dict[str, Any]]:
     """``parity run`` into ``tmp_path``: its exit code and results.json."""
     path = tmp_path / "results.json"
@@ -92,7 +82,11 @@ def run(tmp_path: Path, *more: str) -> tuple[int, dict[str, Any]]:
 
 @way("a chosen cell of which nothing is judged")
 def test_a_chosen_cell_of_which_nothing_is_judged(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_this_process: None,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     judged = Live.judged
     monkeypatch.setattr(Live, "judged", lambda s, n, c: Results() if n == "tokenizer" else judged(s, n, c))
@@ -105,7 +99,7 @@ def test_a_chosen_cell_of_which_nothing_is_judged(
 
 
 @way("a lane, asked for by name, in which nothing is judged")
-def test_a_lane_in_which_nothing_is_judged(here: None, tmp_path: Path) -> None:
+def test_a_lane_in_which_nothing_is_judged(in_this_process: None, checkpoints: Path, tmp_path: Path) -> None:
     code, found = run(tmp_path, "--stage", "patchifiers", "--lane", "C")
     assert code == EXIT_INCOMPLETE and len(found["summary"]["silent"]) == 2
     code, found = run(tmp_path, "--stage", "patchifiers", "--lane", "A,C")
@@ -130,7 +124,7 @@ def test_a_stage_that_lacks_the_config(checkpoints: Path, capsys: pytest.Capture
 
 
 @way("a trace without a cell")
-def test_a_trace_without_a_cell(here: None, tmp_path: Path) -> None:
+def test_a_trace_without_a_cell(in_this_process: None, checkpoints: Path, tmp_path: Path) -> None:
     manifest: dict[str, Any] = {
         "schema": TRACE_SCHEMA,
         "layout": LAYOUT,
@@ -216,7 +210,11 @@ def is_no_result(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @way("the green results and pages of the run before, after one that failed")
 def test_a_failed_run_replaces_the_one_before(
-    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_this_process: None,
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fault(source: Live, name: str, config: str) -> Results:
         raise CheckpointError("tensor x is missing")
@@ -266,33 +264,21 @@ def test_a_full_disk_leaves_no_results(tmp_path: Path, capsys: pytest.CaptureFix
     is_no_result(path, capsys)
 
 
-def die(task: CellTask) -> CellResult:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("it is dead")
-
-
 @way("a worker that is killed")
 def test_a_killed_worker_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checkpoints: Path
 ) -> None:
     path = green(tmp_path)
-    monkeypatch.setattr("parity.run.loop.judge_cell", die)
+    monkeypatch.setattr("parity.run.loop.judge_cell", asleep.die)
     assert run(tmp_path, "--stage", "patchifiers", "--lane", "A")[0] == EXIT_INCOMPLETE
     assert "patchifiers any: its process was killed by SIGKILL" in one_line(capsys)
     is_no_result(path, capsys)
 
 
-def doze(folder: Path) -> None:
-    (folder / str(os.getpid())).touch()
-    time.sleep(60)
-
-
 @way("workers that outlive their run, and write into the next one's files")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_its_run(how: signal.Signals, tmp_path: Path) -> None:
-    script = (
-        "import sys, pathlib; from parity.run.pool import spread; from parity.tests.test_wrong_greens import doze\n"
-    )
+    script = "import sys, pathlib; from parity.run.pool import spread; from parity.tests.asleep import doze\n"
     script += "if __name__ == '__main__': list(spread(doze, [pathlib.Path(sys.argv[1])] * 2, ['a', 'b'], 2))"
     (tmp_path / "run.py").write_text(script)
     (tmp_path / "pids").mkdir()
