@@ -135,9 +135,10 @@ class Checkpoint:
     def _components(self) -> dict[str, dict[str, str]]:
         result: dict[str, dict[str, str]] = {}
         by_length = sorted((p for p in self.prefixes if p), key=len, reverse=True)
+        longest = re.compile("|".join(map(re.escape, by_length)))
         bare = self.prefixes.get("", "") if LatentUpsamplerConfig.describes(self.config) else ""
         for key in self.tensors:
-            prefix = next((p for p in by_length if key.startswith(p)), "")
+            prefix = found[0] if (found := longest.match(key)) else ""
             path = WITHIN.get(prefix, "") + key[len(prefix) :]
             result.setdefault(self.prefixes[prefix] if prefix else bare, {})[path] = key
         return result

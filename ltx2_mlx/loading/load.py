@@ -25,7 +25,7 @@ from ..config import (
 )
 from ..config.reading import count_layers, cut
 from ..errors import CheckpointError, ConfigError, InputError, WeightsError
-from ..nn.finite import all_finite
+from ..nn.finite import all_finite, every_finite
 from ..text.embeddings import EmbeddingsProcessor
 from ..text.gemma3 import Gemma3TextModel
 from ..transformer import LTXModel
@@ -101,9 +101,23 @@ COMPONENTS = {
 }
 
 
+def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the module and all within it, with their paths: ``named_modules``, five times as fast."""
+    yield path, module
+    inside: list[tuple[str, Any]] = [(path, module)]
+    while inside:
+        where, value = inside.pop()
+        for name, child in value.items() if isinstance(value, dict) else enumerate(value):
+            place = f"{where}.{name}" if where else str(name)
+            if isinstance(child, nn.Module):
+                yield from _walk(child, place)
+            elif isinstance(child, (dict, list)):
+                inside.append((place, child))
+
+
 def _file_axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Parameter path → how the file's axes are ordered here, from the leaf classes that store them otherwise."""
-    owners = ((path, getattr(m, "from_file", {})) for path, m in module.named_modules())
+    owners = ((path, getattr(m, "from_file", {})) for path, m in _walk(module))
     return {f"{path}.{name}" if path else name: axes for path, rules in owners for name, axes in rules.items()}
 
 
@@ -113,7 +127,7 @@ def _as_in_file(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[i
 
 def _unused(module: nn.Module) -> set[str]:
     """Paths that released files hold beside the parameters of a leaf class, and that it does not need."""
-    owners = ((path, getattr(m, "unused_in_file", ())) for path, m in module.named_modules())
+    owners = ((path, getattr(m, "unused_in_file", ())) for path, m in _walk(module))
     return {f"{path}.{name}" if path else name for path, names in owners for name in names}
 
 
@@ -400,15 +414,16 @@ def _checked(
     loras: tuple[Lora, ...],
     check: bool,
 ) -> list[tuple[str, mx.array]]:
-    flags = [all_finite(array) if check else mx.array(True) for _, array in group]
+    arrays = [array for _, array in group]
+    finite = every_finite(arrays) if check else mx.array(True)
     try:
-        mx.eval(flags, [array for _, array in group])
+        mx.eval(finite, arrays)
     except RuntimeError as error:  # the file became shorter, or its disk went away
         if "read" not in str(error):
             raise
         raise CheckpointError(f"{checkpoint.path}: it could not be read to its end ({cut(str(error))})") from None
-    for (name, _), flag in zip(group, flags, strict=True):
-        if not flag.item():
+    for name, array in group if not finite.item() else ():
+        if not all_finite(array).item():
             weight = name if name in keys else name.removesuffix("_scale")
             info = checkpoint.tensors[keys[weight]]
             if _whole(checkpoint, keys[weight]):

@@ -78,9 +78,7 @@ def run(pipeline: Pipeline, config: str, lanes: str, progress: Callable[[str], N
 
 def arguments(family: list[Pipeline]) -> list[Item]:
     """What the arguments of pipelines of one class move, an item for each. It is the same for every seed of a run."""
-    from ..sides.torch import pipelines as reference
-
-    with seeded(0), reference.made_once():
+    with seeded(0):
         rule = argument_rule(family)
         rule.moved = known(family, rule.given)
         return rule.items()
