@@ -13,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import ltx2_mlx
 from ltx2_mlx.cli.main import main as ltx2_mlx_main
@@ -172,7 +173,7 @@ def test_load_uses_every_key_once_and_keeps_every_bit(checkpoints: Path) -> None
     report = module.load_report
     assert (report.tensors, report.parameters) == (len(keys), 419_654)
     assert "0 missing, 0 left over" in str(report)
-    loaded = dict(ltx2_mlx.loading.load.tree_flatten(module.parameters()))
+    loaded = dict(tree_flatten(module.parameters()))
     assert {f"model.diffusion_model.{name}" for name in loaded} == set(keys)
     for name, value in loaded.items():
         assert value.dtype == mx.bfloat16
@@ -189,8 +190,8 @@ def test_load_turns_convolutions_and_keeps_every_bit(part: str, prefix: str, che
     statistics = "audio_vae.per_channel_statistics."
     own = {key for key in raw if key.startswith((prefix, statistics) if part != "vocoder" else prefix)}
     assert module.load_report.tensors == len(own)
-    axes = ltx2_mlx.loading.load._file_axes(module)
-    for name, value in ltx2_mlx.loading.load.tree_flatten(module.parameters()):
+    axes = ltx2_mlx.loading.load._file_axes(ltx2_mlx.loading.load._parts(module))
+    for name, value in tree_flatten(module.parameters()):
         key = prefix + name if prefix + name in raw else f"audio_vae.{name}"
         turned = raw[key].transpose(axes[name]) if name in axes else raw[key]
         assert value.dtype == (mx.float32 if part == "vocoder" else mx.bfloat16)
@@ -219,7 +220,7 @@ def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, 
     path = tmp_path / "float32.safetensors"
     mx.save_safetensors(str(path), scaled, metadata=read_checkpoint(checkpoints / "tiny-2.0.safetensors").metadata)
     module = ltx2_mlx.load("transformer", path, mx.float32)
-    for name, value in ltx2_mlx.loading.load.tree_flatten(module.parameters()):
+    for name, value in tree_flatten(module.parameters()):
         assert mx.array_equal(value, scaled[f"model.diffusion_model.{name}"]), name
 
 

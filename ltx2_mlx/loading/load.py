@@ -11,7 +11,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import (
@@ -101,23 +100,27 @@ COMPONENTS = {
 }
 
 
-def _walk(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the module and all within it, with their paths: ``named_modules``, five times as fast."""
-    yield path, module
-    inside: list[tuple[str, Any]] = [(path, module)]
-    while inside:
-        where, value = inside.pop()
-        for name, child in value.items() if isinstance(value, dict) else enumerate(value):
-            place = f"{where}.{name}" if where else str(name)
-            if isinstance(child, nn.Module):
-                yield from _walk(child, place)
-            elif isinstance(child, (dict, list)):
-                inside.append((place, child))
+Parts = list[tuple[str, nn.Module | mx.array]]
 
 
-def _file_axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def _parts(value: Any, path: str = "", into: Parts | None = None) -> Parts:
+    """Every module and every parameter with its path, in order: ``named_modules`` and ``parameters`` of MLX at once,
+    ten times as fast. A plan makes nine networks to compare them with their files."""
+    into = [] if into is None else into
+    if isinstance(value, nn.Module):
+        into.append((path, value))
+    for name, child in value.items() if isinstance(value, dict) else enumerate(value):
+        place = f"{path}.{name}" if path else str(name)
+        if isinstance(child, (dict, list)):
+            _parts(child, place, into)
+        elif isinstance(child, mx.array) and "._" not in f".{place}":
+            into.append((place, child))
+    return into
+
+
+def _file_axes(parts: Parts) -> dict[str, tuple[int, ...]]:
     """Parameter path → how the file's axes are ordered here, from the leaf classes that store them otherwise."""
-    owners = ((path, getattr(m, "from_file", {})) for path, m in _walk(module))
+    owners = ((path, getattr(type(part), "from_file", {})) for path, part in parts)
     return {f"{path}.{name}" if path else name: axes for path, rules in owners for name, axes in rules.items()}
 
 
@@ -125,9 +128,9 @@ def _as_in_file(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[i
     return tuple(size for _, size in sorted(zip(axes, shape, strict=True))) if axes else shape
 
 
-def _unused(module: nn.Module) -> set[str]:
+def _unused(parts: Parts) -> set[str]:
     """Paths that released files hold beside the parameters of a leaf class, and that it does not need."""
-    owners = ((path, getattr(m, "unused_in_file", ())) for path, m in _walk(module))
+    owners = ((path, getattr(type(part), "unused_in_file", ())) for path, part in parts)
     return {f"{path}.{name}" if path else name for path, names in owners for name in names}
 
 
@@ -167,11 +170,12 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
     module = _module(component, checkpoint, keys)
-    for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
+    inside = _parts(module)
+    for name in (_unused(inside) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
-    axes = _file_axes(module)
-    parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
-    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
+    axes = _file_axes(inside)
+    parameters = ((name, part) for name, part in inside if isinstance(part, mx.array))
+    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters}
     if not parts.get(component):
         first = f"missing {_key(component, next(iter(expected)))} and all else of {_NAMES.get(component, component)}"
         raise WeightsError(f"{checkpoint.path} holds {checkpoint.contents()} only: {first}. {_remedy(component)}")
@@ -487,7 +491,8 @@ def load(
         dtype = mx.float32
     if quantization:
         amend_forward_with_upcast(module, _scale_shapes(checkpoint, keys))
-    source = Weights(checkpoint, keys, opened, dtype, quantization, _file_axes(module), checkpoint.arrays(stream))
+    axes = _file_axes(_parts(module))
+    source = Weights(checkpoint, keys, opened, dtype, quantization, axes, checkpoint.arrays(stream))
     pages = Pages(module, source, keys) if paged else None
     weights = source.read(keys if pages is None else pages.resident)
     if pages is not None:

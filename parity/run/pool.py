@@ -38,8 +38,10 @@ def spread(
 ) -> Generator[Result, None, None]:
     """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks.
 
-    guesses: seconds for each task that has not run here. groups: tasks of one group have work in common, which a process
-    does once: they stay in one process as long as there is other work for the rest. Raises what ``work`` raises, and WorkerDiedError.
+    guesses: seconds for each task that has not run here. groups: tasks of one group have work in common, which a
+    process does once: they stay in one process as long as there is other work for the rest.
+
+    Raises what ``work`` raises, and WorkerDiedError.
     """
     costs = known_costs()
     found: Costs = {}

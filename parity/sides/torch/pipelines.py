@@ -21,6 +21,7 @@ order of its sums changes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import time
@@ -99,9 +100,10 @@ def made_once(twin: bool) -> Iterator[None]:
             _texts[key] = encode(self, text)
         return _texts[key]
 
-    def process_once(self: Any, hidden_states: Any, attention_mask: Any) -> Any:
-        if (key := (id(self), id(hidden_states), id(attention_mask))) not in _texts:
-            _texts[key] = process(self, hidden_states, attention_mask)
+    @functools.wraps(process)  # the names of its arguments are looked up
+    def process_once(self: Any, hidden_states: Any, attention_mask: Any, **other: Any) -> Any:
+        if (key := (id(self), id(hidden_states), id(attention_mask), *other.items())) not in _texts:
+            _texts[key] = process(self, hidden_states, attention_mask, **other)
         return _texts[key]
 
     with (
