@@ -104,8 +104,8 @@ Parts = list[tuple[str, nn.Module | mx.array]]
 
 
 def _parts(value: Any, path: str = "", into: Parts | None = None) -> Parts:
-    """Every module and every parameter with its path, in order: ``named_modules`` and ``parameters`` of MLX at once,
-    ten times as fast. A plan makes nine networks to compare them with their files."""
+    """Every module and every parameter with its path, in order: MLX's ``named_modules`` and ``parameters`` in one walk.
+    A plan makes nine networks to compare them with their files."""
     into = [] if into is None else into
     if isinstance(value, nn.Module):
         into.append((path, value))

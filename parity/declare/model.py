@@ -222,7 +222,7 @@ class Pipeline:
 
     init and call: keyword arguments, neutral (``Obj``), of the constructor and of the call. on_ours: what only our call
     is given. settled: arguments of either side that have one value or none, with the reason. half: the config that runs
-    in bfloat16 as well, a third of a run's time; what it computes in half precision the stages compare with each.
+    in bfloat16 as well.
     """
 
     name: str

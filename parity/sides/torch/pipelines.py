@@ -80,7 +80,7 @@ _texts: dict[Any, Any] = {}
 @contextlib.contextmanager
 def made_once(twin: bool) -> Iterator[None]:
     """While it lasts, a model is built once for the same files in this process, and the same model encodes a prompt
-    once: the nine pipelines and their twins have ten models and two prompts in common, which took half of their time.
+    once: pipelines, and runs of one of them, have most of both in common.
 
     twin: with the products of a twin run, whose encodings are others.
     """
