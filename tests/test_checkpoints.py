@@ -18,6 +18,8 @@ from mlx.utils import tree_flatten
 import ltx2_mlx
 from ltx2_mlx.cli.main import main as ltx2_mlx_main
 from ltx2_mlx.loading.load import read_checkpoint
+from ltx2_mlx.loading.quantization import FP8
+from ltx2_mlx.nn.finite import SMALL, every_finite
 from parity.cli import main as parity_main
 
 KEY = "model.diffusion_model.transformer_blocks.1.attn2.to_k.weight"
@@ -246,3 +248,15 @@ def test_fixtures_come_out_the_same_and_hold_no_blind_values(checkpoints: Path) 
             assert array.size == 1 or array.std() > 0, key
             seen.add(array.tobytes())
         assert len(seen) == len(read_checkpoint(path).tensors)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+@pytest.mark.parametrize("size", [3, SMALL + 5])
+def test_one_number_that_is_not_finite_is_seen_among_many_arrays(dtype: mx.Dtype, size: int) -> None:
+    sound = [mx.ones((2, 3), dtype), mx.zeros((0,), dtype), mx.ones((SMALL + 1,), mx.float32), mx.full((4,), 0x7E, FP8)]
+    assert every_finite(sound).item() and every_finite([]).item()
+    for bad in ("nan", "inf", "-inf"):
+        damaged = mx.ones((size,), dtype)
+        damaged[size - 1] = float(bad)
+        assert not every_finite([*sound, damaged, *sound]).item()
+    assert not every_finite([*sound, mx.array([0x7F], FP8)]).item()

@@ -109,7 +109,8 @@ def _parts(value: Any, path: str = "", into: Parts | None = None) -> Parts:
     into = [] if into is None else into
     if isinstance(value, nn.Module):
         into.append((path, value))
-    for name, child in value.items() if isinstance(value, dict) else enumerate(value):
+    children: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, child in children:
         place = f"{path}.{name}" if path else str(name)
         if isinstance(child, (dict, list)):
             _parts(child, place, into)
