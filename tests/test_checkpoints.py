@@ -13,10 +13,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import ltx2_mlx
 from ltx2_mlx.cli.main import main as ltx2_mlx_main
 from ltx2_mlx.loading.load import read_checkpoint
+from ltx2_mlx.loading.quantization import FP8
+from ltx2_mlx.nn.finite import SMALL, every_finite
 from parity.cli import main as parity_main
 
 KEY = "model.diffusion_model.transformer_blocks.1.attn2.to_k.weight"
@@ -172,7 +175,7 @@ def test_load_uses_every_key_once_and_keeps_every_bit(checkpoints: Path) -> None
     report = module.load_report
     assert (report.tensors, report.parameters) == (len(keys), 419_654)
     assert "0 missing, 0 left over" in str(report)
-    loaded = dict(ltx2_mlx.loading.load.tree_flatten(module.parameters()))
+    loaded = dict(tree_flatten(module.parameters()))
     assert {f"model.diffusion_model.{name}" for name in loaded} == set(keys)
     for name, value in loaded.items():
         assert value.dtype == mx.bfloat16
@@ -189,8 +192,8 @@ def test_load_turns_convolutions_and_keeps_every_bit(part: str, prefix: str, che
     statistics = "audio_vae.per_channel_statistics."
     own = {key for key in raw if key.startswith((prefix, statistics) if part != "vocoder" else prefix)}
     assert module.load_report.tensors == len(own)
-    axes = ltx2_mlx.loading.load._file_axes(module)
-    for name, value in ltx2_mlx.loading.load.tree_flatten(module.parameters()):
+    axes = ltx2_mlx.loading.load._file_axes(ltx2_mlx.loading.load._parts(module))
+    for name, value in tree_flatten(module.parameters()):
         key = prefix + name if prefix + name in raw else f"audio_vae.{name}"
         turned = raw[key].transpose(axes[name]) if name in axes else raw[key]
         assert value.dtype == (mx.float32 if part == "vocoder" else mx.bfloat16)
@@ -219,7 +222,7 @@ def test_load_keeps_float32_values_that_bfloat16_cannot_hold(checkpoints: Path, 
     path = tmp_path / "float32.safetensors"
     mx.save_safetensors(str(path), scaled, metadata=read_checkpoint(checkpoints / "tiny-2.0.safetensors").metadata)
     module = ltx2_mlx.load("transformer", path, mx.float32)
-    for name, value in ltx2_mlx.loading.load.tree_flatten(module.parameters()):
+    for name, value in tree_flatten(module.parameters()):
         assert mx.array_equal(value, scaled[f"model.diffusion_model.{name}"]), name
 
 
@@ -245,3 +248,15 @@ def test_fixtures_come_out_the_same_and_hold_no_blind_values(checkpoints: Path) 
             assert array.size == 1 or array.std() > 0, key
             seen.add(array.tobytes())
         assert len(seen) == len(read_checkpoint(path).tensors)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+@pytest.mark.parametrize("size", [3, SMALL + 5])
+def test_one_number_that_is_not_finite_is_seen_among_many_arrays(dtype: mx.Dtype, size: int) -> None:
+    sound = [mx.ones((2, 3), dtype), mx.zeros((0,), dtype), mx.ones((SMALL + 1,), mx.float32), mx.full((4,), 0x7E, FP8)]
+    assert every_finite(sound).item() and every_finite([]).item()
+    for bad in ("nan", "inf", "-inf"):
+        damaged = mx.ones((size,), dtype)
+        damaged[size - 1] = float(bad)
+        assert not every_finite([*sound, damaged, *sound]).item()
+    assert not every_finite([*sound, mx.array([0x7F], FP8)]).item()

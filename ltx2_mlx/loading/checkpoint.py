@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,10 +134,10 @@ class Checkpoint:
     @cached_property
     def _components(self) -> dict[str, dict[str, str]]:
         result: dict[str, dict[str, str]] = {}
-        by_length = sorted((p for p in self.prefixes if p), key=len, reverse=True)
+        longest = _longest(tuple(self.prefixes))
         bare = self.prefixes.get("", "") if LatentUpsamplerConfig.describes(self.config) else ""
         for key in self.tensors:
-            prefix = next((p for p in by_length if key.startswith(p)), "")
+            prefix = found[0] if (found := longest(key)) else ""
             path = WITHIN.get(prefix, "") + key[len(prefix) :]
             result.setdefault(self.prefixes[prefix] if prefix else bare, {})[path] = key
         return result
@@ -238,7 +238,13 @@ def _rank(parts: Mapping[str, Checkpoint], part: Checkpoint, component: str) -> 
 
 
 def _prefix(key: str, known: tuple[str, ...]) -> str:
-    return max((prefix for prefix in known if key.startswith(prefix)), key=len, default="")
+    return found[0] if (found := _longest(known)(key)) else ""
+
+
+@cache
+def _longest(prefixes: tuple[str, ...]) -> Callable[[str], re.Match[str] | None]:
+    """Matches the longest of the prefixes that a key begins with."""
+    return re.compile("|".join(map(re.escape, sorted(filter(None, prefixes), key=len, reverse=True)))).match
 
 
 def _component(key: str, known: tuple[str, ...]) -> str:

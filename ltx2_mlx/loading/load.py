@@ -11,7 +11,6 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import (
@@ -25,7 +24,7 @@ from ..config import (
 )
 from ..config.reading import count_layers, cut
 from ..errors import CheckpointError, ConfigError, InputError, WeightsError
-from ..nn.finite import all_finite
+from ..nn.finite import all_finite, every_finite
 from ..text.embeddings import EmbeddingsProcessor
 from ..text.gemma3 import Gemma3TextModel
 from ..transformer import LTXModel
@@ -101,9 +100,28 @@ COMPONENTS = {
 }
 
 
-def _file_axes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+Parts = list[tuple[str, nn.Module | mx.array]]
+
+
+def _parts(value: Any, path: str = "", into: Parts | None = None) -> Parts:
+    """Every module and every parameter with its path, in order: MLX's ``named_modules`` and ``parameters`` in one walk.
+    A plan makes nine networks to compare them with their files."""
+    into = [] if into is None else into
+    if isinstance(value, nn.Module):
+        into.append((path, value))
+    children: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, child in children:
+        place = f"{path}.{name}" if path else str(name)
+        if isinstance(child, (dict, list)):
+            _parts(child, place, into)
+        elif isinstance(child, mx.array) and "._" not in f".{place}":
+            into.append((place, child))
+    return into
+
+
+def _file_axes(parts: Parts) -> dict[str, tuple[int, ...]]:
     """Parameter path → how the file's axes are ordered here, from the leaf classes that store them otherwise."""
-    owners = ((path, getattr(m, "from_file", {})) for path, m in module.named_modules())
+    owners = ((path, getattr(type(part), "from_file", {})) for path, part in parts)
     return {f"{path}.{name}" if path else name: axes for path, rules in owners for name, axes in rules.items()}
 
 
@@ -111,9 +129,9 @@ def _as_in_file(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[i
     return tuple(size for _, size in sorted(zip(axes, shape, strict=True))) if axes else shape
 
 
-def _unused(module: nn.Module) -> set[str]:
+def _unused(parts: Parts) -> set[str]:
     """Paths that released files hold beside the parameters of a leaf class, and that it does not need."""
-    owners = ((path, getattr(m, "unused_in_file", ())) for path, m in module.named_modules())
+    owners = ((path, getattr(type(part), "unused_in_file", ())) for path, part in parts)
     return {f"{path}.{name}" if path else name for path, names in owners for name in names}
 
 
@@ -153,11 +171,12 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
     module = _module(component, checkpoint, keys)
-    for name in (_unused(module) | _fp8_scales(keys, checkpoint)) & keys.keys():
+    inside = _parts(module)
+    for name in (_unused(inside) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
-    axes = _file_axes(module)
-    parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
-    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
+    axes = _file_axes(inside)
+    parameters = ((name, part) for name, part in inside if isinstance(part, mx.array))
+    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters}
     if not parts.get(component):
         first = f"missing {_key(component, next(iter(expected)))} and all else of {_NAMES.get(component, component)}"
         raise WeightsError(f"{checkpoint.path} holds {checkpoint.contents()} only: {first}. {_remedy(component)}")
@@ -400,15 +419,16 @@ def _checked(
     loras: tuple[Lora, ...],
     check: bool,
 ) -> list[tuple[str, mx.array]]:
-    flags = [all_finite(array) if check else mx.array(True) for _, array in group]
+    arrays = [array for _, array in group]
+    finite = every_finite(arrays) if check else mx.array(True)
     try:
-        mx.eval(flags, [array for _, array in group])
+        mx.eval(finite, arrays)
     except RuntimeError as error:  # the file became shorter, or its disk went away
         if "read" not in str(error):
             raise
         raise CheckpointError(f"{checkpoint.path}: it could not be read to its end ({cut(str(error))})") from None
-    for (name, _), flag in zip(group, flags, strict=True):
-        if not flag.item():
+    for name, array in group if not finite.item() else ():
+        if not all_finite(array).item():
             weight = name if name in keys else name.removesuffix("_scale")
             info = checkpoint.tensors[keys[weight]]
             if _whole(checkpoint, keys[weight]):
@@ -472,7 +492,8 @@ def load(
         dtype = mx.float32
     if quantization:
         amend_forward_with_upcast(module, _scale_shapes(checkpoint, keys))
-    source = Weights(checkpoint, keys, opened, dtype, quantization, _file_axes(module), checkpoint.arrays(stream))
+    axes = _file_axes(_parts(module))
+    source = Weights(checkpoint, keys, opened, dtype, quantization, axes, checkpoint.arrays(stream))
     pages = Pages(module, source, keys) if paged else None
     weights = source.read(keys if pages is None else pages.resident)
     if pages is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import mlx.core as mx
 
 # dtype → its bits as signed and as unsigned integers, and the bits of +∞ and −∞. Whatever is not finite is no smaller:
@@ -22,3 +24,18 @@ def all_finite(x: mx.array) -> mx.array:
     flat = x.reshape(-1)
     most, least = (flat.view(bits).max().astype(mx.int64) for bits in (signed, unsigned))
     return mx.logical_and(most < positive, least < negative)
+
+
+SMALL = 1 << 14  # elements; to look at one such array takes as long as to copy it
+
+
+def every_finite(arrays: Iterable[mx.array]) -> mx.array:
+    """``all_finite`` of all of them together: ``()`` bool, lazy. Small arrays are looked at as one, dtype by dtype."""
+    flags, small = [mx.array(True)], dict[mx.Dtype, list[mx.array]]()
+    for x in arrays:
+        if x.size < SMALL:
+            small.setdefault(x.dtype, []).append(x.reshape(-1))
+        else:
+            flags.append(all_finite(x))
+    flags += [all_finite(mx.concatenate(same)) for same in small.values()]
+    return mx.stack(flags).all()

@@ -221,7 +221,8 @@ class Pipeline:
     """One pipeline beside its reference: a class of the same name, in a module of the same name, run once.
 
     init and call: keyword arguments, neutral (``Obj``), of the constructor and of the call. on_ours: what only our call
-    is given. settled: arguments of either side that have one value or none, with the reason.
+    is given. settled: arguments of either side that have one value or none, with the reason. half: the config that runs
+    in bfloat16 as well.
     """
 
     name: str
@@ -234,3 +235,4 @@ class Pipeline:
     on_ours: dict[str, Any] = field(default_factory=dict)
     settled: dict[str, str] = field(default_factory=dict)
     configs: tuple[str, ...] = ("tiny-2.0", "tiny-2.3")  # one for each variant
+    half: str = "tiny-2.0"

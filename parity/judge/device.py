@@ -4,6 +4,7 @@ used by the floor of every tensor that is made with it."""
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -63,10 +64,18 @@ class Device:
         """The relative error that rounding on this device explains in a tensor that is made by ``sums``."""
         terms = {primitive: counted(primitive, n) for primitive, n in sums.items()}
         floor = tolerance.Floor(dtype, max(terms.values(), default=1)).value
-        for measure in self.measures:
-            if measure.primitive in terms and measure.dtype in (dtype, "float32"):
-                floor = max(floor, measure.used * tolerance.Floor(measure.dtype, terms[measure.primitive]).value)
+        for primitive, n in terms.items():
+            for measure in self._of_primitive.get(primitive, ()):
+                if measure.dtype in (dtype, "float32"):
+                    floor = max(floor, measure.used * tolerance.Floor(measure.dtype, n).value)
         return floor
+
+    @functools.cached_property
+    def _of_primitive(self) -> dict[str, list[Measure]]:
+        found: dict[str, list[Measure]] = {}
+        for measure in self.measures:
+            found.setdefault(measure.primitive, []).append(measure)
+        return found
 
     @property
     def sentence(self) -> str:

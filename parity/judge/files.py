@@ -21,6 +21,7 @@ _STEERING = re.compile(
     rb"|\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]",
     re.IGNORECASE,
 )
+_MARKS = (b"\\", b"\x7f", b"\xc2", b"\xe2")  # what each of them has in it
 T = TypeVar("T")
 
 
@@ -30,7 +31,9 @@ class RunError(LTX2Error):
 
 def steering(text: bytes) -> str:
     """The first character of a JSON text that steers a terminal; "" without one."""
-    found = _STEERING.search(text)
+    # The expression takes five seconds for all cells, and nearly every line has nothing that it could match.
+    lines = (line for line in text.splitlines() if any(mark in line for mark in _MARKS))
+    found = next((match for line in lines if (match := _STEERING.search(line))), None)
     return found[0].lstrip(b"\\").decode("utf-8", "replace").encode("unicode_escape").decode() if found else ""
 
 

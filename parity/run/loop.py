@@ -153,7 +153,10 @@ def judge_cells(
     names = [task.cost for task in left]
     jobs = jobs or jobs_for_tasks(names)
     # A pipeline runs the reference three times, and takes about ten times as long as a stage.
-    found = spread(judge_cell, left, names, jobs, [10.0 if task.name in pipelines() else 1.0 for task in left])
+    guesses = [10.0 if task.name in pipelines() else 1.0 for task in left]
+    # Pipelines of one config load the same models and encode the same prompts.
+    groups = [task.config if task.name in pipelines() else task.cost for task in left]
+    found = spread(judge_cell, left, names, jobs, guesses, groups)
     peaks: list[float] = []
     for done, earlier in enumerate(known, 1):
         cell = earlier or next(found)

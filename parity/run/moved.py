@@ -55,7 +55,6 @@ def _plain(value: Any) -> Any:
 
 def main() -> None:
     from ..declare.stages import pipelines
-    from ..sides.torch.pipelines import made_once
     from .pipelines import argument_rule
 
     families: dict[str, list[Pipeline]] = {}
@@ -63,9 +62,8 @@ def main() -> None:
         families.setdefault(pipeline.cls, []).append(pipeline)
     found = {}
     for name, family in families.items():
-        with made_once():
-            rule = argument_rule(family)
-            moved = [item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"]
+        rule = argument_rule(family)
+        moved = [item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"]
         found[name] = {"key": key(family, rule.given), "moved": moved}
         print(f"{name}: {len(moved)} arguments")
     MOVED.write_text(json.dumps(found, indent=1) + "\n")

@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -35,24 +34,30 @@ def spread(
     names: Sequence[str],
     jobs: int | None = None,
     guesses: Sequence[float] | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Generator[Result, None, None]:
     """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks.
 
-    guesses: seconds for each task that has not run here. Raises what ``work`` raises, and WorkerDiedError.
+    guesses: seconds for each task that has not run here. groups: tasks of one group have work in common, which a
+    process does once: they stay in one process as long as there is other work for the rest.
+
+    Raises what ``work`` raises, and WorkerDiedError.
     """
     costs = known_costs()
     found: Costs = {}
     seconds_of = [
         costs.get(name, (guess, 0.0))[0] for name, guess in zip(names, guesses or [0.0] * len(names), strict=True)
     ]
-    order = deque(sorted(range(len(tasks)), key=lambda index: -seconds_of[index]))
-    done: dict[int, Result] = {}
+    order = sorted(range(len(tasks)), key=lambda index: -seconds_of[index])
+    group_of, done = groups or names, dict[int, Result]()
+    own: dict[object, str] = {}  # worker → the group of its last task
     try:
         with Workers(partial(_measured, work), min(jobs or jobs_for_tasks(names), len(tasks))) as workers:
             for index in range(len(tasks)):
                 while index not in done:
-                    while order and workers.idle:
-                        given = order.popleft()
+                    while order and (idle := workers.idle):
+                        given = _next([group_of[i] for i in order], own.pop(idle[0], None), set(own.values()))
+                        own[idle[0]] = group_of[given := order.pop(given)]
                         workers.give(given, names[given], tasks[given])
                     for answered, (result, seconds, peak) in workers.answers().items():
                         found[names[answered]] = round(seconds, 2), round(peak, 3)
@@ -60,6 +65,14 @@ def spread(
                 yield done.pop(index)
     finally:
         _keep(costs | found)
+
+
+def _next(groups: list[str], own: str | None, others: set[str]) -> int:
+    """The place of the task that a worker does next. groups: of all that are left; own: the worker's; others: of the
+    other workers."""
+    if own in groups:
+        return groups.index(own)
+    return next((place for place, group in enumerate(groups) if group not in others), 0)
 
 
 def _measured(work: Callable[[Task], Result], task: Task) -> tuple[Result, float, float]:

@@ -91,13 +91,16 @@ def loaded_weights(path: Path, loras: Loras, dtype: mx.Dtype, quantization: str 
     return dict(tree_flatten(module.parameters()))
 
 
+_CACHED = type(functools.cache(len))
+
+
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
     """The product without its caches: calls that they spare would be missing from a trace."""
     with contextlib.ExitStack() as undo:
         for module in [sys.modules[name] for name in sys.modules if name.split(".")[0] == "ltx2_mlx"]:
             for name, value in list(vars(module).items()):
-                if hasattr(value, "cache_clear"):
+                if isinstance(value, _CACHED):
                     undo.enter_context(mock.patch.object(module, name, value.__wrapped__))
         yield
 

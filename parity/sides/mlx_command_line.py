@@ -10,11 +10,12 @@ import inspect
 import io
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from .media import scratch
 from .mlx import MLX
@@ -96,6 +97,8 @@ def _run(recipe: str, argv: Sequence[str]) -> dict[str, Any]:
         return SimpleNamespace() if name in ("mlx_lm", "mlx_vlm") else real(name, *args)
 
     with contextlib.ExitStack() as undo:
+        for user in (plans, _product("pipelines.prompts")):
+            undo.enter_context(mock.patch.object(user, "build", _once(user.build)))
         undo.enter_context(mock.patch.object(plans, "plan", plan))
         undo.enter_context(mock.patch.object(plans, "choose_tiling", lambda *args: None))  # shown, and slow
         undo.enter_context(mock.patch.object(importlib.util, "find_spec", find_spec))
@@ -108,6 +111,23 @@ def _run(recipe: str, argv: Sequence[str]) -> dict[str, Any]:
     if code:
         raise ValueError(" ".join(said.getvalue().rpartition(":\n")[2].split()))
     return into
+
+
+_built: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()  # by the function that builds
+
+
+def _once(build: Callable[..., Any]) -> Callable[..., Any]:
+    """``build``, which makes the networks of the same files once for the 64 plans of this stage."""
+    built = _built.setdefault(build, {})
+
+    def run(component: str, checkpoint: Any) -> Any:
+        files = {info.file: info.file.stat() for info in checkpoint.tensors.values()}
+        states = ((file, state.st_size, state.st_mtime_ns) for file, state in files.items())
+        if (key := (component, str(checkpoint.path), *states)) not in built:
+            built[key] = build(component, checkpoint)
+        return built[key]
+
+    return run
 
 
 @contextlib.contextmanager

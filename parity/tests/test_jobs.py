@@ -65,6 +65,15 @@ def test_the_longest_go_first_and_results_keep_their_order(tmp_path: Path, monke
     assert costs["b"][0] >= 0.4 and all(0 < peak < 1 for _, peak in costs.values())
 
 
+def test_a_group_stays_in_one_process_while_there_is_other_work() -> None:
+    left = ["pipelines 1", "pipelines 2", "pipelines 1", "alone"]
+    assert pool._next(left, None, set()) == 0
+    assert pool._next(left, None, {"pipelines 1"}) == 1
+    assert pool._next(left, "pipelines 2", {"pipelines 1"}) == 1
+    assert pool._next(left, "done", {"pipelines 1", "pipelines 2"}) == 3
+    assert pool._next(left, "done", set(left)) == 0  # nothing else is left: it helps
+
+
 def test_the_memory_of_a_task_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "COSTS", tmp_path / "costs.json")
     ballast = bytearray(b"\1") * 1_500_000_000  # of this process, written to

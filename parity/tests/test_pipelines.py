@@ -25,7 +25,6 @@ from parity.run.arguments import Arguments
 from parity.run.moved import known
 from parity.run.resume import CellResult, Cells
 from parity.sides.mlx_pipelines import Replay
-from parity.sides.torch.pipelines import made_once
 from parity.tap.trace import Tensor
 from parity.tap.watch import NUMBER, TEXT, Watched
 
@@ -287,9 +286,8 @@ def test_what_is_kept_of_the_arguments_is_of_the_pipelines_as_they_are(name: str
 
 def test_what_is_kept_of_the_arguments_is_what_is_found(checkpoints: Path) -> None:
     family = FAMILIES["DistilledPipeline"]
-    with made_once():
-        rule = pipeline_runs.argument_rule(family)
-        found = {item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"}
+    rule = pipeline_runs.argument_rule(family)
+    found = {item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"}
     assert found == known(family, rule.given)
 
 

@@ -6,6 +6,7 @@ away from the table on either side is red, and so is a difference that is not in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -164,11 +165,15 @@ DIFFERENCES: tuple[Difference, ...] = (
 
 def declared(side: Literal["reference", "ours"], step: str, name: str, value: Any) -> Difference | None:
     """The difference that a value of one side is, where it is as the table says."""
-    for difference in DIFFERENCES:
-        own = getattr(difference, side)
-        if fnmatchcase(step, difference.steps) and fnmatchcase(name, difference.value) and own in (value, ANY):
+    for difference in _of_step(step):
+        if fnmatchcase(name, difference.value) and getattr(difference, side) in (value, ANY):
             return difference
     return None
+
+
+@functools.cache
+def _of_step(step: str) -> list[Difference]:
+    return [difference for difference in DIFFERENCES if fnmatchcase(step, difference.steps)]
 
 
 def reasons(steps: Iterable[str]) -> dict[str, str]:

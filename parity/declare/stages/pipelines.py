@@ -272,10 +272,11 @@ def _pipeline(
     without: str = "",
     on_ours: dict[str, Any] | None = None,
     settled: dict[str, str] | None = None,
+    half: str = "tiny-2.0",
 ) -> Pipeline:
     watches = tuple(watch for watch in WATCHES if watch.name != without)
     reasons = _EVERYWHERE | (settled or {})
-    return Pipeline(f"pipelines.{name}", module, cls, init, call, watches, CLASSES, on_ours or {}, reasons)
+    return Pipeline(f"pipelines.{name}", module, cls, init, call, watches, CLASSES, on_ours or {}, reasons, half=half)
 
 
 def _tiled(f: Files) -> Obj | None:
@@ -342,6 +343,7 @@ PIPELINES = (
             ),
         ),
         settled={"tiling_config": "ours only: the reference decodes in one piece"},
+        half="tiny-2.3",
     ),
     _pipeline(
         "two_stages",
@@ -362,6 +364,7 @@ PIPELINES = (
             ),
             tiling_config=_tiled(f),
         ),
+        half="tiny-2.3",
     ),
     _pipeline(
         "two_stages_hq",
@@ -402,7 +405,7 @@ PIPELINES = (
             tiling_config=_tiled_the_other(f),
         ),
     ),
-    _pipeline("ic_lora", "ic_lora", "ICLoraPipeline", _ic_lora_files, _ic_lora_call),
+    _pipeline("ic_lora", "ic_lora", "ICLoraPipeline", _ic_lora_files, _ic_lora_call, half="tiny-2.3"),
     _pipeline(
         "a2vid_two_stage",
         "a2vid_two_stage",
@@ -427,6 +430,7 @@ PIPELINES = (
             regenerate_video=f.variant == 0,
             regenerate_audio=f.variant == 1,
         ),
+        half="tiny-2.3",
     ),
     _pipeline(
         "retake_distilled",

@@ -71,10 +71,10 @@ def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     if config["vae"]["latent_channels"] < 64:  # narrow enough for tiles; the plan knows no widths
         # Twice two tiles; overlaps below the least that encoding takes are widened to it.
         kwargs = {"video": _video("encode tiles", 1, 3, 25, 128, 64), "tiling_config": _tiling((96, 32), (24, 8))}
-        cases["tiled"] = Case(kwargs, method="tiled_encode", half=False)
+        tiles = ("*tiled_encode", "*prepare_tiles_for_encoding", "VideoEncoder")  # the cases above judge what is inside
+        cases["tiled"] = Case(kwargs, method="tiled_encode", half=False, taps=tiles)
         # 73 frames in three tiles of time, of which the first ends at frame 64; whole, and 137 frames at once.
         kwargs = {"video": _video("encode long", 1, 3, 73, 64, 96), "tiling_config": _tiling((96, 32), (64, 24))}
-        tiles = ("*tiled_encode", "*prepare_tiles_for_encoding", "VideoEncoder")
         cases["long-tiled"] = Case(kwargs, method="tiled_encode", half=False, taps=tiles)
         whole = {"sample": _video("encode longest", 1, 3, 137, 64, 64)}
         cases["long"] = Case(whole, half=False, taps=_LONG)
@@ -90,16 +90,22 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     cases = {"base": Case({"sample": latent("base", 2, 2, 2, 3)})}
     cases["image"] = Case({"sample": latent("image", 1, 1, 3, 2)}, half=False)
     tiling = _tiling((64, 32), (24, 8))  # two tiles along height, two along time
-    cases["tiled"] = Case({"latent": latent("tiles", 2, 4, 3, 2), "tiling_config": tiling}, method="tiled_decode")
+    tiles = (
+        "*decode_video",
+        "*tiled_decode",
+        "*_prepare_tiles",
+        "VideoDecoder",
+    )  # of tiles; base judges what is inside
+    kwargs = {"latent": latent("tiles", 2, 4, 3, 2), "tiling_config": tiling}
+    cases["tiled"] = Case(kwargs, method="tiled_decode", taps=tiles)
     kwargs = {"latent": latent("pixels", 1, 1, 2, 3), "video_decoder": Loaded("video_decoder")}
     cases["pixels"] = Case(kwargs, function="decode_video")
     # Three tiles along width, overlapping so far that their weights do not add up to one.
     wide = {"latent": latent("wide", 1, 1, 2, 5), "tiling_config": _tiling((96, 64), (16, 0))}
-    cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video")
+    cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video", taps=tiles)
     if channels < 64:
         # 73 frames in tiles of 64, and 137 frames whole.
         long = {"latent": latent("long tiles", 1, 10, 2, 3), "tiling_config": _tiling((64, 32), (64, 24))}
-        tiles = ("*tiled_decode", "*_prepare_tiles", "VideoDecoder")
         cases["long-tiled"] = Case(long, method="tiled_decode", half=False, taps=tiles)
         cases["long"] = Case({"sample": latent("long", 1, 18, 2, 2)}, half=False, taps=_LONG)
     if not config["vae"]["timestep_conditioning"]:  # where nothing is drawn

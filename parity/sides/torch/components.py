@@ -294,7 +294,8 @@ class Torch(Side):
 
     def to_numpy(self, value: torch.Tensor) -> Tensor:
         half = value.dtype in (torch.bfloat16, torch.float16)
-        values = (value.float() if half else value).detach().numpy().copy()
+        value = value.detach() if value.requires_grad else value  # each call of torch is counted, at a price
+        values = value.float().numpy() if half else value.numpy().copy()
         return Tensor(values, str(value.dtype).removeprefix("torch."))
 
     def from_numpy(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:

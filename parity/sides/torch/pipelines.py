@@ -21,10 +21,12 @@ order of its sums changes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -59,46 +61,63 @@ def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False, record
 
         return getattr(module, pipeline.cls)(**arguments(pipeline.init))(**arguments(pipeline.call))
 
-    with patched(module, side.dtype(dtype), files, twin), noise_recorded(recording), torch.inference_mode():
+    with (
+        patched(module, side.dtype(dtype), files, twin),
+        made_once(twin),
+        noise_recorded(recording),
+        torch.inference_mode(),
+    ):
         record(side, pipeline, call, recording)
     recording.seconds = time.monotonic() - start
     return recording
 
 
+# Models of this process, and what its text encoders answered. They are functions of files and arguments alone.
+_models: dict[Any, Any] = {}
+_texts: dict[Any, Any] = {}
+
+
 @contextlib.contextmanager
-def made_once() -> Iterator[None]:
-    """While it lasts, each model is built once, and each prompt encoded once by the same model: for many runs that
-    differ in one argument."""
-    models: dict[Any, Any] = {}
-    texts: dict[Any, Any] = {}
+def made_once(twin: bool) -> Iterator[None]:
+    """While it lasts, a model is built once for the same files in this process, and the same model encodes a prompt
+    once: pipelines, and runs of one of them, have most of both in common.
+
+    twin: with the products of a twin run, whose encodings are others.
+    """
     builder, encoder, processor = single_gpu_model_builder.SingleGPUModelBuilder, GemmaTextEncoder, EmbeddingsProcessor
     build, encode, process = builder.build, encoder.encode, processor.process_hidden_states
 
     def build_once(self: Any, **kwargs: Any) -> Any:
-        loras = tuple((lora.path, lora.strength) for lora in self.loras)
-        key = (self.model_class_configurator, str(self.model_path), loras, str(kwargs.get("dtype")))
-        if key not in models:
-            models[key] = build(self, **kwargs)
-        return models[key]
+        loras = tuple((_state(lora.path), lora.strength) for lora in self.loras)
+        paths = self.model_path if isinstance(self.model_path, tuple) else (self.model_path,)
+        key = (self.model_class_configurator, *map(_state, paths), loras, str(kwargs.get("dtype")))
+        if key not in _models:
+            _models[key] = build(self, **kwargs)
+        return _models[key]
 
     def encode_once(self: Any, text: str) -> Any:
-        if (id(self), text) not in texts:
-            texts[id(self), text] = encode(self, text)
-        return texts[id(self), text]
+        if (key := (id(self), text, twin)) not in _texts:
+            _texts[key] = encode(self, text)
+        return _texts[key]
 
-    def process_once(self: Any, hidden_states: Any, attention_mask: Any) -> Any:
-        key = (id(self), id(hidden_states), id(attention_mask))
-        if key not in texts:
-            texts[key] = process(self, hidden_states, attention_mask)
-        return texts[key]
+    @functools.wraps(process)  # the names of its arguments are looked up
+    def process_once(self: Any, hidden_states: Any, attention_mask: Any, **other: Any) -> Any:
+        if (key := (id(self), id(hidden_states), id(attention_mask), *other.items())) not in _texts:
+            _texts[key] = process(self, hidden_states, attention_mask, **other)
+        return _texts[key]
 
     with (
         mock.patch.object(builder, "build", build_once),
         mock.patch.object(encoder, "encode", encode_once),
         mock.patch.object(processor, "process_hidden_states", process_once),
-        torch.inference_mode(),
     ):
         yield
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    """A file as it is now."""
+    state = Path(path).stat()
+    return str(path), state.st_size, state.st_mtime_ns
 
 
 @contextlib.contextmanager
