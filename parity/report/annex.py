@@ -68,25 +68,30 @@ def _sizes() -> list[Column]:
 
 def _in_float32() -> list[Column]:
     def relative(key: str, form: str) -> Callable[[Record], str]:
-        return lambda row: number(row[key], form)
+        return lambda row: "0" if row[key] == 0 else number(row[key], form)
 
-    errors = [(f"{title} (≤ {limit:.0e})", relative(key, form)) for title, key, form, limit in _FLOAT]
+    errors = [(f"{title} (≤\u00a0{_plain(limit)})", relative(key, form)) for title, key, form, limit in _FLOAT]
     return [
         *errors,
-        (f"bytes off by 1 (≤ {tolerance.PIXELS:.1%})", lambda row: _percent(row["off_by_one"])),
-        ("bytes off by more (0)", lambda row: number(row["off_by_more"], ",d")),
+        (f"bytes off by 1 (≤\u00a0{tolerance.PIXELS:.1%})", lambda row: _percent(row["off_by_one"])),
+        ("bytes off by more (≤\u00a00)", lambda row: number(row["off_by_more"], ",d")),
     ]
 
 
 def _in_half() -> list[Column]:
     least = -20 * log10(tolerance.NOISE)
     return [
-        (f"PSNR of frames (≥ {least:.0f} dB)", lambda row: _decibels(row["psnr"])),
+        (f"PSNR of frames (≥\u00a0{least:.0f}\u00a0dB)", lambda row: _decibels(row["psnr"])),
         ("the reference beside itself", lambda row: _decibels(row["psnr_self"])),
         ("video latent", lambda row: _percent(row["video_latent"])),
         ("audio latent", lambda row: _percent(row["audio_latent"])),
         ("waveform, largest error", lambda row: number(row["waveform"], ".1e")),
     ]
+
+
+def _plain(limit: float) -> str:
+    """``5e-5``."""
+    return f"{limit:.0e}".replace("e-0", "e-")
 
 
 def _percent(value: float | None) -> str:

@@ -21,7 +21,7 @@ _NUMBERS = (("error", "rel_l2", 3), ("torch", "rel_l2_reference", 3), ("decorrel
 def packed(value: object) -> str:
     """JSON, compressed, in letters; the page's script unpacks it (``DecompressionStream``)."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "backslashreplace"), 6, mtime=0)).decode()
 
 
 def columns(rows: Sequence[Record], allowed: dict[str, float]) -> dict[str, Any]:

@@ -110,6 +110,7 @@ function chart(place, { title, names, series, ticks, log = true, tell, choose, h
     plot = new uPlot({
       width,
       height: height + (slanted ? Math.min(150, longest * 4) : 0),
+      padding: [8, slanted ? Math.min(120, ticks[ticks.length - 1][1].length * 5) : 12, 0, 0],
       legend: { show: false },
       cursor: { sync: sync ? { key: sync, setSeries: false } : undefined, drag: { x: true, y: false, uni: 8 }, points: { size: 8 } },
       scales: { x: { time: false, ...(zoom || {}) }, y: { distr: log ? 3 : 1, range: log ? undefined : (u, low, high) => [0, high * 1.1 || 1] } },
@@ -120,7 +121,7 @@ function chart(place, { title, names, series, ticks, log = true, tell, choose, h
         values: (u, splits) => splits.map((at) => (ticks.find(([i]) => i === at) || [0, ''])[1]),
       }, {
         stroke: soft, font, grid: { stroke: line, width: 0.5 }, ticks: { show: false }, size: 58,
-        values: (u, splits) => splits.map((value) => (value === null ? '' : log && !isDecade(value) ? '' : number(value, 3))),
+        values: (u, splits) => splits.map((value) => (value === null || (log && !isDecade(value)) ? '' : log && value < 1e-3 ? value.toExponential(0) : number(value))),
       }],
       series: [{}, ...shown.map((one) => ({
         stroke: colour(one.colour), width: one.style === 'dots' ? 0 : 1.6, dash: one.style === 'dashes' ? [6, 4] : undefined, spanGaps: one.style !== 'dots',
@@ -153,13 +154,17 @@ const said = (one, names) => {
   const high = known.reduce((a, b) => (b[0] > a[0] ? b : a));
   return `${one.name} from ${number(low[0])} at ${low[1]} to ${number(high[0])} at ${high[1]}`;
 };
-// As many layers' names as fit, evenly; names are never cut.
+// As many layers' names as fit, those of blocks first; names are never cut.
 function thinned(ticks, min, max, width) {
   const inside = ticks.filter(([at]) => at >= min && at <= max);
+  const room = (20 * (max - min)) / width;
   const kept = [];
-  const room = 15 * (max - min) / width;
-  for (const [at] of inside) if (!kept.length || at - kept[kept.length - 1] >= room) kept.push(at);
-  return kept;
+  for (const blocks of [true, false]) {
+    for (const [at, name] of inside) {
+      if (/\d$/.test(name) === blocks && kept.every((other) => Math.abs(other - at) >= room)) kept.push(at);
+    }
+  }
+  return kept.sort((a, b) => a - b);
 }
 // A cross where a tensor does not pass.
 function crosses(u, shown, red) {
