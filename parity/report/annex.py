@@ -151,7 +151,11 @@ def _fault(row: Record) -> Record:
     if row.get("state", "judged") != "judged":
         verdict, seen = "invalid", f"{row['state']}: {row['why']}"
     keys = ("id", "fault", "kind", "stage", "config", "lane")
-    return {key: row.get(key, "–") for key in keys} | {"verdict": verdict, "seen": seen, "tap": row.get("first_tap") or "–"}
+    return {key: row.get(key, "–") for key in keys} | {
+        "verdict": verdict,
+        "seen": seen,
+        "tap": row.get("first_tap") or "–",
+    }
 
 
 # ---- what was not compared ------------------------------------------------------------------------------------------
@@ -217,7 +221,9 @@ def _declared(stages: list[StageView]) -> list[list[str]]:
             reason = f"{config} holds it and its network does not use it: checked to move nothing"
             lines += [[stage.name, name, "a parameter", reason] for name in names]
         reason = "depends on the reference's maths library: lane C starts from its values, lane A judges it"
-        lines += [[stage.name, tap, "passed on from the reference in lane C", reason] for tap in entry.get("defined", [])]
+        lines += [
+            [stage.name, tap, "passed on from the reference in lane C", reason] for tap in entry.get("defined", [])
+        ]
         reason = "random: drawn by the reference and given to ours, so that only the shape is compared"
         lines += [[stage.name, tap, "random numbers", reason] for tap in entry.get("injected", [])]
     return lines

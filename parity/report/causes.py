@@ -17,6 +17,7 @@ Run = tuple[str, str, str, str]  # stage, config, case, lane
 # How a row belongs to the first of its group, in the order of the page.
 SAME = "the same code, in other layers, cases, configs or precisions"
 AROUND_IT = "modules that contain it"
+RIGHT = "after it, and right where another case feeds them the reference's inputs"
 AFTER = "free-running after it"
 
 
@@ -49,11 +50,12 @@ def groups(document: Document) -> list[Group]:
     """The causes, in the order of computation; what fails only when it runs free comes last.
 
     An isolated tensor is fed the reference's inputs, so that an error upstream cannot reach it. It belongs to an earlier
-    one if the same lines of ours make both, or if its module contains that one. Whatever runs free belongs to the first
-    cause of its stage and config.
+    one if the same lines of ours make both, or if its module contains that one; and, since some cases record few taps, if
+    it passes in another case. Whatever runs free belongs to the first cause of its stage and config.
     """
     failed = sorted((row for row in document["taps"] if row["verdict"] != "pass"), key=lambda row: row["lane"] == "C")
-    known = _Known()
+    isolated = (row for row in document["taps"] if row["verdict"] == "pass" and row["lane"] != "C")
+    known = _Known({(row["stage"], row["config"], row["name"]) for row in isolated} if failed else set())
     for row in failed:
         known.add(row)
     return known.groups
@@ -62,7 +64,8 @@ def groups(document: Document) -> list[Group]:
 class _Known:
     """The groups so far, and what leads to each."""
 
-    def __init__(self) -> None:
+    def __init__(self, right: set[tuple[str, str, str]]) -> None:
+        self.right = right  # what passes in some case, by stage, config and name
         self.groups: list[Group] = []
         self.by_source: dict[str, Group] = {}
         self.by_tap: dict[str, Group] = {}
@@ -95,6 +98,9 @@ class _Known:
         for name, group in self.inside.get(_run(row), []):
             if name.startswith(f"{tap}.") or _is_whole(tap, name) or _is_function(name):
                 return group, AROUND_IT
+        before = self.inside.get(_run(row))
+        if before and (row["stage"], row["config"], row["name"]) in self.right:
+            return before[0][1], RIGHT
         return None, ""
 
     def _like(self, row: Record) -> Group | None:

@@ -197,25 +197,29 @@ def _overview(report: Report, stages: list[StageView], groups: list[causes.Group
 
 def _explained(document: Document, group: causes.Group) -> Record:
     """What ``finding.html`` says of the first divergence, beside its row."""
-    row, explained = _with_profile(document, group.first), document.get("explanation")
+    row, explained = group.first, document.get("explanation")
     missing = explanation.missing(explained)
     known = explained if explained and not missing else {}
-    narrowest = known.get("narrowest")
+    narrowest, lines = known.get("narrowest"), causes.excerpt_of(document, row)
     return {
         "missing": missing,
         "command": commands(row)[0],
         "causes": known.get("causes", []),
         "constants": known.get("constants", []),
-        "statements": [s | {"where": explanation.where(s)} for s in known.get("statements", [])],
+        "statements": [
+            s | {"where": explanation.where(s)} for s in known.get("statements", []) if not _shown(s, lines)
+        ],
         "where": explanation.where(narrowest) if narrowest else row.get("source") or "not known",
-        "excerpt": causes.excerpt_of(document, row),
+        "excerpt": lines,
         "locality": _locality(row),
         "commands": commands(row),
     }
 
 
-def _with_profile(document: Document, row: Record) -> Record:
-    return document["summary"]["first_divergence"] or row
+def _shown(statement: Record, lines: causes.Excerpt | None) -> bool:
+    """True for a statement that is in the excerpt already."""
+    numbers = {line.number for line in lines.lines} if lines and lines.file == statement["file"] else set()
+    return {statement["first"], statement["last"]} <= numbers
 
 
 def _locality(row: Record) -> str:
@@ -267,7 +271,7 @@ def _light(stage: StageView) -> str:
         return "not run"
     worst = stage.worst("A") or stage.worst("B") or stage.worst("C")
     failed = sum(len(cell.failures) for cell in stage.cells)
-    ratio = f"worst ratio {number(needed(worst), '.2f')}" if worst else "no tensors"
+    ratio = f"worst ratio {_ratio(worst)}" if worst else "no tensors"
     part = f", {len(stage.cells)} of {len(stage.cells) + len(stage.absent)} configs" if stage.absent else ""
     return f"{stage.verdict}: {failed:,} of {stage.tensors:,}" if failed else f"{stage.verdict}, {ratio}{part}"
 
@@ -300,7 +304,9 @@ def _run(line: Record) -> Record:
 
 def _history(lines: Sequence[Record]) -> list[Record]:
     """The charts of the history."""
-    names = [f"{line['time'][:16]} {line['commit'][:10]} {line['device']}, {line['tensors']:,} tensors" for line in lines]
+    names = [
+        f"{line['time'][:16]} {line['commit'][:10]} {line['device']}, {line['tensors']:,} tensors" for line in lines
+    ]
     axis = {"names": names, "ticks": [line["time"][5:16].replace("T", " ") for line in lines], "log": False}
     worst = {f"lane {lane}": [line["worst"].get(lane) for line in lines] for lane in "ACB"}
     seconds = {"seconds": [line["seconds"] for line in lines]}
@@ -345,12 +351,18 @@ def _cell_line(cell: Cell, shown: list[str], titles: list[str]) -> Record:
     values = [
         str(len(cases)),
         f"{len(cell.rows):,}",
-        *(number(needed(worst), ".2f") if (worst := cell.worst(lane)) else "–" for lane in shown),
+        *(_ratio(cell.worst(lane)) for lane in shown),
         f"{covered['leaves_compared']:,} of {covered['leaves']:,}" if covered else "–",
         f"{covered['parameters_moving']:,} of {covered['parameters']:,}" if covered else "–",
     ]
     numbers = list(zip(titles, values, strict=True))
     return {"anchor": cell.anchor, "config": cell.config, "verdict": cell.verdict, "numbers": numbers}
+
+
+def _ratio(row: Record | None) -> str:
+    if row is None:
+        return "–"
+    return number(needed(row), ".2f" if needed(row) < 1e4 else ".3g")
 
 
 def _cell(cell: Cell, stage: StageView, document: Document) -> Record:
@@ -377,5 +389,5 @@ def _layer(layer: Layer) -> list[str]:
         f"{len(layer.rows):,}",
         *(number(layer.decorrelation(lane)) for lane in "AC"),
         *(number(std[key], ".4g") if std else "–" for key in ("std_mlx", "std_ref")),
-        *(number(needed(worst), ".3g") if (worst := layer.worst(lane)) else "–" for lane in "AC"),
+        *(_ratio(layer.worst(lane)) for lane in "AC"),
     ]

@@ -15,7 +15,12 @@ from .digest import Record
 from .terminal import layer
 
 # A column of the page: how it is called there, the key of results.json, and how many digits are kept.
-_NUMBERS = (("error", "rel_l2", 3), ("torch", "rel_l2_reference", 3), ("decorrelation", "one_minus_r", 2), ("floor", "floor", 3))
+_NUMBERS = (
+    ("error", "rel_l2", 3),
+    ("torch", "rel_l2_reference", 3),
+    ("decorrelation", "one_minus_r", 2),
+    ("floor", "floor", 3),
+)
 
 
 def packed(value: object) -> str:

@@ -285,7 +285,7 @@ def test_pipelines_and_self_test_are_shown_where_they_are(tmp_path: Path) -> Non
     assert "20000%" in reader.said["pipelines"], "an error as a share of its limit"
     assert reader.said["pipelines"].count("143,793") == 1, "in bfloat16 single bytes are not judged, nor shown"
     assert "49.8 dB" in reader.said["pipelines"] and "≥\xa040\xa0dB" in reader.said["pipelines"]
-    assert "89" in reader.said["selftest"] and "D10" in reader.said["selftest"] and "not noticed" in reader.said["selftest"]
+    assert all(words in reader.said["selftest"] for words in ("89", "D10", "not noticed"))
     assert "x0.003" in reader.said["not-compared"]
 
 
@@ -299,11 +299,11 @@ def test_text_of_a_run_is_text_on_the_page(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_whole_run_is_small(tmp_path: Path) -> None:
-    """66,000 rows in 40 cells, a third of them red."""
+    """33,000 rows in the 20 cells of a stage, a third of them red."""
     small, rows = document(run(one_channel), tmp_path), []
     wrong = next(row for row in small["taps"] if row["verdict"] != "pass")
     right = next(row for row in small["taps"] if row["verdict"] == "pass")
-    for cell in range(40):
+    for cell in range(20):
         for i in range(1650):
             bad = i % 3 == 0
             own = {"config": f"config-{cell}", "case": f"case {i % 7}", "lane": "ABC"[i % 3], "order": len(rows)}
@@ -314,7 +314,6 @@ def test_the_page_of_a_whole_run_is_small(tmp_path: Path) -> None:
     whole = small | {"taps": rows}
     report = html.write(html.Report(whole), tmp_path)
     assert all(len(page.read_bytes()) < 1_500_000 for page in (report, *(tmp_path / "report").glob("*.html")))
-    assert len(page_of(whole).encode()) < 3_000_000
     assert len(summary.markdown(whole).encode()) < 1_000_000
     assert len(ElementTree.tostring(junit.tree(whole))) < 3_000_000
 
@@ -434,12 +433,14 @@ def test_one_fault_is_one_cause_however_many_rows_it_makes() -> None:
     rows = [red("velocity", "C"), *(red(f"transformer_blocks.{i}.attn1:x") for i in range(48))]
     rows += [red("transformer_blocks.0.attn1:x", "B", case="base@bfloat16"), red("transformer_blocks.0", source="a:1")]
     rows += [red("LTXModel", source="b:2"), red("proj_out", "C"), red("attn1:x", stage="denoising")]
+    rows += [red("transformer_blocks.2.norm", "A", "e:5"), red("transformer_blocks.2.norm", "A", "e:5", verdict="pass")]
     rows += [red("patchify_proj", source="c:3"), red("audio", "C", stage="vocoder", source="d:4")]
     first, other, drift = causes.groups({"taps": rows})
     assert first.first["name"] == "transformer_blocks.0.attn1:x" and first.first["lane"] == "A"
     assert {how: len(group) for how, group in first.others.items()} == {
         causes.SAME: 49,
         causes.AROUND_IT: 2,
+        causes.RIGHT: 1,
         causes.AFTER: 2,
     }
     assert other.rows == [rows[-2]] and not other.is_drift

@@ -121,7 +121,7 @@ function chart(place, { title, names, series, ticks, log = true, tell, choose, h
         values: (u, splits) => splits.map((at) => (ticks.find(([i]) => i === at) || [0, ''])[1]),
       }, {
         stroke: soft, font, grid: { stroke: line, width: 0.5 }, ticks: { show: false }, size: 58,
-        values: (u, splits) => splits.map((value) => (value === null || (log && !isDecade(value)) ? '' : log && value < 1e-3 ? value.toExponential(0) : number(value))),
+        values: (u, splits) => splits.map((value) => (value === null || (log && !isLabelled(value, u, height)) ? '' : log && (value < 1e-3 || value >= 1e5) ? value.toExponential(0) : number(value))),
       }],
       series: [{}, ...shown.map((one) => ({
         stroke: colour(one.colour), width: one.style === 'dots' ? 0 : 1.6, dash: one.style === 'dashes' ? [6, 4] : undefined, spanGaps: one.style !== 'dots',
@@ -146,7 +146,12 @@ function chart(place, { title, names, series, ticks, log = true, tell, choose, h
   charts.push(draw);
   draw.place = place;
 }
-const isDecade = (value) => { const power = Math.log10(value); return Math.abs(power - Math.round(power)) < 1e-9; };
+// As many decades as have room for their label.
+function isLabelled(value, u, height) {
+  const power = Math.log10(value);
+  const step = Math.ceil((17 * Math.log10(u.scales.y.max / u.scales.y.min)) / height) || 1;
+  return Math.abs(power - Math.round(power)) < 1e-9 && Math.round(power) % step === 0;
+}
 const said = (one, names) => {
   const known = one.values.map((value, i) => [value, names[i]]).filter(([value]) => value !== null);
   if (!known.length) return one.name;

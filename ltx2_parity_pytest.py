@@ -3,7 +3,8 @@
     pytest --parity "--stage vocoder --lane A"
 
 The words are those of ``parity run``. It runs once, in a process of its own; pytest's ``--junitxml`` has a test for each
-cell and lane, and the harness leaves its pages, its junit.xml and summary.md as ever (``reports/latest``).
+cell and lane, and the harness leaves its pages, its junit.xml and summary.md as ever (``reports/latest``). Every pytest
+of an environment imports this module, so that it imports neither package: ``parity`` sets variables for MLX.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _SUMMARY = pytest.StashKey[str]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("parity", "LTX-2 in MLX beside its PyTorch reference")
-    group.addoption("--parity", metavar="WORDS", help="run the harness with these words of parity run; '' for all of it")
+    group.addoption(
+        "--parity", metavar="WORDS", help="run the harness with these words of parity run; '' for all of it"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,7 +42,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     """Run the harness, and add its verdicts to the tests."""
     words = config.getoption("--parity")
     if words is not None and not config.option.collectonly:
-        items += _verdicts(session, shlex.split(words))
+        items.extend(_verdicts(session, shlex.split(words)))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -53,10 +56,12 @@ def _verdicts(session: pytest.Session, words: list[str]) -> Iterator[Verdict]:
     results = Path(words[words.index("--json") + 1]) if "--json" in words[:-1] else RESULTS
     command = [sys.executable, "-m", "parity", "run", *words]
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if ran.returncode == USAGE:
+    if ran.returncode == USAGE or not (results.parent / "junit.xml").exists():
         raise pytest.UsageError(ran.stderr.strip() or ran.stdout.strip())
     summary = (results.parent / "summary.md").read_text(encoding="utf-8")
-    session.config.stash[_SUMMARY] = f"{results.parent / 'report.html'}\n{ran.stdout.strip().splitlines()[-1]}"
+    session.config.stash[_SUMMARY] = (
+        f"{results.parent / 'report.html'}\n{(ran.stdout.strip() or ran.stderr.strip()).splitlines()[-1]}"
+    )
     if page := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(page, "a", encoding="utf-8") as file:
             file.write(summary)
