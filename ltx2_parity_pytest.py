@@ -2,9 +2,9 @@
 
     pytest --parity "--stage vocoder --lane A"
 
-The words are those of ``parity run``. It runs once, in a process of its own; pytest's ``--junitxml`` has a test for each
-cell and lane, and the harness leaves its pages, its junit.xml and summary.md as ever (``reports/latest``). Every pytest
-of an environment imports this module, so that it imports neither package: ``parity`` sets variables for MLX.
+The words are those of ``parity run``. It runs once, in a process of its own; pytest's ``--junitxml`` has a test for
+each cell and lane, and the harness leaves its pages, its junit.xml and summary.md as ever (``reports/latest``). Every
+pytest of an environment imports this module, so that it imports neither package: ``parity`` sets variables for MLX.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _verdicts(session: pytest.Session, words: list[str]) -> Iterator[Verdict]:
     """A test for each verdict of a run with these words. Raises UsageError where there are no results."""
     results = Path(words[words.index("--json") + 1]) if "--json" in words[:-1] else RESULTS
     command = [sys.executable, "-m", "parity", "run", *words]
-    ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode == USAGE or not (results.parent / "junit.xml").exists():
         raise pytest.UsageError(ran.stderr.strip() or ran.stdout.strip())
     summary = (results.parent / "summary.md").read_text(encoding="utf-8")

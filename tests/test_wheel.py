@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("ltx2_mlx", "parity", "fixtures", "ltx2_parity_pytest.py", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md")
+SOURCES = ("ltx2_mlx", "parity", "fixtures", "ltx2_parity_pytest.py")
+SOURCES += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md")
 
 
 @pytest.fixture(scope="module")

@@ -240,6 +240,6 @@ def _reading(allowed: dict[str, float]) -> list[str]:
         f"Lane C runs free from the inputs on; errors grow alike but not in step, so {allowed['C']:g} is allowed.",
         "A name with : is what flows into a tap: attn1:x is the argument x of attn1.",
         "Correlation and std are shown because people expect them. They decide nothing: a wrong scale correlates at 1.",
-        "In a chart: point at a tensor for its name and numbers, click on it for its row and its commands, drag to zoom, "
-        "double-click to zoom out. What is equal to the last bit has no point on a logarithmic axis.",
+        "In a chart: point at a tensor for its name and numbers, click on it for its row and its commands, drag to "
+        "zoom, double-click to zoom out. What is equal to the last bit has no point on a logarithmic axis.",
     ]

@@ -13,6 +13,7 @@ from .digest import Document, Record, needed
 AROUND = 4  # lines of source before and after the ones that are named
 _NUMBER = re.compile(r"\d+")
 Run = tuple[str, str, str, str]  # stage, config, case, lane
+Cases = dict[tuple[str, str, str], set[str]]  # by stage, config and name
 
 # How a row belongs to the first of its group, in the order of the page.
 SAME = "the same code, in other layers, cases, configs or precisions"
@@ -49,13 +50,12 @@ class Group:
 def groups(document: Document) -> list[Group]:
     """The causes, in the order of computation; what fails only when it runs free comes last.
 
-    An isolated tensor is fed the reference's inputs, so that an error upstream cannot reach it. It belongs to an earlier
-    one if the same lines of ours make both, or if its module contains that one; and, since some cases record few taps, if
-    it passes in another case. Whatever runs free belongs to the first cause of its stage and config.
+    An isolated tensor is fed the reference's inputs, so that an error upstream cannot reach it. It belongs to an
+    earlier one if the same lines of ours make both, or if its module contains that one; and, since some cases record
+    few taps, if it passes in another case. Whatever runs free belongs to the first cause of its stage and config.
     """
     failed = sorted((row for row in document["taps"] if row["verdict"] != "pass"), key=lambda row: row["lane"] == "C")
-    isolated = (row for row in document["taps"] if row["verdict"] == "pass" and row["lane"] != "C")
-    known = _Known({(row["stage"], row["config"], row["name"]) for row in isolated} if failed else set())
+    known = _Known(_cases(document["taps"], passing=True), _cases(failed, passing=False))
     for row in failed:
         known.add(row)
     return known.groups
@@ -64,8 +64,8 @@ def groups(document: Document) -> list[Group]:
 class _Known:
     """The groups so far, and what leads to each."""
 
-    def __init__(self, right: set[tuple[str, str, str]]) -> None:
-        self.right = right  # what passes in some case, by stage, config and name
+    def __init__(self, right: Cases, wrong: Cases) -> None:
+        self.right, self.wrong = right, wrong
         self.groups: list[Group] = []
         self.by_source: dict[str, Group] = {}
         self.by_tap: dict[str, Group] = {}
@@ -99,12 +99,29 @@ class _Known:
             if name.startswith(f"{tap}.") or _is_whole(tap, name) or _is_function(name):
                 return group, AROUND_IT
         before = self.inside.get(_run(row))
-        if before and (row["stage"], row["config"], row["name"]) in self.right:
-            return before[0][1], RIGHT
-        return None, ""
+        return (before[0][1], RIGHT) if before and self._passes_elsewhere(row) else (None, "")
+
+    def _passes_elsewhere(self, row: Record) -> bool:
+        """True if another case feeds the same tap the reference's inputs, and it passes there. An input that is passed
+        on as it was is not listed: its tap is."""
+        tap = row["name"].partition(":")[0]
+        right, wrong = (
+            cases.get((row["stage"], row["config"], name), set())
+            for cases, name in ((self.right, tap), (self.wrong, row["name"]))
+        )
+        return bool(right - wrong)
 
     def _like(self, row: Record) -> Group | None:
         return self.by_source.get(row["source"]) or self.by_tap.get(_pattern(row["name"]))
+
+
+def _cases(rows: list[Record], passing: bool) -> Cases:
+    """The isolated cases in which a tap passes, or does not."""
+    found: Cases = {}
+    for row in rows:
+        if row["lane"] != "C" and (row["verdict"] == "pass") == passing:
+            found.setdefault((row["stage"], row["config"], row["name"]), set()).add(row["case"])
+    return found
 
 
 def _run(row: Record) -> Run:
@@ -159,7 +176,7 @@ def excerpt(document: Document, file: str, first: int, last: int) -> Excerpt:
 
 
 def excerpt_of(document: Document, row: Record) -> Excerpt | None:
-    """The narrowest lines that are known to make a row's tensor, or else the head of the function that its tap wraps."""
+    """The narrowest lines that are known to make a row's tensor, or else the head of what its tap wraps."""
     explained = document.get("explanation") or {}
     first = document["summary"]["first_divergence"]
     key = ("stage", "config", "case", "lane", "name", "call")

@@ -1,4 +1,4 @@
-"""Two runs side by side, as a page: what got worse or better, and each cell's worst ratio. CPU against Metal as well."""
+"""Two runs side by side, as a page: what got worse or better, and each cell's worst ratio; a CPU beside Metal too."""
 
 from __future__ import annotations
 
@@ -80,7 +80,14 @@ def _chart(cells: list[dict[str, Any]]) -> dict[str, Any]:
     names = [row["cell"] for row in cells]
     sides = {side: [row[side] if _drawn(row[side]) else None for row in cells] for side in ("before", "now")}
     told = [f"{row['cell']}: {number(row['before'], '.3g')} → {number(row['now'], '.3g')}" for row in cells]
-    return {"title": "Worst ratio of each cell", "names": told, "ticks": names, "log": True, "series": sides}
+    return {
+        "title": "Worst ratio of each cell",
+        "names": told,
+        "ticks": names,
+        "style": "dots",
+        "log": True,
+        "series": sides,
+    }
 
 
 def _drawn(ratio: float | None) -> bool:

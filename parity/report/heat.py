@@ -62,7 +62,7 @@ def _png(values: np.ndarray, low: float, high: float) -> str:
 
 def _along(axis: Record, name: str) -> dict[str, str]:
     """Error of ours and of torch by position along one axis: the numbers of a chart, and the worst in words."""
-    both = {side: [v and float(f"{v:.3g}") or None for v in axis[side]] for side in ("reference", "ours")}
+    both = {side: [float(f"{v:.3g}") if v else None for v in axis[side]] for side in ("reference", "ours")}
     worst = max(((v, i) for i, v in enumerate(axis["ours"]) if v), default=None)
     alt = "no error of ours anywhere"
     if worst:

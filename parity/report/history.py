@@ -45,7 +45,7 @@ class Entry(TypedDict):
 
 
 def keep(results: Results, path: Path) -> None:
-    """Add a line for a run whose results lie in ``reports/latest``; a run that is written elsewhere is none's history."""
+    """Add a line for a run whose results lie in ``reports/latest``; one that is written elsewhere has none."""
     if not _is_latest(path):
         return
     line = json.dumps(entry(results), ensure_ascii=False, allow_nan=False)

@@ -238,7 +238,7 @@ def _facts(document: Document) -> list[tuple[str, str]]:
     facts = [("tensors judged", f"{summary['taps']:,}")]
     for lane, worst in summary["worst"].items():
         ratio = number(needed(worst), ".3g")
-        facts.append((f"worst ratio, lane {lane}", f"{ratio} of {document['allowed'][lane]:g} allowed"))
+        facts.append((f"worst ratio, lane {lane}", f"{ratio} ({document['allowed'][lane]:g} is allowed)"))
     if coverage := summary["coverage"]:
         for words, done, whole in (
             ("leaf modules compared", "leaves_compared", "leaves"),
@@ -307,10 +307,13 @@ def _history(lines: Sequence[Record]) -> list[Record]:
     names = [
         f"{line['time'][:16]} {line['commit'][:10]} {line['device']}, {line['tensors']:,} tensors" for line in lines
     ]
-    axis = {"names": names, "ticks": [line["time"][5:16].replace("T", " ") for line in lines], "log": False}
+    axis = {"names": names, "ticks": [line["time"][5:16].replace("T", " ") for line in lines], "style": "line"}
     worst = {f"lane {lane}": [line["worst"].get(lane) for line in lines] for lane in "ACB"}
     seconds = {"seconds": [line["seconds"] for line in lines]}
-    return [axis | {"title": "Worst ratio", "series": worst}, axis | {"title": "Time", "series": seconds}]
+    return [
+        axis | {"title": "Worst ratio", "log": True, "series": worst},
+        axis | {"title": "Time", "log": False, "series": seconds},
+    ]
 
 
 # ---- a stage ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every row of a stage for the script of its page: columns of numbers, packed so that a page of 37,000 rows is small."""
+"""Every row of a stage for the script of its page: columns of numbers, so packed that 37,000 rows are small."""
 
 from __future__ import annotations
 

@@ -433,14 +433,18 @@ def test_one_fault_is_one_cause_however_many_rows_it_makes() -> None:
     rows = [red("velocity", "C"), *(red(f"transformer_blocks.{i}.attn1:x") for i in range(48))]
     rows += [red("transformer_blocks.0.attn1:x", "B", case="base@bfloat16"), red("transformer_blocks.0", source="a:1")]
     rows += [red("LTXModel", source="b:2"), red("proj_out", "C"), red("attn1:x", stage="denoising")]
-    rows += [red("transformer_blocks.2.norm", "A", "e:5"), red("transformer_blocks.2.norm", "A", "e:5", verdict="pass")]
+    rows += [
+        red("transformer_blocks.2.norm", "A", "e:5"),
+        red("transformer_blocks.2.norm", "A", "e:5", verdict="pass", case="other"),
+    ]
+    rows += [red("transformer_blocks.2.norm:x", "A", "f:6")]  # not listed in the other case: passed on as it was
     rows += [red("patchify_proj", source="c:3"), red("audio", "C", stage="vocoder", source="d:4")]
     first, other, drift = causes.groups({"taps": rows})
     assert first.first["name"] == "transformer_blocks.0.attn1:x" and first.first["lane"] == "A"
     assert {how: len(group) for how, group in first.others.items()} == {
         causes.SAME: 49,
         causes.AROUND_IT: 2,
-        causes.RIGHT: 1,
+        causes.RIGHT: 2,
         causes.AFTER: 2,
     }
     assert other.rows == [rows[-2]] and not other.is_drift

@@ -126,7 +126,7 @@ function chart(place, { title, names, series, ticks, log = true, tell, choose, h
       series: [{}, ...shown.map((one) => ({
         stroke: colour(one.colour), width: one.style === 'dots' ? 0 : 1.6, dash: one.style === 'dashes' ? [6, 4] : undefined, spanGaps: one.style !== 'dots',
         paths: one.style === 'dots' ? () => null : stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
-        points: { show: one.style === 'dots' && names.length > 0, size: names.length > 400 ? 3 : 5, fill: colour(one.colour), width: 0 },
+        points: { show: one.style === 'dots' || (one.style === 'line' && names.length < 30 && !stepped), size: names.length > 400 ? 3 : 5, fill: colour(one.colour), width: 0 },
       }))],
       hooks: {
         draw: [(u) => crosses(u, shown, colour('fail'))],
@@ -226,14 +226,14 @@ for (const part of $$('main details')) {
   part.addEventListener('toggle', () => { if (part.open) profiles(part); });
 }
 
-// Lines that a page brings with it: [{title, names, ticks, series: {name: values}}].
+// Lines that a page brings with it: [{title, names, ticks, style, log, series: {name: values}}].
 for (const place of $$('[data-lines]')) {
-  for (const { title, names, ticks, log, series } of JSON.parse(place.dataset.lines)) {
+  for (const { title, names, ticks, log, style, series } of JSON.parse(place.dataset.lines)) {
     const hues = ['ours', 'free', 'torch'];
     const tell = (i) => [make('b', {}, names[i]), ...Object.entries(series).flatMap(([name, values]) => [make('br'), `${name} ${number(values[i])}`])];
     chart(place, {
       title, names, log, tell, height: 170, ticks: ticks.map((name, i) => [i, name]),
-      series: Object.entries(series).map(([name, values], i) => ({ name, values, colour: hues[i % 3], style: log ? 'dots' : 'line' })),
+      series: Object.entries(series).map(([name, values], i) => ({ name, values, colour: hues[i % 3], style })),
     });
   }
 }
