@@ -68,7 +68,7 @@ def _verdicts(session: pytest.Session, words: list[str]) -> Iterator[Verdict]:
     for suite in ElementTree.parse(results.parent / "junit.xml").getroot():
         for case in suite:
             name = f"{suite.get('name')}: {case.get('name')}"
-            yield Verdict.from_parent(session, name=name, failure=case.find("failure"))
+            yield Verdict.from_parent(session, name=name, nodeid=f"parity::{name}", failure=case.find("failure"))
 
 
 class Verdict(pytest.Item):
@@ -83,4 +83,4 @@ class Verdict(pytest.Item):
             pytest.fail(f"{self.failure.get('message')}\n{self.failure.text or ''}".strip(), pytrace=False)
 
     def reportinfo(self) -> tuple[str, None, str]:
-        return "parity", None, self.name
+        return "parity", None, ""

@@ -109,14 +109,14 @@ function chart(place, { title, names, series, ticks, log = true, tell, choose, h
     const font = '11px system-ui, sans-serif';
     plot = new uPlot({
       width,
-      height: height + (slanted ? Math.min(150, longest * 4) : 0),
+      height: height + (slanted ? Math.min(220, longest * 4) : 0),
       padding: [8, slanted ? Math.min(120, ticks[ticks.length - 1][1].length * 5) : 12, 0, 0],
       legend: { show: false },
       cursor: { sync: sync ? { key: sync, setSeries: false } : undefined, drag: { x: true, y: false, uni: 8 }, points: { size: 8 } },
       scales: { x: { time: false, ...(zoom || {}) }, y: { distr: log ? 3 : 1, range: log ? undefined : (u, low, high) => [0, high * 1.1 || 1] } },
       axes: [{
         stroke: soft, font, grid: { stroke: line, width: 0.5 }, ticks: { show: false }, rotate: slanted ? -40 : 0, gap: 4,
-        size: slanted ? 20 + Math.min(150, longest * 4.4) : 26,
+        size: slanted ? 20 + Math.min(220, longest * 4.2) : 26,
         splits: (u, axis, min, max) => thinned(ticks, min, max, u.bbox.width / devicePixelRatio || width),
         values: (u, splits) => splits.map((at) => (ticks.find(([i]) => i === at) || [0, ''])[1]),
       }, {
@@ -227,7 +227,7 @@ for (const part of $$('main details')) {
 }
 
 // Lines that a page brings with it: [{title, names, ticks, style, log, series: {name: values}}].
-for (const place of $$('[data-lines]')) {
+const lines = (place) => {
   for (const { title, names, ticks, log, style, series } of JSON.parse(place.dataset.lines)) {
     const hues = ['ours', 'free', 'torch'];
     const tell = (i) => [make('b', {}, names[i]), ...Object.entries(series).flatMap(([name, values]) => [make('br'), `${name} ${number(values[i])}`])];
@@ -236,7 +236,8 @@ for (const place of $$('[data-lines]')) {
       series: Object.entries(series).map(([name, values], i) => ({ name, values, colour: hues[i % 3], style })),
     });
   }
-}
+};
+requestAnimationFrame(() => setTimeout(() => $$('[data-lines]').forEach(lines))); // the words are seen first
 
 // ---- every tensor of a stage ---------------------------------------------------------------------------------------
 
