@@ -95,8 +95,10 @@ readme: parity selftest
 	$(PY) -m parity report --plots reports/latest/results.json
 	$(PY) -m parity tables reports/latest/results.json reports/latest/selftest.json \
 		parity/README.md parity/faults/README.md parity/debug/README.md
+	cp reports/latest/transformer-tiny-2.3.png reports/sample/
+	$(PY) -m parity report reports/latest/results.json # the pages again, without links to all pictures
 	rm -rf reports/sample/report
-	cp -r reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/latest/report reports/sample/
+	cp -r reports/latest/report.html reports/latest/report reports/sample/
 	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 
 clean: ## remove what was built
