@@ -92,12 +92,16 @@ floors: fixtures $(FLOORS)/ready ## the oldest allowed libraries: a trace judged
 trace: $(VENV)/ready
 	$(RUN) -m parity record --lane A,C --weights --out $(TRACE) $(foreach cell,$(TRACED),'$(cell)')
 
-# The tables in the documents, the picture in the README and the sample report, from a run on this machine.
+# The tables in the documents, the picture in the README and the sample report, from a run on this machine. The pages are made
+# again after the pictures, so that they ask for none.
 readme: parity selftest
 	$(PY) -m parity report --plots reports/latest/results.json
 	$(PY) -m parity tables reports/latest/results.json reports/latest/selftest.json \
 		parity/README.md parity/faults/README.md parity/debug/README.md
-	cp reports/latest/transformer-tiny-2.3.png reports/latest/report.html reports/sample/
+	cp reports/latest/transformer-tiny-2.3.png reports/sample/
+	$(PY) -m parity report reports/latest/results.json
+	rm -rf reports/sample/report
+	cp -r reports/latest/report.html reports/latest/report reports/sample/
 	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 
 clean: ## remove what was built

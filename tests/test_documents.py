@@ -145,7 +145,7 @@ def test_every_command_within_a_sentence_is_one(path: Path) -> None:
 
 def test_blocks_say_what_they_are_and_hold_no_placeholders() -> None:
     for block in BLOCKS:
-        assert block.language in ("sh", "python", "text", "mermaid"), f"{block}: a block of which kind?"
+        assert block.language in ("sh", "python", "text", "mermaid", "toml", "yaml"), f"{block}: a block of which kind?"
         for words in commands(block) if block.language == "sh" else ():
             assert words[0] in COMMANDS, f"{block}: this test cannot run {words[0]}"
             placeholders = [word for word in words if re.search(r"^[A-Z_]{3,}$|^\[|…|^<", word)]

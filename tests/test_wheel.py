@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("ltx2_mlx", "parity", "fixtures", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md")
+SOURCES = ("ltx2_mlx", "parity", "fixtures", "ltx2_parity_pytest.py")
+SOURCES += ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,9 @@ def test_it_holds_both_packages_and_no_tests(wheel: Path) -> None:
         "ltx2_mlx/py.typed",
         "parity/faults/causes.json",
         "parity/run/moved.json",
+        "parity/report/templates/report.html",
+        "parity/report/assets/uplot.js",
+        "ltx2_parity_pytest.py",
         "parity/fixtures/make.py",
         "parity/fixtures/SHA256SUMS",
     ]

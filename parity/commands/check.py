@@ -30,7 +30,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..report import terminal
+    from ..report import history, terminal
     from ..report.render import render, replacing
     from ..run.environment import chosen_device
     from ..run.loop import CellError, check
@@ -44,6 +44,7 @@ def _check(args: argparse.Namespace) -> int:
             results = check(args.trace, args.checkpoint, device, args.jobs)
             results.seconds = time.monotonic() - start
             results.write(args.json)
+            history.keep(results, args.json)
     except (CellError, WorkerDiedError) as error:
         print(f"ltx2-parity: the check failed at {printable(error)}", file=sys.stderr)
         return EXIT_INCOMPLETE

@@ -24,6 +24,7 @@ from ..judge.baseline import (
 from ..judge.files import RunError
 from ..judge.lines import printable
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
+from ..report import differences
 
 SHOWN = 15  # lines of each kind
 
@@ -51,6 +52,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     diff.add_argument("runs", nargs="+", type=Path, metavar="RESULTS.json", help="before and now; or now alone")
     diff.add_argument("--factor", type=float, default=FACTOR, help=f"by how much a ratio must move ({FACTOR:g})")
     diff.add_argument("--floor", type=float, default=FLOOR, help=f"ratios up to this are not compared ({FLOOR:g})")
+    diff.add_argument("--html", type=Path, metavar="PATH", help="write the comparison as a page as well")
     diff.set_defaults(handler=_diff)
 
 
@@ -61,4 +63,6 @@ def _diff(args: argparse.Namespace) -> int:
     a, b = read_run(before), read_run(now)
     found = compare(a, b, args.factor, args.floor)
     show(found, a, b)
+    if args.html:
+        print(f"written   {printable(differences.write(found, (before, a), (now, b), args.html))}")
     return EXIT_DIVERGED if found.worsened else EXIT_OK

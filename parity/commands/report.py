@@ -18,10 +18,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     report.add_argument(
         "--plots", action="store_true", help="draw a picture of every stage and config, not only of those that fail"
     )
+    report.add_argument("--single-file", action="store_true", help="write all pages into one file as well, for mail")
     report.set_defaults(handler=_report)
 
 
 def _report(args: argparse.Namespace) -> int:
-    for path in render(args.results, args.plots):
+    for path in render(args.results, args.plots, args.single_file):
         print(f"written   {printable(path)}")
     return EXIT_OK

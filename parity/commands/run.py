@@ -85,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     from ..faults.likely_causes import explain_first
     from ..judge.device import Device
-    from ..report import terminal
+    from ..report import history, terminal
     from ..report.render import render, replacing
     from ..run.environment import chosen_device
     from ..run.loop import CellError, run
@@ -109,6 +109,7 @@ def _run(args: argparse.Namespace) -> int:
             results.seconds = time.monotonic() - start
             results.device = Device((*results.device.measures, *large))
             results.write(args.json)
+            history.keep(results, args.json)
     except (CellError, WorkerDiedError) as error:
         print(f"ltx2-parity: the run failed at {printable(error)}", file=sys.stderr)
         return EXIT_INCOMPLETE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..report.markup import Html, badge, breaking, definitions, join, number, table, tag
-from ..report.style import CSS, JS
+from ..report.markup import number, render
 from .examine import Examination, Finding, document_of
+from .line import Check
 
 _MARKS = {"pass": "✓", "diverged": "✕", "not run": "–"}
 ISSUES = "https://github.com/ml-explore/mlx/issues/"
@@ -72,89 +72,35 @@ _TITLES = {0: "The device is sound", 1: "The device is not sound", 3: "Not every
 
 
 def page(examination: Examination) -> str:
+    """The page, in the frame of the reports."""
     title = _TITLES[examination.exit_code]
-    body = join(
-        tag(
-            "header",
-            tag("p", "Doctor · MLX's primitives at the sizes of LTX-2", class_="kicker"),
-            tag("h1", title),
-            tag("p", summary(examination), class_="lead"),
-            class_="top",
-        ),
-        tag(
-            "main",
-            definitions([(key, value) for key, value in examination.environment.items()]),
-            *(tag("p", note, class_="soft") for note in examination.notes),
-            tag("h2", "Lines"),
-            _explained(),
-            _lines(examination),
-            tag("h2", "All checks"),
-            _checks(examination),
-        ),
-        tag(
-            "footer", "Made by ", tag("code", "ltx2-parity doctor"), ". Attach the JSON file beside it to a bug report."
-        ),
-    )
-    head = join(
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'),
-        tag("title", f"{title} · LTX-2 doctor"),
-        Html('<link rel="icon" href="data:,">'),
-        tag("style", Html(CSS)),
-    )
-    script = tag("script", Html(JS))
-    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body, script), lang='en')}\n"
-
-
-def _explained() -> Html:
-    return tag(
-        "p",
-        "Each line computes one primitive on random data at real size, and compares some hundred outputs with NumPy's "
-        "float64. The ratio is its error in units of honest rounding: 1 is rounding once (in float32: once a term, at "
-        "random). A red line names what is known to cause it, and what to do.",
+    return render(
+        "doctor.html",
+        title=f"{title} · LTX-2 doctor",
+        heading=title,
+        summary=summary(examination),
+        environment=list(examination.environment.items()),
+        notes=examination.notes,
+        lines=[_line(examination, f) for f in sorted(examination.findings, key=lambda f: f.verdict)],  # the red first
+        checks=[_check(finding, check) for finding in examination.findings for check in finding.checks],
     )
 
 
-def _lines(examination: Examination) -> Html:
-    rows = []
-    for finding in sorted(examination.findings, key=lambda finding: finding.verdict):  # the red ones first
-        line, worst = examination.line(finding), finding.worst
-        asked = join(tag("b", line.title), tag("div", f"Used by: {line.used}", class_="soft"))
-        rows.append(
-            [
-                badge(finding.verdict),
-                breaking(finding.name),
-                asked,
-                number(worst.ratio, ".3g") if worst else "–",
-                f"{worst.limit:g}" if worst else "–",
-                f"{finding.seconds:.1f}",
-                f"{finding.gigabytes:.1f}",
-                said(examination, finding),
-            ]
-        )
-    head = [
-        "Verdict",
-        "Line",
-        "What is asked",
-        "#Ratio",
-        "#Allowed",
-        "#Seconds",
-        "#GB",
-        "What is wrong, and what to do",
-    ]
-    return table("One line a primitive, with its worst check", head, rows)
+def _line(examination: Examination, finding: Finding) -> dict[str, Any]:
+    line, worst = examination.line(finding), finding.worst
+    return {
+        "verdict": finding.verdict,
+        "name": finding.name,
+        "title": line.title,
+        "used": line.used,
+        "ratio": worst.ratio if worst else None,
+        "limit": worst.limit if worst else None,
+        "seconds": finding.seconds,
+        "gigabytes": finding.gigabytes,
+        "said": said(examination, finding),
+    }
 
 
-def _checks(examination: Examination) -> Html:
-    rows = [
-        [
-            badge("pass" if check.sound else "diverged"),
-            breaking(finding.name),
-            check.what,
-            number(check.ratio, ".3g"),
-            f"{check.limit:g}",
-            check.detail,
-        ]
-        for finding in examination.findings
-        for check in finding.checks
-    ]
-    return table("Every case", ["Verdict", "Line", "Case", "#Ratio", "#Allowed", ""], rows, filtered=True)
+def _check(finding: Finding, check: Check) -> dict[str, Any]:
+    shown = {key: getattr(check, key) for key in ("what", "ratio", "limit", "detail")}
+    return shown | {"name": finding.name, "verdict": "pass" if check.sound else "diverged"}

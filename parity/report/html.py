@@ -1,68 +1,153 @@
-"""The run as one self-contained page: what failed first, the map of stages, then every stage in detail."""
+"""The run as pages: what failed first, the map of stages, then a page for each stage; or all of it in one file."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..judge.files import write_whole
-from ..judge.place import Place
-from . import annex, explanation
+from . import annex, causes, explanation
 from .digest import Cell, Document, Layer, Record, StageView, lanes, needed, views
-from .figures import curves
 from .heat import located
-from .markup import Html, badge, breaking, code, definitions, join, kind, mark, number, table, tag
-from .style import CSS, JS
+from .landmarks import landmarks
+from .markup import number, render, write_assets
+from .rows import columns, commands, packed, query
 
 LANES = {"A": "isolated, float32: the gate", "B": "bfloat16 and float16", "C": "free-running, float32"}
-MOST_FAILURES = 200  # lines of the table of what does not pass
+CAUSES = 20  # of a red run that are listed
 WORST_TENSORS = 8  # of a cell
 LOCATED = 2  # failures of a cell whose place is drawn
+OVERVIEW, FOLDER, SINGLE = "report.html", "report", "report-single.html"
 
 
-def page(document: Document, selftest: dict[str, Any] | None = None) -> str:
-    """The report. selftest: what lies in selftest.json, if there is one."""
-    stages = views(document)
-    body = join(
-        tag("a", "Skip to the stages", href="#map", class_="skip"),
-        tag("header", _kicker(document), _headline(document, stages), _finding(document, stages), class_="top"),
-        _navigation(document, selftest),
-        tag(
-            "main",
-            _facts(document),
-            _map(stages),
-            _failures(document),
-            annex.pipelines(document),
-            _stages(document, stages),
-            annex.selftest(selftest),
-            annex.not_compared(document, stages),
-            annex.calibration(document),
-            annex.environment(document),
-            annex.reading(document),
-        ),
-        tag("footer", "Made from results.json by ", tag("code", "python -m parity report"), "."),
-    )
-    head = join(
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'),
-        tag("title", f"{_outcome(document, stages)[1]} · LTX-2 parity"),
-        Html('<link rel="icon" href="data:,">'),
-        tag("style", Html(CSS)),
-    )
-    script = tag("script", Html(JS))
-    return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body, script), lang='en')}\n"
+@dataclass(frozen=True)
+class Report:
+    """All that pages are made of. pictures: what is drawn beside them, for readers without a script."""
+
+    document: Document
+    selftest: dict[str, Any] | None = None
+    history: Sequence[Record] = ()
+    pictures: Sequence[str] = ()
 
 
-def write(document: Document, path: Path, selftest: dict[str, Any] | None = None) -> Path:
-    write_whole(path, page(document, selftest))
+def write(report: Report, folder: Path) -> Path:
+    """The overview ``report.html`` and a page for each part in ``report/``, in the place of earlier ones."""
+    remove(folder)
+    write_assets(folder / FOLDER / "assets")
+    made = _Pages(report)
+    for name, part in made.parts.items():
+        if name != "overview":
+            write_whole(folder / FOLDER / made.files[name], made.page(name, [part]))
+    write_whole(folder / OVERVIEW, made.page("overview", [made.parts["overview"]]))
+    return folder / OVERVIEW
+
+
+def write_single(report: Report, path: Path) -> Path:
+    """Everything in one file, for mail."""
+    write_whole(path, single(report))
     return path
 
 
-# ---- the top ------------------------------------------------------------------------------------------------------
+def single(report: Report) -> str:
+    made = _Pages(report, whole=True)
+    return made.page("overview", list(made.parts.values()))
 
 
-def _kicker(document: Document) -> Html:
-    core = document["environment"].get("ltx-core", "")
-    return tag("p", f"Parity report · LTX-2 in MLX, judged against ltx-core {core}".rstrip(), class_="kicker")
+def remove(folder: Path) -> None:
+    """Take away the pages of another run, but for the overview, which is replaced."""
+    for path in (*(folder / FOLDER).glob("*.html"), folder / SINGLE):
+        path.unlink(missing_ok=True)
+
+
+class _Pages:
+    """The parts of a report, and how they link to each other."""
+
+    def __init__(self, report: Report, whole: bool = False):
+        self.report, self.document, self.whole = report, report.document, whole
+        self.stages = views(self.document)
+        self.groups = causes.groups(self.document)
+        self.parts: dict[str, Record] = {"overview": {"template": "overview.html"}}
+        for stage in self.stages:
+            self.parts[stage.anchor] = {"template": "stage.html"} | _stage(stage, report)
+        if self.document.get("pipelines"):
+            self.parts["pipelines"] = {"template": "pipelines.html"}
+        if report.selftest:
+            self.parts["selftest"] = {"template": "selftest.html"}
+        self.parts["notes"] = {"template": "notes.html"}
+        self.files = _files(self.parts)
+
+    def page(self, here: str, parts: list[Record]) -> str:
+        verdict, headline = _outcome(self.document, self.stages)
+        root = "" if self.whole or here != "overview" else f"{FOLDER}/"
+        shared = {
+            "here": here,
+            "single": self.whole,
+            "inline": self.whole,
+            "root": root,
+            "title": f"{headline if here == 'overview' else here.removeprefix('stage-')} · LTX-2 parity",
+            "parts": parts,
+            "link": self._link(here),
+            "verdict": verdict,
+            "headline": headline,
+            "lead": _lead(self.document, self.stages, self.groups),
+            "core": self.document["environment"].get("ltx-core", ""),
+            "stages": self.stages,
+            "others": [(name, title) for name, title in _OTHERS if name in self.parts],
+            "files": json.dumps({name.removeprefix("stage-"): file for name, file in self.files.items()}),
+            "allowed": self.document["allowed"],
+            "holes": annex.holes(self.document),
+        }
+        return render("report.html", **shared, **self._content(parts))
+
+    def _content(self, parts: list[Record]) -> Record:
+        """What the templates of these parts need beside what all need."""
+        makers: dict[str, Callable[[], Record]] = {
+            "overview.html": lambda: _overview(self.report, self.stages, self.groups),
+            "pipelines.html": lambda: {
+                "pipelines": annex.pipelines(self.document),
+                "pipeline_items": annex.pipeline_items(self.document),
+            },
+            "selftest.html": lambda: {"selftest": annex.selftest(self.report.selftest or {})},
+            "notes.html": lambda: {"notes": annex.notes(self.document, self.stages)},
+        }
+        found: Record = {}
+        for part in parts:
+            found |= makers.get(part["template"], dict)()
+        return found
+
+    def _link(self, here: str) -> Callable[..., str]:
+        """The address of a part, of an anchor in it, or of a row."""
+
+        def link(name: str, anchor: str = "", row: Record | None = None) -> str:
+            end = f"#{query(row) if row else anchor or (name if self.whole else '')}".rstrip("#")
+            if self.whole or name == here:
+                return end or "#main"
+            if name == "overview":
+                return f"../{OVERVIEW}{end}"
+            return ("" if here != "overview" else f"{FOLDER}/") + quote(self.files[name]) + end
+
+        return link
+
+
+_OTHERS = (("pipelines", "Pipelines"), ("selftest", "Self-test"), ("notes", "Notes"))
+
+
+def _files(parts: dict[str, Record]) -> dict[str, str]:
+    """The file of each part, whatever the results name a stage: it stays in the folder."""
+    found: dict[str, str] = {}
+    for name in parts:
+        plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in name.removeprefix("stage-"))[:80] or "_"
+        while f"{plain}.html" in found.values():
+            plain += "_"
+        found[name] = f"{plain}.html"
+    return found
+
+
+# ---- the overview -------------------------------------------------------------------------------------------------
 
 
 def _outcome(document: Document, stages: list[StageView]) -> tuple[str, str]:
@@ -76,109 +161,65 @@ def _outcome(document: Document, stages: list[StageView]) -> tuple[str, str]:
     }.get(document["summary"]["exit_code"], ("incomplete", "Unknown outcome"))
 
 
-def _headline(document: Document, stages: list[StageView]) -> Html:
-    verdict, title = _outcome(document, stages)
+def _lead(document: Document, stages: list[StageView], groups: list[causes.Group]) -> str:
     cells = [cell for stage in stages for cell in stage.cells]
     total = len(cells) + sum(len(stage.absent) for stage in stages)
-    bad = sum(row["verdict"] != "pass" for row in document["taps"])
+    bad = sum(len(group.rows) for group in groups)
     ran = f"{len(cells)} of {total} cells (a stage on a config) ran" if len(cells) < total else f"all {total} cells ran"
     if bad:
         where = sum(any(cell.failures for cell in stage.cells) for stage in stages)
-        lead = f"{bad:,} of {len(document['taps']):,} tensors do not pass, in {_count(where, 'stage')}; {ran}."
-    else:
-        lead = f"{len(document['taps']):,} tensors pass, judged by torch's own error; {ran}."
-    return join(tag("h1", mark(verdict), " ", title), tag("p", lead, class_="lead"))
+        return (
+            f"{bad:,} of {len(document['taps']):,} tensors do not pass, in {_count(where, 'stage')}, "
+            f"from {_count(len(groups), 'cause')}; {ran}."
+        )
+    return f"{len(document['taps']):,} tensors pass, judged by torch's own error; {ran}."
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _finding(document: Document, stages: list[StageView]) -> Html | None:
-    """The first divergence, or what makes a run without one incomplete."""
-    if first := document["summary"]["first_divergence"]:
-        stage = next(stage for stage in stages if stage.name == first["stage"])
-        return _first_divergence(_with_profile(first, stage), stage, document.get("explanation"))
-    holes = annex.holes(document)
-    if not holes:
-        return None
-    more = [tag("li", tag("a", f"and {len(holes) - 4} more", href="#not-compared"))] if len(holes) > 4 else []
-    items = tag("ul", *(tag("li", hole) for hole in holes[:4]), *more)
-    return tag("section", tag("h2", "What is missing"), items, id="first-divergence", class_="finding warn")
-
-
-def _with_profile(first: Record, stage: StageView) -> Record:
-    """The row itself, which says where its error is if it is among the first of its cell."""
-    key = ("config", "case", "lane", "name", "call")
-    rows = (row for cell in stage.cells for row in cell.failures)
-    return next((row for row in rows if all(row[k] == first[k] for k in key)), first)
-
-
-def _first_divergence(row: Record, stage: StageView, explained: Record | None) -> Html:
-    rows = [other for cell in stage.cells for other in cell.failures]
-    same = {
-        (other["config"], other["case"])
-        for other in rows
-        if (other["name"], other["lane"]) == (row["name"], row["lane"])
+def _overview(report: Report, stages: list[StageView], groups: list[causes.Group]) -> Record:
+    document = report.document
+    newest = list(reversed(report.history))
+    return {
+        "groups": groups,
+        "most": CAUSES,
+        "failed": sum(len(group.rows) for group in groups),
+        "explained": _explained(document, groups[0]) if groups else None,
+        "facts": _facts(document),
+        "phases": _phases(document, stages),
+        "names": packed(_names(stages)),
+        "history": [_run(line) for line in newest[:12]],
+        "history_chart": json.dumps(_history(report.history), separators=(",", ":")),
     }
-    config = f" --config {row['config']}" if row["config"] in stage.declared["configs"] else ""
-    command = f"python -m parity run --stage {row['stage']}{config} --lane {row['lane']}"
-    facts: list[tuple[str, object]] = [("Our source", _source(row, explained))]
-    if row.get("further"):
-        errors = f"ours {row['rel_l2']:.1e}, the reference {row['rel_l2_reference']:.1e}"
-        facts.append(("Further from the float64 oracle", f"{row['further']} ({errors})"))
-    facts += [("The same tensor fails in", f"{_count(len(same), 'case')}"), ("Run it alone", tag("code", command))]
-    commands = Place.of(row).commands
-    facts += [
-        ("Explain it again", tag("code", commands["explain"])),
-        ("Find the lines", tag("code", commands["bisect"])),
-    ]
-    return tag(
-        "section",
-        tag("h2", "First divergence"),
-        tag("p", code(_place(row)), class_="place"),
-        tag(
-            "p", badge(row["verdict"]), f" · {row['stage']} · {row['config']} · case {row['case']} · lane {row['lane']}"
-        ),
-        tag("p", row["why"]),
-        tag("p", tag("b", "Likely causes"), id="causes"),
-        _causes(explained, commands["explain"]),
-        tag("p", _locality(row), class_="soft"),
-        definitions(facts),
-        id="first-divergence",
-        class_="finding",
-    )
 
 
-def _causes(explained: Record | None, command: str) -> Html:
-    """The causes, or how to have them ranked."""
-    if why := explanation.missing(explained):
-        return tag("ol", tag("li", why, " ", tag("code", command)), class_="none")
-    assert explained is not None  # otherwise it is missing
-    items = [
-        tag("li", tag("b", cause["cause"]), f" ({cause['share']:.0%}): {cause['meaning']}. ", _example(cause))
-        for cause in explained["causes"]
-    ]
-    return tag("ol", *items)
+def _explained(document: Document, group: causes.Group) -> Record:
+    """What ``finding.html`` says of the first divergence, beside its row."""
+    row, explained = group.first, document.get("explanation")
+    missing = explanation.missing(explained)
+    known = explained if explained and not missing else {}
+    narrowest, lines = known.get("narrowest"), causes.excerpt_of(document, row)
+    return {
+        "missing": missing,
+        "command": commands(row)[0],
+        "causes": known.get("causes", []),
+        "constants": known.get("constants", []),
+        "statements": [
+            s | {"where": explanation.where(s)} for s in known.get("statements", []) if not _shown(s, lines)
+        ],
+        "where": explanation.where(narrowest) if narrowest else row.get("source") or "not known",
+        "excerpt": lines,
+        "locality": _locality(row),
+        "commands": commands(row),
+    }
 
 
-def _example(cause: Record) -> Html:
-    return tag("small", f"Most alike: {cause['example']}, {cause['fault']}.")
-
-
-def _source(row: Record, explained: Record | None) -> object:
-    """The narrowest lines that make the tensor and what they say; else the function that the tap wraps."""
-    constants = [tag("small", constant) for constant in (explained or {}).get("constants", [])]
-    if explained and explained.get("narrowest"):
-        statements = [
-            tag("small", f"{explanation.where(s)}  ", tag("code", s["text"])) for s in explained["statements"]
-        ]
-        return join(code(explanation.where(explained["narrowest"])), *constants, *statements)
-    return join(code(row["source"]) if row.get("source") else "not known", *constants)
-
-
-def _place(row: Record) -> str:
-    return f"{row['name']}#{row['call']}" if row["call"] else row["name"]
+def _shown(statement: Record, lines: causes.Excerpt | None) -> bool:
+    """True for a statement that is in the excerpt already."""
+    numbers = {line.number for line in lines.lines} if lines and lines.file == statement["file"] else set()
+    return {statement["first"], statement["last"]} <= numbers
 
 
 def _locality(row: Record) -> str:
@@ -191,239 +232,165 @@ def _locality(row: Record) -> str:
     return f"{given}in this computation, not before it."
 
 
-def _navigation(document: Document, selftest: dict[str, Any] | None) -> Html:
-    links = [("map", "Stages"), ("failures", "What does not pass"), ("pipelines", "Pipelines"), ("detail", "In detail")]
-    links += [
-        ("selftest", "Self-test"),
-        ("not-compared", "Not compared"),
-        ("calibration", "Rounding"),
-        ("environment", "Environment"),
-    ]
-    links += [("reading", "How to read this")]
-    there = {"failures": document["summary"]["first_divergence"], "pipelines": document.get("pipelines")}
-    there |= {"selftest": selftest, "calibration": (document.get("calibration") or {}).get("measures")}
-    items = [tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name in links if there.get(anchor, True)]
-    return tag("nav", tag("ul", *items), aria_label="Sections")
-
-
-def _facts(document: Document) -> Html:
+def _facts(document: Document) -> list[tuple[str, str]]:
     """Size of the run and the worst ratio of each lane."""
     summary = document["summary"]
-    facts: list[tuple[str, object]] = [
-        (
-            "tensors judged",
-            join(f"{summary['taps']:,}", tag("small", f"{summary['carried']:,} more passed on unchanged")),
-        )
-    ]
+    facts = [("tensors judged", f"{summary['taps']:,}")]
     for lane, worst in summary["worst"].items():
         ratio = number(needed(worst), ".3g")
-        value = join(f"{ratio} of {document['allowed'][lane]:g}", tag("small", Html(code(worst["place"]))))
-        facts.append((f"worst ratio, lane {lane} ({LANES[lane].partition(':')[0]})", value))
-    coverage = summary["coverage"]
-    if coverage:
-        done, whole = (sum(c[key] for c in coverage) for key in ("leaves_compared", "leaves"))
-        moving, parameters = (sum(c[key] for c in coverage) for key in ("parameters_moving", "parameters"))
-        moved = tag("small", f"{moving:,} of {parameters:,} parameters move a compared tensor")
-        facts.append(("leaf modules compared", join(f"{done:,} of {whole:,}", moved)))
-    facts.append(("time and memory", f"{summary['seconds']:.0f} s, {summary['peak_gb']:.1f} GB"))
-    return definitions(facts, "facts big")
+        facts.append((f"worst ratio, lane {lane}", f"{ratio} ({document['allowed'][lane]:g} is allowed)"))
+    if coverage := summary["coverage"]:
+        for words, done, whole in (
+            ("leaf modules compared", "leaves_compared", "leaves"),
+            ("parameters that move a tensor", "parameters_moving", "parameters"),
+        ):
+            facts.append((words, f"{sum(c[done] for c in coverage):,} of {sum(c[whole] for c in coverage):,}"))
+    return [*facts, ("time and memory", f"{summary['seconds']:.0f} s, {summary['peak_gb']:.1f} GB")]
 
 
-# ---- the map ------------------------------------------------------------------------------------------------------
-
-
-def _map(stages: list[StageView]) -> Html:
-    phases: dict[str, list[StageView]] = {}
+def _phases(document: Document, stages: list[StageView]) -> dict[str, list[Record]]:
+    """The map: a light for each stage under its phase, and for each pipeline."""
+    phases: dict[str, list[Record]] = {}
     for stage in stages:
-        phases.setdefault(stage.phase or "Further", []).append(stage)
-    columns = [
-        tag("li", tag("h4", phase), tag("ol", *(tag("li", _light(stage)) for stage in group)))
-        for phase, group in phases.items()
-    ]
-    intro = tag("p", "From a prompt to a video with audio. Each stage leads to its numbers.", class_="soft")
-    return tag("section", tag("h2", "Stages"), intro, tag("ol", *columns, class_="phases"), id="map")
+        light = {"page": stage.anchor, "name": stage.name, "verdict": stage.verdict, "line": _light(stage)}
+        phases.setdefault(stage.phase or "Further", []).append(light)
+    runs: dict[str, list[Record]] = {}
+    for row in document.get("pipelines") or []:
+        runs.setdefault(row["pipeline"].removeprefix("pipelines."), []).append(row)
+    for name, rows in runs.items():
+        bad = next((row for row in rows if row["verdict"] != "pass"), None)
+        line = f"at {bad['first'] or 'its end'}" if bad else f"pass, {_count(len(rows), 'run')}"
+        verdict = bad["verdict"] if bad else "pass"
+        light = {"page": "pipelines", "name": name, "verdict": verdict, "line": line}
+        phases.setdefault("Pipelines, end to end", []).append(light)
+    return phases
 
 
-def _light(stage: StageView) -> Html:
+def _light(stage: StageView) -> str:
     if not stage.cells:
-        return _stage_link(stage, "not run")
+        return "not run"
     worst = stage.worst("A") or stage.worst("B") or stage.worst("C")
     failed = sum(len(cell.failures) for cell in stage.cells)
-    ratio = f"worst ratio {number(needed(worst), '.2f')}" if worst else "no tensors"
+    ratio = f"worst ratio {_ratio(worst)}" if worst else "no tensors"
     part = f", {len(stage.cells)} of {len(stage.cells) + len(stage.absent)} configs" if stage.absent else ""
-    return _stage_link(
-        stage, f"{stage.verdict}: {failed:,} of {stage.tensors:,}" if failed else f"{stage.verdict}, {ratio}{part}"
-    )
+    return f"{stage.verdict}: {failed:,} of {stage.tensors:,}" if failed else f"{stage.verdict}, {ratio}{part}"
 
 
-def _stage_link(stage: StageView, line: str) -> Html:
-    verdict = stage.verdict
-    inner = join(mark(verdict), tag("b", breaking(stage.name)), tag("small", line))
-    return tag("a", inner, href=f"#{stage.anchor}", class_=f"stage {kind(verdict)}")
+def _names(stages: list[StageView]) -> Record:
+    """For the search: the taps of each stage, with the worst ratio and whether one of their tensors does not pass."""
+    found: Record = {}
+    for stage in stages:
+        worst: dict[str, tuple[float, int]] = {}
+        for cell in stage.cells:
+            for row in cell.rows:
+                before, red = worst.get(row["name"], (0.0, 0))
+                worst[row["name"]] = (max(before, needed(row)), red or int(row["verdict"] != "pass"))
+        finite = [[name, float(f"{ratio:.2g}") if ratio < 1e300 else -1, red] for name, (ratio, red) in worst.items()]
+        found[stage.anchor.removeprefix("stage-")] = finite
+    return {"stages": found}
 
 
-# ---- what does not pass -------------------------------------------------------------------------------------------
+def _run(line: Record) -> Record:
+    """A line of the history for its table."""
+    code = line["commit"][:10] + (" and changes" if line["changed"] else "")
+    worst = {f"ratio {lane}": value for lane, value in line["worst"].items()}
+    verdict = {0: "pass", 1: "diverged", 3: "incomplete", 4: "inconclusive"}.get(line["exit_code"], "invalid")
+    size = {"tensors": line["tensors"], "failed": line["failed"]}
+    cost = {"seconds": float(line["seconds"]), "GB": float(line["peak_gb"])}
+    versions = f"mlx {line['versions'].get('mlx', '?')}, torch {line['versions'].get('torch', '–')}"
+    head = {"time": line["time"].replace("T", " ")[:16], "verdict": verdict, "commit": code, "device": line["device"]}
+    return head | size | worst | cost | {"versions": versions}
 
 
-def _failures(document: Document) -> Html | None:
-    """Every tensor that does not pass, its cases in one line; the isolated lanes first, in the order of computation."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for row in document["taps"]:
-        if row["verdict"] != "pass":
-            groups.setdefault((row["lane"], row["stage"], row["config"], row["name"]), []).append(row)
-    if not groups:
-        return None
-    ordered = sorted(groups.items(), key=lambda item: item[0][0] == "C")
-    lines = [
-        [
-            code(name),
-            badge(min(rows, key=needed)["verdict"]),
-            f"{stage} {config}",
-            lane,
-            ", ".join(dict.fromkeys(row["case"] for row in rows)),
-            number(max(map(needed, rows)), ".3g"),
-            code(rows[0]["source"]) if rows[0].get("source") else "–",
-            rows[0]["why"],
-        ]
-        for (lane, stage, config, name), rows in ordered[:MOST_FAILURES]
+def _history(lines: Sequence[Record]) -> list[Record]:
+    """The charts of the history."""
+    names = [
+        f"{line['time'][:16]} {line['commit'][:10]} {line['device']}, {line['tensors']:,} tensors" for line in lines
     ]
-    cut = (
-        f", the first {MOST_FAILURES} of {len(groups):,}; all are in results.json"
-        if len(groups) > MOST_FAILURES
-        else ""
-    )
-    head = ["tensor", "verdict", "stage", "lane", "cases", "#ratio", "our source", "why, in the first case"]
-    made = table(f"In the order of computation, isolated lanes first{cut}", head, lines, filtered=True)
-    return tag("section", tag("h2", "What does not pass"), made, id="failures")
+    axis = {"names": names, "ticks": [line["time"][5:16].replace("T", " ") for line in lines], "style": "line"}
+    worst = {f"lane {lane}": [line["worst"].get(lane) for line in lines] for lane in "ACB"}
+    seconds = {"seconds": [line["seconds"] for line in lines]}
+    return [
+        axis | {"title": "Worst ratio", "log": True, "series": worst},
+        axis | {"title": "Time", "log": False, "series": seconds},
+    ]
 
 
-# ---- every stage --------------------------------------------------------------------------------------------------
+# ---- a stage ------------------------------------------------------------------------------------------------------
+
+_COLUMNS = ["tensor", "verdict", "config", "case", "lane", "shape and dtype", "#ratio", "#rel L2", "#torch's", "#1 − r"]
+_COLUMNS += ["#std ours", "#std ref."]
+_WORST = ["tensor", "verdict", "case", "lane", "shape", "dtype", "#ratio", "#allowed", "#rel L2", "#torch's", "#1 − r"]
+_WORST += ["#std ours", "#std ref."]
+_LAYER = ["layer", "verdict", "#tensors", "#1 − r (A)", "#1 − r (C)", "#std ours", "#std ref.", "#ratio A", "#ratio C"]
 
 
-def _stages(document: Document, stages: list[StageView]) -> Html:
-    parts = [_stage(document, stage) for stage in stages]
-    return tag("section", tag("h2", "In detail"), *parts, id="detail")
+def _stage(stage: StageView, report: Report) -> Record:
+    document = report.document
+    shown = lanes(document)
+    titles = ["cases", "tensors", *(f"ratio {lane}" for lane in shown), "leaf modules", "parameters"]
+    rows = [row for cell in stage.cells for row in cell.rows]
+    data = columns(rows, document["allowed"]) | {"landmarks": landmarks(stage.cells)}
+    return {
+        "stage": stage,
+        "head": ["config", "verdict", *(f"#{title}" for title in titles)],
+        "lines": [_cell_line(cell, shown, titles) for cell in stage.cells],
+        "columns": _COLUMNS,
+        "worst_head": _WORST,
+        "layer_head": _LAYER,
+        "data": packed(data),
+        "cells": [_cell(cell, stage, document) for cell in stage.cells],
+        "pictures": [
+            (f"../{name}", f"1 − correlation, std and error by depth: {stage.name}")
+            for name in report.pictures
+            if name.startswith(f"{stage.name}-")
+        ],
+    }
 
 
-def _stage(document: Document, stage: StageView) -> Html:
-    title = tag("h3", stage.name, " ", badge(stage.verdict))
-    if not stage.cells:
-        absent = tag("p", f"Not part of this run: {', '.join(stage.absent)}.", class_="soft")
-        return tag("section", title, absent, id=stage.anchor)
-    head = ["config", "verdict", "#cases", "#tensors", *(f"#ratio {lane}" for lane in lanes(document))]
-    head += ["#leaf modules", "#parameters"]
-    rows = [_cell_line(cell, lanes(document)) for cell in stage.cells]
-    rest = tag("p", f"Not part of this run: {', '.join(stage.absent)}.", class_="soft") if stage.absent else None
-    made = table(f"{stage.name} by config: worst ratio of each lane, coverage", head, rows)
-    cells = [_cell(cell, stage, document) for cell in stage.cells]
-    return tag("section", title, made, rest, *cells, id=stage.anchor)
-
-
-def _cell_line(cell: Cell, shown: list[str]) -> list[object]:
+def _cell_line(cell: Cell, shown: list[str], titles: list[str]) -> Record:
     covered = cell.coverage
     cases = {row["case"].partition("@")[0] for row in cell.rows}
-    return [
-        tag("a", cell.config, href=f"#{cell.anchor}"),
-        badge(cell.verdict),
+    values = [
         str(len(cases)),
         f"{len(cell.rows):,}",
-        *(number(needed(worst), ".2f") if (worst := cell.worst(lane)) else "–" for lane in shown),
+        *(_ratio(cell.worst(lane)) for lane in shown),
         f"{covered['leaves_compared']:,} of {covered['leaves']:,}" if covered else "–",
         f"{covered['parameters_moving']:,} of {covered['parameters']:,}" if covered else "–",
     ]
+    numbers = list(zip(titles, values, strict=True))
+    return {"anchor": cell.anchor, "config": cell.config, "verdict": cell.verdict, "numbers": numbers}
 
 
-def _cell(cell: Cell, stage: StageView, document: Document) -> Html:
-    allowed, layout = document["allowed"], stage.declared["layout"]
-    pictures: Html | None = curves(cell, allowed)
-    if pictures is None and cell.rows and not any(row["rel_l2"] for row in cell.rows):
-        pictures = tag(
-            "p", "Every value equals the reference's, to the last bit: there is no error to draw.", class_="soft"
-        )
-    places = [
-        join(
-            tag("h4", "Where the error is: ", code(_place(row)), f" (case {row['case']}, lane {row['lane']})"),
-            located(row, layout),
-        )
-        for row in cell.profiled[:LOCATED]
+def _ratio(row: Record | None) -> str:
+    if row is None:
+        return "–"
+    return number(needed(row), ".2f" if needed(row) < 1e4 else ".3g")
+
+
+def _cell(cell: Cell, stage: StageView, document: Document) -> Record:
+    failed, whole = len(cell.failures), len(cell.rows)
+    title = "First tensors that do not pass" if failed else "Tensors with the highest ratio"
+    layers = cell.layers if len(cell.layers) > 1 else []
+    return {
+        "anchor": cell.anchor,
+        "config": cell.config,
+        "verdict": cell.verdict,
+        "open": bool(failed),
+        "note": f"{failed:,} of {whole:,} tensors" if failed else f"{whole:,} tensors",
+        "equal": bool(cell.rows) and not any(row["rel_l2"] for row in cell.rows),
+        "title": f"{title}: {stage.name}, {cell.config}",
+        "worst": cell.worst_rows(WORST_TENSORS, document["allowed"]),
+        "places": [located(row, stage.declared["layout"]) for row in cell.profiled[:LOCATED]],
+        "layers": [{"name": layer.name, "verdict": layer.verdict, "numbers": _layer(layer)} for layer in layers],
+    }
+
+
+def _layer(layer: Layer) -> list[str]:
+    std = layer.leaving
+    return [
+        f"{len(layer.rows):,}",
+        *(number(layer.decorrelation(lane)) for lane in "AC"),
+        *(number(std[key], ".4g") if std else "–" for key in ("std_mlx", "std_ref")),
+        *(_ratio(layer.worst(lane)) for lane in "AC"),
     ]
-    worst = _worst_table(cell, allowed)
-    line = join(tag("b", f"{stage.name}, {cell.config}"), " ", badge(cell.verdict), _note(cell))
-    content = tag("div", pictures, worst, *places, _layer_table(cell))
-    return tag("details", tag("summary", line), content, id=cell.anchor, open=bool(cell.failures))
-
-
-def _note(cell: Cell) -> Html:
-    note = f"{len(cell.failures):,} of {len(cell.rows):,} tensors" if cell.failures else f"{len(cell.rows):,} tensors"
-    return tag("span", note, class_="soft")
-
-
-def _worst_table(cell: Cell, allowed: dict[str, float]) -> Html:
-    head = [
-        "tensor",
-        "verdict",
-        "case",
-        "lane",
-        "shape",
-        "dtype",
-        "#ratio",
-        "#rel L2",
-        "#torch's",
-        "#1 − r",
-        "#std ours",
-        "#std ref.",
-    ]
-    lines = [
-        [
-            code(_place(row)),
-            badge(row["verdict"]),
-            row["case"],
-            row["lane"],
-            "×".join(map(str, row["shape"])) or "–",
-            row["dtype"] or "–",
-            number(needed(row), ".3g"),
-            number(row["rel_l2"]),
-            number(row["rel_l2_reference"]),
-            number(row["one_minus_r"]),
-            number(row["std_mlx"], ".4g"),
-            number(row["std_ref"], ".4g"),
-        ]
-        for row in cell.worst_rows(WORST_TENSORS, allowed)
-    ]
-    title = "First tensors that do not pass" if cell.failures else "Tensors with the highest ratio"
-    return table(f"{title}: {cell.stage}, {cell.config}", head, lines)
-
-
-def _layer_table(cell: Cell) -> Html | None:
-    """The numbers of the curves."""
-    if len(cell.layers) < 2:
-        return None
-    head = [
-        "layer",
-        "verdict",
-        "#tensors",
-        "#1 − r (A)",
-        "#1 − r (C)",
-        "#std ours",
-        "#std ref.",
-        "#ratio A",
-        "#ratio C",
-    ]
-    lines = [
-        [
-            code(layer.name),
-            badge(layer.verdict),
-            f"{len(layer.rows):,}",
-            number(layer.decorrelation("A")),
-            number(layer.decorrelation("C")),
-            *_std(layer),
-            *(number(needed(worst), ".3g") if (worst := layer.worst(lane)) else "–" for lane in "AC"),
-        ]
-        for layer in cell.layers
-    ]
-    return table(f"By layer: {cell.stage}, {cell.config}", head, lines)
-
-
-def _std(layer: Layer) -> list[str]:
-    row = layer.leaving
-    return [number(row[key], ".4g") if row else "–" for key in ("std_mlx", "std_ref")]

@@ -20,23 +20,27 @@ from ..judge.lines import printable
 from ..judge.results import read_results
 
 
-def render(path: Path, every_picture: bool = False) -> list[Path]:
-    """Write report.html, junit.xml, summary.md and pictures beside a results.json (and annotate, in a GitHub job).
+def render(path: Path, every_picture: bool = False, single_file: bool = False) -> list[Path]:
+    """Write report.html with its pages, junit.xml, summary.md and pictures beside a results.json (and annotate, in a
+    GitHub job).
 
-    Pictures are drawn of stages that fail, or of all. A selftest.json beside it is shown as well; one that cannot be
-    is named on stderr. Raises RunError for a file that is not a finished results.json.
+    Pictures are drawn of stages that fail, or of all. single_file: the pages in one file as well. A selftest.json
+    beside it is shown as well; one that cannot be is named on stderr. Raises RunError for a file that is not a finished
+    results.json.
     """
-    from . import html, junit, plots, summary
+    from . import history, html, junit, plots, summary
     from .annotations import show as annotate
 
     document: dict[str, Any] = dict(read_results(path))
-    beside = path.parent / "selftest.json"
-    text = path.parent / "summary.md"
+    folder = path.parent
+    text = folder / "summary.md"
     write_whole(text, summary.markdown(document))
-    page = html.write(document, path.parent / "report.html", _score(beside))
     annotate(document)
-    pictures = plots.by_depth(document, path.parent, every_picture)
-    return [page, text, junit.write(document, path.parent / "junit.xml"), *pictures]
+    pictures = plots.by_depth(document, folder, every_picture)
+    report = html.Report(document, _score(folder / "selftest.json"), history.read(path), [p.name for p in pictures])
+    pages = [html.write(report, folder)]
+    pages += [html.write_single(report, folder / html.SINGLE)] if single_file else []
+    return [*pages, text, junit.write(document, folder / "junit.xml"), *pictures]
 
 
 def _score(path: Path) -> dict[str, Any] | None:
@@ -97,9 +101,10 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _say(path: Path, state: str, why: str) -> None:
-    from . import junit, summary
+    from . import html, junit, summary
 
     write_state(path, state, why)
+    html.remove(path.parent)
     said = f"No results: {why}"
     page = f'<!doctype html><meta charset="utf-8"><title>parity: no results</title><p>{escape(said)}</p>\n'
     write_whole(path.parent / "report.html", page)

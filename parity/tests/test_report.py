@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -21,16 +20,17 @@ from parity.commands.tables import fill
 from parity.declare.model import Case, Stage
 from parity.declare.stages import PHASES, stages
 from parity.judge import metrics
-from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Results
+from parity.judge.results import EXIT_USAGE, PROFILES, Coverage, Item, PipelineRow, Results
 from parity.judge.verdicts import judge
-from parity.report import axes, html, junit, plots, summary, terminal
+from parity.report import axes, causes, history, html, junit, plots, summary, terminal
 from parity.report.annotations import MOST, lines, show
-from parity.report.markup import number
+from parity.report.digest import views
+from parity.report.landmarks import landmarks
 from parity.report.render import render
 from parity.run.cells import manifest
+from parity.run.environment import ROOT, code_digest
 from parity.tap.patch import source_of
 from parity.tap.trace import Call, Tensor, Trace
-from parity.tests.browser import Page, browser, find
 
 RNG = np.random.default_rng(3)
 TAPS = ("patchify_proj", *(f"transformer_blocks.{i}.{part}" for i in range(3) for part in ("attn1", "ff")), "proj_out")
@@ -71,10 +71,15 @@ def one_channel(values: np.ndarray) -> np.ndarray:
     return np.where(np.arange(values.shape[-1]) == 5, values * np.float32(1.5), values)
 
 
+def page_of(found: dict[str, Any], selftest: dict[str, Any] | None = None) -> str:
+    """All pages in one."""
+    return html.single(html.Report(found, selftest))
+
+
 class Reader(HTMLParser):
     """Ids, links, text by id of the enclosing element, and whether every element is closed."""
 
-    VOID = ("meta", "link", "img", "input", "wbr")
+    VOID = ("meta", "link", "img", "input", "wbr", "br")
 
     def __init__(self, page: str):
         super().__init__()
@@ -188,7 +193,7 @@ def explained(explanation: dict[str, Any] | None = EXPLANATION) -> Results:
 
 
 def test_the_first_divergence_leads_with_its_causes_its_lines_and_its_commands(tmp_path: Path) -> None:
-    reader = Reader(html.page(document(explained(), tmp_path)))
+    reader = Reader(page_of(document(explained(), tmp_path)))
     said = reader.said["first-divergence"]
     assert BAD in said and "lane A" in said
     assert "--stage transformer --config tiny-2.0 --lane A" in said
@@ -196,7 +201,7 @@ def test_the_first_divergence_leads_with_its_causes_its_lines_and_its_commands(t
     assert said.index("swapped") < said.index("another eps")
     assert "ltx2_mlx/nn/attention.py:85–87" in said and "gates = sigmoid(x)" in said and SOURCE not in said
     assert EXPLANATION["constants"][0] in said and all(command in said for command in COMMANDS)
-    assert BAD in reader.said["failures"]
+    assert "1 more tensor that follows from it" in said, "the free-running lane"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +217,7 @@ def test_without_an_explanation_every_report_says_how_to_get_it(
     results = explained(explanation)
     found = document(results, tmp_path)
     terminal.show(results, [])
-    reports = (Reader(html.page(found)).said["first-divergence"], summary.markdown(found), capsys.readouterr().out)
+    reports = (Reader(page_of(found)).said["first-divergence"], summary.markdown(found), capsys.readouterr().out)
     for report in reports:
         assert why in report and all(command in report for command in COMMANDS)
     assert SOURCE in reports[0]
@@ -232,14 +237,15 @@ def test_every_report_prints_the_same_explanation(tmp_path: Path, capsys: pytest
 
 def test_links_lead_somewhere_and_elements_are_closed(tmp_path: Path) -> None:
     for results in (run(), run(one_channel)):
-        reader = Reader(html.page(document(results, tmp_path)))
+        reader = Reader(page_of(document(results, tmp_path)))
         assert len(reader.ids) == len(set(reader.ids))
-        assert all(link.startswith("#") and link[1:] in reader.ids for link in reader.links), reader.links
+        lost = [link for link in reader.links if not link.startswith("#stage=") and link[1:] not in reader.ids]
+        assert not lost
         assert {f"stage-{name}" for name in stages()} <= set(reader.ids)
 
 
 def test_a_part_of_everything_is_not_everything(tmp_path: Path) -> None:
-    page = html.page(document(run(), tmp_path))
+    page = page_of(document(run(), tmp_path))
     assert (
         "Everything that ran passes" in page and f"1 of {sum(len(s.configs) for s in stages().values())} cells" in page
     )
@@ -252,14 +258,14 @@ def test_what_is_missing_leads_when_nothing_diverges(tmp_path: Path) -> None:
     results = run()
     results.coverage[0].leaves_compared, results.coverage[0].uncovered = 3, ["patchify_proj"]
     results.unseen = ["transformer apply_rotary_emb"]
-    reader = Reader(html.page(document(results, tmp_path)))
+    reader = Reader(page_of(document(results, tmp_path)))
     assert "patchify_proj is not compared" in reader.said["first-divergence"]
     assert "apply_rotary_emb is declared" in reader.said["first-divergence"]
     assert "incomplete" in reader.said["map"]
 
 
 def test_what_was_not_compared_is_there_with_its_reason(tmp_path: Path) -> None:
-    said = Reader(html.page(document(run(), tmp_path))).said["not-compared"]
+    said = Reader(page_of(document(run(), tmp_path))).said["not-compared"]
     for stage in stages().values():
         for reason in (*stage.reference_only.values(), *stage.different.values(), *stage.constant.values()):
             assert reason in said
@@ -269,21 +275,18 @@ def test_what_was_not_compared_is_there_with_its_reason(tmp_path: Path) -> None:
 
 def test_pipelines_and_self_test_are_shown_where_they_are(tmp_path: Path) -> None:
     plain = document(run(), tmp_path)
-    assert "pipelines" not in Reader(html.page(plain)).ids and "selftest" not in Reader(html.page(plain)).ids
-    rows = [
-        {
-            "pipeline": "distilled",
-            "dtype": "float32",
-            "frames": 17,
-            "audio": 1e-5,
-            "verdict": "diverged",
-            "why": "x0.003",
-        }
-    ]
+    assert "pipelines" not in Reader(page_of(plain)).ids and "selftest" not in Reader(page_of(plain)).ids
+    made = PipelineRow("distilled", "tiny-2.0", "float32", 17, 8, 1e-4, 143_793, 1e-7, verdict="diverged", why="x0.003")
+    made.details = [Item("frames", 0.2, 0.001, "diverged"), Item("waveform", 1e-6, 1e-4)]
+    half = PipelineRow("distilled", "tiny-2.0", "bfloat16", 17, 8, 0.4, 143_793, psnr=49.8, psnr_self=49.7)
+    rows = [made.record(), half.record()]
     found = {"summary": {"faults": 90, "detected": 89}, "matrix": [{"id": "D10", "lane": "A", "detected": False}]}
-    reader = Reader(html.page(plain | {"pipelines": rows}, found))
+    reader = Reader(page_of(plain | {"pipelines": rows}, found))
     assert "distilled" in reader.said["pipelines"] and "✕ diverged" in reader.said["pipelines"]
-    assert "89" in reader.said["selftest"] and "D10" in reader.said["selftest"] and "✕ no" in reader.said["selftest"]
+    assert "20000%" in reader.said["pipelines"], "an error as a share of its limit"
+    assert reader.said["pipelines"].count("143,793") == 1, "in bfloat16 single bytes are not judged, nor shown"
+    assert "49.8 dB" in reader.said["pipelines"] and "≥\xa040\xa0dB" in reader.said["pipelines"]
+    assert all(words in reader.said["selftest"] for words in ("89", "D10", "not noticed"))
     assert "x0.003" in reader.said["not-compared"]
 
 
@@ -291,17 +294,17 @@ def test_text_of_a_run_is_text_on_the_page(tmp_path: Path) -> None:
     found = document(run(one_channel), tmp_path)
     for row in (found["summary"]["first_divergence"], *found["taps"]):
         row["why"], row["case"] = "<script>alert(1)</script>", 'a"b'
-    page = html.page(found)
+    page = page_of(found)
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     Reader(page)
 
 
 def test_the_page_of_a_whole_run_is_small(tmp_path: Path) -> None:
-    """66,000 rows in 40 cells, a third of them red."""
+    """33,000 rows in the 20 cells of a stage, a third of them red."""
     small, rows = document(run(one_channel), tmp_path), []
     wrong = next(row for row in small["taps"] if row["verdict"] != "pass")
     right = next(row for row in small["taps"] if row["verdict"] == "pass")
-    for cell in range(40):
+    for cell in range(20):
         for i in range(1650):
             bad = i % 3 == 0
             own = {"config": f"config-{cell}", "case": f"case {i % 7}", "lane": "ABC"[i % 3], "order": len(rows)}
@@ -310,7 +313,8 @@ def test_the_page_of_a_whole_run_is_small(tmp_path: Path) -> None:
                 row.pop("profile", None)
             rows.append(row)
     whole = small | {"taps": rows}
-    assert len(html.page(whole).encode()) < 3_000_000
+    report = html.write(html.Report(whole), tmp_path)
+    assert all(len(page.read_bytes()) < 1_500_000 for page in (report, *(tmp_path / "report").glob("*.html")))
     assert len(summary.markdown(whole).encode()) < 1_000_000
     assert len(ElementTree.tostring(junit.tree(whole))) < 3_000_000
 
@@ -401,76 +405,6 @@ def test_a_table_goes_wherever_it_has_a_place_and_must_have_one(tmp_path: Path) 
     assert "newer" not in one.read_text(), "nothing is written by halves"
 
 
-# ---- in a browser -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Page]:
-    executable = find()
-    if not executable:
-        pytest.skip("no Chromium or Chrome is installed: the page's structure is tested, its looks are not")
-    with browser(executable) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A green, a red and an incomplete report."""
-    holed = run()
-    holed.coverage[0].leaves_compared, holed.coverage[0].uncovered = 3, ["transformer_blocks.0.a_long_name.to_out.0"]
-    found = {}
-    for name, results in (("green", run()), ("red", explained()), ("incomplete", holed)):
-        folder = tmp_path_factory.mktemp(name)
-        results.write(folder / "results.json")
-        found[name] = render(folder / "results.json")[0]
-    return found
-
-
-@pytest.mark.parametrize("name", ["green", "red", "incomplete"])
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
-def test_nothing_overflows_and_nothing_complains(
-    chromium: Page, pages: dict[str, Path], name: str, width: int, height: int
-) -> None:
-    chromium.complaints.clear()
-    chromium.open(pages[name], width, height, dark=name == "green")
-    chromium.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-    assert chromium.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert chromium.evaluate("innerWidth") == width
-    swatches = "[...document.querySelectorAll('.key svg')].map((swatch) => swatch.getBoundingClientRect().width)"
-    assert set(chromium.evaluate(swatches)) == {22}
-    assert chromium.evaluate(
-        "[...document.querySelectorAll('a[href^=\"#\"]')].every((a) => document.getElementById(a.hash.slice(1)))"
-    )
-    assert chromium.complaints == []
-
-
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
-def test_a_failure_and_its_cause_are_seen_without_scrolling(
-    chromium: Page, pages: dict[str, Path], width: int, height: int
-) -> None:
-    chromium.open(pages["red"], width, height)
-    bottom = "document.querySelector('#causes + ol').getBoundingClientRect().bottom"
-    assert 0 < chromium.evaluate(bottom) <= height
-    assert BAD in chromium.evaluate("document.querySelector('.finding .place').innerText")
-    assert chromium.evaluate("document.getElementById('first-divergence').getBoundingClientRect().top") > 0
-
-
-def test_the_filter_filters_and_a_link_opens_its_part(chromium: Page, pages: dict[str, Path]) -> None:
-    chromium.open(pages["red"], 1280, 800)
-    visible = "[...document.querySelectorAll('#failures tbody tr')].filter((row) => !row.hidden).length"
-    assert chromium.evaluate(visible) == 2
-    type_in = "const i = document.querySelector('.filter input'); i.value = 'no such tap';"
-    chromium.evaluate(f"(() => {{ {type_in} i.dispatchEvent(new Event('input')); }})()")
-    assert chromium.evaluate(visible) == 0
-    chromium.open(pages["green"], 1280, 800)
-    part = "document.getElementById('cell-transformer-tiny-2.0').open"
-    assert chromium.evaluate(part) is False
-    chromium.evaluate("document.querySelector('a[href=\"#cell-transformer-tiny-2.0\"]').click()")
-    look = f"function look(left) {{ {part} || !left ? done() : setTimeout(look, 5, left - 1); }}"
-    chromium.evaluate(f"new Promise((done) => {{ ({look})(2000); }})")
-    assert chromium.evaluate(part) is True
-
-
 def test_axes_of_a_layout_that_is_not_known_are_numbered() -> None:
     assert axes.names("audio", 3) == ("sample", "channel", "time")
     assert axes.names("sound", 3) == ("axis 0", "axis 1", "axis 2"), "an older results.json may say so"
@@ -478,13 +412,90 @@ def test_axes_of_a_layout_that_is_not_known_are_numbered() -> None:
 
 def test_a_run_of_the_released_depth_has_what_was_reported_of_it_beside_its_curves(tmp_path: Path) -> None:
     deep = tuple(f"transformer_blocks.{i}{part}" for i in range(48) for part in (".attn2", ""))
-    page = html.page(document(run(taps=("patchify_proj", *deep)), tmp_path))
-    assert (
-        "reported for the released 19B, lowest: from 3 at transformer_blocks.0 to 66 at transformer_blocks.47" in page
-    )
-    assert f"highest: from 3 at transformer_blocks.0 to {number(425)} at transformer_blocks.47" in page
-    assert "text attention as a share of the stream" in page
-    assert "reported for the released 19B" not in html.page(document(run(), tmp_path))
+    found = landmarks(views(document(run(taps=("patchify_proj", *deep)), tmp_path))[_transformer()].cells)
+    assert found and found["std"]["transformer_blocks.0"] == (3.0, 3.0)
+    assert found["std"]["transformer_blocks.47"] == (66.0, 425.0) and len(found["shares"]["tiny-2.0"]) == 48
+    assert landmarks(views(document(run(), tmp_path))[_transformer()].cells) is None
+
+
+def _transformer() -> int:
+    return [stage["stage"] for stage in manifest([])].index("transformer")
+
+
+# ---- causes, lines, history ---------------------------------------------------------------------------------------
+
+
+def red(name: str, lane: str = "A", source: str = SOURCE, **more: Any) -> dict[str, Any]:
+    row = {"stage": "transformer", "config": "tiny-2.0", "case": "base", "lane": lane, "name": name, "call": 0}
+    return row | {"verdict": "diverged", "needed_k": 9.0, "source": source} | more
+
+
+def test_one_fault_is_one_cause_however_many_rows_it_makes() -> None:
+    rows = [red("velocity", "C"), *(red(f"transformer_blocks.{i}.attn1:x") for i in range(48))]
+    rows += [red("transformer_blocks.0.attn1:x", "B", case="base@bfloat16"), red("transformer_blocks.0", source="a:1")]
+    rows += [red("LTXModel", source="b:2"), red("proj_out", "C"), red("attn1:x", stage="denoising")]
+    rows += [
+        red("transformer_blocks.2.norm", "A", "e:5"),
+        red("transformer_blocks.2.norm", "A", "e:5", verdict="pass", case="other"),
+    ]
+    rows += [red("transformer_blocks.2.norm:x", "A", "f:6")]  # not listed in the other case: passed on as it was
+    rows += [red("patchify_proj", source="c:3"), red("audio", "C", stage="vocoder", source="d:4")]
+    first, other, drift = causes.groups({"taps": rows})
+    assert first.first["name"] == "transformer_blocks.0.attn1:x" and first.first["lane"] == "A"
+    assert {how: len(group) for how, group in first.others.items()} == {
+        causes.SAME: 49,
+        causes.AROUND_IT: 2,
+        causes.RIGHT: 2,
+        causes.AFTER: 2,
+    }
+    assert other.rows == [rows[-2]] and not other.is_drift
+    assert drift.rows == [rows[-1]] and drift.is_drift
+
+
+def test_the_lines_around_a_fault_are_of_the_code_that_was_judged_and_of_nothing_else() -> None:
+    found = {"code": code_digest()}
+    excerpt = causes.excerpt(found, "ltx2_mlx/nn/attention.py", 10, 12)
+    assert [line.number for line in excerpt.lines] == list(range(6, 17))
+    assert [line.number for line in excerpt.lines if line.named] == [10, 11, 12]
+    assert excerpt.lines[0].text == (ROOT / "ltx2_mlx/nn/attention.py").read_text().splitlines()[5]
+    assert "changed since" in causes.excerpt({"code": "other"}, "ltx2_mlx/nn/attention.py", 1, 1).missing
+    for file in ("/etc/passwd", "ltx2_mlx/../parity/cli.py", "../secret.py", "ltx2_mlx", ""):
+        assert causes.excerpt(found, file, 1, 2).missing == "This source is not here."
+
+
+def test_a_run_into_latest_has_a_line_in_the_history_and_the_page_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    latest = Path("reports") / "latest" / "results.json"
+    latest.parent.mkdir(parents=True)
+    results = run()
+    history.keep(results, tmp_path / "elsewhere.json")
+    assert not history.HISTORY.exists()
+    for device in ("cpu", "gpu"):
+        results.environment["device"] = device
+        history.keep(results, latest.parent / "metal" / "results.json" if device == "gpu" else latest)
+    lines = [json.loads(line) for line in history.HISTORY.read_text().splitlines()]
+    assert [line["device"] for line in lines] == ["cpu", "gpu"] and len(lines[0]["commit"]) == 40
+    assert lines[0]["worst"]["A"] == document(results, latest.parent)["summary"]["worst"]["A"]["needed_k"]
+    with history.HISTORY.open("a") as file:
+        file.write("{}\n")
+    assert "gpu" in Reader(render(latest)[0].read_text()).said["history"]
+    assert "line 3 of reports/history.jsonl" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_on_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, results in (("before", run()), ("now", run(one_channel))):
+        results.environment["device"] = "cpu" if name == "before" else "gpu"
+        document(results, tmp_path)
+        (tmp_path / "results.json").rename(tmp_path / f"{name}.json")
+    page = tmp_path / "diff.html"
+    assert main(["diff", *(str(tmp_path / f"{name}.json") for name in ("before", "now")), "--html", str(page)]) == 1
+    assert str(page) in capsys.readouterr().out.replace("\n", "")
+    text = page.read_text()
+    assert "<td>device</td>" not in text and '<th scope="row">device</th><td>cpu</td><td>gpu</td>' in text
+    assert "Regression" in text and "transformer_<wbr>blocks.<wbr>1.<wbr>attn1" in text
+    Reader(text)
 
 
 def test_blocks_without_room_for_all_of_their_numbers_are_numbered_evenly() -> None:
