@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from ..errors import printable
 
@@ -21,11 +23,37 @@ def one_line(text: object) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
+def nearest(word: str, names: Iterable[str]) -> str:
+    """A question with the name that is most like ``word``, to be put behind an error; empty where none is like it."""
+    found = get_close_matches(word, list(names), 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line: what was wrong, and how to see the flags."""
+    """A parser whose errors are one line: what was wrong, the nearest name, and how to see the flags."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse's, with the nearest flag where one is not known."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.about_unknown(unknown)}")
+        return values
+
+    def about_unknown(self, words: Sequence[str]) -> str:
+        """A question about the first of these words that looks like a flag and is none."""
+        flags = [name for action in self._actions if action.help != argparse.SUPPRESS for name in action.option_strings]
+        word = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
+        return nearest(word, flags) if word else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's, with the nearest choice in the place of all of them where one is near."""
+        choices = [] if action.choices is None else list(map(str, action.choices))
+        if action.choices is not None and value not in action.choices:
+            said = nearest(str(value), choices) or f"; choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {str(value)!r}{said}")
 
 
 def claim_streams() -> None:

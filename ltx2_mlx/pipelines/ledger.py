@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
@@ -39,6 +40,42 @@ def quiet(name: str, done: int, total: int | None) -> None:
 
 
 @dataclass(frozen=True)
+class Denoised:
+    """The video that a step of denoising aims at. stage: its name in the progress. step: of ``steps``, from 1 on.
+    latent: ``(1, 128, F, H, W)`` without noise; not computed before it is looked at."""
+
+    stage: str
+    step: int
+    steps: int
+    latent: mx.array
+
+
+class Kept:
+    """Models that are loaded once for several videos: as many as ``budget`` bytes hold, those that were used last."""
+
+    def __init__(self, budget: int):
+        self.budget = budget
+        self._models: dict[tuple[object, ...], tuple[nn.Module, int]] = {}
+
+    def model(self, key: tuple[object, ...], load: Callable[[], Component]) -> Component:
+        """The model of this key, whose first part is its component; a new one from ``load``."""
+        if key in self._models:
+            model, size = self._models.pop(key)
+        else:
+            self._make_room(next((size for other, (_, size) in self._models.items() if other[0] == key[0]), 0))
+            model = load()
+            size = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+        self._models[key] = model, size
+        self._make_room(0)
+        return cast(Component, model)
+
+    def _make_room(self, needed: int) -> None:
+        while self._models and needed + sum(size for _, size in self._models.values()) > self.budget:
+            del self._models[next(iter(self._models))]
+            mx.clear_cache()
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a pipeline runs, whatever it makes.
 
@@ -46,6 +83,8 @@ class Settings:
     noise: makes the stream of random numbers of a seed. contexts: prompt → context; for these prompts Gemma is not
     needed. context_path: the file to which new contexts are saved, together with the given ones.
     progress: called with (name of the work, done, total) as work goes on; total is None where it is not known.
+    preview: called after each step of denoising; it costs what it computes, and changes no number of the run.
+    kept: what several calls with the same files share; without it each call loads its models, and releases them.
     low_memory: keep nothing that could be loaded again, read the blocks of the transformer and of the text models when
     they are called and drop them after, and decode videos in smaller tiles. The result is the same.
     audio: False neither decodes nor returns audio; the frames stay the same.
@@ -60,6 +99,8 @@ class Settings:
     contexts: Mapping[str, EmbeddingsProcessorOutput] = field(default_factory=dict)
     context_path: Path | None = None
     progress: Progress = quiet
+    preview: Callable[[Denoised], None] | None = None
+    kept: Kept | None = None
     low_memory: bool = False
     audio: bool = True
     placeholder: bool = False
@@ -102,6 +143,10 @@ class ModelLedger:
         settings = self.settings
         if settings.quantization and settings.cross_attn_scale != 1.0:
             raise InputError("cross_attn_scale changes weights, which quantization has rounded; use one of them")
+        return self._kept("transformer", self._transformer)
+
+    def _transformer(self) -> X0Model:
+        settings = self.settings
         with settings.task("loading the transformer"):
             loaded = load(
                 "transformer",
@@ -135,12 +180,23 @@ class ModelLedger:
     def spatial_upsampler(self) -> LatentUpsampler:
         if self.spatial_upsampler_path is None:
             raise InputError("this pipeline needs a latent upsampler; give spatial_upsampler_path")
+        return self._kept("upsampler", self._upsampler)
+
+    def _upsampler(self) -> LatentUpsampler:
+        assert self.spatial_upsampler_path is not None
         upsampler = cast(LatentUpsampler, load("upsampler", self.spatial_upsampler_path, self.settings.dtype))
         check_upsampler(upsampler.config, self.spatial_upsampler_path)
         return upsampler
 
     def _load(self, component: str, kind: type[Component]) -> Component:
-        return cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
+        return self._kept(component, lambda: cast(Component, load(component, self.checkpoint_path, self.settings.dtype)))
+
+    def _kept(self, component: str, load: Callable[[], Component]) -> Component:
+        """The model that is kept for several videos; or a new one, where nothing is kept."""
+        if (kept := self.settings.kept) is None:
+            return load()
+        loras = self.loras if component == "transformer" else ()
+        return kept.model((component, self.checkpoint_path, self.spatial_upsampler_path, loras), load)
 
 
 def check_upsampler(config: LatentUpsamplerConfig, path: str | Path) -> None:

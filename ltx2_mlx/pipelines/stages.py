@@ -35,6 +35,7 @@ from .constants import STAGE_2_DISTILLED_SIGMA_VALUES, VIDEO_LATENT_CHANNELS
 from .contexts import save_contexts
 from .enhancement import enhance_prompt as enhanced
 from .ledger import ModelLedger
+from .preview import reported
 from .prompts import encode_prompts
 
 Frames = Iterator[np.ndarray]
@@ -216,13 +217,12 @@ def denoise_audio_video(
         audio = replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask))
     if not settings.placeholder:
         denoise_fn = asking(cast(Denoiser, transformer or ledger.transformer()))  # both streams in, both streams out
+        denoise_fn, progress = reported(settings, name, of_video, denoise_fn)
         try:
-            video, audio = loop(
-                sigmas, video, audio, denoise_fn, progress=lambda done, total: settings.progress(name, done, total)
-            )
+            video, audio = loop(sigmas, video, audio, denoise_fn, progress=progress)
         except NotFiniteError as error:
             raise NotFiniteError(f"{name}: {error}") from None
-        del denoise_fn
+        del denoise_fn, progress
     latents = (
         of_video.unpatchify(of_video.clear_conditioning(video)).latent,
         of_audio.unpatchify(of_audio.clear_conditioning(audio)).latent,
