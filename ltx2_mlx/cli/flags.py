@@ -1,11 +1,12 @@
 """The flags of ``generate`` and ``plan``: the reference's names for each of its pipelines, and ours for all of them.
 
-Nothing beyond this file sees an ``argparse.Namespace``: ``request`` makes a Request of it.
+Nothing beyond this file sees an ``argparse.Namespace``: ``requests`` makes a Request for each video of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
@@ -18,7 +19,9 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
+from . import names
 from .request import DTYPES, NOISE, TILINGS, Request
+from .several import named_after, videos, with_mark
 from .terminal import Parser
 from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
 
@@ -54,17 +57,32 @@ def parser(
     return result
 
 
-def request(parser: Parser, argv: Sequence[str]) -> Request:
-    """The request of ``argv``. Reads no file; exits with a message where the flags make no sense."""
+def requests(parser: Parser, argv: Sequence[str]) -> tuple[Request, ...]:
+    """The request of each video that ``argv`` asks for. Reads no file but that of prompts; exits with a message where
+    the flags make no sense."""
     values: dict[str, Any] = vars(parser.parse_args(argv))
+    made = videos(parser, values)
+    output, preview = values["output_path"] or named_after(made), values["preview"]
+    first = _request(parser, values | {"prompt": made[0].prompt, "seed": made[0].seed, "output_path": output})
+    return tuple(
+        replace(
+            first,
+            prompt=video.prompt,
+            seed=video.seed,
+            output_path=with_mark(output, video.mark),
+            preview=None if preview is None else with_mark(preview, video.mark),
+        )
+        for video in made
+    )
+
+
+def _request(parser: Parser, values: dict[str, Any]) -> Request:
     for stream, source in _STREAMS:
         names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
         given = {field: values.pop(name) for field, name in names.items() if name in values}
         values[f"{stream}_guider_params"] = MultiModalGuiderParams(**given)
-    if (checkpoint := files(values)) is None:
-        flag = next(name for a in parser._actions if a.dest == "checkpoint_path" for name in a.option_strings)
-        parser.error(f"the following arguments are required: {flag} (or --transformer-path and the other parts)")
-    values["checkpoint_path"] = checkpoint
+    values["checkpoint_path"] = files(values)
+    values["assumed"] = names.assume(parser, values)
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
         if more and values["quantization"] == "fp8-cast":
@@ -104,22 +122,24 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         dest="checkpoint_path",
         type=local_path,
         metavar="FILE",
-        help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face",
+        help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face "
+        f"(default: {names.DISTILLED if distilled else names.FULL})",
     )
     add_parts(parser)
     parser.add_argument(
         "--gemma-root",
         type=local_path,
         metavar="FOLDER",
-        help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts",
+        help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts (default: "
+        f"{names.GEMMA})",
     )
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what is seen and heard")
+    parser.add_argument("--prompt", metavar="TEXT", help="what is seen and heard")
     parser.add_argument(
         "--output-path",
         type=output_path,
-        required=True,
         metavar="PATH",
-        help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
+        help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav (default: an "
+        ".mp4 named after the prompt and the seed)",
     )
 
 
@@ -158,9 +178,7 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
     if two_stages:
         height, width = params.stage_2_height, params.stage_2_width
     step = 64 if two_stages else 32
-    parser.add_argument(
-        "--seed", type=int, default=params.seed, metavar="N", help=f"the seed of the noise (default: {params.seed})"
-    )
+    _add_seed(parser, params.seed, f"the seed of the noise; a video for each of several (default: {params.seed})")
     for flag, size in (("--height", height), ("--width", width)):
         text = f"in pixels, a multiple of {step} (default: {size})"
         parser.add_argument(flag, type=int, default=size, metavar="N", help=text)
@@ -202,7 +220,11 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
     _add_quantization(parser)
 
 
-def _add_lora(parser: Parser, flag: str, dest: str, text: str, required: bool = False) -> None:
+def _add_seed(parser: Parser, default: int, text: str) -> None:
+    parser.add_argument("--seed", type=int, nargs="+", default=default, metavar="N", help=text)
+
+
+def _add_lora(parser: Parser, flag: str, dest: str, text: str) -> None:
     parser.add_argument(
         flag,
         dest=dest,
@@ -210,7 +232,6 @@ def _add_lora(parser: Parser, flag: str, dest: str, text: str, required: bool = 
         made=lora,
         counts=(1, 2),
         metavar=("PATH", "STRENGTH"),
-        required=required,
         help=text,
     )
 
@@ -266,9 +287,9 @@ def _add_upsampler(parser: Parser) -> None:
     parser.add_argument(
         "--spatial-upsampler-path",
         type=local_path,
-        required=True,
         metavar="FILE",
-        help="the latent upsampler: a file, or owner/name/file on Hugging Face",
+        help="the latent upsampler: a file, or owner/name/file on Hugging Face (default: with the default checkpoint, "
+        f"{names.UPSAMPLER})",
     )
 
 
@@ -285,7 +306,8 @@ def add_two_stages(
 ) -> None:
     _add_basic(parser, versions, distilled=False, two_stages=True)
     _add_guidance(parser, versions, DEFAULT_NEGATIVE_PROMPT, audio_refused)
-    _add_lora(parser, "--distilled-lora", "distilled_lora", distilled_lora, required=True)
+    text = f"{distilled_lora} (default: with the default checkpoint, {names.DISTILLED_LORA})"
+    _add_lora(parser, "--distilled-lora", "distilled_lora", text)
     _add_upsampler(parser)
 
 
@@ -362,9 +384,7 @@ def add_retake(parser: Parser) -> None:
         text = f"the {text} of the time span that is re-created"
         parser.add_argument(flag, type=float, required=True, metavar="SECONDS", help=text)
     _add_files(parser)
-    parser.add_argument(
-        "--seed", type=int, default=42, metavar="N", help="the seed of the noise; -1: a random one (default: 42)"
-    )
+    _add_seed(parser, 42, "the seed of the noise, -1: a random one; a video for each of several (default: 42)")
     parser.add_argument(
         "--loras",
         nargs="*",
@@ -424,6 +444,27 @@ def _add_ours(parser: Parser) -> None:
         metavar="FILE",
         help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
     )
+    group = parser.add_argument_group("several videos")
+    group.add_argument(
+        "--num-videos", type=int, metavar="N", help="as many videos, whose seeds are --seed and those that follow it"
+    )
+    group.add_argument(
+        "--prompts-file",
+        metavar="FILE",
+        help="a video for each line of a text file, or of the standard input (-), in the place of --prompt",
+    )
+    group = parser.add_argument_group("while it runs")
+    group.add_argument(
+        "--preview",
+        type=output_path,
+        metavar="PATH",
+        help="a small picture of the video after each denoising step: a .png file that the next one replaces, or a "
+        "folder that keeps all",
+    )
+    group.add_argument("--preview-every", type=int, metavar="N", help="after each N-th step and the last (default: 1)")
+    group.add_argument("--quiet", action="store_true", help="show no progress, notes and summary, but errors")
+    group.add_argument("--json", action="store_true", help="write events as lines of JSON to the standard output")
+    group.add_argument("--yes", action="store_true", help="download the default models without asking")
     group = parser.add_argument_group("diagnostics")
     group.add_argument("--placeholder", action="store_true", help="run neither Gemma nor the transformer: decode noise")
     group.add_argument(

@@ -13,8 +13,9 @@ from .recipes import RECIPES, Result
 from .request import DTYPES, NOISE, Request
 
 
-def generate(plan: Plan, progress: Progress = quiet) -> Path:
-    """Make what the plan says, and return where it is. Raises InputError for a plan with problems.
+def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = None) -> Path:
+    """Make the video of the plan's request, and return where it is. Raises InputError for a plan with problems. made:
+    the settings, where they are shared with other videos.
 
     Nothing but the file of contexts is left behind where this fails or is stopped.
     """
@@ -23,7 +24,7 @@ def generate(plan: Plan, progress: Progress = quiet) -> Path:
     request, output = plan.request, plan.request.output_path
     check_outputs(request)  # again: a download may have taken hours since the plan
     remove_remains(output.parent)
-    frames, audio = run(request, settings(request, progress))
+    frames, audio = run(request, made or settings(request, progress))
     if kind(output) == ".mp4":
         encode_video(frames, RECIPES[request.pipeline].shape(request).fps, audio, output, progress=progress)
     elif kind(output) == "":

@@ -6,18 +6,17 @@ Only headers of files are read. ``generate`` takes a plan, so that both check th
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 
 from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..config.reading import cut
-from ..errors import InputError, LTX2Error, printable
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
+from ..errors import InputError, LTX2Error
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, checkpoint_of, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
-from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
+from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
 from ..loading.load import build
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy
@@ -36,9 +35,11 @@ from ..text.tokenizer import LTXVGemmaTokenizer
 from ..tiling import TilingConfig
 from ..types import VideoPixelShape
 from ..vae_memory import choose_tiling, decode_memory, memory_size
+from .downloads import check_disk, gemma_memory
 from .flags import named
 from .info import gigabytes
 from .memory import transformer_memory, weights
+from .preview import check_preview
 from .recipes import RECIPES, Denoising, Recipe, half
 from .request import DTYPES, Request
 
@@ -62,14 +63,6 @@ class Stage:
         return self.weights + self.working
 
 
-class Download(Enum):
-    """The treatment of a name on Hugging Face whose files are not on this machine."""
-
-    NEVER = "a problem"
-    LATER = "left unresolved"
-    NOW = "downloaded"
-
-
 @dataclass
 class Plan:
     """The stages, files, memory and problems of a run.
@@ -77,17 +70,33 @@ class Plan:
     request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
     was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files
     or the values that a user may not expect. encodes: how many prompts Gemma encodes. missing: the names of
-    files that are not here, and are looked into no further; pending: those of them that can be downloaded.
+    files that are not here; remote: those of them that can be downloaded, with their sizes and headers. others: further
+    videos, which differ in their prompts, seeds and outputs.
     """
 
     request: Request
+    others: tuple[Request, ...] = ()
     files: list[tuple[str, str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encodes: int = 0
     missing: set[str] = field(default_factory=set)
-    pending: list[str] = field(default_factory=list)
+    remote: dict[str, Remote] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The request of each video, with paths in the place of names."""
+        own = ("prompt", "seed", "output_path", "preview")
+        return (
+            self.request,
+            *(replace(self.request, **{name: getattr(other, name) for name in own}) for other in self.others),
+        )
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of all videos that are encoded, each once."""
+        return list(dict.fromkeys(prompt for each in self.requests for prompt in self.recipe.prompts(each)))
 
     @contextmanager
     def checking(self) -> Iterator[None]:
@@ -107,18 +116,27 @@ class Plan:
         return max((stage.memory for stage in self.stages), default=0)
 
 
-def plan(request: Request, download: bool = False) -> Plan:
-    """The plan of a request. download: fetch what is not on this machine, once everything else has been checked and no
-    problem was found."""
-    if not download:
-        return _planned(request, Download.NEVER)
-    first = _planned(request, Download.LATER)
-    return _planned(request, Download.NOW) if first.pending and not first.problems else first
+Confirm = Callable[[Sequence[str], str, Request], None]
 
 
-def _planned(request: Request, download: Download) -> Plan:
-    result = Plan(request)
-    sound = _check_values(result)
+def plan(
+    request: Request, *others: Request, download: bool = False, confirm: Confirm = lambda names, size, request: None
+) -> Plan:
+    """The plan of a request, or of several that differ in their prompts, seeds and outputs.
+
+    download: fetch what is not on this machine, once everything else has been checked, no problem was found, and
+    ``confirm`` has returned, which is called with the names and their size in words.
+    """
+    result = _planned(request, others, download=False)
+    if not (download and result.remote) or result.problems:
+        return result
+    confirm(list(result.remote), gigabytes(sum(remote.size for remote in result.remote.values())), request)
+    return _planned(request, others, download=True)
+
+
+def _planned(request: Request, others: tuple[Request, ...], download: bool) -> Plan:
+    result = Plan(request, others)
+    sound = all([_check_values(result, each) for each in result.requests])
     _locate(result, download)
     checkpoint = _files(result)
     shape = _check_against_files(result, checkpoint, sound)
@@ -127,18 +145,19 @@ def _planned(request: Request, download: Download) -> Plan:
             with result.checking():
                 result.stages += part(result, checkpoint, shape)
     _check_memory(result)
+    _check_disk(result)
     return result
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
 
 
-def _check_values(result: Plan) -> bool:
+def _check_values(result: Plan, request: Request) -> bool:
     """Find every problem that can be known without a file. Returns True where the pipeline takes the values."""
-    request, recipe = result.request, result.recipe
+    recipe = result.recipe
     refused = list(recipe.problems(request))
-    result.problems += refused
-    result.notes += _value_notes(request)
+    result.problems += [problem for problem in refused if problem not in result.problems]
+    result.notes += [note for note in _value_notes(request) if note not in result.notes]
     for check in (
         _check_quantization,
         *recipe.checks,
@@ -146,6 +165,7 @@ def _check_values(result: Plan) -> bool:
         _check_gemma,
         _check_output,
         _check_context,
+        _check_preview,
     ):
         with result.checking():
             check(request)
@@ -190,20 +210,39 @@ def check_outputs(request: Request) -> None:
     """Raises InputError for files that cannot be written, or must not be."""
     _check_output(request)
     _check_context(request)
+    _check_preview(request)
 
 
 def _check_output(request: Request) -> None:
     path = request.output_path
     if outputs.kind(path) == ".wav" and not request.audio:
         raise InputError(f"{path} is for audio, and --no-audio makes none; leave one of them out")
+    outputs.check_output(path, overwrite=request.overwrite, inputs=_inputs(request))
+
+
+def _check_preview(request: Request) -> None:
+    path, every = request.preview, request.preview_every
+    if every is not None and (path is None or every < 1):
+        wrong = "has no effect without --preview" if path is None else "expected 1 or more"
+        raise InputError(f"--preview-every {cut(str(every))}: {wrong}")
+    if path is None:
+        return
+    if request.placeholder:
+        raise InputError("--preview shows the steps of denoising, and --placeholder has none; use one of them")
+    inputs = [*_inputs(request), *([request.context] if request.context else [])]
+    check_preview(path, request.output_path, overwrite=request.overwrite, inputs=inputs)
+
+
+def _inputs(request: Request) -> list[str | Path]:
+    """The files that are read."""
     checkpoint = request.checkpoint_path
-    files = [request.gemma_root, request.spatial_upsampler_path, request.context]
+    files: list[str | Path | None] = [request.gemma_root, request.spatial_upsampler_path, request.context]
     files += checkpoint.given().values() if isinstance(checkpoint, CheckpointFiles) else [checkpoint]
     files += [image.path for image in request.images]
     files += [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
     files += [lora.path for lora in (*request.loras, *request.distilled_lora)]
     files += [request.audio_path, request.video_path]
-    outputs.check_output(path, overwrite=request.overwrite, inputs=filter(None, files))
+    return [file for file in files if file]
 
 
 def _check_context(request: Request) -> None:
@@ -214,18 +253,19 @@ def _check_context(request: Request) -> None:
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
-def _locate(result: Plan, download: Download) -> None:
+def _locate(result: Plan, download: bool) -> None:
     """Put paths in the place of names on Hugging Face."""
 
     def path(reference: str, patterns: Sequence[str] | None = None) -> str:
         with result.checking():
             try:
-                return str(resolve(reference, patterns, download is Download.NOW))
+                return str(resolve(reference, patterns, download))
             except LTX2Error:
                 result.missing.add(reference)
-                if download is not Download.LATER or not on_hub(reference, patterns):
+                if download or not on_hub(reference, patterns):
                     raise
-                result.pending.append(reference)
+                result.remote[reference] = remote = look_up(reference, patterns)
+                result.files.append(("download", reference, gigabytes(remote.size)))
         return reference
 
     def paths(loras: tuple[LoraPathStrength, ...]) -> tuple[LoraPathStrength, ...]:
@@ -255,12 +295,13 @@ def _files(result: Plan) -> Checkpoint | None:
     if not request.placeholder:
         _text_files(result, checkpoint)
     upsampler = request.spatial_upsampler_path
-    if upsampler is not None and upsampler not in result.missing:
+    if upsampler is not None and (upsampler not in result.missing or upsampler in result.remote):
         with result.checking():
-            header = read_checkpoint(upsampler)
+            header = _header(result, upsampler)
             build("upsampler", header)
             check_upsampler(LatentUpsamplerConfig.from_metadata(header.config), upsampler)
-            result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
+            if upsampler not in result.remote:
+                result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
     for lora in [*request.loras, *request.distilled_lora]:
         if str(lora.path) not in result.missing:
             with result.checking():
@@ -269,14 +310,21 @@ def _files(result: Plan) -> Checkpoint | None:
     return checkpoint
 
 
+def _header(result: Plan, path: CheckpointPath) -> Checkpoint:
+    """The checkpoint of a path, or of a name whose header is known from Hugging Face."""
+    if isinstance(path, CheckpointFiles) or (remote := result.remote.get(str(path))) is None:
+        return read_checkpoint(path)
+    return checkpoint_of(Path(path), remote.metadata, remote.tensors)
+
+
 def _checkpoint(result: Plan) -> Checkpoint | None:
     path = result.request.checkpoint_path
     given = path.given().values() if isinstance(path, CheckpointFiles) else [path]
-    if result.missing.intersection(map(str, given)):
+    if str(path) not in result.remote and result.missing.intersection(map(str, given)):
         return None
     checkpoint = None
     with result.checking():
-        checkpoint = read_checkpoint(path)
+        checkpoint = _header(result, path)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
         result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
         result.request = replace(result.request, defaults=params_of(checkpoint.version))
@@ -290,18 +338,20 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
 def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
     request, known = result.request, {}
     if request.context is not None and request.context.exists():
-        if checkpoint is None:  # it says which version the contexts must have
-            return
+        if checkpoint is None or str(request.checkpoint_path) in result.remote:
+            return  # its text side must be that of the contexts
         with result.checking():
             known = contexts(request)
             result.files.append(("contexts", str(request.context), f"{len(known)} prompts"))
     result.notes += _prompt_notes(request, result)
-    new = {prompt for prompt in result.recipe.prompts(request) if prompt not in known}
+    new = {prompt for prompt in result.prompts if prompt not in known}
     if not new and not request.enhance_prompt:
         return
     if request.gemma_root is None:
         with result.checking():
             raise InputError(_NO_GEMMA)
+    elif request.gemma_root in result.remote:
+        result.encodes = max(len(new), 1)
     elif request.gemma_root not in result.missing:
         with result.checking():
             folder = check_gemma(request.gemma_root)
@@ -326,13 +376,17 @@ def contexts(request: Request) -> Contexts:
     )
 
 
+_PROMPTS = ("--prompt", "--negative-prompt")
+
+
 def _prompt_notes(request: Request, result: Plan) -> Iterator[str]:
     """A note for each prompt that is cut because it is too long."""
     if request.gemma_root is None or request.gemma_root in result.missing:
         return
     with suppress(LTX2Error):  # of the folder, which has its own check
         tokenizer = LTXVGemmaTokenizer(request.gemma_root)
-        for flag, prompt in zip(("--prompt", "--negative-prompt"), result.recipe.prompts(request), strict=False):
+        pairs = [(f, p) for r in result.requests for f, p in zip(_PROMPTS, result.recipe.prompts(r), strict=False)]
+        for flag, prompt in dict.fromkeys(pairs):
             if not not_utf8(prompt) and (rest := tokenizer.beyond(prompt)):
                 yield f"{flag} has more than {tokenizer.max_length:,} tokens, and is cut before: {cut(rest, 40)}"
 
@@ -433,7 +487,10 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: boo
 
 def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
     request = result.request
-    if result.encodes and request.gemma_root is not None:
+    if result.encodes and request.gemma_root in result.remote:
+        held, working = gemma_memory(result.remote[request.gemma_root], request)
+        yield Stage("prompts", "Gemma 3, 1024 tokens each", held, working)
+    elif result.encodes and request.gemma_root is not None:
         folder = read_gemma(request.gemma_root)
         states = Gemma3TextConfig.from_metadata(folder.config)
         working = 1024 * states.hidden_size * (states.num_hidden_layers + 1) * request.itemsize * 2
@@ -504,22 +561,6 @@ def _check_memory(result: Plan) -> None:
             result.problems.append(f"{needed}: use {stage.remedy}")
 
 
-# ---- words --------------------------------------------------------------------------------------------------------
-
-
-def show(plan: Plan) -> str:
-    """The plan as text."""
-    lines = [f"pipeline  {plan.request.pipeline}"]
-    lines += [f"  {kind:<11}{path}  ({found})" for kind, path, found in plan.files]
-    if plan.stages:
-        lines += ["", f"{'stage':<11}{'memory':>10}  what"]
-        lines += [f"{stage.name:<11}{gigabytes(stage.memory):>10}  {stage.what}" for stage in plan.stages]
-        lines.append(f"peak about {gigabytes(plan.memory)} of {gigabytes(memory_size())}")
-        if reading := sum(stage.reading for stage in plan.stages):
-            lines.append(f"reads about {gigabytes(reading)} from the files in all: --low-memory keeps no weights")
-    if plan.notes:
-        lines += ["", *(f"note: {note}" for note in plan.notes)]
-    if plan.problems:
-        lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
-        lines += [f"  - {problem}" for problem in plan.problems]
-    return "\n".join(map(printable, lines))
+def _check_disk(result: Plan) -> None:
+    with result.checking():
+        check_disk(sum(remote.size for remote in result.remote.values()))

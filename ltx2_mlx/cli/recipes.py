@@ -129,8 +129,8 @@ class Recipe:
         parts = ["video_decoder", *self.encodes]
         if not request.placeholder:
             parts += ["transformer", "embeddings_processor"]
-        if (request.images or self.two_stages) and "video_encoder" not in parts:
-            parts.append("video_encoder")  # the latent upsampler needs its statistics
+        if (request.images or self.two_stages or request.preview) and "video_encoder" not in parts:
+            parts.append("video_encoder")  # the latent upsampler needs its statistics, and a preview what it encodes
         if self.decodes_audio(request):
             parts += ["audio_decoder", "vocoder"]
         return parts
@@ -445,9 +445,26 @@ RECIPES = {
 def parser(command: str, name: str) -> Parser:
     """The parser of ``ltx2-mlx generate`` or ``plan`` for one pipeline."""
     recipe = RECIPES[name]
-    return flags.parser(command, name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)
+    made = flags.parser(command, name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)
+    made.elsewhere = _pipelines_with
+    return made
+
+
+def _pipelines_with(flag: str) -> str:
+    """The pipelines that have a flag, in words; empty where none has it."""
+    found = []
+    for recipe in RECIPES.values():
+        made = flags.parser("", recipe.name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)
+        found += [recipe.name] if flag in made.flags() else []
+    return f"; --pipeline {' or '.join(found)} takes it" if found else ""
+
+
+def parse_all(command: str, argv: Sequence[str]) -> tuple[Request, ...]:
+    """The request of each video of ``ltx2-mlx generate`` or ``plan``. Reads no file but that of prompts, and exits with
+    a message for wrong flags."""
+    return flags.requests(parser(command, flags.chosen(argv, command, RECIPES, DEFAULT)), argv)
 
 
 def parse(command: str, argv: Sequence[str]) -> Request:
-    """The request of ``ltx2-mlx generate`` or ``plan``. Reads no file, and exits with a message for wrong flags."""
-    return flags.request(parser(command, flags.chosen(argv, command, RECIPES, DEFAULT)), argv)
+    """The same for a command line of one video."""
+    return parse_all(command, argv)[0]

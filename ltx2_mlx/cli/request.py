@@ -85,6 +85,13 @@ class Request:
     placeholder: bool = False
     cross_attn_scale: float = 1.0
     early_layers_only: bool = False
+    # While it runs
+    preview: Path | None = None
+    preview_every: int | None = None
+    quiet: bool = False
+    json: bool = False
+    yes: bool = False
+    assumed: tuple[str, ...] = ()  # names on Hugging Face in the place of flags that were not given
 
     @property
     def steps(self) -> int:

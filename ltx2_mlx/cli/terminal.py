@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -32,6 +32,14 @@ def nearest(word: str, names: Iterable[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line: what was wrong, the nearest name, and how to see the flags."""
 
+    elsewhere: Callable[[str], str] = staticmethod(lambda flag: "")  # what to say of a flag that another parser has
+
+    def flags(self) -> list[str]:
+        """Its flags, and those of its commands."""
+        found = [name for a in self._actions if a.help != argparse.SUPPRESS for name in a.option_strings]
+        commands = [a.choices.values() for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return [*found, *(flag for group in commands for each in group for flag in each.flags())]
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
@@ -43,10 +51,9 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def about_unknown(self, words: Sequence[str]) -> str:
-        """A question about the first of these words that looks like a flag and is none."""
-        flags = [name for action in self._actions if action.help != argparse.SUPPRESS for name in action.option_strings]
+        """What to do about the first of these words that looks like a flag and is none."""
         word = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
-        return nearest(word, flags) if word else ""
+        return (self.elsewhere(word) or nearest(word, self.flags())) if word else ""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse's, with the nearest choice in the place of all of them where one is near."""

@@ -67,6 +67,16 @@ def check_context(path: Path, output: Path) -> None:
         _check_folder(path)
 
 
+def check_beside(flag: str, path: Path, output: Path, inputs: Iterable[str | Path]) -> None:
+    """Raises InputError where what ``flag`` writes beside the output cannot be written, would be lost with the output,
+    or would replace an input."""
+    _check_inputs(path, inputs)
+    if path == output or output in path.parents or path in output.parents:
+        raise InputError(f"{flag} {path} and {output} lie in each other; give another name")
+    if _mode(path) is None:
+        _check_folder(path)
+
+
 def _mode(path: Path) -> int | None:
     """What kind of thing lies at ``path``; None for nothing."""
     try:

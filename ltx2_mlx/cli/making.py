@@ -1,0 +1,105 @@
+"""Makes all videos of a plan: models loaded once, with progress, previews and a summary of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from ..pipelines.ledger import Denoised, Kept, ModelLedger, Settings
+from ..pipelines.preview import LatentColours, latent_colours
+from ..pipelines.stages import prompt_contexts
+from ..vae_memory import memory_size
+from .costs import costs, paces, remember
+from .generate import generate, settings
+from .macos import Pressure
+from .plan import Plan
+from .preview import Preview
+from .progress import Display, Run, State, Video, summary
+from .request import Request
+
+
+def make(plan: Plan, display: Display) -> Iterator[Path]:
+    """Make each video, and yield where it is as soon as it is whole. What follows an error is not made."""
+    requests = plan.requests
+    pressure = Pressure(display.say)
+
+    def show(state: State) -> None:
+        display.show(state)
+        pressure.look()
+
+    run = Run([costs(plan, first=number == 0) for number in range(len(requests))], paces(), show)
+    shared = settings(plan.request, run)
+    if len(requests) > 1:
+        shared = _shared(plan, shared)
+    colours = None
+    if plan.request.preview is not None:
+        with shared.task("fitting the preview"):
+            colours = latent_colours(_ledger(plan.request, shared))
+    for number, request in enumerate(requests):
+        if number:
+            run.next_video()
+        own = replace(shared, preview=_preview(request, colours, display))
+        path = generate(replace(plan, request=request), run, own)
+        _tell(path, request, plan, run.videos[-1], display)
+        yield path
+    remember(*run.measured())
+
+
+def _ledger(request: Request, shared: Settings) -> ModelLedger:
+    return ModelLedger(request.checkpoint_path, request.gemma_root, settings=shared)
+
+
+def _shared(plan: Plan, own: Settings) -> Settings:
+    """Settings with every context, encoded now, and with models that are kept from one video to the next: as many as
+    leave the memory that the largest stage works in."""
+    request = plan.request
+    if not (request.enhance_prompt or request.placeholder):
+        prompts = list(dict.fromkeys(prompt for each in plan.requests for prompt in plan.recipe.prompts(each)))
+        made = prompt_contexts(_ledger(request, own), prompts)
+        own = replace(own, contexts={**own.contexts, **dict(zip(prompts, made, strict=True))})
+    if request.low_memory:  # keeps nothing that could be read again
+        return own
+    return replace(own, kept=Kept(memory_size() - max((stage.working for stage in plan.stages), default=0)))
+
+
+def _preview(request: Request, colours: LatentColours | None, display: Display) -> Preview | None:
+    if request.preview is None or colours is None:
+        return None
+
+    def wrote(path: Path, step: Denoised) -> None:
+        display.event("preview", path=str(path), phase=step.stage, step=step.step)
+
+    return Preview(request.preview, request.preview_every or 1, colours, wrote, lambda text: display.say(f"note: {text}"))
+
+
+def _tell(path: Path, request: Request, plan: Plan, video: Video, display: Display) -> None:
+    """The summary of a video, for readers and for programs."""
+    size, shape = "", None
+    with suppress(ValueError, OSError):
+        shape = plan.recipe.denoising(request, plan.recipe.shape(request))[-1].shape
+        size = f"{shape.frames} frames of {shape.width}x{shape.height}, "
+    length = _size(path)
+    for line in summary(path, request.seed, f"{size}{length / 1e6:.2f} MB", video, plan.memory):
+        display.say(line)
+    display.event(
+        "video",
+        path=str(path),
+        seed=request.seed,
+        prompt=request.prompt,
+        bytes=length,
+        frames=shape and shape.frames,
+        height=shape and shape.height,
+        width=shape and shape.width,
+        seconds={phase: round(seconds, 3) for phase, seconds in video.seconds.items()},
+        peak=video.peak,
+        expected_peak=plan.memory,
+    )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    with suppress(OSError):
+        return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
+    return 0
