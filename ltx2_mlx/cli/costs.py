@@ -62,7 +62,7 @@ def costs(plan: Plan, *, first: bool = True) -> dict[str, Cost]:
 
 
 def _pass(tokens: int, weights: int) -> float:
-    """Seconds of one pass of the transformer: the 19B took 0.152, 0.355 and 1.955 for 1,536, 6,144 and 24,576 tokens."""
+    """Seconds of one pass: the 19B took 0.152, 0.355 and 1.955 for 1,536, 6,144 and 24,576 tokens."""
     return (0.102 + 2.98e-5 * tokens + 1.856e-9 * tokens**2) * weights / 38e9
 
 

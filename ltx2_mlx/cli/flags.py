@@ -19,7 +19,7 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
-from . import names
+from .names import DISTILLED, DISTILLED_LORA, FULL, GEMMA, UPSAMPLER, assume
 from .request import DTYPES, NOISE, TILINGS, Request
 from .several import named_after, videos, with_mark
 from .terminal import Parser
@@ -82,7 +82,7 @@ def _request(parser: Parser, values: dict[str, Any]) -> Request:
         given = {field: values.pop(name) for field, name in names.items() if name in values}
         values[f"{stream}_guider_params"] = MultiModalGuiderParams(**given)
     values["checkpoint_path"] = files(values)
-    values["assumed"] = names.assume(parser, values)
+    values["assumed"] = assume(parser, values)
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
         if more and values["quantization"] == "fp8-cast":
@@ -123,7 +123,7 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         type=local_path,
         metavar="FILE",
         help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face "
-        f"(default: {names.DISTILLED if distilled else names.FULL})",
+        f"(default: {DISTILLED if distilled else FULL})",
     )
     add_parts(parser)
     parser.add_argument(
@@ -131,7 +131,7 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         type=local_path,
         metavar="FOLDER",
         help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts (default: "
-        f"{names.GEMMA})",
+        f"{GEMMA})",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what is seen and heard")
     parser.add_argument(
@@ -289,7 +289,7 @@ def _add_upsampler(parser: Parser) -> None:
         type=local_path,
         metavar="FILE",
         help="the latent upsampler: a file, or owner/name/file on Hugging Face (default: with the default checkpoint, "
-        f"{names.UPSAMPLER})",
+        f"{UPSAMPLER})",
     )
 
 
@@ -306,7 +306,7 @@ def add_two_stages(
 ) -> None:
     _add_basic(parser, versions, distilled=False, two_stages=True)
     _add_guidance(parser, versions, DEFAULT_NEGATIVE_PROMPT, audio_refused)
-    text = f"{distilled_lora} (default: with the default checkpoint, {names.DISTILLED_LORA})"
+    text = f"{distilled_lora} (default: with the default checkpoint, {DISTILLED_LORA})"
     _add_lora(parser, "--distilled-lora", "distilled_lora", text)
     _add_upsampler(parser)
 

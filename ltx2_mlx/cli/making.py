@@ -71,7 +71,9 @@ def _preview(request: Request, colours: LatentColours | None, display: Display) 
     def wrote(path: Path, step: Denoised) -> None:
         display.event("preview", path=str(path), phase=step.stage, step=step.step)
 
-    return Preview(request.preview, request.preview_every or 1, colours, wrote, lambda text: display.say(f"note: {text}"))
+    return Preview(
+        request.preview, request.preview_every or 1, colours, wrote, lambda text: display.say(f"note: {text}")
+    )
 
 
 def _tell(path: Path, request: Request, plan: Plan, video: Video, display: Display) -> None:

@@ -39,6 +39,6 @@ def assume(parser: Parser, values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _needs_gemma(values: dict[str, Any]) -> bool:
-    """True unless nothing is encoded, or a file has the contexts; ``plan`` says so where it has not that of a prompt."""
+    """True unless nothing is encoded or a file has contexts; ``plan`` says so where that of a prompt is not in it."""
     known = values["context"] is not None and values["context"].exists()
     return not values["placeholder"] and (values["enhance_prompt"] or not known)

@@ -136,7 +136,8 @@ def plan(
 
 def _planned(request: Request, others: tuple[Request, ...], download: bool) -> Plan:
     result = Plan(request, others)
-    sound = all([_check_values(result, each) for each in result.requests])
+    found = [_check_values(result, each) for each in result.requests]  # of every one, also after the first problem
+    sound = all(found)
     _locate(result, download)
     checkpoint = _files(result)
     shape = _check_against_files(result, checkpoint, sound)

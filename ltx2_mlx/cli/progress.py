@@ -17,6 +17,7 @@ from .costs import DENOISING, READING, Cost
 from .info import gigabytes
 
 _SILENCE = 60.0  # seconds after which a log, which has a line for each phase, gets one more
+_ENOUGH = 0.05  # seconds that the transformer's steps should take, from which they tell of other work too
 _WITH = {"encoding video": "decoding the video"}  # phases that take turns and are one to the reader
 
 
@@ -106,13 +107,14 @@ class Run:
         """Seconds to the end of the run, from what is not done and the pace of its kind."""
         paces = {READING: 1.0, **self.paces}
         paces |= {kind: real / expected for kind, (real, expected) in self.kinds.items() if expected > 0}
-        known = [pace for kind, pace in paces.items() if kind != READING]
-        if not known:
-            return None
         rest = [(cost, 1 - self.done.get(phase, 0.0)) for phase, cost in self._costs.items()]
         rest += [(cost, 1.0) for later in self.costs[len(self.videos) :] for cost in later.values()]
-        usual = paces.get(DENOISING, known[0])
-        return sum(cost.seconds * share * paces.get(cost.kind, usual) for cost, share in rest)
+        usual = paces.get(DENOISING)  # of a kind that was never seen: as fast or slow as the transformer
+        if usual is not None and self.kinds.get(DENOISING, (0.0, 1.0))[1] < _ENOUGH:
+            usual = None
+        if usual is None and any(cost.kind not in paces for cost, share in rest if share > 0):
+            return None
+        return sum(cost.seconds * share * paces.get(cost.kind, usual or 0.0) for cost, share in rest)
 
     def _state(self, phase: str, done: int, total: int | None) -> State:
         left, elapsed, video = self.left(), self.elapsed, self.videos[-1]
@@ -202,7 +204,9 @@ class Events(Display):
         self.lines, self.beside = Lines(stream), beside
 
     def show(self, state: State) -> None:
-        rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(state).items()}
+        rounded = {
+            name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(state).items()
+        }
         self.event("progress", **rounded)
         self.beside.show(state)
 

@@ -189,7 +189,9 @@ class ModelLedger:
         return upsampler
 
     def _load(self, component: str, kind: type[Component]) -> Component:
-        return self._kept(component, lambda: cast(Component, load(component, self.checkpoint_path, self.settings.dtype)))
+        return self._kept(
+            component, lambda: cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
+        )
 
     def _kept(self, component: str, load: Callable[[], Component]) -> Component:
         """The model that is kept for several videos; or a new one, where nothing is kept."""

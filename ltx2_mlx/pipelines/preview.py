@@ -1,12 +1,12 @@
 """Small pictures of a latent while it is denoised, without the decoder.
 
 Three weighted sums of a latent's channels are about the colours that the decoder makes of it. The weights are fitted
-to the decoder in use, by least squares, from clips of coloured noise that go through the encoder and the decoder.
+to the decoder in use, by least squares, from pictures of coloured noise that go through the encoder and the decoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -19,8 +19,8 @@ from ..nn.noise import Generator
 from ..types import VIDEO_SCALE_FACTORS, LatentState
 from .ledger import Denoised, ModelLedger, Settings
 
-_CLIPS, _SIDE, _FRAMES = 6, 256, 9  # 6 clips of 256 x 256 pixels and 9 frames: 768 latent cells for 128 channels
-_RIDGE = 0.01  # of the number of cells: what the clips do not show of a channel stays out
+_PICTURES, _SIDE = 16, 160  # 16 pictures of 160 x 160 pixels: 400 latent cells for 128 channels
+_RIDGE = 0.01  # of the number of cells: what the pictures do not show of a channel stays out
 _CELL = VIDEO_SCALE_FACTORS.height
 _SHOWN, _WIDTH = 3, 256  # frames beside each other, and the least pixels of each
 
@@ -48,22 +48,23 @@ class LatentColours:
 def latent_colours(ledger: ModelLedger) -> LatentColours:
     """Fit the colours of a checkpoint's decoder. Takes its encoder and decoder, which are released, and no number of
     the run's own noise."""
-    dtype, latents, frames = ledger.settings.dtype, [], []
-    clips = _clips()
+    latents, colours = [], []
     encoder = ledger.video_encoder()
-    for clip in clips:
-        latents.append(encoder(mx.array(clip).astype(dtype)))
+    for picture in _pictures():
+        latents.append(encoder(mx.array(picture)[None, :, None].astype(ledger.settings.dtype)))
         mx.eval(latents[-1])
     del encoder
     decoder = ledger.video_decoder()
     for latent in latents:
-        frames.append(decoder(latent, generator=Generator(0)).astype(mx.float32))
-        mx.eval(frames[-1])
+        pixels = np.array(decoder(latent, generator=Generator(0)).astype(mx.float32))[0, :, 0]
+        cells = pixels.reshape(3, _SIDE // _CELL, _CELL, _SIDE // _CELL, _CELL)
+        colours.append(_by_cell(cells.mean(axis=(2, 4))))
     del decoder
     mx.clear_cache()
-    cells = [_by_cell(np.array(latent.astype(mx.float32))[0]) for latent in latents]
-    colours = [_by_cell(_means(np.array(clip)[0])) for clip in frames]
-    return fitted(np.concatenate(cells), np.concatenate(colours))
+    return fitted(
+        np.concatenate([_by_cell(np.array(latent.astype(mx.float32))[0, :, 0]) for latent in latents]),
+        np.concatenate(colours),
+    )
 
 
 def fitted(cells: np.ndarray, colours: np.ndarray) -> LatentColours:
@@ -77,30 +78,19 @@ def fitted(cells: np.ndarray, colours: np.ndarray) -> LatentColours:
     return LatentColours(np.concatenate([weights, (mean - centre @ weights)[None]]), explained)
 
 
-def _clips() -> list[np.ndarray]:
-    """Clips ``(1, 3, F, H, W)`` in [−1, 1] of coloured clouds that drift, with a spectrum like that of photographs."""
-    rng, clips = np.random.default_rng(0), []
+def _pictures() -> Iterator[np.ndarray]:
+    """Pictures ``(3, H, W)`` in [−1, 1] of coloured clouds, with a spectrum like that of photographs."""
+    rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE)[None])
     falling = 1 / np.maximum(frequency, 1 / _SIDE)
-    for _ in range(_CLIPS):
+    for _ in range(_PICTURES):
         clouds = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, _SIDE, _SIDE))) * falling, s=(_SIDE, _SIDE))
         clouds = np.einsum("ij,jhw->ihw", rng.standard_normal((3, 3)), clouds / clouds.std())
-        still = np.clip(0.3 * clouds + rng.uniform(-0.5, 0.5, (3, 1, 1)), -1, 1)
-        drifting = [np.roll(still, 4 * frame, axis=2) for frame in range(_FRAMES)]
-        clips.append(np.stack(drifting, axis=1)[None].astype(np.float32))
-    return clips
-
-
-def _means(video: np.ndarray) -> np.ndarray:
-    """``(3, F, H, W)`` in pixels → the mean colour of what each latent cell covers, ``(3, f, h, w)``."""
-    channels, frames, height, width = video.shape
-    small = video.reshape(channels, frames, height // _CELL, _CELL, width // _CELL, _CELL).mean(axis=(3, 5))
-    rest = small[:, 1:].reshape(channels, -1, VIDEO_SCALE_FACTORS.time, *small.shape[2:]).mean(axis=2)
-    return np.concatenate([small[:, :1], rest], axis=1)
+        yield np.clip(0.3 * clouds + rng.uniform(-0.5, 0.5, (3, 1, 1)), -1, 1).astype(np.float32)
 
 
 def _by_cell(values: np.ndarray) -> np.ndarray:
-    """``(C, f, h, w)`` → a row for each cell."""
+    """``(C, h, w)`` → a row for each cell."""
     return values.reshape(len(values), -1).T
 
 
