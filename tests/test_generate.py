@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import re
 import sys
@@ -20,6 +19,7 @@ from ltx2_mlx import __version__, pipelines
 from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import Plan, plan
+from ltx2_mlx.cli.progress import State
 from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.cli.request import Request
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
@@ -66,9 +66,9 @@ def test_given_values_are_kept_whatever_the_version(checkpoints: Path) -> None:
 
 def _planned(name: str, checkpoint: Path, *flags: str) -> Plan:
     """A plan with the checkpoint; the other files that the pipeline requires are not there."""
-    required = [a for a in recipes.parser("plan", name)._actions if a.required and a.dest != "checkpoint_path"]
-    values = {"distilled_lora": ["none", "1"]}
-    given = [word for a in required for word in (a.option_strings[0], *values.get(a.dest, ["none"]))]
+    needed = ("prompt", "output_path", "gemma_root", "spatial_upsampler_path", "distilled_lora")
+    actions = [a for a in recipes.parser("plan", name)._actions if a.required or a.dest in needed]
+    given = [word for a in actions for word in (a.option_strings[0], "none")]
     return plan(parse("plan", ["--pipeline", name, "--checkpoint-path", str(checkpoint), *given, *flags]))
 
 
@@ -183,7 +183,7 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
         "end_time": ["0.5"],
     }
     actions = recipes.parser("generate", name)._actions
-    needed = [a for a in actions if a.required or a.dest == "checkpoint_path"]
+    needed = [a for a in actions if a.dest in known]
     flags = [word for a in needed for word in (a.option_strings[0], *known[a.dest])]
     options = {option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings}
     if "--height" in options:
@@ -378,23 +378,15 @@ def _frames(request: Request) -> np.ndarray:
     return np.concatenate(list(frames))
 
 
-def test_stopping_leaves_nothing(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Stop:
-        def __call__(self, name: str, done: int, total: int | None) -> None:
-            if name == "decoding the video" and done:
-                raise KeyboardInterrupt
+def test_stopping_leaves_nothing(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: object, state: State) -> None:
+        if state.phase == "decoding the video" and state.done:
+            raise KeyboardInterrupt
 
-        def __enter__(self) -> Stop:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-    cli = importlib.import_module("ltx2_mlx.cli.main")
-    before, cli._Bars = cli._Bars, Stop
-    try:
-        assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
-    finally:
-        cli._Bars = before
+    monkeypatch.setattr("ltx2_mlx.cli.progress.Lines.show", stop)
+    assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
     assert list(tmp_path.iterdir()) == [] and "nothing was written" in capsys.readouterr().err
 
 

@@ -36,9 +36,14 @@ class Cost:
     seconds: float
 
 
-def costs(plan: Plan, *, first: bool = True) -> dict[str, Cost]:
-    """Phase, by its name in the progress → its expectation. first: False for a video whose models and contexts are
-    there from the one before."""
+def costs(plan: Plan) -> list[dict[str, Cost]]:
+    """For each video of a plan, phase, by its name in the progress → its expectation. For those after the first one,
+    models and contexts are there."""
+    later = len(plan.requests) - 1
+    return [_costs(plan, first=True), *([_costs(plan, first=False)] if later else []) * later]
+
+
+def _costs(plan: Plan, *, first: bool) -> dict[str, Cost]:
     request, recipe, found = plan.request, plan.recipe, dict[str, Cost]()
     stages = {stage.name: stage for stage in plan.stages}
     if first and (prompts := stages.get("prompts")):

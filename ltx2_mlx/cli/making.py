@@ -29,7 +29,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
         display.show(state)
         pressure.look()
 
-    run = Run([costs(plan, first=number == 0) for number in range(len(requests))], paces(), show)
+    run = Run(costs(plan), paces(), show)
     shared = settings(plan.request, run)
     if len(requests) > 1:
         shared = _shared(plan, shared)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..config.reading import cut
 from .terminal import Parser
 
-_MOST = 10_000
+_MOST = 1000
 
 
 class Video(NamedTuple):

@@ -14,9 +14,11 @@ from .progress import duration
 
 def seconds(plan: Plan) -> float | None:
     """The time that the videos of a plan take, by the paces of the last run; None where they are not known."""
-    known, times = paces(), [] if plan.problems or not plan.stages else range(len(plan.requests))
-    parts = [total(costs(plan, first=number == 0), known) for number in times]
-    return None if not parts or None in parts else sum(part for part in parts if part is not None)
+    if plan.problems or not plan.stages:
+        return None
+    known = paces()
+    parts = [total(each, known) for each in costs(plan)]
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def show(plan: Plan) -> str:

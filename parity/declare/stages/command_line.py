@@ -197,6 +197,8 @@ OURS: dict[str, dict[str, tuple[Uses, dict[str, Any]]]] = {
 # The flags for the files of a checkpoint that is split.
 PARTS = ("--transformer-path", "--text-encoder-path", "--video-vae-path", "--audio-vae-path")
 OVERWRITE = "--overwrite"
+# Flags of ours that say how many videos are made and what is shown meanwhile: nothing of them arrives at a pipeline.
+AROUND = ("--num-videos", "--prompts-file", "--preview", "--preview-every", "--quiet", "--json", "--yes")
 TILING: Words = ("--tiling", "default")  # the reference's tiles
 _REQUIRED = (
     *("--checkpoint-path", "--distilled-checkpoint-path", "--gemma-root", "--prompt", "--output-path"),
@@ -222,7 +224,7 @@ def _of_recipe(recipe: str) -> Case:
     flags, own, refused = FLAGS[recipe], OURS[recipe], REFUSED.get(recipe, {})
     first, second = (words({flag: uses[i] for flag, uses in flags.items()}, "2.3") for i in (0, 1))
     steps = [_arrive(recipe, "first", first, TILING), _arrive(recipe, "second", second, TILING)]
-    given = {"recipe": recipe, "argv": first, "given": (*flags, *refused), "ours": (*own, *PARTS, OVERWRITE)}
+    given = {"recipe": recipe, "argv": first, "given": (*flags, *refused), "ours": (*own, *PARTS, OVERWRITE, *AROUND)}
     steps.append(Step(f"{recipe}.flags", "flags", given))
     expected = {name: value for _, values in own.values() for name, value in values.items()}
     ledgers = 2 if "--distilled-lora" in flags or recipe == "ic_lora" else 1  # the transformer loaded in other ways

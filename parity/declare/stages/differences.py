@@ -152,6 +152,8 @@ DIFFERENCES: tuple[Difference, ...] = (
             "noise": "Generator",
             "contexts": 0,
             "context_path": None,
+            "preview": None,
+            "kept": None,
             "low_memory": False,
             "audio": True,
             "placeholder": False,
