@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -18,12 +19,15 @@ from mlx.utils import tree_flatten
 from ltx2_mlx import __version__, pipelines
 from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.cli.names import DISTILLED_LORA
+from ltx2_mlx.cli.names import FULL as FULL_MODEL
 from ltx2_mlx.cli.plan import Plan, plan
 from ltx2_mlx.cli.progress import State
 from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.cli.request import Request
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
 from ltx2_mlx.errors import InputError
+from ltx2_mlx.loading.header import read_header
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.media.images import decode_image
 from ltx2_mlx.media.reading import probe
@@ -229,12 +233,33 @@ NAMED = ["--distilled-checkpoint-path", "owner/model/x.safetensors", "--gemma-ro
 
 
 class FakeHub:
-    """Hugging Face with an empty cache. It notes each download that is asked for, and fails."""
+    """Hugging Face with an empty cache. It has the headers of the tiny files under other names, notes each download
+    that is asked for, and fails."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, checkpoints: Path):
         self.asked: list[str] = []
+        self.files = {
+            "x.safetensors": checkpoints / "tiny-2.0.safetensors",
+            "ltx-2-19b-distilled.safetensors": checkpoints / "tiny-2.0.safetensors",
+            "ltx-2-spatial-upscaler-x2-1.0.safetensors": checkpoints / "tiny-2.0-upsampler-x2.safetensors",
+        }
+        self.gemma = sorted((checkpoints / "tiny-gemma").glob("*.safetensors"))
+        self.files |= {path.name: path for path in self.gemma}
         monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
+        monkeypatch.setattr("huggingface_hub.HfApi.parse_safetensors_file_metadata", self.header)
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", self.info)
+
+    def header(self, repository: str, file: str) -> SimpleNamespace:
+        metadata, tensors = read_header(self.files[file])
+        infos = {
+            k: SimpleNamespace(dtype=t.dtype, shape=t.shape, data_offsets=(t.offset, 0)) for k, t in tensors.items()
+        }
+        return SimpleNamespace(metadata=metadata, tensors=infos)
+
+    def info(self, repository: str, files_metadata: bool) -> SimpleNamespace:
+        sizes = {path.name: path.stat().st_size for path in self.gemma} | {"README.md": 10**15}
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
 
     def download(self, repository: str, *file: str, local_files_only: bool, **options: object) -> str:
         if local_files_only:
@@ -244,8 +269,8 @@ class FakeHub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    return FakeHub(monkeypatch)
+def hub(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> FakeHub:
+    return FakeHub(monkeypatch, checkpoints)
 
 
 @pytest.fixture
@@ -295,11 +320,53 @@ def test_a_problem_that_is_here_is_told_before_a_download(
 def test_what_is_missing_is_downloaded_when_all_else_is_right(
     hub: FakeHub, named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", *named]) == 2
-    assert "owner/gemma: a whole copy of it is not in the cache" in capsys.readouterr().out and not hub.asked
-    assert main(["generate", *named]) == 2
+    assert main(["plan", *named]) == 0
+    said = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in (hub.files["x.safetensors"], *hub.gemma))
+    assert f"downloads {size / 1e6:.2f} MB first" in said and "version 2.0.0" in said and not hub.asked
+    for stage in ("prompts", "stage 1", "frames"):
+        assert f"\n{stage}" in said, said
+    assert main(["generate", *named]) == 2  # what the command line names is not asked about
     assert hub.asked == ["owner/model/x.safetensors", "owner/gemma"]
     assert "a download was begun" in capsys.readouterr().err
+
+
+def test_what_hugging_face_refuses_is_a_problem_before_a_download(
+    hub: FakeHub, named: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*args: object, **options: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    for command in ("plan", "generate"):
+        assert main([command, *named]) == 2
+        out, err = capsys.readouterr()
+        assert "1 problem:" in out + err and "owner/gemma: a whole copy of it is not in the cache" in out + err
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    assert main(["plan", *named]) == 2
+    assert "make room, or set HF_HOME" in capsys.readouterr().out and not hub.asked
+
+
+def test_a_prompt_alone_is_enough_and_the_default_models_are_asked_for(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--prompt", "A red fox, in snow!", *SIZE]
+    assert main(["plan", *flags]) == 0
+    assert "Lightricks/LTX-2/ltx-2-19b-distilled.safetensors" in capsys.readouterr().out
+    assert main(["generate", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "google/gemma-3-12b-it would be downloaded" in line and "--yes" in line and not hub.asked
+    assert main(["generate", *flags, "--yes"]) == 2
+    assert [name.rpartition("/")[2] for name in hub.asked] == [*list(hub.files)[1:3], "gemma-3-12b-it"]
+    assert parse("plan", flags).output_path == tmp_path / "a-red-fox-in-snow-seed10.mp4"
+    asked = parse("plan", [*flags, "--pipeline", "ti2vid_two_stages"])
+    assert asked.checkpoint_path == FULL_MODEL and asked.distilled_lora == (LoraPathStrength(DISTILLED_LORA),)
+    for more in (["--placeholder"], ["--context", __file__]):  # nothing is encoded, or perhaps nothing
+        assert parse("plan", [*flags, *more]).gemma_root is None
+    with pytest.raises(SystemExit):  # an upsampler belongs to its checkpoint
+        parse("plan", [*flags, "--distilled-checkpoint-path", "x.safetensors"])
+    assert "required: --spatial-upsampler-path" in capsys.readouterr().err
 
 
 def test_without_a_backend_every_command_says_what_to_install(

@@ -24,7 +24,7 @@ READING, DENOISING, DECODING = KINDS = ("reading", "denoising", "decoding")
 _READ = 2e9  # bytes a second
 _PIXEL = 25e-9  # seconds to decode a pixel and to encode it as H.264
 _SECOND_OF_AUDIO = 0.1
-_SHORTEST = 5.0  # seconds of a kind of work from which its pace is remembered: less is start-up
+ENOUGH = 0.1  # expected seconds of a kind of work, from which they tell its pace: less is start-up
 _FILE = Path("ltx2-mlx") / "paces.json"
 
 
@@ -84,7 +84,7 @@ def paces() -> dict[str, float]:
 
 def remember(seconds: Mapping[str, float], expected: Mapping[str, float]) -> None:
     """Keep the paces of a run: kind → its real seconds, and those that were expected."""
-    new = {kind: s / expected[kind] for kind, s in seconds.items() if s >= _SHORTEST and expected.get(kind, 0) > 0}
+    new = {kind: s / expected[kind] for kind, s in seconds.items() if s > 0 and expected.get(kind, 0) >= ENOUGH}
     if not new:
         return
     with suppress(Exception):  # a home that cannot be written to is no reason to fail

@@ -13,11 +13,10 @@ from typing import Any, TextIO
 import mlx.core as mx
 
 from ..errors import printable
-from .costs import DENOISING, READING, Cost
+from .costs import DENOISING, ENOUGH, READING, Cost
 from .info import gigabytes
 
 _SILENCE = 60.0  # seconds after which a log, which has a line for each phase, gets one more
-_ENOUGH = 0.05  # seconds that the transformer's steps should take, from which they tell of other work too
 _WITH = {"encoding video": "decoding the video"}  # phases that take turns and are one to the reader
 
 
@@ -110,7 +109,7 @@ class Run:
         rest = [(cost, 1 - self.done.get(phase, 0.0)) for phase, cost in self._costs.items()]
         rest += [(cost, 1.0) for later in self.costs[len(self.videos) :] for cost in later.values()]
         usual = paces.get(DENOISING)  # of a kind that was never seen: as fast or slow as the transformer
-        if usual is not None and self.kinds.get(DENOISING, (0.0, 1.0))[1] < _ENOUGH:
+        if usual is not None and self.kinds.get(DENOISING, (0.0, 1.0))[1] < ENOUGH:
             usual = None
         if usual is None and any(cost.kind not in paces for cost, share in rest if share > 0):
             return None

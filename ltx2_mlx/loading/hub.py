@@ -102,15 +102,17 @@ def _tensors(reference: str, header: Any) -> Tensors:
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """What is no answer of Hugging Face itself, within, is a missing connection."""
+    """What the library for connections raises within, which depends on the version, becomes what a download raises."""
     from huggingface_hub import errors
 
     try:
         yield
-    except (errors.HfHubHTTPError, errors.HFValidationError):
+    except errors.HfHubHTTPError:
         raise
-    except Exception as error:  # of the library beneath, which depends on the version
-        raise errors.LocalEntryNotFoundError(str(error)) from error
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
+            raise errors.LocalEntryNotFoundError(str(error)) from error
+        raise
 
 
 def _fetch_file(repository: str, file: str, download: bool) -> Path:
