@@ -26,7 +26,7 @@ from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
 from .nn.slabs import Flow, WaitingError, slabs
 from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
-from .vae_memory import choose_tiling, decoder_slabs, encoder_slabs, memory_size
+from .vae_memory import choose_pieces, decode_budget, decoder_slabs, encoder_slabs
 
 _TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
 
@@ -358,10 +358,17 @@ class VideoDecoder(Module):
         return self._pixels(self._through(self.up_blocks, x, scaled, generator), scaled)
 
     def decode_in_slabs(
-        self, sample: mx.array, timestep: mx.array | None = None, generator: Generator | None = None
+        self,
+        sample: mx.array,
+        timestep: mx.array | None = None,
+        generator: Generator | None = None,
+        slab: int | None = None,
     ) -> Iterator[mx.array]:
-        """Chunks of what ``__call__`` gives, in order of time: where it is large, one slab is in memory at a time."""
-        sizes = decoder_slabs(self.config, self._checked(sample))
+        """Chunks of what ``__call__`` gives, in order of time: where it is large, one slab is in memory at a time.
+
+        slab: about the most elements of an activation of one slab; ``vae_memory.slab_size`` when None.
+        """
+        sizes = decoder_slabs(self.config, self._checked(sample), slab)
         if not sizes:
             yield self(sample, timestep, generator)
             return
@@ -536,19 +543,20 @@ def decode_video(
 ) -> Iterator[mx.array]:
     """Chunks ``(F, H, W, 3)`` of bytes, of the first sample, from a latent ``(B, C, F, H, W)``; one where not tiled.
 
-    Without ``tiling_config`` the tiles are the largest that ``memory_budget`` allows (bytes beside the weights; half of
-    the device's memory when None), and none where the whole fits: there the reference, which tiles only when told to,
-    gives the same bytes.
+    Without ``tiling_config`` the clip passes through whole, in slabs of frames that ``memory_budget`` allows (bytes
+    beside the weights; half of the device's memory when None): the reference, which tiles only when told to, gives the
+    same bytes. Where slabs of one frame are too large, it is decoded in the largest tiles that fit.
 
     On CUDA, MLX 0.31.1 keeps the plans of 128 convolutions and stops with an error when more are needed, as for a
     second video in the same process: set ``MLX_CUDA_CONV_CACHE_SIZE=1024`` in the environment first. The command line
     does so by itself.
     """
+    slab = None
     if tiling_config is None:
-        budget = memory_budget or memory_size() // 2
-        tiling_config = choose_tiling(video_decoder.config, latent.shape, budget, latent.dtype.size)
+        budget = memory_budget or decode_budget()
+        slab, tiling_config, _ = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
     if tiling_config is None:
-        chunks = video_decoder.decode_in_slabs(latent, generator=generator)
+        chunks = video_decoder.decode_in_slabs(latent, generator=generator, slab=slab)
     else:
         chunks = video_decoder.tiled_decode(latent, tiling_config, generator=generator)
     for frames in chunks:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 
 from ..errors import InputError
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, checkpoint_of, read_checkpoint
 from ..loading.header import TensorInfo
 from ..loading.hub import Remote
 from .info import gigabytes
 from .request import Request
 
 _LAYER = re.compile(r"language_model\..*?layers\.(\d+)\.")
+
+
+def header_of(path: CheckpointPath, remote: Mapping[str, Remote]) -> Checkpoint:
+    """The header of a file, or of a name that ``remote`` has."""
+    if isinstance(path, CheckpointFiles) or (found := remote.get(str(path))) is None:
+        return read_checkpoint(path)
+    return checkpoint_of(Path(path), found.metadata, found.tensors)
 
 
 def gemma_memory(remote: Remote, request: Request) -> tuple[int, int]:

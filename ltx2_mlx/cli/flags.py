@@ -23,7 +23,7 @@ from .names import DISTILLED, DISTILLED_LORA, FULL, GEMMA, UPSAMPLER, assume
 from .request import DTYPES, NOISE, TILINGS, Request
 from .several import named_after, videos, with_mark
 from .terminal import Parser
-from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
+from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength, size_of_memory
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
@@ -424,6 +424,13 @@ def _add_ours(parser: Parser) -> None:
         "--low-memory",
         action="store_true",
         help="keep two of the network's blocks in memory at a time and read them for every pass; slower",
+    )
+    group.add_argument(
+        "--memory-limit",
+        type=size_of_memory,
+        metavar="SIZE",
+        help="the most memory to take, such as 16GB or 12.5GiB: the video is decoded in smaller slabs, then in tiles, "
+        "then --low-memory is turned on, and no more of them than it takes; refused where that is not enough",
     )
     group.add_argument(
         "--noise",

@@ -45,6 +45,7 @@ def settings(request: Request, progress: Progress = quiet) -> Settings:
         context_path=request.context,
         progress=progress,
         low_memory=request.low_memory,
+        decode_budget=request.decode_budget,
         audio=request.audio,
         placeholder=request.placeholder,
         early_layers_only=request.early_layers_only,

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ..memory import Peaks
 from ..pipelines.ledger import Denoised, Kept, ModelLedger, Settings
 from ..pipelines.preview import LatentColours, latent_colours
 from ..pipelines.stages import prompt_contexts
-from ..vae_memory import memory_size
 from .costs import costs, paces, remember
 from .generate import generate, settings
+from .limit import available
 from .macos import Pressure
 from .plan import Plan
 from .preview import Preview
@@ -40,9 +41,9 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
     for number, request in enumerate(requests):
         if number:
             run.next_video()
-        own = replace(shared, preview=_preview(request, colours, display))
-        path = generate(replace(plan, request=request), run, own)
-        _tell(path, request, plan, run.videos[-1], display)
+        own = replace(shared, preview=_preview(request, colours, display), peaks=Peaks())
+        path = generate(replace(plan, request=request, others=()), run, own)
+        _tell(path, request, plan, run.videos[-1], own.peaks, display)
         yield path
     remember(*run.measured())
 
@@ -61,7 +62,7 @@ def _shared(plan: Plan, own: Settings) -> Settings:
         own = replace(own, contexts={**own.contexts, **dict(zip(prompts, made, strict=True))})
     if request.low_memory:  # keeps nothing that could be read again
         return own
-    return replace(own, kept=Kept(memory_size() - max((stage.working for stage in plan.stages), default=0)))
+    return replace(own, kept=Kept(available(request) - max((stage.working for stage in plan.stages), default=0)))
 
 
 def _preview(request: Request, colours: LatentColours | None, display: Display) -> Preview | None:
@@ -76,14 +77,16 @@ def _preview(request: Request, colours: LatentColours | None, display: Display) 
     )
 
 
-def _tell(path: Path, request: Request, plan: Plan, video: Video, display: Display) -> None:
+def _tell(path: Path, request: Request, plan: Plan, video: Video, peaks: Peaks, display: Display) -> None:
     """The summary of a video, for readers and for programs."""
     size, shape = "", None
     with suppress(ValueError, OSError):
         shape = plan.recipe.denoising(request, plan.recipe.shape(request))[-1].shape
         size = f"{shape.frames} frames of {shape.width}x{shape.height}, "
     length = _size(path)
-    for line in summary(path, request.seed, f"{size}{length / 1e6:.2f} MB", video, plan.memory):
+    video.peak = max(video.peak, peaks.most)
+    memory = {stage.name: stage.memory for stage in plan.stages}
+    for line in summary(path, request.seed, f"{size}{length / 1e6:.2f} MB", video, peaks.phases, memory):
         display.say(line)
     display.event(
         "video",
@@ -96,7 +99,7 @@ def _tell(path: Path, request: Request, plan: Plan, video: Video, display: Displ
         width=shape and shape.width,
         seconds={phase: round(seconds, 3) for phase, seconds in video.seconds.items()},
         peak=video.peak,
-        expected_peak=plan.memory,
+        memory={name: {"peak": peak, "expected": memory.get(name)} for name, peak in peaks.phases.items()},
     )
 
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
+from ..config import LatentUpsamplerConfig
 from ..config.reading import cut
 from ..errors import InputError, LTX2Error
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, checkpoint_of, read_checkpoint
-from ..loading.gemma import check_gemma, read_gemma
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
+from ..loading.gemma import check_gemma
 from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
 from ..loading.load import build
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
@@ -30,37 +30,17 @@ from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
 from ..pipelines.prompts import check_text_models
-from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
-from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..vae_memory import choose_tiling, decode_memory, memory_size
-from .downloads import check_disk, gemma_memory
+from ..vae_memory import memory_size
+from .downloads import check_disk, header_of
 from .flags import named
 from .info import gigabytes
-from .memory import transformer_memory, weights
+from .limit import fitted
+from .memory import Stage, stages
 from .preview import check_preview
-from .recipes import RECIPES, Denoising, Recipe, half
+from .recipes import RECIPES, Recipe, half
 from .request import DTYPES, Request
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part of the run: what it does, its expected peak of memory in bytes, and what takes less memory.
-
-    reading: bytes that ``--low-memory`` reads from the files while it runs.
-    """
-
-    name: str
-    what: str
-    weights: int
-    working: int
-    remedy: str = "a smaller or shorter video"
-    reading: int = 0
-
-    @property
-    def memory(self) -> int:
-        return self.weights + self.working
 
 
 @dataclass
@@ -142,12 +122,24 @@ def _planned(request: Request, others: tuple[Request, ...], download: bool) -> P
     checkpoint = _files(result)
     shape = _check_against_files(result, checkpoint, sound)
     if checkpoint is not None and shape is not None:
-        for part in (_text_stage, _stages):
-            with result.checking():
-                result.stages += part(result, checkpoint, shape)
-    _check_memory(result)
-    _check_disk(result)
+        with result.checking():
+            _fit(result, checkpoint)
+    with result.checking():
+        check_disk(sum(remote.size for remote in result.remote.values()))
     return result
+
+
+def _fit(result: Plan, checkpoint: Checkpoint) -> None:
+    """The stages and their memory, and what ``--memory-limit`` picks."""
+    found = fitted(
+        result.request,
+        lambda request: list(stages(request, checkpoint, result.recipe.shape(request), result.encodes, result.remote)),
+    )
+    result.request, result.stages = found.request, found.stages
+    result.problems += found.problems
+    result.notes += [
+        f"--memory-limit {gigabytes(found.request.memory_limit or 0)} picks {pick}" for pick in found.picked
+    ]
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
@@ -298,7 +290,7 @@ def _files(result: Plan) -> Checkpoint | None:
     upsampler = request.spatial_upsampler_path
     if upsampler is not None and (upsampler not in result.missing or upsampler in result.remote):
         with result.checking():
-            header = _header(result, upsampler)
+            header = header_of(upsampler, result.remote)
             build("upsampler", header)
             check_upsampler(LatentUpsamplerConfig.from_metadata(header.config), upsampler)
             if upsampler not in result.remote:
@@ -311,13 +303,6 @@ def _files(result: Plan) -> Checkpoint | None:
     return checkpoint
 
 
-def _header(result: Plan, path: CheckpointPath) -> Checkpoint:
-    """The checkpoint of a path, or of a name whose header is known from Hugging Face."""
-    if isinstance(path, CheckpointFiles) or (remote := result.remote.get(str(path))) is None:
-        return read_checkpoint(path)
-    return checkpoint_of(Path(path), remote.metadata, remote.tensors)
-
-
 def _checkpoint(result: Plan) -> Checkpoint | None:
     path = result.request.checkpoint_path
     given = path.given().values() if isinstance(path, CheckpointFiles) else [path]
@@ -325,7 +310,7 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
         return None
     checkpoint = None
     with result.checking():
-        checkpoint = _header(result, path)
+        checkpoint = header_of(path, result.remote)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
         result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
         result.request = replace(result.request, defaults=params_of(checkpoint.version))
@@ -481,87 +466,3 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: boo
         with result.checking():
             result.problems += block_problems(checkpoint, guidance, named)
     return shape
-
-
-# ---- stages -------------------------------------------------------------------------------------------------------
-
-
-def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
-    request = result.request
-    if result.encodes and request.gemma_root in result.remote:
-        held, working = gemma_memory(result.remote[request.gemma_root], request)
-        yield Stage("prompts", "Gemma 3, 1024 tokens each", held, working)
-    elif result.encodes and request.gemma_root is not None:
-        folder = read_gemma(request.gemma_root)
-        states = Gemma3TextConfig.from_metadata(folder.config)
-        working = 1024 * states.hidden_size * (states.num_hidden_layers + 1) * request.itemsize * 2
-        remedy = "a --context file that was made on another machine"
-        remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"
-        gemma = weights(folder, "gemma", request)
-        connectors = weights(checkpoint, "embeddings_processor", request)
-        what = "Gemma 3, 1024 tokens each"
-        what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
-        reading = (gemma.read + connectors.read) * result.encodes
-        yield Stage("prompts", what, max(gemma.held, connectors.held), working, remedy, reading)
-
-
-_AUDIO_SECOND = 200_000_000  # bytes that decoding a second of audio takes; a tiny vocoder takes 180 million
-
-
-def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
-    request, recipe = result.request, result.recipe
-    denoising = recipe.denoising(request, shape)
-    if not request.placeholder:
-        for stage in denoising:
-            loras = [*request.loras]
-            loras += request.distilled_lora if recipe.second_order or stage.name == "stage 2" else []
-            yield _denoising(stage, request, checkpoint, loras)
-    made = denoising[-1].shape
-    if recipe.decodes_audio(request):
-        held = sum(weights(checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder"))
-        seconds = made.frames / made.fps
-        working = int(seconds * _AUDIO_SECOND)
-        yield Stage("audio", f"{seconds:.2f} s", held, working, "a shorter video, or more frames a second")
-    config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(made).target_shape)
-    budget = memory_size() // (8 if request.low_memory else 2)
-    tiles = request.tiling_config or choose_tiling(config, latent, budget, request.itemsize)
-    working = decode_memory(config, latent, request.itemsize)
-    working = min(working, budget) if request.tiling != "none" else working
-    decoder = weights(checkpoint, "video_decoder", request, paged=False).held
-    yield Stage("frames", f"{made.frames} of {made.height}x{made.width}, {_tiles(tiles)}", decoder, working)
-
-
-def _tiles(tiles: TilingConfig | None) -> str:
-    if tiles is None or tiles.spatial_config is None or tiles.temporal_config is None:
-        return "in one piece"
-    pixels, frames = tiles.spatial_config.tile_size_in_pixels, tiles.temporal_config.tile_size_in_frames
-    return f"in tiles of {pixels} pixels, {frames} frames"
-
-
-def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint, loras: Sequence[LoraPathStrength]) -> Stage:
-    shape = stage.shape
-    tokens, of_audio = video_tools(shape).target_shape.token_count(), audio_tools(shape).target_shape.token_count()
-    count = f"{stage.steps} steps"
-    count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
-    count += f" of {stage.passes} passes" if stage.passes > 1 else ""
-    what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
-    transformer = weights(checkpoint, "transformer", request, loras)
-    what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
-    unrounded = weights(checkpoint, "transformer", replace(request, quantization=None))
-    working = transformer_memory(checkpoint, tokens, of_audio, request.itemsize, unrounded.held)
-    smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
-    smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
-    return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
-
-
-def _check_memory(result: Plan) -> None:
-    available = memory_size()
-    for stage in result.stages:
-        if stage.memory > available:
-            needed = f"{stage.name} takes about {gigabytes(stage.memory)} of {gigabytes(available)} of memory"
-            result.problems.append(f"{needed}: use {stage.remedy}")
-
-
-def _check_disk(result: Plan) -> None:
-    with result.checking():
-        check_disk(sum(remote.size for remote in result.remote.values()))

@@ -97,7 +97,8 @@ class Recipe:
     two_stages: a request's size is that of the second stage, the first has half of it. distilled: a distilled model,
     with its own schedule and no guidance. second_order: the sampler takes two evaluations a step and one at the end,
     and its schedule is shifted by the number of tokens. encodes: the components that encode what is given, beside
-    images. makes_audio: False where the audio is given. of_source: size, length and rate are those of a given video.
+    images. makes_audio: False where the audio is given. keeps_transformer: from one stage to the next,
+    where memory allows. of_source: size, length and rate are those of a given video.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Recipe:
     second_order: bool = False
     encodes: tuple[str, ...] = ()
     makes_audio: bool = True
+    keeps_transformer: bool = False
     of_source: bool = False
     checks: tuple[Callable[[Request], None], ...] = ()
     file_checks: tuple[Callable[[Request], None], ...] = ()
@@ -382,6 +384,7 @@ RECIPES = {
             flags.add_distilled,
             _distilled,
             distilled=True,
+            keeps_transformer=True,
         ),
         Recipe(
             "ti2vid_one_stage",

@@ -75,10 +75,12 @@ class Request:
     keep_audio: bool = False
     # How it runs
     audio: bool = True
+    decode_budget: int | None = None  # of memory beside the video decoder's weights: ``plan`` fills it in for a limit
     overwrite: bool = False
     dtype: str = "bfloat16"
     quantization: str | None = None
     low_memory: bool = False
+    memory_limit: int | None = None  # in bytes
     noise: str = "numpy"
     tiling: str = "auto"
     context: Path | None = None

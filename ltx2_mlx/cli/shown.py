@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import printable
-from ..vae_memory import memory_size
 from .costs import costs, paces, total
 from .info import gigabytes
+from .limit import available
 from .plan import Plan
 from .progress import duration
 
@@ -30,7 +30,7 @@ def show(plan: Plan) -> str:
     if plan.stages:
         lines += ["", f"{'stage':<11}{'memory':>10}  what"]
         lines += [f"{stage.name:<11}{gigabytes(stage.memory):>10}  {stage.what}" for stage in plan.stages]
-        lines.append(f"peak about {gigabytes(plan.memory)} of {gigabytes(memory_size())}")
+        lines.append(f"peak about {gigabytes(plan.memory)} of {gigabytes(available(plan.request))}")
         if reading := sum(stage.reading for stage in plan.stages):
             lines.append(f"reads about {gigabytes(reading)} from the files in all: --low-memory keeps no weights")
         if (time := seconds(plan)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,21 @@ def local_path(text: str) -> str:
 def output_path(text: str) -> Path:
     with _named_path(text) as path:
         return path.resolve()
+
+
+_UNITS = {"": 10**9, "GB": 10**9, "G": 10**9, "MB": 10**6, "M": 10**6, "GIB": 2**30, "MIB": 2**20}
+
+
+def size_of_memory(text: str) -> int:
+    """Bytes of ``16``, ``16GB``, ``12.5GiB`` or ``800MB``; a number alone is in GB."""
+    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None:
+        raise argparse.ArgumentTypeError(f"{cut(text)!r} is not a size of memory: write 16GB, 12.5GiB or 800MB")
+    size = int(float(found[1]) * unit)
+    if size < 10**6:
+        raise argparse.ArgumentTypeError(f"{cut(text)!r} is less than 1MB: write 16GB, 12.5GiB or 800MB")
+    return size
 
 
 @contextmanager

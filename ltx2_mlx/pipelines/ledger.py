@@ -24,6 +24,7 @@ from ..loading.checkpoint import CheckpointPath
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import amend_blocks
+from ..memory import Peaks
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..transformer import LTXModel, X0Model
@@ -86,11 +87,13 @@ class Settings:
     preview: called after each step of denoising; it costs what it computes, and changes no number of the run.
     kept: what several calls with the same files share; without it each call loads its models, and releases them.
     low_memory: keep nothing that could be loaded again, read the blocks of the transformer and of the text models when
-    they are called and drop them after, and decode videos in smaller tiles. The result is the same.
+    they are called and drop them after, and decode videos in smaller slabs, or tiles. The result is the same.
+    decode_budget: bytes that decoding a video may take beside the decoder's weights; None: half of the memory, or an
+    eighth with low_memory.
     audio: False neither decodes nor returns audio; the frames stay the same.
     placeholder: run neither the transformer nor Gemma; latents are noise. For testing all that comes afterwards.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
-    the second scales what the blocks take from the prompt.
+    the second scales what the blocks take from the prompt. peaks: the run writes the memory of its phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16
@@ -102,10 +105,12 @@ class Settings:
     preview: Callable[[Denoised], None] | None = None
     kept: Kept | None = None
     low_memory: bool = False
+    decode_budget: int | None = None
     audio: bool = True
     placeholder: bool = False
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
+    peaks: Peaks = field(default_factory=Peaks, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in (mx.bfloat16, mx.float16, mx.float32):
@@ -147,7 +152,7 @@ class ModelLedger:
 
     def _transformer(self) -> X0Model:
         settings = self.settings
-        with settings.task("loading the transformer"):
+        with settings.task("loading the transformer"), settings.peaks.phase("loading"):
             loaded = load(
                 "transformer",
                 self.checkpoint_path,
