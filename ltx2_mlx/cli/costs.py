@@ -30,10 +30,12 @@ _FILE = Path("ltx2-mlx") / "paces.json"
 
 @dataclass(frozen=True)
 class Cost:
-    """The expectation for a phase. kind: one of KINDS. seconds: on the machine of the benchmarks."""
+    """The expectation for a phase. kind: one of KINDS. seconds: on the machine of the benchmarks, of all times that it
+    happens."""
 
     kind: str
     seconds: float
+    times: int = 1
 
 
 def costs(plan: Plan) -> list[dict[str, Cost]]:
@@ -51,11 +53,11 @@ def _costs(plan: Plan, *, first: bool) -> dict[str, Cost]:
     with suppress(ValueError):
         shape = recipe.shape(request)
         denoising = recipe.denoising(request, shape)
-        loads = 1 if recipe.name == "distilled" and not request.low_memory else len(denoising)
+        loads = 1 if recipe.keeps_transformer and not request.low_memory else len(denoising)
         for stage in denoising:
             if (own := stages.get(stage.name)) is not None:
                 if first or request.low_memory:
-                    found["loading the transformer"] = Cost(READING, loads * own.weights / _READ)
+                    found["loading the transformer"] = Cost(READING, loads * own.weights / _READ, loads)
                 tokens = video_tools(stage.shape).target_shape.token_count()
                 seconds = stage.runs * _pass(tokens, own.weights) + own.reading / _READ
                 found[stage.name] = Cost(DENOISING, seconds)

@@ -43,7 +43,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
             run.next_video()
         own = replace(shared, preview=_preview(request, colours, display), peaks=Peaks())
         path = generate(replace(plan, request=request, others=()), run, own)
-        _tell(path, request, plan, run.videos[-1], own.peaks, display)
+        _tell(path, request, plan, run.finish(), own.peaks, display)
         yield path
     remember(*run.measured())
 

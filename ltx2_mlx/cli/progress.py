@@ -63,36 +63,53 @@ class Run:
         self.costs, self.paces, self.show, self.clock = costs, paces, show, clock
         self.videos = [Video()]
         self.done: dict[str, float] = {}  # phase → its share that is done, of this video
+        self.starts: dict[str, int] = {}  # phase → how often it has begun
         self.kinds: dict[str, tuple[float, float]] = {}  # kind → real seconds, and expected ones of the same work
         self.begun = self.last = clock()
 
     def next_video(self) -> None:
         self.videos.append(Video())
-        self.done, self.last = {}, self.clock()
+        self.done, self.starts, self.last = {}, {}, self.clock()
 
     @property
     def elapsed(self) -> float:
         return self.clock() - self.begun
 
     def __call__(self, name: str, done: int, total: int | None) -> None:
-        phase, now = _WITH.get(name, name), self.clock()
-        video, took = self.videos[-1], now - self.last
-        self.last = now
+        phase, video = _WITH.get(name, name), self.videos[-1]
+        if done:
+            took = self._spent_on(phase)
+        else:
+            took = 0.0
+            self._spent_on(next(reversed(video.seconds), phase))  # its rest
+            self.starts[phase] = self.starts.get(phase, 0) + 1
         video.peak = max(video.peak, mx.get_peak_memory(), mx.get_active_memory())
-        if done:  # the time since the last event was spent on this
-            video.seconds[phase] = video.seconds.get(phase, 0.0) + took
-            self._measure(phase, took, done, total if phase == name else None)
+        before = self.done.get(phase, 0.0)
         if phase == name and total:
             video.steps[phase] = total
-            self.done[phase] = done / total
+            times = self._costs[phase].times if phase in self._costs else 1
+            self.done[phase] = min(1.0, (max(self.starts.get(phase, 1), 1) - 1 + done / total) / times)
+        self._measure(phase, took, self.done.get(phase, 0.0) - before)
         self.show(self._state(phase, done, total))
 
-    def _measure(self, phase: str, took: float, done: int, total: int | None) -> None:
-        if (cost := self._costs.get(phase)) is None:
-            return
-        share = done / total - self.done.get(phase, 0.0) if total else 0.0
-        real, expected = self.kinds.get(cost.kind, (0.0, 0.0))
-        self.kinds[cost.kind] = real + took, expected + share * cost.seconds
+    def finish(self) -> Video:
+        """What was measured of the video, once it is written."""
+        if phase := next(reversed(self.videos[-1].seconds), None):
+            self._spent_on(phase)
+        return self.videos[-1]
+
+    def _spent_on(self, phase: str) -> float:
+        """Count the time since the last event to a phase, and return it."""
+        now, seconds = self.clock(), self.videos[-1].seconds
+        took, self.last = now - self.last, now
+        seconds[phase] = seconds.get(phase, 0.0) + took
+        return took
+
+    def _measure(self, phase: str, took: float, share: float) -> None:
+        """Count the time that a share of a phase took to its kind of work."""
+        if (cost := self._costs.get(phase)) is not None:
+            real, expected = self.kinds.get(cost.kind, (0.0, 0.0))
+            self.kinds[cost.kind] = real + took, expected + share * cost.seconds
 
     @property
     def _costs(self) -> Mapping[str, Cost]:
