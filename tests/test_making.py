@@ -19,9 +19,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+import shtab
 from PIL import Image
 
-from ltx2_mlx.cli import costs, macos, making, stopping
+from ltx2_mlx.cli import completion, costs, macos, making, stopping
 from ltx2_mlx.cli.costs import DECODING, DENOISING, READING, Cost
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import plan
@@ -390,6 +391,24 @@ def test_words_that_make_no_sense_are_one_line(
         main(["generate", *more])
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
+
+
+def test_a_shell_completes_flags_pipelines_and_commands(tmp_path: Path) -> None:
+    """Asked of bash itself, which is where it must work."""
+    (tmp_path / "complete.sh").write_text(shtab.complete(completion.parser(), "bash"))
+    for words, expected in (
+        ("pl", "plan"),
+        ("generate --num-v", "--num-videos"),
+        ("plan --audio-p", "--audio-path"),  # of another pipeline than the default
+        ("generate --pipeline ic", "ic_lora"),
+        ("info --video-v", "--video-vae-path"),
+    ):
+        line = f"ltx2-mlx {words}"
+        script = (
+            f"source complete.sh; COMP_WORDS=({line}); COMP_CWORD={line.count(' ')}; _shtab_ltx2_mlx; echo $COMPREPLY"
+        )
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.split() == [expected], (words, done)
 
 
 def test_what_is_kept_fits_into_its_budget() -> None:

@@ -37,8 +37,12 @@ class Parser(argparse.ArgumentParser):
     def flags(self) -> list[str]:
         """Its flags, and those of its commands."""
         found = [name for a in self._actions if a.help != argparse.SUPPRESS for name in a.option_strings]
-        commands = [a.choices.values() for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        return [*found, *(flag for group in commands for each in group for flag in each.flags())]
+        return [*found, *(flag for command in self.commands().values() for flag in command.flags())]
+
+    def commands(self) -> dict[str, Parser]:
+        """Its commands, by their names."""
+        groups = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return {name: command for group in groups for name, command in group.items()}
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
