@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..loading.checkpoint import Checkpoint, read_checkpoint
 from ..loading.gemma import read_gemma
-from ..loading.load import build
+from ..loading.load import READ_AT_ONCE, build
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import in_pages
 from ..loading.quantization import is_downcast
@@ -104,6 +104,15 @@ def weights(
     return Weights(_sum(taken, resident) + sum(largest[-2:]), read)
 
 
+def reading(checkpoint: Checkpoint, component: str, request: Request) -> int:
+    """Bytes that reading a component takes beside its weights: some of what the file has, before it is in its dtype
+    and, for convolutions, in another order of the axes."""
+    tensors = [checkpoint.tensors[key] for key in checkpoint.components().get(component, {}).values()]
+    dtype = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[request.dtype]
+    plain = all(len(tensor.shape) < 3 and tensor.dtype == dtype for tensor in tensors) and not request.quantization
+    return 0 if plain else min(sum(sorted(tensor.nbytes for tensor in tensors)[-5:]), READ_AT_ONCE)
+
+
 def _sum(sizes: Mapping[str, int], names: Iterable[str]) -> int:
     return sum(sizes[name] for name in names)
 
@@ -147,7 +156,8 @@ def _encoding(
     recipe = RECIPES[request.pipeline]
 
     def encoded(frames: int, shape: VideoPixelShape) -> int:
-        return encode_memory(config, (1, 3, frames, shape.height, shape.width), request.itemsize)
+        working = encode_memory(config, (1, 3, frames, shape.height, shape.width), request.itemsize)
+        return max(working, reading(checkpoint, "video_encoder", request))
 
     if recipe.of_source:
         what = f"{first.frames} of {first.height}x{first.width}"
@@ -169,10 +179,12 @@ def _encoding(
 def _upsampling(request: Request, checkpoint: Checkpoint, shape: VideoPixelShape, kept: int) -> Stage:
     """The latent at twice its size. The whole video encoder is loaded for its statistics."""
     header = read_checkpoint(str(request.spatial_upsampler_path))
-    held = weights(checkpoint, "video_encoder", request, paged=False).held + weights(header, "upsampler", request).held
+    encoder = weights(checkpoint, "video_encoder", request, paged=False).held
+    upsampler = weights(header, "upsampler", request, paged=False).held
     cells = video_tools(shape).target_shape.token_count()
     working = estimates.upsampling(LatentUpsamplerConfig.from_metadata(header.config), cells, request.itemsize)
-    return Stage("upsampling", f"to {shape.height}x{shape.width}", held + kept, working)
+    working = max(working, reading(checkpoint, "video_encoder", request) - upsampler)  # which is read after it
+    return Stage("upsampling", f"to {shape.height}x{shape.width}", encoder + upsampler + kept, working)
 
 
 def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> Stage:
@@ -187,7 +199,8 @@ def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> St
     transformer = weights(checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
     texts = estimates.contexts(checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
-    working = texts + estimates.denoising(checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
+    step = estimates.denoising(checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
+    working = texts + max(step, reading(checkpoint, "transformer", request))
     smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
     smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
     return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
@@ -215,7 +228,8 @@ def _frames(request: Request, checkpoint: Checkpoint, shape: VideoPixelShape) ->
         elif pieces.slab < slab_size():
             picked = "smaller slabs for decoding the video, which give the same pixels"
     what = f"{shape.frames} of {shape.height}x{shape.width}, in {_tiles(pieces)}"
-    return Stage("frames", what, held, pieces.memory, picked=picked)
+    working = max(pieces.memory, reading(checkpoint, "video_decoder", request))
+    return Stage("frames", what, held, working, picked=picked)
 
 
 def _tiles(pieces: Pieces) -> str:

@@ -107,7 +107,7 @@ class ModelLedger:
         settings = self.settings
         if settings.quantization and settings.cross_attn_scale != 1.0:
             raise InputError("cross_attn_scale changes weights, which quantization has rounded; use one of them")
-        with settings.task("loading the transformer"), settings.peaks.phase("loading"):
+        with settings.task("loading the transformer"):
             loaded = load(
                 "transformer",
                 self.checkpoint_path,
