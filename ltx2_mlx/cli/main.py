@@ -159,10 +159,8 @@ def _info(files: dict[str, str]) -> int:
 
 def _generate(command: str, argv: list[str]) -> int:
     with _stopping(_exit):
-        from mlx.core import get_peak_memory, reset_peak_memory
-
-        from .generate import generate
-        from .info import gigabytes
+        from .generate import generate, settings
+        from .memory import lines
         from .plan import plan, show
         from .recipes import parse
 
@@ -176,11 +174,12 @@ def _generate(command: str, argv: list[str]) -> int:
     logging.captureWarnings(True)
     written = [path for path in (planned.request.output_path, planned.request.context) if path is not None]
     before = [_state(path) for path in written]
-    reset_peak_memory()
     try:
         with _Bars() as progress:
-            output = generate(planned, progress)
-        _say(f"peak of memory: {gigabytes(get_peak_memory())}")
+            own = settings(planned.request, progress)
+            output = generate(planned, progress, own)
+        for line in lines(planned.stages, own.peaks):
+            _say(line)
     except KeyboardInterrupt as stop:
         new = [str(path) for path, state in zip(written, before, strict=True) if _state(path) != state]
         _say(f"ltx2-mlx: stopped; {' and '.join(new) or 'nothing'} was written")

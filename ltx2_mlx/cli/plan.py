@@ -37,7 +37,7 @@ from ..vae_memory import memory_size
 from .flags import named
 from .info import gigabytes
 from .limit import available, fitted
-from .memory import Stage, stages
+from .memory import Files, Stage, stages
 from .recipes import RECIPES, Recipe, half
 from .request import DTYPES, Request
 
@@ -110,9 +110,9 @@ def _planned(request: Request, download: Download) -> Plan:
 
 def _fit(result: Plan, checkpoint: Checkpoint) -> None:
     """The stages and their memory, and what ``--memory-limit`` picks."""
+    files = Files(checkpoint)
     found = fitted(
-        result.request,
-        lambda request: list(stages(request, checkpoint, result.recipe.shape(request), result.encodes)),
+        result.request, lambda request: list(stages(request, files, result.recipe.shape(request), result.encodes))
     )
     result.request, result.stages = found.request, found.stages
     result.problems += found.problems

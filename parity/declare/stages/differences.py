@@ -153,6 +153,7 @@ DIFFERENCES: tuple[Difference, ...] = (
             "contexts": 0,
             "context_path": None,
             "low_memory": False,
+            "decode_budget": None,
             "audio": True,
             "placeholder": False,
             "early_layers_only": False,
