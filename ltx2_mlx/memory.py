@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -43,3 +43,25 @@ class Peaks:
             self.phases[name] = max(self.phases.get(name, 0), peak)
         if self._running:
             self.most = max(self.most, peak)
+
+
+@contextmanager
+def limited(limit: int | None, expected: int = 0) -> Iterator[None]:
+    """Keep MLX within ``limit`` bytes while this lasts; None leaves it as it is. expected: the most that the work needs;
+    what MLX keeps for reuse may fill the rest. On Metal memory up to the limit stays wired, as far as the system allows.
+    """
+    if limit is None:
+        yield
+        return
+    undo: list[tuple[Callable[[int], int], int]] = [
+        (mx.set_memory_limit, mx.set_memory_limit(limit)),
+        (mx.set_cache_limit, mx.set_cache_limit(max(limit - expected, 0))),
+    ]
+    if mx.metal.is_available():
+        most = int(mx.device_info()["max_recommended_working_set_size"])
+        undo.append((mx.set_wired_limit, mx.set_wired_limit(min(limit, most))))
+    try:
+        yield
+    finally:
+        for setter, before in undo:
+            setter(before)

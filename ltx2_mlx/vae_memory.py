@@ -220,7 +220,7 @@ def choose_pieces(config: VideoVAEConfig, shape: Sequence[int], budget: int, ite
     pieces = fitting_pieces(config, shape, budget, itemsize)
     if pieces.memory > budget:
         raise InputError(
-            f"decoding a latent of {tuple(shape)} takes {pieces.memory / 1e9:.2f} GB in the smallest tiles, and the "
+            f"decoding a latent of {tuple(shape)} takes {pieces.memory / 1e9:.2f} GB in the smallest pieces, and the "
             f"budget is {budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
         )
     return pieces
@@ -244,20 +244,26 @@ def fitting_pieces(config: VideoVAEConfig, shape: Sequence[int], budget: int, it
         TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
         for (frames, lap), (pixels, overlap) in product(_FRAMES, _PIXELS)
     ]
-    tried = [Pieces(slab_size(), tiling, tiles_memory(config, shape, tiling, itemsize)) for tiling in tilings]
-    return max((p for p in tried if p.memory <= budget), key=_memory_of, default=min(tried, key=_memory_of))
+    tried = [
+        Pieces(size, tiling, tiles_memory(config, shape, tiling, itemsize, size))
+        for tiling, size in product(tilings, (slab_size(), slab))
+    ]
+    least = min((*tried, Pieces(slab, None, needed)), key=_memory_of)
+    return max((p for p in tried if p.memory <= budget), key=_memory_of, default=least)
 
 
 def _memory_of(pieces: Pieces) -> int:
     return pieces.memory
 
 
-def tiles_memory(config: VideoVAEConfig, shape: Sequence[int], tiling: TilingConfig, itemsize: int) -> int:
+def tiles_memory(
+    config: VideoVAEConfig, shape: Sequence[int], tiling: TilingConfig, itemsize: int, slab: int | None = None
+) -> int:
     """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in tiles, without the weights."""
     largest = largest_tile_for_decoding(shape, tiling)
     # The stretch of time being summed, the one before, and the chunk that is passed on.
     sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
-    return decode_memory(config, largest, itemsize) + sums
+    return decode_memory(config, largest, itemsize, slab) + sums
 
 
 # Sizes and overlaps that are tried.

@@ -317,6 +317,7 @@ class VideoDecoder(Module):
     """Normalised latents to videos. Source: ``ltx_core.model.video_vae.video_vae.VideoDecoder``.
 
     With ``timestep_conditioning`` it is a denoiser of one step: it adds a little noise and is told how much.
+    slab: about the most elements of an activation of one slab; ``vae_memory.slab_size`` when None.
     """
 
     channels_last = True
@@ -326,6 +327,7 @@ class VideoDecoder(Module):
         super().__init__()
         self.config = config
         self.causal = config.causal_decoder
+        self.slab: int | None = None
         self.timestep_conditioning = config.timestep_conditioning
         self.decode_noise_scale, self.decode_timestep = 0.025, 0.05
         reflect = config.decoder_reflects
@@ -352,23 +354,16 @@ class VideoDecoder(Module):
         timestep: ``(B,)`` noise level, ``decode_timestep`` when None; generator: where the noise comes from. Both are
         used only by timestep-conditioned decoders. Raises InputError for a latent that does not fit.
         """
-        if decoder_slabs(self.config, self._checked(sample)):
+        if decoder_slabs(self.config, self._checked(sample), self.slab):
             return mx.concatenate(list(self.decode_in_slabs(sample, timestep, generator)), axis=2)
         x, scaled = self._begun(sample, timestep, generator)
         return self._pixels(self._through(self.up_blocks, x, scaled, generator), scaled)
 
     def decode_in_slabs(
-        self,
-        sample: mx.array,
-        timestep: mx.array | None = None,
-        generator: Generator | None = None,
-        slab: int | None = None,
+        self, sample: mx.array, timestep: mx.array | None = None, generator: Generator | None = None
     ) -> Iterator[mx.array]:
-        """Chunks of what ``__call__`` gives, in order of time: where it is large, one slab is in memory at a time.
-
-        slab: about the most elements of an activation of one slab; ``vae_memory.slab_size`` when None.
-        """
-        sizes = decoder_slabs(self.config, self._checked(sample), slab)
+        """Chunks of what ``__call__`` gives, in order of time: where it is large, one slab is in memory at a time."""
+        sizes = decoder_slabs(self.config, self._checked(sample), self.slab)
         if not sizes:
             yield self(sample, timestep, generator)
             return
@@ -551,12 +546,12 @@ def decode_video(
     second video in the same process: set ``MLX_CUDA_CONV_CACHE_SIZE=1024`` in the environment first. The command line
     does so by itself.
     """
-    slab = None
+    video_decoder.slab = None
     if tiling_config is None:
         budget = memory_budget or decode_budget()
-        slab, tiling_config, _ = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
+        video_decoder.slab, tiling_config, _ = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
     if tiling_config is None:
-        chunks = video_decoder.decode_in_slabs(latent, generator=generator, slab=slab)
+        chunks = video_decoder.decode_in_slabs(latent, generator=generator)
     else:
         chunks = video_decoder.tiled_decode(latent, tiling_config, generator=generator)
     for frames in chunks:

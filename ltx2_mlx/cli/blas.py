@@ -19,10 +19,10 @@ def libraries() -> list[str]:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return ["Accelerate"] if sys.platform == "darwin" else []
-    return _libraries(maps.read_text())
+    return of_maps(maps.read_text())
 
 
-def _libraries(maps: str) -> list[str]:
+def of_maps(maps: str) -> list[str]:
     """Those of the lines of ``/proc/self/maps``: paths, without NumPy's and SciPy's own."""
     files = {line.split()[-1] for line in maps.splitlines() if "blas" in line.lower() or "mkl" in line.lower()}
     return sorted(file for file in files if ".so" in file and "scipy" not in file and "numpy" not in file)

@@ -85,7 +85,7 @@ def denoising(checkpoint: Checkpoint, tokens: int, of_audio: int, itemsize: int,
     heads, widths = config.num_attention_heads, config.inner_dim + config.audio_inner_dim
     # Every head's scores: of the tokens among themselves; or of both streams with the text, and its keys and values.
     among = heads * max(tokens, of_audio) ** 2
-    with_text = (heads * tokens + config.audio_num_attention_heads * of_audio + 5 * widths) * TEXT
+    with_text = (heads * tokens + config.audio_num_attention_heads * of_audio + 7 * widths) * TEXT
     return (16 * x + max(among, with_text)) * FLOAT32
 
 
@@ -104,12 +104,12 @@ def spectrogram(checkpoint: Checkpoint, frames: int) -> int:
     """Bytes that the audio VAE takes for ``frames`` latent frames, in either direction: six of the convolutions at the
     size of the spectrogram, each with the 9 neighbours of every position."""
     config = AudioVAEConfig.from_metadata(checkpoint.config)
-    return 6 * 9 * 4 * frames * config.mel_bins * config.ch * config.ch_mult[0] * FLOAT32
+    return 6 * 9 * (4 * frames - 3) * config.mel_bins * config.ch * config.ch_mult[0] * FLOAT32
 
 
 def audio(checkpoint: Checkpoint, frames: int) -> int:
     """Bytes that decoding ``frames`` latent frames to a waveform takes."""
-    mel = 4 * frames
+    mel = 4 * frames - 3
     config = read_vocoder_config(checkpoint.config)
     if isinstance(config, VocoderWithBWEConfig):
         again = mel * prod(config.vocoder.upsample_rates) // config.hop_length  # the extension's own spectrogram

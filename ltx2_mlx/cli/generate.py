@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..errors import InputError
 from ..media.outputs import kind, remove_remains
 from ..media.writing import encode_video, save_png_frames, save_wav
+from ..memory import limited
 from ..pipelines.ledger import Progress, Settings, quiet
+from . import blas
 from .plan import Plan, check_outputs, contexts
 from .recipes import RECIPES, Result
 from .request import DTYPES, NOISE, Request
 
+logger = logging.getLogger(__name__)
+
 
 def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = None) -> Path:
     """Make the video of the plan's request, and return where it is. Raises InputError for a plan with problems. made:
-    the settings, where they are shared with other videos.
+    the settings, where they are known or shared with other videos.
 
     Nothing but the file of contexts is left behind where this fails or is stopped.
     """
@@ -24,15 +29,18 @@ def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = Non
     request, output = plan.request, plan.request.output_path
     check_outputs(request)  # again: a download may have taken hours since the plan
     remove_remains(output.parent)
-    frames, audio = run(request, made or settings(request, progress))
-    if kind(output) == ".mp4":
-        encode_video(frames, RECIPES[request.pipeline].shape(request).fps, audio, output, progress=progress)
-    elif kind(output) == "":
-        save_png_frames(output, frames, audio)
-    elif audio is not None:
-        save_wav(output, audio)
-    else:
-        raise InputError(f"{output}: there is no audio to write; give a name that ends in .mp4")
+    if note := blas.note():
+        logger.warning(note)
+    with limited(request.memory_limit, plan.memory):
+        frames, audio = run(request, made or settings(request, progress))
+        if kind(output) == ".mp4":
+            encode_video(frames, RECIPES[request.pipeline].shape(request).fps, audio, output, progress=progress)
+        elif kind(output) == "":
+            save_png_frames(output, frames, audio)
+        elif audio is not None:
+            save_wav(output, audio)
+        else:
+            raise InputError(f"{output}: there is no audio to write; give a name that ends in .mp4")
     return output
 
 

@@ -152,8 +152,6 @@ def _generate(command: str, argv: list[str]) -> int:
 
 
 def _make(planned: Plan, shown: Display) -> int:
-    from mlx.core import reset_peak_memory
-
     from .macos import undisturbed
     from .making import make
 
@@ -161,7 +159,6 @@ def _make(planned: Plan, shown: Display) -> int:
         shown.say(f"note: {note}")
     logging.basicConfig(handlers=[_Notes(shown)])
     logging.captureWarnings(True)
-    reset_peak_memory()
     written = [path for each in planned.requests for path in (each.output_path, each.context, each.preview) if path]
     before = {path: _state(path) for path in written}
     finished: list[Path] = []

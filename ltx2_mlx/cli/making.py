@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
+
 from ..memory import Peaks
 from ..pipelines.ledger import Denoised, Kept, ModelLedger, Settings
 from ..pipelines.preview import LatentColours, latent_colours
@@ -15,6 +17,7 @@ from .costs import costs, paces, remember
 from .generate import generate, settings
 from .limit import available
 from .macos import Pressure
+from .memory import lines
 from .plan import Plan
 from .preview import Preview
 from .progress import Display, Run, State, Video, summary
@@ -30,6 +33,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
         display.show(state)
         pressure.look()
 
+    mx.reset_peak_memory()
     run = Run(costs(plan), paces(), show)
     shared = settings(plan.request, run)
     if len(requests) > 1:
@@ -86,8 +90,10 @@ def _tell(path: Path, request: Request, plan: Plan, video: Video, peaks: Peaks, 
     length = _size(path)
     video.peak = max(video.peak, peaks.most)
     memory = {stage.name: stage.memory for stage in plan.stages}
-    for line in summary(path, request.seed, f"{size}{length / 1e6:.2f} MB", video, peaks.phases, memory):
+    for line in summary(path, request.seed, f"{size}{length / 1e6:.2f} MB", video):
         display.say(line)
+    for line in lines(plan.stages, peaks):
+        display.say(f"  memory  {line}")
     display.event(
         "video",
         path=str(path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import read_gemma
 from ..loading.hub import Remote
-from ..loading.load import build
+from ..loading.load import READ_AT_ONCE, build
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import in_pages
 from ..loading.quantization import is_downcast
+from ..memory import Peaks
 from ..pipelines.ic_lora import reference_downscale_factor
 from ..pipelines.stages import audio_tools, video_tools
 from ..types import VideoPixelShape
@@ -56,27 +57,33 @@ class Stage:
         return self.weights + self.working
 
 
-def stages(
-    request: Request, checkpoint: Checkpoint, shape: VideoPixelShape, encodes: int, remote: Mapping[str, Remote]
-) -> Iterator[Stage]:
-    """The stages of a run that makes ``shape``, in order. encodes: how many prompts Gemma encodes. remote: the headers
-    of files that are not on this machine."""
+def stages(request: Request, files: Files, shape: VideoPixelShape, encodes: int) -> Iterator[Stage]:
+    """The stages of a run that makes ``shape``, in order. encodes: how many prompts Gemma encodes."""
     recipe = RECIPES[request.pipeline]
-    if encodes and request.gemma_root is not None:
-        yield _text(request, checkpoint, encodes, remote.get(request.gemma_root))
+    text = [_text(request, files, encodes)] if encodes and request.gemma_root is not None else []
     denoising = recipe.denoising(request, shape)
     made = denoising[-1].shape
     keeps = recipe.keeps_transformer and not (request.low_memory or request.placeholder)
-    kept = weights(checkpoint, "transformer", request, request.loras).held if keeps else 0
-    yield from _encoding(request, checkpoint, denoising[0].shape, made, kept)
+    kept = files.weights(files.checkpoint, "transformer", request, request.loras).held if keeps else 0
+    encoding = list(_encoding(request, files, denoising[0].shape, made, kept))
+    yield from [*encoding, *text] if recipe.of_source else [*text, *encoding]
     for stage in denoising:
         if stage.name == "stage 2":
-            yield _upsampling(request, checkpoint, header_of(str(request.spatial_upsampler_path), remote), made, kept)
+            yield _upsampling(request, files, made, kept)
         if not request.placeholder:
-            yield _denoising(stage, request, checkpoint)
+            yield _denoising(stage, request, files)
     if recipe.decodes_audio(request):
-        yield _audio(request, checkpoint, made)
-    yield _frames(request, checkpoint, made)
+        yield _audio(request, files, made)
+    yield _frames(request, files, made)
+
+
+def lines(stages: Iterable[Stage], peaks: Peaks) -> Iterator[str]:
+    """A line for each phase of a run that has ended, with its peak of memory beside what the plan said."""
+    expected = {stage.name: stage.memory for stage in stages}
+    for name, peak in peaks.phases.items():
+        about = f", expected {gigabytes(expected[name])}" if name in expected else ""
+        yield f"{name}: {gigabytes(peak)}{about}"
+    yield f"peak of memory: {gigabytes(peaks.most)}"
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -109,6 +116,52 @@ def weights(
     return Weights(_sum(taken, resident) + sum(largest[-2:]), read)
 
 
+@dataclass(frozen=True)
+class Files:
+    """The headers that a plan reads, and the weights of their networks: each is read and counted once, since a limit
+    asks for the stages of many sizes. remote: the headers of files that are not on this machine."""
+
+    checkpoint: Checkpoint
+    remote: Mapping[str, Remote] = field(default_factory=dict)
+    _known: dict[object, Weights] = field(default_factory=dict)
+    _headers: dict[str, Checkpoint] = field(default_factory=dict)
+
+    def gemma(self, path: str) -> Checkpoint:
+        return self._headers.get(path) or self._headers.setdefault(path, read_gemma(path))
+
+    def upsampler(self, path: str) -> Checkpoint:
+        return self._headers.get(path) or self._headers.setdefault(path, header_of(path, self.remote))
+
+    def weights(
+        self,
+        header: Checkpoint,
+        part: str,
+        request: Request,
+        loras: Iterable[LoraPathStrength] = (),
+        paged: bool = True,
+    ) -> Weights:
+        """``weights`` of a component of one of these files."""
+        paged, loras = paged and request.low_memory, tuple(loras)
+        key = (part, request.dtype, request.quantization, paged, loras)
+        if key not in self._known:
+            self._known[key] = weights(header, part, request, loras, paged)
+        return self._known[key]
+
+
+def reading(checkpoint: Checkpoint, component: str, request: Request) -> int:
+    """Bytes that reading a component takes beside its weights: for those on their way, about half of seven (it depends
+    on the disk), what the file has; and where the axes of a convolution change after the dtype, that step as well."""
+    tensors = [checkpoint.tensors[key] for key in checkpoint.components().get(component, {}).values()]
+    dtype = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[request.dtype]
+    moved = any(len(tensor.shape) > 2 for tensor in tensors)
+    changed = bool(request.quantization) or any(tensor.dtype != dtype for tensor in tensors)
+    steps = [
+        tensor.nbytes * (moved or changed) + prod(tensor.shape) * request.itemsize * (moved and changed)
+        for tensor in tensors
+    ]
+    return min(sum(sorted(steps)[-7:]) // 2, 2 * READ_AT_ONCE)
+
+
 def _sum(sizes: Mapping[str, int], names: Iterable[str]) -> int:
     return sum(sizes[name] for name in names)
 
@@ -123,18 +176,18 @@ def _sizes(component: str, request: Request) -> Callable[[str], int]:
 # ---- stages -------------------------------------------------------------------------------------------------------
 
 
-def _text(request: Request, checkpoint: Checkpoint, encodes: int, remote: Remote | None) -> Stage:
+def _text(request: Request, files: Files, encodes: int) -> Stage:
     """Gemma runs first, for every prompt; when it has been released, the connectors."""
-    if remote is not None:
+    if remote := files.remote.get(str(request.gemma_root)):
         return Stage("prompts", "Gemma 3, 1024 tokens each", *gemma_memory(remote, request))
-    folder = read_gemma(str(request.gemma_root))
+    folder = files.gemma(str(request.gemma_root))
     config = Gemma3TextConfig.from_metadata(folder.config)
-    gemma = weights(folder, "gemma", request)
-    connectors = weights(checkpoint, "embeddings_processor", request)
+    gemma = files.weights(folder, "gemma", request)
+    connectors = files.weights(files.checkpoint, "embeddings_processor", request)
     states = estimates.hidden_states(config, request.itemsize)
     parts = [
         (gemma.held, states * (encodes - 1) + estimates.gemma(config, request.itemsize, request.low_memory)),
-        (connectors.held, states * encodes + estimates.connectors(checkpoint, states, request.itemsize)),
+        (connectors.held, states * encodes + estimates.connectors(files.checkpoint, states, request.itemsize)),
     ]
     held, working = max(parts, key=sum)
     what = "Gemma 3, 1024 tokens each"
@@ -145,16 +198,17 @@ def _text(request: Request, checkpoint: Checkpoint, encodes: int, remote: Remote
 
 
 def _encoding(
-    request: Request, checkpoint: Checkpoint, first: VideoPixelShape, last: VideoPixelShape, kept: int
+    request: Request, files: Files, first: VideoPixelShape, last: VideoPixelShape, kept: int
 ) -> Iterator[Stage]:
     """What is given is encoded: images for both denoising stages, of ``first`` and ``last``, the videos for the first.
     kept: bytes of the transformer, which a pipeline that keeps it has loaded before its second stage."""
-    config = VideoVAEConfig.from_metadata(checkpoint.config)
-    encoder = weights(checkpoint, "video_encoder", request, paged=False).held
+    config = VideoVAEConfig.from_metadata(files.checkpoint.config)
+    encoder = files.weights(files.checkpoint, "video_encoder", request, paged=False).held
     recipe = RECIPES[request.pipeline]
 
     def encoded(frames: int, shape: VideoPixelShape) -> int:
-        return encode_memory(config, (1, 3, frames, shape.height, shape.width), request.itemsize)
+        working = encode_memory(config, (1, 3, frames, shape.height, shape.width), request.itemsize)
+        return max(working, reading(files.checkpoint, "video_encoder", request))
 
     if recipe.of_source:
         what = f"{first.frames} of {first.height}x{first.width}"
@@ -167,25 +221,26 @@ def _encoding(
         what = f"{small.frames} of {small.height}x{small.width}"
         yield Stage("references", what, encoder, encoded(small.frames, small))
     if "audio_encoder" in recipe.encodes:
-        held = weights(checkpoint, "audio_encoder", request, paged=False).held
-        working = estimates.spectrogram(checkpoint, audio_tools(first).target_shape.frames)
+        held = files.weights(files.checkpoint, "audio_encoder", request, paged=False).held
+        working = estimates.spectrogram(files.checkpoint, audio_tools(first).target_shape.frames)
         yield Stage("sound", f"{first.frames / first.fps:.2f} s", held, working, "a shorter video")
     if request.images:
         what = f"{len(request.images)} of {last.height}x{last.width}"
         yield Stage("images", what, encoder + kept, encoded(1, last), "a smaller video")
 
 
-def _upsampling(
-    request: Request, checkpoint: Checkpoint, header: Checkpoint, shape: VideoPixelShape, kept: int
-) -> Stage:
+def _upsampling(request: Request, files: Files, shape: VideoPixelShape, kept: int) -> Stage:
     """The latent at twice its size. The whole video encoder is loaded for its statistics."""
-    held = weights(checkpoint, "video_encoder", request, paged=False).held + weights(header, "upsampler", request).held
+    header = files.upsampler(str(request.spatial_upsampler_path))
+    encoder = files.weights(files.checkpoint, "video_encoder", request, paged=False).held
+    upsampler = files.weights(header, "upsampler", request, paged=False).held
     cells = video_tools(shape).target_shape.token_count()
     working = estimates.upsampling(LatentUpsamplerConfig.from_metadata(header.config), cells, request.itemsize)
-    return Stage("upsampling", f"to {shape.height}x{shape.width}", held + kept, working)
+    working = max(working, reading(files.checkpoint, "video_encoder", request) - upsampler)  # which is read after it
+    return Stage("upsampling", f"to {shape.height}x{shape.width}", encoder + upsampler + kept, working)
 
 
-def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> Stage:
+def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
     shape = stage.shape
     loras = [*request.loras]
     loras += request.distilled_lora if RECIPES[request.pipeline].second_order or stage.name == "stage 2" else []
@@ -194,25 +249,28 @@ def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint) -> St
     count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
     count += f" of {stage.passes} passes" if stage.passes > 1 else ""
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
-    transformer = weights(checkpoint, "transformer", request, loras)
+    transformer = files.weights(files.checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
-    texts = estimates.contexts(checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
-    working = texts + estimates.denoising(checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
+    texts = estimates.contexts(files.checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
+    step = estimates.denoising(files.checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
+    working = texts + max(step, reading(files.checkpoint, "transformer", request))
     smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
     smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
     return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
 
 
-def _audio(request: Request, checkpoint: Checkpoint, shape: VideoPixelShape) -> Stage:
-    held = sum(weights(checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder"))
-    working = estimates.audio(checkpoint, audio_tools(shape).target_shape.frames)
+def _audio(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
+    held = sum(
+        files.weights(files.checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder")
+    )
+    working = estimates.audio(files.checkpoint, audio_tools(shape).target_shape.frames)
     what = f"{shape.frames / shape.fps:.2f} s"
     return Stage("audio", what, held, working, "--no-audio, a shorter video, or more frames a second")
 
 
-def _frames(request: Request, checkpoint: Checkpoint, shape: VideoPixelShape) -> Stage:
-    config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(shape).target_shape)
-    held = weights(checkpoint, "video_decoder", request, paged=False).held
+def _frames(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
+    config, latent = VideoVAEConfig.from_metadata(files.checkpoint.config), tuple(video_tools(shape).target_shape)
+    held = files.weights(files.checkpoint, "video_decoder", request, paged=False).held
     picked = ""
     if (tiling := request.tiling_config) is not None:
         pieces = Pieces(slab_size(), tiling, tiles_memory(config, latent, tiling, request.itemsize))
@@ -221,11 +279,12 @@ def _frames(request: Request, checkpoint: Checkpoint, shape: VideoPixelShape) ->
     else:
         pieces = fitting_pieces(config, latent, request.memory_limit - held, request.itemsize)
         if pieces.tiling is not None:
-            picked = f"{_tiles(pieces)} for decoding the video"
+            picked = f"{_tiles(pieces)} for decoding the video, which are blended"
         elif pieces.slab < slab_size():
-            picked = "smaller slabs for decoding the video, which give the same pixels"
+            picked = "smaller slabs for decoding the video: the same pixels"
     what = f"{shape.frames} of {shape.height}x{shape.width}, in {_tiles(pieces)}"
-    return Stage("frames", what, held, pieces.memory, picked=picked)
+    working = max(pieces.memory, reading(files.checkpoint, "video_decoder", request))
+    return Stage("frames", what, held, working, picked=picked)
 
 
 def _tiles(pieces: Pieces) -> str:

@@ -37,7 +37,7 @@ from .downloads import check_disk, header_of
 from .flags import named
 from .info import gigabytes
 from .limit import fitted
-from .memory import Stage, stages
+from .memory import Files, Stage, stages
 from .preview import check_preview
 from .recipes import RECIPES, Recipe, half
 from .request import DTYPES, Request
@@ -131,9 +131,9 @@ def _planned(request: Request, others: tuple[Request, ...], download: bool) -> P
 
 def _fit(result: Plan, checkpoint: Checkpoint) -> None:
     """The stages and their memory, and what ``--memory-limit`` picks."""
+    files = Files(checkpoint, result.remote)
     found = fitted(
-        result.request,
-        lambda request: list(stages(request, checkpoint, result.recipe.shape(request), result.encodes, result.remote)),
+        result.request, lambda request: list(stages(request, files, result.recipe.shape(request), result.encodes))
     )
     result.request, result.stages = found.request, found.stages
     result.problems += found.problems

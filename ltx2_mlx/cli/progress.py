@@ -269,19 +269,12 @@ def _words(state: State) -> str:
     return " | ".join(parts)
 
 
-def summary(
-    path: object, seed: int, size: str, video: Video, peaks: Mapping[str, int], expected: Mapping[str, int]
-) -> list[str]:
-    """The lines at the end of a video. size: of the video and of its file, in words. peaks, expected: phase of the plan
-    → bytes that it held at its fullest, and bytes that the plan said."""
-    took, peak = duration(sum(video.seconds.values())), gigabytes(video.peak)
-    lines = [f"{path}: {size}, seed {seed}; {took}, {peak} at peak"]
-    width = max(map(len, (*video.seconds, *peaks)), default=0)
+def summary(path: object, seed: int, size: str, video: Video) -> list[str]:
+    """The lines at the end of a video. size: of the video and of its file, in words."""
+    lines = [f"{path}: {size}, seed {seed}, in {duration(sum(video.seconds.values()))}"]
+    width = max(map(len, video.seconds), default=0)
     for phase, seconds in video.seconds.items():
         steps = video.steps.get(phase, 1)
         each = f"  {steps} of {duration(seconds / steps)}" if steps > 1 else ""
         lines.append(f"  time    {phase:<{width}}  {duration(seconds):>10}{each}")
-    for phase, most in peaks.items():
-        said = f"  the plan said {gigabytes(expected[phase])}" if phase in expected else ""
-        lines.append(f"  memory  {phase:<{width}}  {gigabytes(most):>10}{said}")
     return lines

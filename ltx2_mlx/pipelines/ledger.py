@@ -152,7 +152,7 @@ class ModelLedger:
 
     def _transformer(self) -> X0Model:
         settings = self.settings
-        with settings.task("loading the transformer"), settings.peaks.phase("loading"):
+        with settings.task("loading the transformer"):
             loaded = load(
                 "transformer",
                 self.checkpoint_path,

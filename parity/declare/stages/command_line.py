@@ -132,11 +132,13 @@ REFUSED: dict[str, dict[str, tuple[Uses, Uses]]] = {
     "a2vid_two_stage": _AUDIO,
 }
 
+_DECODER = 2_241_664  # bytes of the video decoder's weights of tiny-2.0, in 16 bits
 # Flags of ours alone → words, and what must arrive.
 _OURS: dict[str, tuple[Uses, dict[str, Any]]] = {
     "--no-audio": (((),), {"settings.audio": False}),
     "--dtype": ((("float16",),), {"ledger.1.dtype": "float16"}),
     "--low-memory": (((),), {"settings.low_memory": True}),
+    "--memory-limit": ((("2GB",),), {"settings.decode_budget": 2 * 10**9 - _DECODER}),
     "--noise": ((("torch",),), {"settings.noise": "TorchNoise"}),
     "--tiling": ((("none",),), {"call.tiling_config": "in one piece"}),
     "--context": (

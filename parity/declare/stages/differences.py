@@ -155,6 +155,7 @@ DIFFERENCES: tuple[Difference, ...] = (
             "preview": None,
             "kept": None,
             "low_memory": False,
+            "decode_budget": None,
             "audio": True,
             "placeholder": False,
             "early_layers_only": False,
