@@ -14,9 +14,10 @@ import pytest
 from ltx2_mlx.cli import blas, generate, limit
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.memory import Stage, lines
-from ltx2_mlx.cli.plan import Plan, plan, show
+from ltx2_mlx.cli.plan import Plan, plan
 from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.cli.request import Request
+from ltx2_mlx.cli.shown import show
 from ltx2_mlx.cli.values import size_of_memory
 from ltx2_mlx.memory import Peaks
 from ltx2_mlx.pipelines.contexts import save_contexts

@@ -36,6 +36,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
     mx.reset_peak_memory()
     run = Run(costs(plan), paces(), show)
     shared = settings(plan.request, run)
+    run.peaks = shared.peaks
     if len(requests) > 1:
         shared = _shared(plan, shared)
     colours = None
@@ -46,6 +47,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
         if number:
             run.next_video()
         own = replace(shared, preview=_preview(request, colours, display), peaks=Peaks())
+        run.peaks = own.peaks
         path = generate(replace(plan, request=request, others=()), run, own)
         _tell(path, request, plan, run.finish(), own.peaks, display)
         yield path
@@ -61,9 +63,8 @@ def _shared(plan: Plan, own: Settings) -> Settings:
     leave the memory that the largest stage works in."""
     request = plan.request
     if not (request.enhance_prompt or request.placeholder):
-        prompts = list(dict.fromkeys(prompt for each in plan.requests for prompt in plan.recipe.prompts(each)))
-        made = prompt_contexts(_ledger(request, own), prompts)
-        own = replace(own, contexts={**own.contexts, **dict(zip(prompts, made, strict=True))})
+        made = prompt_contexts(_ledger(request, own), plan.prompts)
+        own = replace(own, contexts={**own.contexts, **dict(zip(plan.prompts, made, strict=True))})
     if request.low_memory:  # keeps nothing that could be read again
         return own
     return replace(own, kept=Kept(available(request) - max((stage.working for stage in plan.stages), default=0)))

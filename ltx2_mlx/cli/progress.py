@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import mlx.core as mx
 
 from ..errors import printable
+from ..memory import Peaks
 from .costs import DENOISING, ENOUGH, READING, Cost
 from .info import gigabytes
 
@@ -50,7 +51,8 @@ class Video:
 class Run:
     """Turns what the pipelines report into the progress of a whole run. Call it as they call ``progress``.
 
-    costs: the expected phases of each video. paces: those of the last run. show: gets each State.
+    costs: the expected phases of each video. paces: those of the last run. show: gets each State. Set ``peaks`` to
+    where the pipelines write theirs: they reset MLX's own counter.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Run:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.costs, self.paces, self.show, self.clock = costs, paces, show, clock
-        self.videos = [Video()]
+        self.videos, self.peaks = [Video()], Peaks()
         self.done: dict[str, float] = {}  # phase → its share that is done, of this video
         self.starts: dict[str, int] = {}  # phase → how often it has begun
         self.kinds: dict[str, tuple[float, float]] = {}  # kind → real seconds, and expected ones of the same work
@@ -69,6 +71,7 @@ class Run:
 
     def next_video(self) -> None:
         self.videos.append(Video())
+        mx.reset_peak_memory()
         self.done, self.starts, self.last = {}, {}, self.clock()
 
     @property
@@ -83,7 +86,7 @@ class Run:
             took = 0.0
             self._spent_on(next(reversed(video.seconds), phase))  # its rest
             self.starts[phase] = self.starts.get(phase, 0) + 1
-        video.peak = max(video.peak, mx.get_peak_memory(), mx.get_active_memory())
+        video.peak = max(video.peak, self.peaks.most, mx.get_peak_memory(), mx.get_active_memory())
         before = self.done.get(phase, 0.0)
         if phase == name and total:
             video.steps[phase] = total
