@@ -15,7 +15,6 @@ from .plan import Plan, check_outputs, contexts
 from .recipes import RECIPES, Result
 from .request import DTYPES, NOISE, Request
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -31,15 +31,17 @@ def fitted(request: Request, stages_of: StagesOf) -> Fitted:
     """Fit a run into ``--memory-limit``, or into the machine's memory.
 
     Measures in their order, each only if it is needed: smaller slabs of the decoder, then tiles (both where the stages
-    are made, see ``vae_memory.choose_pieces``); then ``--low-memory``. Weights with fewer bits change the result, so they
-    are proposed and never picked.
+    are made, see ``vae_memory.fitting_pieces``); then ``--low-memory``. Weights with fewer bits change the result, so
+    they are proposed and never picked.
     """
     result = Fitted(request, stages_of(request))
     limit = available(request)
     if request.memory_limit is not None and not request.low_memory and not _fits(result.stages, limit):
         paged = replace(request, low_memory=True)
         if _most(stages := stages_of(paged)) < _most(result.stages):
-            result = Fitted(paged, stages, [f"--low-memory: two of a network's blocks are in memory at a time{_cost(stages)}"])
+            result = Fitted(
+                paged, stages, [f"--low-memory: two of a network's blocks are in memory at a time{_cost(stages)}"]
+            )
     frames = next((stage for stage in result.stages if stage.name == "frames"), None)
     if request.memory_limit is not None and frames is not None:
         result.request = replace(result.request, decode_budget=max(limit - frames.weights, 1))

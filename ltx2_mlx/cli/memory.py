@@ -130,7 +130,12 @@ class Files:
         return self._headers.get(path) or self._headers.setdefault(path, read_checkpoint(path))
 
     def weights(
-        self, header: Checkpoint, part: str, request: Request, loras: Iterable[LoraPathStrength] = (), paged: bool = True
+        self,
+        header: Checkpoint,
+        part: str,
+        request: Request,
+        loras: Iterable[LoraPathStrength] = (),
+        paged: bool = True,
     ) -> Weights:
         """``weights`` of a component of one of these files."""
         paged, loras = paged and request.low_memory, tuple(loras)
@@ -202,7 +207,9 @@ def _encoding(
 
     if recipe.of_source:
         what = f"{first.frames} of {first.height}x{first.width}"
-        yield Stage("source", what, encoder, encoded(first.frames, first), "a smaller or shorter video, cut with ffmpeg")
+        yield Stage(
+            "source", what, encoder, encoded(first.frames, first), "a smaller or shorter video, cut with ffmpeg"
+        )
     if request.video_conditioning:
         scale = reference_downscale_factor(request.loras)
         small = first._replace(height=first.height // scale, width=first.width // scale)
@@ -248,7 +255,9 @@ def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
 
 
 def _audio(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
-    held = sum(files.weights(files.checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder"))
+    held = sum(
+        files.weights(files.checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder")
+    )
     working = estimates.audio(files.checkpoint, audio_tools(shape).target_shape.frames)
     what = f"{shape.frames / shape.fps:.2f} s"
     return Stage("audio", what, held, working, "--no-audio, a shorter video, or more frames a second")

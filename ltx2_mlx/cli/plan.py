@@ -116,7 +116,9 @@ def _fit(result: Plan, checkpoint: Checkpoint) -> None:
     )
     result.request, result.stages = found.request, found.stages
     result.problems += found.problems
-    result.notes += [f"--memory-limit {gigabytes(found.request.memory_limit or 0)} picks {pick}" for pick in found.picked]
+    result.notes += [
+        f"--memory-limit {gigabytes(found.request.memory_limit or 0)} picks {pick}" for pick in found.picked
+    ]
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
