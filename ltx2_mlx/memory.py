@@ -47,9 +47,9 @@ class Peaks:
 
 @contextmanager
 def limited(limit: int | None, expected: int = 0) -> Iterator[None]:
-    """Keep MLX within ``limit`` bytes while this lasts; None leaves it as it is. expected: the most that the work needs;
-    what MLX keeps for reuse may fill the rest. On Metal memory up to the limit stays wired, as far as the system allows.
-    """
+    """Keep MLX within ``limit`` bytes while this lasts; None leaves it as it is. expected: the most that the work
+    needs; what MLX keeps for reuse may fill the rest. On Metal memory up to the limit stays wired, as far as the system
+    allows."""
     if limit is None:
         yield
         return

@@ -120,8 +120,8 @@ def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, s
     """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in slabs, without the weights.
 
     In slabs, what each convolution keeps for the next slab is alive beside the slab that is under way. On an H100
-    121x512x768 took 3.0 GB (2.0) and 3.7 GB (2.3), where this says 3.2 and 3.8, and 257x1024x1536 took 9.3 GB, where it
-    says 8.6. On a CPU it is compared with real runs (tests/test_memory.py).
+    121x512x768 took 3.0 GB (2.0) and 3.7 GB (2.3), where this says 3.2 and 4.0, and 257x1024x1536 took 9.3 GB, where it
+    says 8.8. On a CPU it is compared with real runs (tests/test_memory.py).
     """
     levels = decoder_levels(config, shape)
     sizes = decoder_slabs(config, shape, slab)
@@ -163,11 +163,16 @@ def _whole(levels: Sequence[Level], itemsize: int) -> int:
     padded input, its output and the skip connection.
     """
     if not _on_cpu():
-        return max(
-            (n + 2) * (h + 2) * (w + 2) * (28 * channels + 3 * made) + 27 * channels * made
-            for n, h, w, channels, made, _, _ in levels
-        ) * itemsize
-    columns = [(_columns(level, level.frames, itemsize), 1 + level.work) for level in levels for _ in range(level.convolutions)]
+        return (
+            max(
+                (n + 2) * (h + 2) * (w + 2) * (28 * channels + 3 * made) + 27 * channels * made
+                for n, h, w, channels, made, _, _ in levels
+            )
+            * itemsize
+        )
+    columns = [
+        (_columns(level, level.frames, itemsize), 1 + level.work) for level in levels for _ in range(level.convolutions)
+    ]
     most = 0
     for first in range(len(columns)):
         work = 0.0

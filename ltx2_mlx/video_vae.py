@@ -549,7 +549,8 @@ def decode_video(
     video_decoder.slab = None
     if tiling_config is None:
         budget = memory_budget or decode_budget()
-        video_decoder.slab, tiling_config, _ = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
+        pieces = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
+        video_decoder.slab, tiling_config = pieces.slab, pieces.tiling
     if tiling_config is None:
         chunks = video_decoder.decode_in_slabs(latent, generator=generator)
     else:

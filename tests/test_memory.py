@@ -142,9 +142,7 @@ def test_a_limit_turns_on_low_memory_only_where_that_helps(monkeypatch: pytest.M
     assert not unhelped.request.low_memory and len(unhelped.problems) == 1
 
 
-def test_what_does_not_fit_says_what_does(
-    checkpoints: Path, context: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_does_not_fit_says_what_does(checkpoints: Path, context: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = flags(checkpoints, "tiny-2.3", f"{LARGE} --memory-limit 500MB", context=context)
     for command in ("plan", "generate"):
         assert main([command, *argv]) == 2
@@ -159,9 +157,7 @@ def test_what_does_not_fit_says_what_does(
     assert main(["plan", *argv, "--num-frames", str(more)]) == 2
 
 
-def test_the_machines_memory_is_a_limit_too(
-    checkpoints: Path, context: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_machines_memory_is_a_limit_too(checkpoints: Path, context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limit, "memory_size", lambda: 5 * 10**8)
     problems = planned(checkpoints, "tiny-2.3", LARGE, context=context).problems
     assert any(text.startswith("stage 2") and "of 0.50 GB of memory: use --num-frames" in text for text in problems)
@@ -175,7 +171,9 @@ def test_a_size_of_memory_is_read(text: str, size: float) -> None:
     assert size_of_memory(text) == int(size)
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1", "0", "nan", "1e9", "16TBB", "16 G B", "1,5GB", "½GB", "9" * 40, "٣GB"])
+@pytest.mark.parametrize(
+    "text", ["", "GB", "-1", "0", "nan", "1e9", "16TBB", "16 G B", "1,5GB", "½GB", "9" * 40, "٣GB"]
+)
 def test_what_is_no_size_of_memory_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse("plan", ["--memory-limit", text] if not text.startswith("-") else [f"--memory-limit={text}"])
@@ -199,7 +197,9 @@ def test_mlx_keeps_to_the_limit_while_a_video_is_made_and_not_after(
     monkeypatch.setattr(generate, "run", run)
     generate.generate(made)
     assert seen == [64 * 10**6, 64 * 10**6 - made.memory]
-    assert [setter(size) for setter, size in zip((mx.set_memory_limit, mx.set_cache_limit), before, strict=True)] == [10**9] * 2
+    assert [setter(size) for setter, size in zip((mx.set_memory_limit, mx.set_cache_limit), before, strict=True)] == [
+        10**9
+    ] * 2
 
 
 # ---- the slow BLAS ------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ def fitted(request: Request, stages_of: StagesOf) -> Fitted:
     """Fit a run into ``--memory-limit``, or into the machine's memory.
 
     Measures in their order, each only if it is needed: smaller slabs of the decoder, then tiles (both where the stages
-    are made, see ``vae_memory.choose_pieces``); then ``--low-memory``. Weights with fewer bits change the result, so they
-    are proposed and never picked.
+    are made, see ``vae_memory.fitting_pieces``); then ``--low-memory``. Weights with fewer bits change the result, so
+    they are proposed and never picked.
     """
     result = Fitted(request, stages_of(request))
     limit = available(request)
