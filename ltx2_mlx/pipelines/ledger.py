@@ -65,7 +65,7 @@ class Kept:
         else:
             self._make_room(next((size for other, (_, size) in self._models.items() if other[0] == key[0]), 0))
             model = load()
-            size = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+            size = _size(model)
         self._models[key] = model, size
         self._make_room(0)
         return cast(Component, model)
@@ -204,6 +204,12 @@ class ModelLedger:
             return load()
         loras = self.loras if component == "transformer" else ()
         return kept.model((component, self.checkpoint_path, self.spatial_upsampler_path, loras), load)
+
+
+def _size(model: nn.Module) -> int:
+    """Bytes of a model's weights."""
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    return sum(array.nbytes for array in parameters.values())
 
 
 def check_upsampler(config: LatentUpsamplerConfig, path: str | Path) -> None:
