@@ -10,7 +10,6 @@ from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
-from ..loading.lora import LoraPathStrength
 from ..pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
@@ -18,9 +17,11 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
+from ..media.encoding import CODECS
 from .request import DTYPES, NOISE, TILINGS, Request
+from .settings_file import arguments
 from .terminal import Parser
-from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
+from .values import Refused, Values, bare_lora, image, local_path, lora, output_path, path_and_strength
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
@@ -57,6 +58,8 @@ def parser(
 def request(parser: Parser, argv: Sequence[str]) -> Request:
     """The request of ``argv``. Reads no file; exits with a message where the flags make no sense."""
     values: dict[str, Any] = vars(parser.parse_args(argv))
+    values["arguments"] = arguments(parser, values)
+    del values["config"], values["without"]  # their words are in argv already
     for stream, source in _STREAMS:
         names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
         given = {field: values.pop(name) for field, name in names.items() if name in values}
@@ -119,7 +122,7 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         type=output_path,
         required=True,
         metavar="PATH",
-        help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
+        help="an .mp4 or .mov file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
     )
 
 
@@ -368,7 +371,7 @@ def add_retake(parser: Parser) -> None:
     parser.add_argument(
         "--loras",
         nargs="*",
-        type=lambda text: LoraPathStrength(local_path(text)),
+        type=bare_lora,
         default=[],
         metavar="PATH",
         help="LoRAs, all at strength 1",
@@ -424,6 +427,8 @@ def _add_ours(parser: Parser) -> None:
         metavar="FILE",
         help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
     )
+    _add_encoding(parser)
+    _add_settings(parser)
     group = parser.add_argument_group("diagnostics")
     group.add_argument("--placeholder", action="store_true", help="run neither Gemma nor the transformer: decode noise")
     group.add_argument(
@@ -435,4 +440,43 @@ def _add_ours(parser: Parser) -> None:
     )
     group.add_argument(
         "--early-layers-only", action="store_true", help="use only Gemma's input embeddings, not its layers"
+    )
+
+
+def _add_encoding(parser: Parser) -> None:
+    group = parser.add_argument_group("how the video is compressed")
+    group.add_argument(
+        "--codec", choices=tuple(CODECS), help="of the video; prores goes into a .mov (default: h264, in .mp4 or .mov)"
+    )
+    group.add_argument(
+        "--crf",
+        type=float,
+        metavar="N",
+        help="how strongly, 0 (without loss) to 51; 6 more is half the size (default: 23 of h264, 28 of hevc)",
+    )
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="ultrafast to veryslow: the slower, the smaller (default: medium); of prores proxy, lt, standard or hq "
+        "(default: standard)",
+    )
+
+
+def _add_settings(parser: Parser) -> None:
+    group = parser.add_argument_group("settings that travel with the video")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="take the settings that are in a video, a WAV file, a folder of frames or a JSON file; flags that are "
+        "given as well win",
+    )
+    group.add_argument(
+        "--without", nargs="+", metavar="NAME", help="settings of --config to leave out: --without image low-memory"
+    )
+    group.add_argument(
+        "--no-metadata",
+        dest="metadata",
+        action="store_false",
+        help="do not write prompt, seed and settings into the file. Without this they are there; files are named "
+        "without their folders",
     )

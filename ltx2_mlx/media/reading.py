@@ -28,6 +28,8 @@ __all__ = [
     "get_videostream_metadata",
     "load_video_conditioning",
     "probe",
+    "read_coding",
+    "read_comment",
 ]
 
 MAX_FRAMES = 2**14
@@ -50,6 +52,34 @@ class MediaInfo:
     channels: int | None = None
     samples: int | None = None
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+
+class Coding(NamedTuple):
+    """How a file's streams are coded. colours: matrix, primaries and transfer, and the range, as the file states them;
+    FFmpeg's numbers, of which 2 is "not stated" (0 for the range)."""
+
+    video: str | None = None
+    pix_fmt: str | None = None
+    colours: tuple[int, int, int, int] | None = None
+    audio: str | None = None
+
+
+def read_coding(path: str | Path) -> Coding:
+    """The codecs of a file, from its headers alone."""
+    with reading(path) as container:
+        video, audio = chosen(container.streams.video), chosen(container.streams.audio)
+        heard = None if audio is None else audio.codec_context.name
+        if video is None:
+            return Coding(audio=heard)
+        context = video.codec_context
+        colours = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        return Coding(context.name, context.pix_fmt, tuple(map(int, colours)), heard)
+
+
+def read_comment(path: str | Path) -> str | None:
+    """The comment in a file's metadata; None where there is none."""
+    with reading(path) as container:
+        return container.metadata.get("comment")
 
 
 class VideoStreamMetadata(NamedTuple):
