@@ -98,6 +98,11 @@ def stored_colours(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def snapped(stored: dict[str, np.ndarray], exact: dict[str, np.ndarray], most: float) -> dict[str, np.ndarray]:
+    """``exact`` wherever ``stored`` is at most ``most`` steps away from it, so that what differs shows its numbers."""
+    return {name: np.where(abs(stored[name] - exact[name]) <= most, exact[name], stored[name]) for name in exact}
+
+
 def _counts(frame: av.VideoFrame) -> tuple[int, int]:
     """Rows and columns of blocks."""
     return frame.height // BLOCK, frame.width // BLOCK

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ltx_core.types import Audio
 
-from ..media import MEDIA, exact_colours, image_file, measured, rounded, scratch, uncounted_file
+from ..media import MEDIA, exact_colours, image_file, measured, scratch, uncounted_file
 from ..odd_media import attempted, heard, odd_file, seen
 from ..values import compared
 from .components import Torch
@@ -57,7 +57,7 @@ def colours(chunks: Sequence[torch.Tensor], codec: str) -> dict[str, Any]:
     named = SimpleNamespace(**vars(av) | {"VideoFrame": SimpleNamespace(from_ndarray=kept)})
     with scratch("clip.mp4") as path, mock.patch.object(media_io, "av", named):
         media_io.encode_video(iter(chunks), 24, None, str(path), len(chunks))
-    return compared(Torch(), "", rounded(exact_colours(np.stack(given))))
+    return compared(Torch(), "", exact_colours(np.stack(given)))
 
 
 def frames(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
