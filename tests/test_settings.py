@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 
 from ltx2_mlx import media
@@ -18,7 +16,6 @@ from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.cli.settings_file import FORMAT, read
 from ltx2_mlx.loading.identity import fingerprint
-from ltx2_mlx.media.reading import read_coding
 
 PROMPT = "a fox; 雪, \"quoted\" and ünusual \U0001f98a"
 
@@ -38,6 +35,7 @@ def made(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         flags += ["--spatial-upsampler-path", tiny / "tiny-2.0-upsampler-x2.safetensors", "--noise", "torch"]
         flags += ["--gemma-root", checkpoints / "tiny-gemma", "--lora", tiny / "tiny-2.0-lora.safetensors", "-0.7"]
         flags += ["--image", tiny / "first.png", "0", "0.9", "--height", "64", "--width", "128", "--num-frames", "9"]
+        flags += ["--no-audio"]  # which is what takes time here
         output = folder / "fox.mp4"
         assert main(["generate", *map(str, flags), "--crf", "12", "--output-path", str(output)]) == 0
         yield output
@@ -95,19 +93,16 @@ def test_frames_and_audio_have_their_settings_too_and_none_where_none_are_wanted
     flags = ["--distilled-checkpoint-path", f"{tiny}.safetensors", "--height", "64", "--width", "64", "--num-frames", "1"]
     flags += ["--spatial-upsampler-path", f"{tiny}-upsampler-x2.safetensors", "--prompt", "rare words", "--placeholder"]
     given = parsed(*flags, "--output-path", "x")
-    for name in ("frames", "a.wav", "b.mp4"):
+    for name in ("frames", "a.wav"):
         assert main(["generate", *flags, "--output-path", str(tmp_path / name)]) == 0
         monkeypatch.chdir(checkpoints)  # where files of the right content are found by their names
         found = parsed("--config", tmp_path / name, "--output-path", "x")
         assert {k: v for k, v in found.items() if given[k] != v} == {}
         assert main(["info", str(tmp_path / name)]) == 0 and "rare words" in capsys.readouterr().out
     assert media.probe(tmp_path / "a.wav").samples
-    for name in ("frames", "a.wav", "b.mp4"):
-        argv = [*flags, "--no-metadata", "--overwrite", "--output-path", str(tmp_path / name)]
-        assert main(["generate", *argv]) == 0
-        assert main(["info", str(tmp_path / name)]) == 0 and "settings  none" in capsys.readouterr().out
-        files = (tmp_path / name).glob("*") if name == "frames" else [tmp_path / name]
-        assert not any(b"rare words" in file.read_bytes() for file in files)
+    assert main(["generate", *flags, "--no-metadata", "--overwrite", "--output-path", str(tmp_path / "b.mp4")]) == 0
+    assert main(["info", str(tmp_path / "b.mp4")]) == 0 and "settings  none" in capsys.readouterr().out
+    assert b"rare words" not in (tmp_path / "b.mp4").read_bytes()
 
 
 def test_a_file_of_the_same_name_is_not_taken_for_another(
@@ -157,9 +152,13 @@ HOSTILE: dict[str, tuple[object, str]] = {
     "too few values": ({"image": [["a.png", 0]]}, "takes 3 or 4 values"),
     "nests": ({"image": [[["a.png"], 0, 1]]}, "expected a text or a number"),
     "another pipeline": ({"pipeline": "sora"}, "there is no pipeline 'sora'"),
-    "a pipeline that is no name": ({"pipeline": ["retake"]}, "there is no pipeline"),
+    "a pipeline that is no name": ({"pipeline": ["retake"]}, "pipeline is ['retake'], expected a text"),
     "a flag of another pipeline": ({"skip-stage-2": True}, "no setting of distilled"),
-    "a file that is not there": ({"distilled-checkpoint-path": "/none/x.safetensors"}, "/none/x.safetensors"),
+    "a required setting that is missing": ({"seed": 3}, "arguments are required: --prompt"),
+    "files that are not there": (
+        {"distilled-checkpoint-path": "/none/x.safetensors", "spatial-upsampler-path": "/dev/zero", "prompt": "x"},
+        "/none/x.safetensors: no such file",
+    ),
     "a steering text": ({"\x1b[2J": 1}, "no setting"),
 }
 
@@ -170,20 +169,17 @@ def test_settings_of_others_are_refused_in_one_line(
 ) -> None:
     content, reason = HOSTILE[name]
     monkeypatch.chdir(tmp_path)
-    if isinstance(content, dict) and not {"format", "prompt"} >= {*content} & {"format"}:
-        content = {"format": FORMAT, "arguments": content}
-    elif isinstance(content, dict) and "format" not in content and name != "of another program":
+    if isinstance(content, dict) and "format" not in content and name != "of another program":
         content = {"format": FORMAT, "arguments": content}
     (tmp_path / "his.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    words = ["plan", "--config", "his.json", "--output-path", "mine.mp4"]
-    words += [] if name in ("yes for a value",) else []
     try:
-        code = main(words)
+        code = main(["plan", "--config", "his.json", "--output-path", "mine.mp4"])
     except SystemExit as stop:
         code = stop.code
     out, err = capsys.readouterr()
     assert code == 2 and reason in out + err, out + err
-    assert "\x1b" not in out + err and "Traceback" not in err and err.count("\n") <= 1
+    assert "\x1b" not in out + err and "Traceback" not in err
+    assert out or err.count("\n") == 1, "one line, or a plan with its list of problems"
     assert [path.name for path in tmp_path.iterdir()] == ["his.json"]
 
 

@@ -42,7 +42,10 @@ FORMAT = "ltx2-mlx-settings/1"
 _LONGEST = 1 << 20  # bytes of settings
 _KEYS = {"format": str, "arguments": dict, "files": dict, "versions": dict}
 # Where a run writes, what it replaces and what it reads its settings from is said for each run anew.
-OF_THIS_RUN = ("output_path", "overwrite", "context", "config", "without", "metadata", "help")
+OF_THIS_RUN = (
+    *("output_path", "overwrite", "context", "config", "without", "metadata", "help"),
+    *("num_videos", "prompts_file", "preview", "preview_every", "quiet", "json", "yes"),
+)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _recorded(into: dict[str, Any], comments: list[str]) -> Iterator[None]:
         given = _bound(write, *args, **kwargs)
         names = {"video": "frames", "output_path": "path", "video_chunks_number": "chunks"}
         comment = given.pop("comment")
-        comments += [] if comment is None else [comment]
+        comments.extend([] if comment is None else [comment])
         into["write.metadata"] = comment is not None
         into.update({f"write.{names.get(name, name)}": v for name, v in given.items() if name != "progress"})
 
