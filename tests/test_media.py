@@ -22,7 +22,7 @@ import parity.sides.torch  # noqa: F401  it knows how to import what follows
 from ltx2_mlx import media
 from ltx2_mlx.errors import InputError, MediaError
 from ltx2_mlx.media import writing
-from ltx2_mlx.media.encoding import CODECS, Encoding
+from ltx2_mlx.media.encoding import CODECS
 from ltx2_mlx.types import Audio
 
 # isort: split
@@ -211,7 +211,9 @@ def bt709(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([(16 + 219 * y).ravel(), *(128 + 224 * c.ravel() for c in halves)]).reshape(-1, y.shape[1])
 
 
-def test_the_encoder_is_given_the_references_pictures_in_the_colours_of_hd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_is_given_the_references_pictures_in_the_colours_of_hd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     video, audio = clip(19, 50, 70), sound(18000)
     expected = TorchAudio(torch.from_numpy(waveform(audio) * 1.9), audio.sampling_rate)  # some of it is clipped
     louder = Audio(audio.waveform * 1.9, audio.sampling_rate)

@@ -14,10 +14,10 @@ from ltx2_mlx import media
 from ltx2_mlx.cli import places
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.recipes import parse
-from ltx2_mlx.cli.settings_file import FORMAT, read
+from ltx2_mlx.cli.settings_file import FORMAT
 from ltx2_mlx.loading.identity import fingerprint
 
-PROMPT = "a fox; 雪, \"quoted\" and ünusual \U0001f98a"
+PROMPT = 'a fox; 雪, "quoted" and ünusual \U0001f98a'
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,9 @@ def test_a_video_says_how_its_colours_and_settings_are_read(made: Path, capsys: 
         assert part in shown, part
 
 
-def test_a_video_is_made_again_from_its_own_settings(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_is_made_again_from_its_own_settings(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["generate", "--config", str(made), "--output-path", "again.mp4"]) == 0
     assert (tmp_path / "again.mp4").read_bytes() == made.read_bytes()
@@ -90,7 +92,16 @@ def test_frames_and_audio_have_their_settings_too_and_none_where_none_are_wanted
 ) -> None:
     monkeypatch.setattr(places, "file", lambda: tmp_path / "no" / "such" / "folder.json")
     tiny = checkpoints / "tiny-2.0"
-    flags = ["--distilled-checkpoint-path", f"{tiny}.safetensors", "--height", "64", "--width", "64", "--num-frames", "1"]
+    flags = [
+        "--distilled-checkpoint-path",
+        f"{tiny}.safetensors",
+        "--height",
+        "64",
+        "--width",
+        "64",
+        "--num-frames",
+        "1",
+    ]
     flags += ["--spatial-upsampler-path", f"{tiny}-upsampler-x2.safetensors", "--prompt", "rare words", "--placeholder"]
     given = parsed(*flags, "--output-path", "x")
     for name in ("frames", "a.wav"):
@@ -183,7 +194,9 @@ def test_settings_of_others_are_refused_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["his.json"]
 
 
-def test_a_file_without_settings_is_named(tmp_path: Path, checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_settings_is_named(
+    tmp_path: Path, checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in (checkpoints / "media" / "clip.mp4", checkpoints / "media" / "audio.wav"):
         assert main(["plan", "--config", str(path), "--output-path", "x.mp4"]) == 2
         assert capsys.readouterr().err == f"ltx2-mlx: {path}: holds no settings of ltx2-mlx\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
+from ..media.encoding import CODECS
 from ..pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
@@ -17,7 +18,6 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
-from ..media.encoding import CODECS
 from .request import DTYPES, NOISE, TILINGS, Request
 from .settings_file import arguments
 from .terminal import Parser

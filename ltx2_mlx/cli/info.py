@@ -1,5 +1,4 @@
-"""``ltx2-mlx info``: the components of a checkpoint, and whether each is whole; or what a video holds and what made it.
-"""
+"""``ltx2-mlx info``: the components of a checkpoint and whether each is whole; or what made a video."""
 
 from __future__ import annotations
 
@@ -84,5 +83,7 @@ def made_by(path: Path) -> str:
 def _colours(coding: Coding) -> str:
     """The colours that a stream states, in words."""
     *kinds, limits = coding.colours or (2, 2, 2, 0)
-    said = "/".join(dict.fromkeys({1: "BT.709", 2: "not stated", 5: "BT.601", 6: "BT.601"}.get(k, str(k)) for k in kinds))
+    said = "/".join(
+        dict.fromkeys({1: "BT.709", 2: "not stated", 5: "BT.601", 6: "BT.601"}.get(k, str(k)) for k in kinds)
+    )
     return f"colours {said}, {('range not stated', 'limited range', 'full range')[limits] if limits < 3 else limits}"

@@ -450,7 +450,7 @@ def parser(command: str, name: str) -> Parser:
 
 
 def parse(command: str, argv: Sequence[str]) -> Request:
-    """The request of ``ltx2-mlx generate`` or ``plan``. Reads no file but that of ``--config``, and exits with a message
-    for wrong flags."""
+    """The request of ``ltx2-mlx generate`` or ``plan``. Reads no file but that of ``--config``, and exits with a
+    message for wrong flags."""
     words = settings_file.merged(argv, command, DEFAULT, partial(parser, command))
     return flags.request(parser(command, flags.chosen(words, command, RECIPES, DEFAULT)), words)

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from ..errors import InputError
 from .images import MAX_H264_SIDE
@@ -102,7 +102,9 @@ class Encoding:
             raise InputError(f"the codec {self.codec}, expected {', '.join(CODECS)}")
         codec = CODECS[self.codec]
         if suffix not in codec.containers:
-            raise InputError(f"{self.codec} goes into a file that ends in {' or '.join(codec.containers)}, not {suffix}")
+            raise InputError(
+                f"{self.codec} goes into a file that ends in {' or '.join(codec.containers)}, not {suffix}"
+            )
         if self.crf is not None and codec.max_crf is None:
             raise InputError(f"{self.codec} has no CRF; choose with the preset: {', '.join(codec.presets)}")
         if self.crf is not None and codec.max_crf is not None and not 0 <= self.crf <= codec.max_crf:
@@ -110,10 +112,12 @@ class Encoding:
         if self.preset is not None and self.preset not in codec.presets:
             raise InputError(f"the preset {self.preset} of {self.codec}, expected {', '.join(codec.presets)}")
         if missing := {codec.encoder, "aac"} - av.codecs_available:
-            raise InputError(f"PyAV's FFmpeg has no {' and no '.join(sorted(missing))}: pip install --force-reinstall av")
+            raise InputError(
+                f"PyAV's FFmpeg has no {' and no '.join(sorted(missing))}: pip install --force-reinstall av"
+            )
 
 
-def check_encoding(height: int, width: int, encoding: Encoding = Encoding(), suffix: str = ".mp4") -> None:  # noqa: B008
+def check_encoding(height: int, width: int, encoding: Encoding = Encoding(), suffix: str = ".mp4") -> None:
     """Raises InputError where frames of this size cannot be written so, or FFmpeg has not the codecs for it."""
     encoding.check(suffix)
     if height % 2 or width % 2:
@@ -127,7 +131,8 @@ def add_video(
 ) -> av.VideoStream:
     """A stream of the container that is marked as what ``Converter`` makes."""
     codec = CODECS[encoding.codec]
-    stream: av.VideoStream = container.add_stream(codec.encoder, rate=rate, options=encoding.options())
+    stream = container.add_stream(codec.encoder, rate=rate, options=encoding.options())
+    assert isinstance(stream, av.VideoStream)
     stream.height, stream.width, stream.pix_fmt = height, width, codec.pix_fmt
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -147,5 +152,5 @@ class Converter:
         """The frame of ``(H, W, 3)`` uint8."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         return self.reformatter.reformat(
-            frame, format=self.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG", interpolation=_EXACT
+            frame, format=self.pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=_EXACT
         )

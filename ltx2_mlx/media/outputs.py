@@ -88,7 +88,9 @@ def _check_folder(path: Path) -> None:
 
 def _check_frames_folder(path: Path) -> None:
     """Raises InputError for a folder that holds anything but frames and audio of this program: it is replaced whole."""
-    other = sorted(entry.name for entry in path.iterdir() if not (_FRAME.fullmatch(entry.name) or entry.name in (AUDIO, SETTINGS)))
+    other = sorted(
+        entry.name for entry in path.iterdir() if not (_FRAME.fullmatch(entry.name) or entry.name in (AUDIO, SETTINGS))
+    )
     if other:
         raise InputError(f"{path}: a folder that holds {other[0]}, which is not a frame; give a new or empty folder")
     if path == Path.cwd() or path.is_mount():

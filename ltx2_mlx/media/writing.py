@@ -27,6 +27,7 @@ from .reading import MediaInfo, probe
 Progress = Callable[[str, int, int | None], None]
 """Called as ``progress(name, done, total)`` after each unit of work; total is None where it is not known."""
 
+
 def encode_video(
     video: Iterable[np.ndarray],
     fps: float | Fraction,
@@ -92,7 +93,7 @@ def save_png_frames(
 
 
 def save_wav(path: str | Path, audio: Audio, comment: str | None = None) -> None:
-    """Write 16-bit stereo PCM. ``comment`` is a text in ASCII that players and ``read_comment`` show."""
+    """Write 16-bit stereo PCM. ``comment`` is a text that players and ``read_comment`` show."""
     pcm = _pcm(audio)
     with whole_file(Path(path)) as part:
         _write_wav(part, pcm)
@@ -102,7 +103,7 @@ def save_wav(path: str | Path, audio: Audio, comment: str | None = None) -> None
 
 def _add_comment(path: Path, comment: str) -> None:
     """Add RIFF's chunk of information to a WAV file, behind the samples, where no reader stumbles over it."""
-    text = comment.encode("ascii") + b"\0"
+    text = comment.encode() + b"\0"
     entry = b"INFOICMT" + struct.pack("<I", len(text)) + text + b"\0" * (len(text) % 2)
     with path.open("r+b") as file:
         file.seek(0, os.SEEK_END)

@@ -112,7 +112,7 @@ def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
     """One plane of a frame, in steps of 8 bits."""
     plane, bits = frame.planes[index], frame.format.components[index].bits
     size = 2 if bits > 8 else 1
-    values = np.frombuffer(plane, np.uint16 if size == 2 else np.uint8).reshape(plane.height, -1)
+    values = np.frombuffer(bytes(plane), np.uint16 if size == 2 else np.uint8).reshape(plane.height, -1)
     return np.asarray(values[:, : plane.width] / 2.0 ** (bits - 8))
 
 

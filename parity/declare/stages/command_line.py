@@ -278,7 +278,11 @@ def _from_settings(recipe: str) -> Step:
         on_reference={"argv": words(theirs)},
         on_ours={
             "argv": (*words(flags), *TILING),
-            "changed": (*words({"--output-path": flags["--output-path"], **changed}), "--without", *(flag.removeprefix("--") for flag in left_out)),
+            "changed": (
+                *words({"--output-path": flags["--output-path"], **changed}),
+                "--without",
+                *(flag.removeprefix("--") for flag in left_out),
+            ),
         },
     )
 

@@ -202,7 +202,13 @@ def _odd() -> Case:
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    ordinary = {"written": _written(), "colours": _colours(), "outputs": _outputs(), "pictures": _pictures(), "reading": _reading()}
+    ordinary = {
+        "written": _written(),
+        "colours": _colours(),
+        "outputs": _outputs(),
+        "pictures": _pictures(),
+        "reading": _reading(),
+    }
     return {**ordinary, "odd": _odd()}
 
 
