@@ -299,10 +299,10 @@ COMMAND_LINE = (
     ),
     _flag(
         "F45",
-        "the settings win over the command line",
+        "the seed of the settings wins over the one that is typed",
         _SETTINGS,
         "return [*words, *argv]",
-        "return [*argv, *words]",
+        "return [*words, *argv, f\"--seed={settings.arguments['seed']}\"]",
         "distilled.settings.call.seed",
         cause="swapped",
     ),
