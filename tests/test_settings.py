@@ -13,6 +13,7 @@ import pytest
 from ltx2_mlx import media
 from ltx2_mlx.cli import places
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.cli.plan import plan
 from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.cli.settings_file import FORMAT
 from ltx2_mlx.loading.identity import fingerprint
@@ -127,6 +128,30 @@ def test_a_file_of_the_same_name_is_not_taken_for_another(
     for flag in ("--distilled-checkpoint-path", "--spatial-upsampler-path", "--lora", "--image first.png (sha256"):
         assert flag in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--crf", "51.5"], "CRF 51.5, expected 0 to 51"),
+        (["--crf", "nan"], "CRF nan"),
+        (["--codec", "prores"], "prores goes into a file that ends in .mov, not .mp4"),
+        (["--codec", "prores", "--crf", "9", "--output-path", "x.mov"], "prores has no CRF"),
+        (["--codec", "hevc", "--preset", "hq"], "the preset hq of hevc"),
+        (["--codec", "hevc", "--output-path", "frames"], "--codec has no effect on"),
+        (["--crf", "9", "--output-path", "x.wav"], "--crf has no effect on"),
+        (["--codec", "hevc"], "PyAV's FFmpeg has no libx265"),
+    ],
+)
+def test_how_a_video_cannot_be_compressed_is_known_to_the_plan(
+    flags: list[str], problem: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "libx265" in problem:
+        monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx265"})
+    asked = parse("plan", ["--config", str(made), "--without", "crf", "no-audio", "--output-path", "x.mp4", *flags])
+    found = plan(asked).problems
+    assert len(found) == 1 and problem in found[0]
 
 
 # ---- settings of others -------------------------------------------------------------------------------------------

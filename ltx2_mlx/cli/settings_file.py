@@ -222,7 +222,7 @@ def merged(argv: Sequence[str], command: str, default: str, parser_of: Callable[
         found = _with_files(action, value, lambda path, patterns, key=key: _found(path, patterns, settings, key, lost))
         words += _words(key, found, action, settings.path)
     if lost:
-        raise InputError(f"{settings.path} was made with files that are not here: {'; '.join(lost)}")
+        raise InputError(f"{settings.path} was made with files that are not here; give their flags: {'; '.join(lost)}")
     return [*words, *argv]
 
 

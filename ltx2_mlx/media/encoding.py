@@ -5,9 +5,10 @@ A player that is told nothing takes HD for BT.709 and the rest for BT.601, so co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -30,6 +31,7 @@ class Codec:
     containers: the endings of files that players expect it in. fixed: options under which the same frames always give
     the same file. presets: what ``preset_option`` may say, with FFmpeg's word for it. max_crf: None where there is no
     such thing. tag: the name of the codec in the container, where FFmpeg's own is not the one that players look for.
+    delay: frames by which decoding is ahead of showing, where the encoder's own times of decoding cannot be used.
     """
 
     encoder: str
@@ -41,6 +43,7 @@ class Codec:
     max_crf: float | None = 51
     tag: str = ""
     max_side: int = MAX_H264_SIDE
+    delay: int | None = None
 
 
 CODECS: Mapping[str, Codec] = {
@@ -60,6 +63,7 @@ CODECS: Mapping[str, Codec] = {
         {"x265-params": "frame-threads=2:pools=4:log-level=error"},
         dict(zip(_SPEEDS, _SPEEDS, strict=True)),
         tag="hvc1",  # QuickTime shows nothing for FFmpeg's own hev1
+        delay=2,  # x265 leaves the times of clips of one or two frames unset
     ),
     "prores": Codec(
         "prores_ks",
@@ -131,8 +135,7 @@ def add_video(
 ) -> av.VideoStream:
     """A stream of the container that is marked as what ``Converter`` makes."""
     codec = CODECS[encoding.codec]
-    stream = container.add_stream(codec.encoder, rate=rate, options=encoding.options())
-    assert isinstance(stream, av.VideoStream)
+    stream = cast(av.VideoStream, container.add_stream(codec.encoder, rate=rate, options=encoding.options()))
     stream.height, stream.width, stream.pix_fmt = height, width, codec.pix_fmt
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -140,6 +143,15 @@ def add_video(
     if codec.tag:
         context.codec_tag = codec.tag
     return stream
+
+
+def timed(packets: Iterable[av.Packet], encoding: Encoding, rate: Fraction) -> Iterator[av.Packet]:
+    """All packets of a video stream, with the times of decoding that a container needs."""
+    delay = CODECS[encoding.codec].delay
+    for number, packet in enumerate(packets):
+        if delay is not None:
+            packet.dts = round((number - delay) / (rate * packet.time_base))
+        yield packet
 
 
 class Converter:
@@ -152,5 +164,9 @@ class Converter:
         """The frame of ``(H, W, 3)`` uint8."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         return self.reformatter.reformat(
-            frame, format=self.pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, interpolation=_EXACT
+            frame,
+            format=self.pix_fmt,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_EXACT,
         )

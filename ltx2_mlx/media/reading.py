@@ -55,8 +55,8 @@ class MediaInfo:
 
 
 class Coding(NamedTuple):
-    """How a file's streams are coded. colours: matrix, primaries, transfer and range as the file states them, in FFmpeg's
-    numbers, of which 2 is "not stated" (0 for the range)."""
+    """How a file's streams are coded. colours: matrix, primaries, transfer and range as the file states them, in
+    FFmpeg's numbers, of which 2 is "not stated" (0 for the range)."""
 
     video: str | None = None
     pix_fmt: str | None = None

@@ -19,7 +19,7 @@ from PIL import Image
 from ..errors import InputError, MediaError
 from ..types import Audio
 from .audio import resampled
-from .encoding import Converter, Encoding, add_video, check_encoding
+from .encoding import Converter, Encoding, add_video, check_encoding, timed
 from .files import ffmpeg_errors
 from .outputs import AUDIO, MOVIES, SETTINGS, whole_file, whole_folder
 from .reading import MediaInfo, probe
@@ -199,12 +199,18 @@ def _write_movie(
         stream = add_video(container, encoding, height, width, rate)
         if pcm:
             _write_audio(container, pcm)
-        for pixels in chain.from_iterable(chunks):
-            frame = converted(pixels)
-            frame.pts, frame.time_base = frames, 1 / rate
-            container.mux(stream.encode(frame))
-            frames += 1
-        container.mux(stream.encode())
+
+        def packets() -> Iterator[av.Packet]:
+            nonlocal frames
+            for pixels in chain.from_iterable(chunks):
+                frame = converted(pixels)
+                frame.pts, frame.time_base = frames, 1 / rate
+                yield from stream.encode(frame)
+                frames += 1
+            yield from stream.encode()
+
+        for packet in timed(packets(), encoding, rate):
+            container.mux(packet)
     return frames
 
 
