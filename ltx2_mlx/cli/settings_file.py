@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -219,14 +220,14 @@ def merged(argv: Sequence[str], command: str, default: str, parser_of: Callable[
             raise InputError(f"{settings.path}: {key} is not taken from settings; give --{key} on the command line")
         if not typed.isdisjoint(action.option_strings):
             continue
-        found = _with_files(action, value, lambda path, patterns, key=key: _found(path, patterns, settings, key, lost))
+        found = _with_files(action, value, partial(_found, settings, key, lost))
         words += _words(key, found, action, settings.path)
     if lost:
         raise InputError(f"{settings.path} was made with files that are not here; give their flags: {'; '.join(lost)}")
     return [*words, *argv]
 
 
-def _found(name: str, patterns: Sequence[str] | None, settings: Recorded, key: str, lost: list[str]) -> str:
+def _found(settings: Recorded, key: str, lost: list[str], name: str, patterns: Sequence[str] | None) -> str:
     """The path of a file of the settings on this machine. A name without a fingerprint is a path already."""
     mark = settings.files.get(name)
     if mark is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import TypeAlias, cast
 
 import av
 import numpy as np
@@ -145,7 +145,10 @@ def add_video(
     return stream
 
 
-def timed(packets: Iterable[av.Packet], encoding: Encoding, rate: Fraction) -> Iterator[av.Packet]:
+VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
+
+
+def timed(packets: Iterable[VideoPacket], encoding: Encoding, rate: Fraction) -> Iterator[VideoPacket]:
     """All packets of a video stream, with the times of decoding that a container needs."""
     delay = CODECS[encoding.codec].delay
     for number, packet in enumerate(packets):

@@ -19,7 +19,7 @@ from PIL import Image
 from ..errors import InputError, MediaError
 from ..types import Audio
 from .audio import resampled
-from .encoding import Converter, Encoding, add_video, check_encoding, timed
+from .encoding import Converter, Encoding, VideoPacket, add_video, check_encoding, timed
 from .files import ffmpeg_errors
 from .outputs import AUDIO, MOVIES, SETTINGS, whole_file, whole_folder
 from .reading import MediaInfo, probe
@@ -200,7 +200,7 @@ def _write_movie(
         if pcm:
             _write_audio(container, pcm)
 
-        def packets() -> Iterator[av.Packet]:
+        def packets() -> Iterator[VideoPacket]:
             nonlocal frames
             for pixels in chain.from_iterable(chunks):
                 frame = converted(pixels)

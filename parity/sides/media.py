@@ -111,9 +111,8 @@ def _counts(frame: av.VideoFrame) -> tuple[int, int]:
 def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
     """One plane of a frame, in steps of 8 bits."""
     plane, bits = frame.planes[index], frame.format.components[index].bits
-    size = 2 if bits > 8 else 1
-    values = np.frombuffer(bytes(plane), np.uint16 if size == 2 else np.uint8).reshape(plane.height, -1)
-    return np.asarray(values[:, : plane.width] / 2.0 ** (bits - 8))
+    whole: np.ndarray = np.frombuffer(bytes(plane), np.dtype("<u2" if bits > 8 else "u1")).reshape(plane.height, -1)
+    return np.asarray(whole[:, : plane.width] / 2.0 ** (bits - 8), np.float64)
 
 
 def _middles(pixels: np.ndarray) -> np.ndarray:
