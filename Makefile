@@ -50,6 +50,7 @@ demo: fixtures ## a short video with audio from a tiny checkpoint: reports/lates
 		--prompt "A red fox walks through fresh snow." --image $(TINY)/media/image-0.png 0 0.9 \
 		--lora $(TINY)/tiny-2.3-lora.safetensors 0.7 --height 128 --width 192 --num-frames 25 \
 		--output-path reports/latest/demo.mp4 --overwrite $(ARGS)
+	$(RUN) -m ltx2_mlx info reports/latest/demo.mp4
 
 selftest: $(VENV)/ready ## known faults planted one at a time: is each one noticed, and where?
 	$(RUN) -m parity selftest --gate 12 $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
     if device := config.getoption("--device"):
         mx.set_default_device(getattr(mx, device))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The list of this machine's files stays as it is: the tests' own is elsewhere."""
+    from ltx2_mlx.cli import places
+
+    own = tmp_path_factory.mktemp("places") / "places.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "file", lambda: own)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -108,12 +108,12 @@ def test_a_flag_without_effect_or_sense_is_refused(
 def test_plan_names_every_problem_at_once(
     files: list[str], checkpoints: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = ["--height", "100", "--num-frames", "18", "--image", "none.png", "40", "2", "--output-path", "/none/x.mov"]
+    wrong = ["--height", "100", "--num-frames", "18", "--image", "none.png", "40", "2", "--output-path", "/none/x.avi"]
     wrong += ["--spatial-upsampler-path", str(checkpoints / "tiny-2.3-upsampler-x1.5.safetensors")]
     wrong += ["--lora", str(checkpoints / "tiny-2.3-lora.safetensors"), "--quantization", "fp8-scaled-mm"]
     assert main(["plan", *files, *wrong]) == 2
     text = capsys.readouterr().out
-    for part in ("use 128x128", "use 17", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
+    for part in ("use 128x128", "use 17", "none.png", "frame 40", ".avi", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
         assert part in text, part
     assert main(["generate", *files, *wrong]) == 2  # nothing is loaded, and the same is said
     assert "frame 40" in capsys.readouterr().err
@@ -296,7 +296,7 @@ def test_parsing_downloads_nothing(hub: FakeHub, named: list[str], flags: list[s
         (["--height", "100"], "height x width is 100x128, expected multiples of 64"),
         (["--quantization", "fp8-scaled-mm"], "use fp8-cast"),
         (["--seed", "-2"], "expected 0 or more"),
-        (["--output-path", "x.mov"], "ends in .mov"),
+        (["--output-path", "x.avi"], "ends in .avi"),
         (["--image", "none.png", "0", "1"], "none.png"),
         (["--spatial-upsampler-path", "upsampler.safetensors"], "no such file or folder"),
         (["--spatial-upsampler-path", "UPSAMPLER"], "scales by 1.5"),

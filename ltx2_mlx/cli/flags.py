@@ -11,7 +11,6 @@ from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
-from ..loading.lora import LoraPathStrength
 from ..pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
@@ -20,10 +19,21 @@ from ..pipelines.constants import (
     PipelineParams,
 )
 from .names import DISTILLED, DISTILLED_LORA, FULL, GEMMA, UPSAMPLER, assume
-from .request import DTYPES, NOISE, TILINGS, Request
+from .own_flags import add_ours
+from .request import Request
+from .settings_file import arguments
 from .several import named_after, videos, with_mark
 from .terminal import Parser
-from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength, size_of_memory
+from .values import (
+    Refused,
+    Values,
+    bare_lora,
+    image,
+    local_path,
+    lora,
+    output_path,
+    path_and_strength,
+)
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
@@ -53,7 +63,7 @@ def parser(
         "--pipeline", choices=tuple(names), default=default, metavar="NAME", help=f"the pipeline (default: {default})"
     )
     add_flags(result)
-    _add_ours(result)
+    add_ours(result)
     return result
 
 
@@ -77,12 +87,14 @@ def requests(parser: Parser, argv: Sequence[str]) -> tuple[Request, ...]:
 
 
 def _request(parser: Parser, values: dict[str, Any]) -> Request:
+    values["assumed"] = assume(parser, values, whole=files(dict(values)) is None)
+    values["arguments"] = arguments(parser, values)
+    del values["config"], values["without"]  # their words are in argv already
     for stream, source in _STREAMS:
         names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
         given = {field: values.pop(name) for field, name in names.items() if name in values}
         values[f"{stream}_guider_params"] = MultiModalGuiderParams(**given)
     values["checkpoint_path"] = files(values)
-    values["assumed"] = assume(parser, values)
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
         if more and values["quantization"] == "fp8-cast":
@@ -138,8 +150,8 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         "--output-path",
         type=output_path,
         metavar="PATH",
-        help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav (default: an "
-        ".mp4 named after the prompt and the seed)",
+        help="an .mp4 or .mov file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav "
+        "(default: an .mp4 named after the prompt and the seed)",
     )
 
 
@@ -388,7 +400,7 @@ def add_retake(parser: Parser) -> None:
     parser.add_argument(
         "--loras",
         nargs="*",
-        type=lambda text: LoraPathStrength(local_path(text)),
+        type=bare_lora,
         default=[],
         metavar="PATH",
         help="LoRAs, all at strength 1",
@@ -403,84 +415,4 @@ def add_retake(parser: Parser) -> None:
     parser.add_argument("--keep-audio", action="store_true", help="re-create the video alone")
     parser.add_argument(
         "--enhance-prompt", action="store_true", help="let Gemma rewrite the prompt in more detail (needs mlx-lm)"
-    )
-
-
-# ---- our own flags ------------------------------------------------------------------------------------------------
-
-
-def _add_ours(parser: Parser) -> None:
-    group = parser.add_argument_group("how it runs")
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace what is at --output-path; otherwise it is refused"
-    )
-    group.add_argument(
-        "--no-audio", dest="audio", action="store_false", help="do not decode or write audio; the frames stay the same"
-    )
-    group.add_argument(
-        "--dtype", choices=tuple(DTYPES), default="bfloat16", help="of weights and latents (default: bfloat16)"
-    )
-    group.add_argument(
-        "--low-memory",
-        action="store_true",
-        help="keep two of the network's blocks in memory at a time and read them for every pass; slower",
-    )
-    group.add_argument(
-        "--memory-limit",
-        type=size_of_memory,
-        metavar="SIZE",
-        help="the most memory to take, such as 16GB or 12.5GiB: the video is decoded in smaller slabs, then in tiles, "
-        "then --low-memory is turned on, and no more of them than it takes; refused where that is not enough",
-    )
-    group.add_argument(
-        "--noise",
-        choices=tuple(NOISE),
-        default="numpy",
-        help="where the noise comes from; torch: the same numbers as PyTorch on a CPU (default: numpy)",
-    )
-    group.add_argument(
-        "--tiling",
-        choices=tuple(TILINGS),
-        default="auto",
-        help="decode the video in tiles. auto: only if memory is short; default: the reference's tiles of 512 pixels "
-        "and 64 frames; none: the whole clip, which passes through in slabs of frames, without seams (default: auto)",
-    )
-    group.add_argument(
-        "--context",
-        type=output_path,
-        metavar="FILE",
-        help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
-    )
-    group = parser.add_argument_group("several videos")
-    group.add_argument(
-        "--num-videos", type=int, metavar="N", help="as many videos, whose seeds are --seed and those that follow it"
-    )
-    group.add_argument(
-        "--prompts-file",
-        metavar="FILE",
-        help="a video for each line of a text file, or of the standard input (-), in the place of --prompt",
-    )
-    group = parser.add_argument_group("while it runs")
-    group.add_argument(
-        "--preview",
-        type=output_path,
-        metavar="PATH",
-        help="a small picture of the video after each denoising step: a .png file that the next one replaces, or a "
-        "folder that keeps all",
-    )
-    group.add_argument("--preview-every", type=int, metavar="N", help="after each N-th step and the last (default: 1)")
-    group.add_argument("--quiet", action="store_true", help="show no progress, notes and summary, but errors")
-    group.add_argument("--json", action="store_true", help="write events as lines of JSON to the standard output")
-    group.add_argument("--yes", action="store_true", help="download the default models without asking")
-    group = parser.add_argument_group("diagnostics")
-    group.add_argument("--placeholder", action="store_true", help="run neither Gemma nor the transformer: decode noise")
-    group.add_argument(
-        "--cross-attn-scale",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="scale the prompt's effect on each transformer block (default: 1)",
-    )
-    group.add_argument(
-        "--early-layers-only", action="store_true", help="use only Gemma's input embeddings, not its layers"
     )

@@ -111,8 +111,12 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("generate", help="make a video with audio (see: ltx2-mlx generate --help)")
     commands.add_parser("plan", help="show what generate would do with the same flags, and every problem")
-    info = commands.add_parser("info", help="show the components of a checkpoint, and whether each is whole")
-    info.add_argument("checkpoint_path", nargs="?", metavar="CHECKPOINT", help="a .safetensors file")
+    info = commands.add_parser(
+        "info", help="show the components of a checkpoint, and whether each is whole; or what made a video"
+    )
+    info.add_argument(
+        "checkpoint_path", nargs="?", metavar="FILE", help="a .safetensors file; or an output of generate"
+    )
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         info.add_argument(f"--{part}-path", metavar="FILE", help=f"the {part} where it is in a file of its own")
     return parser
@@ -121,11 +125,15 @@ def _parser() -> Parser:
 def _info(files: dict[str, str]) -> int:
     with stopping(_exit):
         from ..loading.checkpoint import CheckpointFiles
-        from .info import info
+        from .info import info, is_output, made_by
 
     if not files:
         raise InputError("info needs a file: see ltx2-mlx info --help")
-    print(info(files["checkpoint_path"] if {*files} == {"checkpoint_path"} else CheckpointFiles(**files)))
+    one = Path(files["checkpoint_path"]).expanduser() if {*files} == {"checkpoint_path"} else None
+    if one is not None and is_output(one):
+        print(made_by(one))
+    else:
+        print(info(files["checkpoint_path"] if one is not None else CheckpointFiles(**files)))
     return 0
 
 

@@ -14,7 +14,7 @@ from ..pipelines.ledger import Denoised, Kept, ModelLedger, Settings
 from ..pipelines.preview import LatentColours, latent_colours
 from ..pipelines.stages import prompt_contexts
 from .costs import costs, paces, remember
-from .generate import generate, settings
+from .generate import generate, settings, with_seed
 from .limit import available
 from .macos import Pressure
 from .memory import lines
@@ -43,7 +43,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
     if plan.request.preview is not None:
         with shared.task("fitting the preview"):
             colours = latent_colours(_ledger(plan.request, shared))
-    for number, request in enumerate(requests):
+    for number, request in enumerate(map(with_seed, requests)):
         if number:
             run.next_video()
         own = replace(shared, preview=_preview(request, colours, display), peaks=Peaks())

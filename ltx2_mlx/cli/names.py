@@ -15,12 +15,11 @@ UPSAMPLER = f"{_LTX}/ltx-2-spatial-upscaler-x2-1.0.safetensors"
 DISTILLED_LORA = f"{_LTX}/ltx-2-19b-distilled-lora-384.safetensors"
 
 
-def assume(parser: Parser, values: dict[str, Any]) -> tuple[str, ...]:
-    """Put the official names in the place of files that were not given, and return them. The upsampler and the
-    distilled LoRA belong to their checkpoint: where that is given, they have to be given too."""
+def assume(parser: Parser, values: dict[str, Any], whole: bool) -> tuple[str, ...]:
+    """Put the official names in the place of files that were not given, and return them. whole: no checkpoint was
+    given. The upsampler and the distilled LoRA belong to theirs: where it is given, they have to be given too."""
     assumed: dict[str, tuple[str, Any]] = {}
     flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    whole = values["checkpoint_path"] is None
     if whole:
         name = DISTILLED if flags["checkpoint_path"].startswith("--distilled") else FULL
         assumed["checkpoint_path"] = name, name

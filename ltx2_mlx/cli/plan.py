@@ -21,9 +21,10 @@ from ..loading.load import build
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy
 from ..media import outputs
+from ..media.encoding import check_encoding
 from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
-from ..media.writing import aac_rate, check_encoding, frame_rate
+from ..media.writing import aac_rate, frame_rate
 from ..pipelines.checks import block_problems, not_utf8
 from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
@@ -157,6 +158,7 @@ def _check_values(result: Plan, request: Request) -> bool:
         _check_enhancement,
         _check_gemma,
         _check_output,
+        _check_codec,
         _check_context,
         _check_preview,
     ):
@@ -236,6 +238,13 @@ def _inputs(request: Request) -> list[str | Path]:
     files += [lora.path for lora in (*request.loras, *request.distilled_lora)]
     files += [request.audio_path, request.video_path]
     return [file for file in files if file]
+
+
+def _check_codec(request: Request) -> None:
+    if (suffix := outputs.kind(request.output_path)) in outputs.MOVIES:
+        request.encoding.check(suffix)
+    elif given := [flag for flag in ("codec", "crf", "preset") if getattr(request, flag) is not None]:
+        raise InputError(f"--{given[0]} has no effect on {request.output_path}, which holds no compressed video")
 
 
 def _check_context(request: Request) -> None:
@@ -438,10 +447,10 @@ def _media(result: Plan, path: str, found: MediaInfo) -> None:
     if found.samples and found.sample_rate:
         parts.append(f"{found.samples / found.sample_rate:.2f} s of audio at {found.sample_rate} Hz")
         if (
-            outputs.kind(result.request.output_path) == ".mp4"
+            outputs.kind(result.request.output_path) in outputs.MOVIES
             and (rate := aac_rate(found.sample_rate)) != found.sample_rate
         ):
-            result.notes.append(f"{path} has audio at {found.sample_rate} Hz, which an MP4 gets at {rate} Hz")
+            result.notes.append(f"{path} has audio at {found.sample_rate} Hz, which a video gets at {rate} Hz")
     result.files.append(("media", path, "; ".join(parts) or "neither video nor audio"))
     result.notes += [f"{path} {note}" for note in found.notes]
 
@@ -454,8 +463,8 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: boo
     with result.checking():
         shape = recipe.shape(request)
         recipe.sigmas(request, half(shape) if recipe.two_stages else shape)  # steps of the checkpoint's version
-        if outputs.kind(request.output_path) == ".mp4":
-            check_encoding(shape.height, shape.width)
+        if (suffix := outputs.kind(request.output_path)) in outputs.MOVIES:
+            check_encoding(shape.height, shape.width, request.encoding, suffix)
             frame_rate(shape.fps)
     if shape is not None and not result.missing.intersection(str(lora.path) for lora in request.loras):
         for check in recipe.file_checks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..pipelines.ledger import Settings
 from ..pipelines.stages import Frames, video_tools
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
-from . import flags
+from . import flags, settings_file
 from .request import Request
 from .terminal import Parser
 
@@ -463,9 +464,10 @@ def _pipelines_with(flag: str) -> str:
 
 
 def parse_all(command: str, argv: Sequence[str]) -> tuple[Request, ...]:
-    """The request of each video of ``ltx2-mlx generate`` or ``plan``. Reads no file but that of prompts, and exits with
-    a message for wrong flags."""
-    return flags.requests(parser(command, flags.chosen(argv, command, RECIPES, DEFAULT)), argv)
+    """The request of each video of ``ltx2-mlx generate`` or ``plan``. Reads no file but those of ``--config`` and of
+    prompts, and exits with a message for wrong flags."""
+    words = settings_file.merged(argv, command, DEFAULT, partial(parser, command))
+    return flags.requests(parser(command, flags.chosen(words, command, RECIPES, DEFAULT)), words)
 
 
 def parse(command: str, argv: Sequence[str]) -> Request:

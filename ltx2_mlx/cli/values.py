@@ -115,6 +115,11 @@ def lora(values: list[str]) -> LoraPathStrength:
     return LoraPathStrength(local_path(values[0]), *map(float, values[1:]))
 
 
+def bare_lora(text: str) -> LoraPathStrength:
+    """A LoRA at strength 1."""
+    return LoraPathStrength(local_path(text))
+
+
 def image(values: list[str]) -> ImageConditioningInput:
     return ImageConditioningInput(
         local_path(values[0]), int(values[1]), float(values[2]), *(int(crf) for crf in values[3:])

@@ -9,7 +9,7 @@ from ..planting import Fault
 _fault = partial(Fault, config="any", stage="command_line")
 _flag, _default = partial(_fault, case="distilled"), partial(_fault, case="defaults")
 _FLAGS, _RECIPES, _GENERATE = "cli/flags.py", "cli/recipes.py", "cli/generate.py"
-_VALUES = "cli/values.py"
+_VALUES, _SETTINGS = "cli/values.py", "cli/settings_file.py"
 COMMAND_LINE = (
     _flag(
         "F01",
@@ -260,6 +260,78 @@ COMMAND_LINE = (
         "check_output(path, overwrite=False,",
         "distilled.existing.--overwrite",
         cause="wrong input",
+    ),
+    _flag(
+        "F41",
+        "--crf never arrives",
+        "cli/request.py",
+        "Encoding(self.codec or Encoding.codec, self.crf, self.preset)",
+        "Encoding(self.codec or Encoding.codec, None, self.preset)",
+        "distilled.ours.write.encoding.crf",
+        cause="wrong constant",
+    ),
+    _flag(
+        "F42",
+        "--codec never arrives",
+        "cli/request.py",
+        "Encoding(self.codec or Encoding.codec,",
+        "Encoding(Encoding.codec,",
+        "distilled.ours.write.encoding.codec",
+        cause="wrong constant",
+    ),
+    _flag(
+        "F43",
+        "settings written into the file against --no-metadata",
+        _GENERATE,
+        "if not request.metadata:",
+        "if request.metadata is None:",
+        "distilled.ours.write.metadata",
+        cause="wrong input",
+    ),
+    _flag(
+        "F44",
+        "the width in the settings ignored",
+        _SETTINGS,
+        'if key not in ("pipeline", *without)',
+        'if key not in ("pipeline", "width", *without)',
+        "distilled.settings.call.width",
+        cause="skipped term",
+    ),
+    _flag(
+        "F45",
+        "the seed of the settings wins over the one that is typed",
+        _SETTINGS,
+        "return [*words, *argv]",
+        "return [*words, *argv, f\"--seed={settings.arguments['seed']}\"]",
+        "distilled.settings.call.seed",
+        cause="swapped",
+    ),
+    _flag(
+        "F46",
+        "images of the settings beside those of the command line",
+        _SETTINGS,
+        "        if not typed.isdisjoint(action.option_strings):\n            continue\n",
+        "",
+        "distilled.settings.call.images.count",
+        cause="wrong input",
+    ),
+    _flag(
+        "F47",
+        "LoRAs recorded without their strength",
+        _SETTINGS,
+        "return [str(value.path), value.strength] if",
+        "return [str(value.path), 1.0] if",
+        "distilled.settings.init.loras.0.strength",
+        cause="wrong constant",
+    ),
+    _flag(
+        "F48",
+        "--without has no effect",
+        _SETTINGS,
+        'without = [name.removeprefix("--") for name in known.without]',
+        "without = []",
+        "distilled.settings.init.quantization",
+        cause="skipped term",
     ),
     _default(
         "Q01",
