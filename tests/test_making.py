@@ -452,7 +452,10 @@ def test_a_signal_that_python_does_not_see_ends_the_process_in_time() -> None:
     time.sleep(0.2)
     begun = time.monotonic()
     run.send_signal(signal.SIGTERM)
-    assert run.communicate(timeout=60)[0] == "ended 15\n" and run.returncode == 143
+    try:
+        assert run.communicate(timeout=60)[0] == "ended 15\n" and run.returncode == 143
+    finally:
+        run.kill()
     assert time.monotonic() - begun < 10
 
 
