@@ -65,9 +65,12 @@ endif
 doctor: $(VENV)/ready ## is this device sound? MLX's primitives at real sizes, in reports/latest/doctor.html
 	env -u MLX_ENABLE_TF32 $(RUN) -m parity doctor $(ARGS)
 
-bench: $(VENV)/ready ## the transformer's and the video VAE's time and memory beside torch's
-	$(RUN) -m pytest -s benchmarks $(ARGS)
-	$(RUN) benchmarks/velocity.py --json reports/latest/velocity.json
+# Results are kept by their time; the last two are compared. An otherwise idle machine, or the numbers mean nothing.
+BENCH := reports/latest/bench
+bench: $(VENV)/ready ## each part's time and memory beside torch's, and compared with the last time
+	mkdir -p $(BENCH)
+	$(RUN) -m pytest -n 0 -p no:randomly -s benchmarks --benchmark-json $(BENCH)/$$(date +%Y%m%d-%H%M%S).json $(ARGS)
+	$(RUN) benchmarks/table.py $(BENCH)
 
 lint: $(VENV)/ready ## style, types, and which folder may import which
 	$(PY) -m ruff check .

@@ -189,7 +189,8 @@ def _text(request: Request, files: Files, encodes: int) -> Stage:
         (gemma.held, states * (encodes - 1) + estimates.gemma(config, request.itemsize, request.low_memory)),
         (connectors.held, states * encodes + estimates.connectors(files.checkpoint, states, request.itemsize)),
     ]
-    held, working = max(parts, key=sum)
+    held = max(held for held, _ in parts)
+    working = max(map(sum, parts)) - held
     what = "Gemma 3, 1024 tokens each"
     what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
     remedy = "a --context file that was made on another machine"
