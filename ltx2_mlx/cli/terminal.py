@@ -25,8 +25,9 @@ def one_line(text: object) -> str:
 
 def nearest(word: str, names: Iterable[str]) -> str:
     """A question with the name that is most like ``word``, to be put behind an error; empty where none is like it."""
-    found = get_close_matches(word, list(names), 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    bare = {name.lstrip("-"): name for name in names}  # the dashes are no likeness
+    found = get_close_matches(word.lstrip("-"), list(bare), 1)
+    return f"; did you mean {bare[found[0]]}?" if found else ""
 
 
 class Parser(argparse.ArgumentParser):
