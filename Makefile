@@ -52,6 +52,7 @@ demo: fixtures ## a short video with audio from a tiny checkpoint: reports/lates
 		--prompt "A red fox walks through fresh snow." --image $(TINY)/media/image-0.png 0 0.9 \
 		--lora $(TINY)/tiny-2.3-lora.safetensors 0.7 --height 128 --width 192 --num-frames 25 \
 		--output-path reports/latest/demo.mp4 --overwrite $(ARGS)
+	$(RUN) -m ltx2_mlx info reports/latest/demo.mp4
 
 selftest: $(VENV)/ready ## known faults planted one at a time: is each one noticed, and where?
 	$(RUN) -m parity selftest --gate 12 $(ARGS)
@@ -66,9 +67,12 @@ endif
 doctor: $(VENV)/ready ## is this device sound? MLX's primitives at real sizes, in reports/latest/doctor.html
 	env -u MLX_ENABLE_TF32 $(RUN) -m parity doctor $(ARGS)
 
-bench: $(VENV)/ready ## the transformer's and the video VAE's time and memory beside torch's
-	$(RUN) -m pytest -s benchmarks $(ARGS)
-	$(RUN) benchmarks/velocity.py --json reports/latest/velocity.json
+# Results are kept by their time; the last two are compared. An otherwise idle machine, or the numbers mean nothing.
+BENCH := reports/latest/bench
+bench: $(VENV)/ready ## each part's time and memory beside torch's, and compared with the last time
+	mkdir -p $(BENCH)
+	$(RUN) -m pytest -n 0 -p no:randomly -s benchmarks --benchmark-json $(BENCH)/$$(date +%Y%m%d-%H%M%S).json $(ARGS)
+	$(RUN) benchmarks/table.py $(BENCH)
 
 lint: $(VENV)/ready ## style, types, and which folder may import which
 	$(PY) -m ruff check .

@@ -53,6 +53,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.set_threshold(100_000, 50)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The list of this machine's files stays as it is: the tests' own is elsewhere."""
+    from ltx2_mlx.cli import places
+
+    own = tmp_path_factory.mktemp("places") / "places.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "file", lambda: own)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoints() -> Path:
     """The folder of the tiny checkpoints, checked against their pinned hashes."""

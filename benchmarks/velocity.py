@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from measuring import machine, resident, timed
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 FIXTURES = {"19b": "tiny-2.0", "22b": "tiny-2.3"}  # small checkpoints of the same versions
@@ -245,18 +243,6 @@ def measure_theirs(model: Any, setting: Setting, rounds: int, profile: bool) -> 
 # ---- measuring ----------------------------------------------------------------------------------------------------
 
 
-def timed(function: Callable[[], None]) -> float:
-    """Milliseconds of one call that waits for its result."""
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1e3
-
-
-def resident() -> float:
-    """GB of the process at its peak: the memory of both frameworks on a CPU."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-
-
 def profiled(function: Callable[[], None]) -> dict[str, tuple[int, float]]:
     """Kernel → (calls, milliseconds) of one call. CUPTI, by way of torch's profiler, sees MLX's kernels as well."""
     import torch
@@ -363,17 +349,6 @@ def profile_table(rows: list[dict[str, Any]]) -> str:
             cells = (f"{ms:,.0f} in {calls:,}" for calls, ms in (found.get(kind, (0, 0.0)) for kind in KINDS))
             lines.append(f"| {row['model']}, {row['tokens']:,} | {side} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def machine() -> dict[str, str]:
-    found = {"platform": platform.platform(), "python": platform.python_version(), "gpu": "none"}
-    found |= {name: version(name) for name in ("mlx", "torch", "ltx-core")}
-    try:
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        found["gpu"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return found
 
 
 def main() -> None:

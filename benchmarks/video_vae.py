@@ -15,13 +15,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import timed
 
 Sizes = tuple[int, int, int]
 
@@ -118,7 +118,8 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return generator.standard_normal(shape, np.float32) * np.float32(scale)
 
 
-def measure_mlx(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, np.ndarray]:
+def our_run(setting: Setting, dtype: str) -> Callable[[], list[Any]]:
+    """Ours, with random weights: a function that computes and gives the parts of the result, in order of time."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
@@ -152,16 +153,11 @@ def measure_mlx(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, np
         mx.eval(result)
         return result
 
-    run()
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    times = [timed(run) for _ in range(rounds)]
-    peak = mx.get_peak_memory() / 1e9
-    kept = [np.array(part.astype(mx.float32))[KEPT] for part in run()]
-    return Measured(times, peak), np.concatenate(kept, axis=2)
+    return run
 
 
-def measure_torch(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, np.ndarray]:
+def their_run(setting: Setting, dtype: str) -> Callable[[], Any]:
+    """ltx-core's, with the same weights and input: a function that computes and gives the result."""
     import torch
     from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfigurator
 
@@ -184,19 +180,33 @@ def measure_torch(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, 
             torch.cuda.synchronize()
         return result
 
+    return run
+
+
+def measure_mlx(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, np.ndarray]:
+    import mlx.core as mx
+
+    run = our_run(setting, dtype)
     run()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    times = [timed(run) for _ in range(rounds)]
+    peak = mx.get_peak_memory() / 1e9
+    kept = [np.array(part.astype(mx.float32))[KEPT] for part in run()]
+    return Measured(times, peak), np.concatenate(kept, axis=2)
+
+
+def measure_torch(setting: Setting, dtype: str, rounds: int) -> tuple[Measured, np.ndarray]:
+    import torch
+
+    run = their_run(setting, dtype)
+    run()
+    gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     times = [timed(run) for _ in range(rounds)]
     peak = torch.cuda.max_memory_allocated() / 1e9 if gpu else 0.0
     return Measured(times, peak), run().float().cpu().numpy()[KEPT]
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Milliseconds of one call that waits for its result."""
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1e3
 
 
 MEASURES = {"mlx": measure_mlx, "torch": measure_torch}

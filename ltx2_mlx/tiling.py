@@ -227,6 +227,17 @@ def create_tiles(shape: Sequence[int], axes: dict[int, tuple[Split, Mapping]]) -
 def tiles_for_decoding(shape: Sequence[int], tiling_config: TilingConfig | None) -> list[Tile]:
     """Tiles of a latent ``(B, C, F, H, W)``. The tile size is that of the longer side; the shorter side is
     cut in proportion."""
+    return create_tiles(shape, _decoding_axes(shape, tiling_config))
+
+
+def largest_tile_for_decoding(shape: Sequence[int], tiling_config: TilingConfig | None) -> list[int]:
+    """The most cells that a tile of a latent ``(B, C, F, H, W)`` has along each axis."""
+    axes = _decoding_axes(shape, tiling_config)
+    cuts = [axes[axis][0](length) if axis in axes else whole(length) for axis, length in enumerate(shape)]
+    return [max(end - start for start, end in zip(cut.starts, cut.ends, strict=True)) for cut in cuts]
+
+
+def _decoding_axes(shape: Sequence[int], tiling_config: TilingConfig | None) -> dict[int, tuple[Split, Mapping]]:
     axes: dict[int, tuple[Split, Mapping]] = {}
     if tiling_config is not None and (temporal := tiling_config.temporal_config):
         size, overlap = temporal.tile_size_in_frames // _TIME, temporal.tile_overlap_in_frames // _TIME
@@ -236,7 +247,7 @@ def tiles_for_decoding(shape: Sequence[int], tiling_config: TilingConfig | None)
         for axis in (3, 4):
             side = max(2, overlap + 1, round(size * shape[axis] / max(shape[3], shape[4])))  # half to even
             axes[axis] = split_with_symmetric_overlaps(side, overlap), map_spatial_interval_to_pixel
-    return create_tiles(shape, axes)
+    return axes
 
 
 def tiles_for_encoding(shape: Sequence[int], tiling_config: TilingConfig | None) -> list[Tile]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import product
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -13,7 +13,7 @@ import mlx.core as mx
 from .config import VideoVAEConfig
 from .errors import InputError
 from .nn.slabs import slabs
-from .tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig, tiles_for_decoding
+from .tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig, largest_tile_for_decoding
 from .types import VIDEO_SCALE_FACTORS
 
 _TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
@@ -26,17 +26,22 @@ def slab_size() -> int:
     (2.3, 121x512x768: 260 ms so, 253 with 2^26) and take more memory (4.8 GB so, 6.4 with 2^26). MLX
     0.31.1 on CUDA cannot launch a sum of two arrays of more than 2^28 elements, as of a convolution and its bias.
     """
-    return 2**21 if mx.default_device().type == mx.cpu else 3 * 2**24
+    return 2**21 if _on_cpu() else 3 * 2**24
 
 
 class Level(NamedTuple):
-    """What one block works on: frames and cells that come in, its channels, and those that its convolution makes."""
+    """What one block works on: frames and cells that come in, its channels, and those that its convolution makes.
+
+    convolutions: how many it has, one after the other. work: what it does besides, in convolutions of equal length.
+    """
 
     frames: int
     height: int
     width: int
     channels: int
     made: int
+    convolutions: int
+    work: float = 0.0
 
     @property
     def size(self) -> int:
@@ -50,24 +55,47 @@ def decoder_levels(config: VideoVAEConfig, shape: Sequence[int]) -> list[Level]:
     channels, levels = config.decoder_base_channels * 8, []
     for block in config.decoder_blocks[::-1]:
         t, h, w = block.stride
-        made = channels * t * h * w // block.multiplier if block.kind.startswith("compress") else channels
-        levels.append(Level(T, H, W, channels, made))
+        if block.kind.startswith("compress"):
+            made = channels * t * h * w // block.multiplier
+            levels.append(Level(T, H, W, channels, made, 1, 3.0 if block.residual else 0.0))
+        else:
+            levels.append(Level(T, H, W, channels, channels, 2 * block.num_layers))
         T, H, W, channels = T * t - (t - 1), H * h, W * w, channels // block.multiplier
-    return [*levels, Level(T, H, W, channels, config.out_channels * config.patch_size**2)]
+    return [*levels, Level(T, H, W, channels, config.out_channels * config.patch_size**2, 1)]
 
 
-def decoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> list[int]:
+def encoder_levels(config: VideoVAEConfig, shape: Sequence[int]) -> list[Level]:
+    """The levels of the encoder's first convolution, its blocks in order, and its last convolution, for a video
+    ``(B, 3, F, H, W)``."""
+    _, C, T, H, W = shape
+    H, W, channels = H // config.patch_size, W // config.patch_size, config.latent_channels
+    levels = [Level(T, H, W, C * config.patch_size**2, channels, 1)]
+    for block in config.encoder_blocks:
+        t, h, w = block.stride
+        out = channels * block.multiplier
+        if block.kind.startswith("compress"):
+            T += t - 1  # the first frame comes twice
+            made, work = (out // (t * h * w), 0.5) if block.kind.endswith("_res") else (out, 0.0)
+            levels.append(Level(T, H, W, channels, made, 1, work))
+        else:
+            levels.append(Level(T, H, W, channels, out, 2 * block.num_layers))
+        T, H, W, channels = T // t, H // h, W // w, out
+    return [*levels, Level(T, H, W, channels, config.encoder_out_channels, 1)]
+
+
+def decoder_slabs(config: VideoVAEConfig, shape: Sequence[int], slab: int | None = None) -> list[int]:
     """Frames of a slab, for each of the decoder's last blocks and its last convolution, for a latent
-    ``(B, C, F, H, W)``; empty where all of it is small.
+    ``(B, C, F, H, W)``; empty where all of it is small. slab: about the most elements of an activation of one slab,
+    ``slab_size`` when None.
 
     The blocks before them see the whole clip: one that has a group norm or noise of its own must.
     """
-    levels = decoder_levels(config, shape)
-    if shape[0] * max(level.size for level in levels) <= slab_size():
+    levels, slab = decoder_levels(config, shape), slab or slab_size()
+    if shape[0] * max(level.size for level in levels) <= slab:
         return []
     blocks = config.decoder_blocks[::-1]
     whole = max((i + 1 for i, block in enumerate(blocks) if block.kind == "res_x_y" or block.inject_noise), default=0)
-    return [max(1, level.frames * slab_size() // (shape[0] * level.size)) for level in levels[whole:]]
+    return [max(1, level.frames * slab // (shape[0] * level.size)) for level in levels[whole:]]
 
 
 def encoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
@@ -88,60 +116,169 @@ def encoder_slabs(config: VideoVAEConfig, shape: Sequence[int]) -> tuple[int, li
     return stop, [(begin * _TIME + (begin > 0), end * _TIME + 1) for begin, end in cells]
 
 
-def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
-    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in one piece, without the weights.
+def decode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, slab: int | None = None) -> int:
+    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in slabs, without the weights.
 
-    The widest convolution decides: its input, the padded copy, the output and the skip connection are alive at once.
-    On a CPU MLX also writes out the 27 neighbours of every position, and up to five such copies were seen alive
-    (test_the_estimate_of_memory_holds). On an H100 121x512x768 took 3.0 GB (2.0) and 3.7 GB (2.3), where this says 4.7
-    and 5.2, and 257x1024x1536 took 9.3 GB, where it says 8.4.
+    In slabs, what each convolution keeps for the next slab is alive beside the slab that is under way. On an H100
+    121x512x768 took 3.0 GB (2.0) and 3.7 GB (2.3), where this says 3.2 and 4.0, and 257x1024x1536 took 9.3 GB, where it
+    says 8.8. On a CPU it is compared with real runs (tests/test_memory.py).
     """
     levels = decoder_levels(config, shape)
-    frames, held = [level.frames for level in levels], 0
-    if sizes := decoder_slabs(config, shape):
-        streamed = levels[-len(sizes) :]
-        frames[-len(sizes) :] = [min(n, level.frames) for n, level in zip(sizes, streamed, strict=True)]
-        layers = ([2 * block.num_layers for block in config.decoder_blocks[::-1]] + [1])[-len(sizes) :]
-        for n, count, level in zip(layers, frames[-len(sizes) :], streamed, strict=True):
-            held += (3 * n + count) * level.size // level.frames  # before and around each convolution, and the slab
-    copies = 5 * 27 if mx.default_device().type == mx.cpu else 24
-    working = [
-        shape[0] * (n + 2) * (level.height + 2) * (level.width + 2) * (level.channels * (4 + copies) + 3 * level.made)
-        + 27 * level.channels * level.made  # the kernel in another order
-        for n, level in zip(frames, levels, strict=True)
-    ]
-    return (max(working) + shape[0] * held) * itemsize
+    sizes = decoder_slabs(config, shape, slab)
+    if not sizes:
+        return shape[0] * _whole(levels, itemsize)
+    whole, streamed = levels[: -len(sizes)], levels[-len(sizes) :]
+    waiting = 0 if config.causal_decoder else 2  # frames that the clip's last slab brings beside its own
+    held, comes, steps = 0, streamed[0].frames, [_step(level, level.frames, itemsize) for level in whole]
+    for level, size, after in zip(streamed, sizes, [*streamed[1:], streamed[-1]], strict=True):
+        frames = min(size, comes)
+        # Frames before each convolution, those that go around two of them, and the slab
+        held += (3 * level.convolutions + frames) * level.height * level.width * level.channels * itemsize
+        steps.append(_step(level, min(frames + waiting, level.frames), itemsize))
+        comes = 2 * frames if after.frames > level.frames else frames
+    return shape[0] * (held * (1 if _on_cpu() else 2) + max(steps))
 
 
-def choose_tiling(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> TilingConfig | None:
-    """Choose the largest tiles with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
+def encode_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int) -> int:
+    """Estimate the peak memory, in bytes, of encoding a video ``(B, 3, F, H, W)``, without the weights."""
+    video = prod(shape) * (4 + itemsize)  # as it is read, and in the dtype
+    levels, (stop, cuts) = encoder_levels(config, shape), encoder_slabs(config, shape)
+    if len(cuts) < 2:
+        return video + shape[0] * _whole(levels, itemsize)
+    part = max(end - begin for begin, end in cuts) / shape[2]
+    cut = [_step(level, ceil(level.frames * part) + 2, itemsize) for level in levels[: stop + 1]]
+    rest = [_step(level, level.frames, itemsize) for level in levels[stop + 1 :]]
+    last = levels[stop + 1]  # its frames come together from the slabs
+    return video + shape[0] * (max(cut + rest) + 2 * last.frames * last.height * last.width * last.channels * itemsize)
 
-    The budget is beside the weights. None where no tiles are needed. Raises InputError when even the smallest tiles
-    are too large.
+
+_AHEAD = 6  # convolutions that MLX prepares on a CPU before the first of them is computed (measured, MLX 0.32.4)
+
+
+def _whole(levels: Sequence[Level], itemsize: int) -> int:
+    """Bytes of one sample that passes through all levels at once.
+
+    On a CPU a convolution writes out the 27 neighbours of each position, in float32 (and a kernel in half precision as
+    well), and MLX does so ahead of time: several of them are alive. On a GPU the widest convolution decides, with its
+    padded input, its output and the skip connection.
     """
-    if decode_memory(config, shape, itemsize) <= budget:
-        return None
-    needed = []
-    for (frames, lap), (pixels, overlap) in product(_FRAMES, _PIXELS):
-        tiling = TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
-        tiles = tiles_for_decoding(shape, tiling)
-        largest = [max(tile.in_coords[axis].stop - tile.in_coords[axis].start for tile in tiles) for axis in range(5)]
-        # The stretch of time being summed, the one before, and the chunk that is passed on.
-        sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
-        needed.append((decode_memory(config, largest, itemsize) + sums, prod(largest), tiling))
-    fitting = [entry for entry in needed if entry[0] <= budget]
-    if not fitting:
-        least = min(entry[0] for entry in needed)
-        raise InputError(
-            f"decoding a latent of {tuple(shape)} takes {least / 1e9:.2f} GB in the smallest tiles, and the budget is "
-            f"{budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
+    if not _on_cpu():
+        return (
+            max(
+                (n + 2) * (h + 2) * (w + 2) * (28 * channels + 3 * made) + 27 * channels * made
+                for n, h, w, channels, made, _, _ in levels
+            )
+            * itemsize
         )
-    return max(fitting, key=lambda entry: entry[1])[2]
+    columns = [
+        (_columns(level, level.frames, itemsize), 1 + level.work) for level in levels for _ in range(level.convolutions)
+    ]
+    most = 0
+    for first in range(len(columns)):
+        work = 0.0
+        size = 0
+        for bytes_, cost in columns[first:]:
+            work += cost
+            if work > _AHEAD:
+                break
+            size += bytes_
+        most = max(most, size)
+    return most
+
+
+def _step(level: Level, frames: int, itemsize: int) -> int:
+    """Bytes of one step in slabs: two convolutions with what is around them, where there are as many."""
+    if _on_cpu():
+        around = 10 * 4 * frames * level.height * level.width * level.channels
+        return min(level.convolutions, 2) * _columns(level, frames, itemsize) + around
+    values = (frames + 2) * (level.height + 2) * (level.width + 2) * max(level.channels, level.made)
+    return 10 * values * itemsize
+
+
+def _columns(level: Level, frames: int, itemsize: int) -> int:
+    """What a convolution on a CPU writes out for so many frames: 27 neighbours of each position, in float32."""
+    kernel = 0 if itemsize == 4 else 27 * level.channels * level.made * 4
+    return 27 * 4 * frames * level.height * level.width * level.channels + kernel
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device().type == mx.cpu)
+
+
+_LEAST_SLAB = 2**10  # elements: a frame of any block has more, or all of its frames are few
+
+
+class Pieces(NamedTuple):
+    """The pieces in which a latent is decoded: slabs of about so many elements, and in tiles or None; and what that
+    takes, in bytes beside the weights."""
+
+    slab: int
+    tiling: TilingConfig | None
+    memory: int
+
+
+def choose_pieces(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> Pieces:
+    """Choose the largest pieces with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
+
+    The budget is beside the weights. Raises InputError when even the smallest tiles are too large.
+    """
+    pieces = fitting_pieces(config, shape, budget, itemsize)
+    if pieces.memory > budget:
+        raise InputError(
+            f"decoding a latent of {tuple(shape)} takes {pieces.memory / 1e9:.2f} GB in the smallest pieces, and the "
+            f"budget is {budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
+        )
+    return pieces
+
+
+def fitting_pieces(config: VideoVAEConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> Pieces:
+    """The largest pieces that fit into ``budget``, or the smallest of all.
+
+    The usual slabs come first, then smaller ones, down to a frame: the pixels stay the same. Then tiles, which are
+    blended.
+    """
+    slab = slab_size()
+    while True:
+        needed = decode_memory(config, shape, itemsize, slab)
+        if needed <= budget:
+            return Pieces(slab, None, needed)
+        if set(decoder_slabs(config, shape, slab)) == {1} or slab < _LEAST_SLAB:
+            break
+        slab //= 2
+    tilings = [
+        TilingConfig(SpatialTilingConfig(pixels, overlap), TemporalTilingConfig(frames, lap))
+        for (frames, lap), (pixels, overlap) in product(_FRAMES, _PIXELS)
+    ]
+    tried = [
+        Pieces(size, tiling, tiles_memory(config, shape, tiling, itemsize, size))
+        for tiling, size in product(tilings, (slab_size(), slab))
+    ]
+    least = min((*tried, Pieces(slab, None, needed)), key=_memory_of)
+    return max((p for p in tried if p.memory <= budget), key=_memory_of, default=least)
+
+
+def _memory_of(pieces: Pieces) -> int:
+    return pieces.memory
+
+
+def tiles_memory(
+    config: VideoVAEConfig, shape: Sequence[int], tiling: TilingConfig, itemsize: int, slab: int | None = None
+) -> int:
+    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` in tiles, without the weights."""
+    largest = largest_tile_for_decoding(shape, tiling)
+    # The stretch of time being summed, the one before, and the chunk that is passed on.
+    sums = 3 * config.out_channels * shape[0] * (largest[2] * _TIME) * shape[3] * shape[4] * _SIDE**2 * itemsize
+    return decode_memory(config, largest, itemsize, slab) + sums
 
 
 # Sizes and overlaps that are tried.
 _FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
 _PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
+
+
+def decode_budget(low_memory: bool = False) -> int:
+    """Bytes that decoding may take beside the weights, where nothing else is said."""
+    return memory_size() // (8 if low_memory else 2)
 
 
 def memory_size() -> int:

@@ -26,7 +26,7 @@ from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
 from .nn.slabs import Flow, WaitingError, slabs
 from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
-from .vae_memory import choose_tiling, decoder_slabs, encoder_slabs, memory_size
+from .vae_memory import choose_pieces, decode_budget, decoder_slabs, encoder_slabs
 
 _TIME, _SIDE = VIDEO_SCALE_FACTORS.time, VIDEO_SCALE_FACTORS.height
 
@@ -317,6 +317,7 @@ class VideoDecoder(Module):
     """Normalised latents to videos. Source: ``ltx_core.model.video_vae.video_vae.VideoDecoder``.
 
     With ``timestep_conditioning`` it is a denoiser of one step: it adds a little noise and is told how much.
+    slab: about the most elements of an activation of one slab; ``vae_memory.slab_size`` when None.
     """
 
     channels_last = True
@@ -326,6 +327,7 @@ class VideoDecoder(Module):
         super().__init__()
         self.config = config
         self.causal = config.causal_decoder
+        self.slab: int | None = None
         self.timestep_conditioning = config.timestep_conditioning
         self.decode_noise_scale, self.decode_timestep = 0.025, 0.05
         reflect = config.decoder_reflects
@@ -352,7 +354,7 @@ class VideoDecoder(Module):
         timestep: ``(B,)`` noise level, ``decode_timestep`` when None; generator: where the noise comes from. Both are
         used only by timestep-conditioned decoders. Raises InputError for a latent that does not fit.
         """
-        if decoder_slabs(self.config, self._checked(sample)):
+        if decoder_slabs(self.config, self._checked(sample), self.slab):
             return mx.concatenate(list(self.decode_in_slabs(sample, timestep, generator)), axis=2)
         x, scaled = self._begun(sample, timestep, generator)
         return self._pixels(self._through(self.up_blocks, x, scaled, generator), scaled)
@@ -361,7 +363,7 @@ class VideoDecoder(Module):
         self, sample: mx.array, timestep: mx.array | None = None, generator: Generator | None = None
     ) -> Iterator[mx.array]:
         """Chunks of what ``__call__`` gives, in order of time: where it is large, one slab is in memory at a time."""
-        sizes = decoder_slabs(self.config, self._checked(sample))
+        sizes = decoder_slabs(self.config, self._checked(sample), self.slab)
         if not sizes:
             yield self(sample, timestep, generator)
             return
@@ -536,17 +538,19 @@ def decode_video(
 ) -> Iterator[mx.array]:
     """Chunks ``(F, H, W, 3)`` of bytes, of the first sample, from a latent ``(B, C, F, H, W)``; one where not tiled.
 
-    Without ``tiling_config`` the tiles are the largest that ``memory_budget`` allows (bytes beside the weights; half of
-    the device's memory when None), and none where the whole fits: there the reference, which tiles only when told to,
-    gives the same bytes.
+    Without ``tiling_config`` the clip passes through whole, in slabs of frames that ``memory_budget`` allows (bytes
+    beside the weights; half of the device's memory when None): the reference, which tiles only when told to, gives the
+    same bytes. Where slabs of one frame are too large, it is decoded in the largest tiles that fit.
 
     On CUDA, MLX 0.31.1 keeps the plans of 128 convolutions and stops with an error when more are needed, as for a
     second video in the same process: set ``MLX_CUDA_CONV_CACHE_SIZE=1024`` in the environment first. The command line
     does so by itself.
     """
+    video_decoder.slab = None
     if tiling_config is None:
-        budget = memory_budget or memory_size() // 2
-        tiling_config = choose_tiling(video_decoder.config, latent.shape, budget, latent.dtype.size)
+        budget = memory_budget or decode_budget()
+        pieces = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
+        video_decoder.slab, tiling_config = pieces.slab, pieces.tiling
     if tiling_config is None:
         chunks = video_decoder.decode_in_slabs(latent, generator=generator)
     else:

@@ -30,7 +30,7 @@ OURS = ("ltx2_mlx", "parity")
 EXTRAS = "cpu,parity,reference" if sys.platform == "linux" else "parity,reference"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Every verb with its flags. A verb that cannot be imported, for want of an extra, is there and says so."""
     made = Parser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
     made.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             _say(f"{args.command} {remedy}")
             return EXIT_USAGE
         if rest:
-            made.error(f"unrecognized arguments: {' '.join(rest)}")
+            made.error(f"unrecognized arguments: {' '.join(rest)}{made.about_unknown(rest)}")
         with _stopping(_raise):
             code = _verb(args)
             if sys.stdout is not None:

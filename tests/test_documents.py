@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from shtab.main import main as shtab
 
+from ltx2_mlx.cli import names
 from ltx2_mlx.cli.main import main as ltx2_mlx
 from parity.cli import main as ltx2_parity
 from parity.cli import parser as parity_parser
@@ -34,6 +36,11 @@ FILES = {
     "depth.mp4": "media/clip.mp4",
     "before.mp4": "media/clip.mp4",
     "wind.wav": "media/audio.wav",
+}
+# The default models, which commands do not name.
+DEFAULTS = {
+    names.DISTILLED: "tiny-2.0.safetensors",
+    names.UPSAMPLER: "tiny-2.0-upsampler-x2.safetensors",
 }
 # The size of the videos that are made here, on the command line and in Python.
 SMALL = {"height": 128, "width": 128, "num_frames": 9}  # 128: what the in-context LoRA asks for
@@ -105,7 +112,7 @@ RUNNABLE = [block for block in BLOCKS if block.language in ("sh", "python")]
 def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the documents' commands find the files that they name, and the results of one cheap run."""
     folder = tmp_path_factory.mktemp("documents")
-    for name, tiny in FILES.items():
+    for name, tiny in (FILES | DEFAULTS).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(checkpoints / tiny)
     (folder / "fixtures").symlink_to(ROOT / "fixtures")
@@ -156,6 +163,9 @@ def run(words: list[str]) -> None:
     """One command of a block, in the folder that the test is in."""
     if words[0] == "ltx2-mlx":
         assert run_product(words[1:]) == 0, words
+        return
+    if words[:3] == ["python", "-m", "shtab"]:
+        assert exit_code(shtab, words[3:]) == 0, words
         return
     argv = harness(words)
     # The debug views beside the reference take ten seconds and more; parity/tests/test_debug.py runs every one.

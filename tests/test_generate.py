@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import re
 import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -20,11 +20,15 @@ from mlx.utils import tree_flatten
 from ltx2_mlx import __version__, pipelines
 from ltx2_mlx.cli import generate, recipes
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.cli.names import DISTILLED_LORA
+from ltx2_mlx.cli.names import FULL as FULL_MODEL
 from ltx2_mlx.cli.plan import Plan, plan
+from ltx2_mlx.cli.progress import State
 from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.cli.request import Request
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
 from ltx2_mlx.errors import InputError
+from ltx2_mlx.loading.header import read_header
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.media.images import decode_image
 from ltx2_mlx.media.reading import probe
@@ -68,9 +72,9 @@ def test_given_values_are_kept_whatever_the_version(checkpoints: Path) -> None:
 
 def _planned(name: str, checkpoint: Path, *flags: str) -> Plan:
     """A plan with the checkpoint; the other files that the pipeline requires are not there."""
-    required = [a for a in recipes.parser("plan", name)._actions if a.required and a.dest != "checkpoint_path"]
-    values = {"distilled_lora": ["none", "1"]}
-    given = [word for a in required for word in (a.option_strings[0], *values.get(a.dest, ["none"]))]
+    needed = ("prompt", "output_path", "gemma_root", "spatial_upsampler_path", "distilled_lora")
+    actions = [a for a in recipes.parser("plan", name)._actions if a.required or a.dest in needed]
+    given = [word for a in actions for word in (a.option_strings[0], "none")]
     return plan(parse("plan", ["--pipeline", name, "--checkpoint-path", str(checkpoint), *given, *flags]))
 
 
@@ -106,12 +110,12 @@ def test_a_flag_without_effect_or_sense_is_refused(
 def test_plan_names_every_problem_at_once(
     files: list[str], checkpoints: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = ["--height", "100", "--num-frames", "18", "--image", "none.png", "40", "2", "--output-path", "/none/x.mov"]
+    wrong = ["--height", "100", "--num-frames", "18", "--image", "none.png", "40", "2", "--output-path", "/none/x.avi"]
     wrong += ["--spatial-upsampler-path", str(checkpoints / "tiny-2.3-upsampler-x1.5.safetensors")]
     wrong += ["--lora", str(checkpoints / "tiny-2.3-lora.safetensors"), "--quantization", "fp8-scaled-mm"]
     assert main(["plan", *files, *wrong]) == 2
     text = capsys.readouterr().out
-    for part in ("use 128x128", "use 17", "none.png", "frame 40", ".mov", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
+    for part in ("use 128x128", "use 17", "none.png", "frame 40", ".avi", "scales by 1.5", "tiny-2.3-lora", "fp8-cast"):
         assert part in text, part
     assert main(["generate", *files, *wrong]) == 2  # nothing is loaded, and the same is said
     assert "frame 40" in capsys.readouterr().err
@@ -185,7 +189,7 @@ def _flags(name: str, checkpoints: Path, contexts: Path, output: Path) -> list[s
         "end_time": ["0.5"],
     }
     actions = recipes.parser("generate", name)._actions
-    needed = [a for a in actions if a.required or a.dest == "checkpoint_path"]
+    needed = [a for a in actions if a.dest in known]
     flags = [word for a in needed for word in (a.option_strings[0], *known[a.dest])]
     options = {option for action in actions if action.help != argparse.SUPPRESS for option in action.option_strings}
     if "--height" in options:
@@ -231,12 +235,33 @@ NAMED = ["--distilled-checkpoint-path", "owner/model/x.safetensors", "--gemma-ro
 
 
 class FakeHub:
-    """Hugging Face with an empty cache. It notes each download that is asked for, and fails."""
+    """Hugging Face with an empty cache. It has the headers of the tiny files under other names, notes each download
+    that is asked for, and fails."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, checkpoints: Path):
         self.asked: list[str] = []
+        self.files = {
+            "x.safetensors": checkpoints / "tiny-2.0.safetensors",
+            "ltx-2-19b-distilled.safetensors": checkpoints / "tiny-2.0.safetensors",
+            "ltx-2-spatial-upscaler-x2-1.0.safetensors": checkpoints / "tiny-2.0-upsampler-x2.safetensors",
+        }
+        self.gemma = sorted((checkpoints / "tiny-gemma").glob("*.safetensors"))
+        self.files |= {path.name: path for path in self.gemma}
         monkeypatch.setattr("huggingface_hub.hf_hub_download", self.download)
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.download)
+        monkeypatch.setattr("huggingface_hub.HfApi.parse_safetensors_file_metadata", self.header)
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", self.info)
+
+    def header(self, repository: str, file: str) -> SimpleNamespace:
+        metadata, tensors = read_header(self.files[file])
+        infos = {
+            k: SimpleNamespace(dtype=t.dtype, shape=t.shape, data_offsets=(t.offset, 0)) for k, t in tensors.items()
+        }
+        return SimpleNamespace(metadata=metadata, tensors=infos)
+
+    def info(self, repository: str, files_metadata: bool) -> SimpleNamespace:
+        sizes = {path.name: path.stat().st_size for path in self.gemma} | {"README.md": 10**15}
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
 
     def download(self, repository: str, *file: str, local_files_only: bool, **options: object) -> str:
         if local_files_only:
@@ -246,8 +271,8 @@ class FakeHub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    return FakeHub(monkeypatch)
+def hub(monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> FakeHub:
+    return FakeHub(monkeypatch, checkpoints)
 
 
 @pytest.fixture
@@ -273,7 +298,7 @@ def test_parsing_downloads_nothing(hub: FakeHub, named: list[str], flags: list[s
         (["--height", "100"], "height x width is 100x128, expected multiples of 64"),
         (["--quantization", "fp8-scaled-mm"], "use fp8-cast"),
         (["--seed", "-2"], "expected 0 or more"),
-        (["--output-path", "x.mov"], "ends in .mov"),
+        (["--output-path", "x.avi"], "ends in .avi"),
         (["--image", "none.png", "0", "1"], "none.png"),
         (["--spatial-upsampler-path", "upsampler.safetensors"], "no such file or folder"),
         (["--spatial-upsampler-path", "UPSAMPLER"], "scales by 1.5"),
@@ -297,11 +322,53 @@ def test_a_problem_that_is_here_is_told_before_a_download(
 def test_what_is_missing_is_downloaded_when_all_else_is_right(
     hub: FakeHub, named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", *named]) == 2
-    assert "owner/gemma: a whole copy of it is not in the cache" in capsys.readouterr().out and not hub.asked
-    assert main(["generate", *named]) == 2
+    assert main(["plan", *named]) == 0
+    said = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in (hub.files["x.safetensors"], *hub.gemma))
+    assert f"downloads {size / 1e6:.2f} MB first" in said and "version 2.0.0" in said and not hub.asked
+    for stage in ("prompts", "stage 1", "frames"):
+        assert f"\n{stage}" in said, said
+    assert main(["generate", *named]) == 2  # what the command line names is not asked about
     assert hub.asked == ["owner/model/x.safetensors", "owner/gemma"]
     assert "a download was begun" in capsys.readouterr().err
+
+
+def test_what_hugging_face_refuses_is_a_problem_before_a_download(
+    hub: FakeHub, named: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*args: object, **options: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    for command in ("plan", "generate"):
+        assert main([command, *named]) == 2
+        out, err = capsys.readouterr()
+        assert "1 problem:" in out + err and "owner/gemma: a whole copy of it is not in the cache" in out + err
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    assert main(["plan", *named]) == 2
+    assert "make room, or set HF_HOME" in capsys.readouterr().out and not hub.asked
+
+
+def test_a_prompt_alone_is_enough_and_the_default_models_are_asked_for(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--prompt", "A red fox, in snow!", *SIZE]
+    assert main(["plan", *flags]) == 0
+    assert "Lightricks/LTX-2/ltx-2-19b-distilled.safetensors" in capsys.readouterr().out
+    assert main(["generate", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "google/gemma-3-12b-it would be downloaded" in line and "--yes" in line and not hub.asked
+    assert main(["generate", *flags, "--yes"]) == 2
+    assert [name.rpartition("/")[2] for name in hub.asked] == [*list(hub.files)[1:3], "gemma-3-12b-it"]
+    assert parse("plan", flags).output_path == tmp_path / "a-red-fox-in-snow-seed10.mp4"
+    asked = parse("plan", [*flags, "--pipeline", "ti2vid_two_stages"])
+    assert asked.checkpoint_path == FULL_MODEL and asked.distilled_lora == (LoraPathStrength(DISTILLED_LORA),)
+    for more in (["--placeholder"], ["--context", __file__]):  # nothing is encoded, or perhaps nothing
+        assert parse("plan", [*flags, *more]).gemma_root is None
+    with pytest.raises(SystemExit):  # an upsampler belongs to its checkpoint
+        parse("plan", [*flags, "--distilled-checkpoint-path", "x.safetensors"])
+    assert "required: --spatial-upsampler-path" in capsys.readouterr().err
 
 
 def test_without_a_backend_every_command_says_what_to_install(
@@ -380,23 +447,15 @@ def _frames(request: Request) -> np.ndarray:
     return np.concatenate(list(frames))
 
 
-def test_stopping_leaves_nothing(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Stop:
-        def __call__(self, name: str, done: int, total: int | None) -> None:
-            if name == "decoding the video" and done:
-                raise KeyboardInterrupt
+def test_stopping_leaves_nothing(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: object, state: State) -> None:
+        if state.phase == "decoding the video" and state.done:
+            raise KeyboardInterrupt
 
-        def __enter__(self) -> Stop:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-    cli = importlib.import_module("ltx2_mlx.cli.main")
-    before, cli._Bars = cli._Bars, Stop
-    try:
-        assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
-    finally:
-        cli._Bars = before
+    monkeypatch.setattr("ltx2_mlx.cli.progress.Lines.show", stop)
+    assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
     assert list(tmp_path.iterdir()) == [] and "nothing was written" in capsys.readouterr().err
 
 

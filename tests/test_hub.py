@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -30,6 +31,22 @@ REPOSITORIES = {
     "owner/ltx": ["ltx.safetensors", "loras/zoom.safetensors"],
     "owner/papers": ["README.md"],
 }
+HEADER = {
+    "layers.0.weight": {"dtype": "BF16", "shape": [3, 5], "data_offsets": [0, 30]},
+    "layers.1.weight": {"dtype": "F32", "shape": [4], "data_offsets": [30, 46]},
+    "__metadata__": {"model_version": "2.0.0"},
+}
+LOOK_UP = """
+import json, sys
+from ltx2_mlx.errors import HubError
+from ltx2_mlx.loading.hub import look_up
+for reference, patterns in json.loads(sys.argv[1]):
+    try:
+        found = look_up(reference, patterns)
+        print(found.size, found.metadata, {key: (info.shape, info.nbytes) for key, info in found.tensors.items()})
+    except HubError as error:
+        print(error)
+"""
 SCRIPT = """
 import json, sys, time
 time.sleep = lambda seconds: None  # huggingface_hub waits between its tries
@@ -44,6 +61,9 @@ for reference, patterns in json.loads(sys.argv[1]):
 
 
 def content(repository: str, file: str) -> bytes:
+    if file.endswith(".safetensors"):
+        header = json.dumps(HEADER).encode()
+        return struct.pack("<Q", len(header)) + header + f"{repository} {file}".encode()
     return f"{repository} {file}".encode()
 
 
@@ -70,8 +90,8 @@ class Hub(BaseHTTPRequestHandler):
             self.reply(403, error="GatedRepo")
         elif files is None:
             self.reply(404, error="RepoNotFound")
-        elif rest[0] == "revision":
-            siblings = [{"rfilename": file} for file in files]
+        elif not rest or rest[0] == "revision":
+            siblings = [{"rfilename": file, "size": len(content(repository, file))} for file in files]
             self.reply(200, json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode())
         elif rest[0] == "tree":
             tree = [{"type": "file", "path": f, "size": len(content(repository, f)), "oid": "0" * 40} for f in files]
@@ -106,12 +126,14 @@ def server() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def resolved(home: Path, endpoint: str, references: list[tuple[str, tuple | None]], **environment: str) -> list[str]:
+def resolved(
+    home: Path, endpoint: str, references: list[tuple[str, tuple | None]], script: str = SCRIPT, **environment: str
+) -> list[str]:
     """The result of each reference in a new process: a path or an error, one line each."""
     variables = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
         variables.pop(name, None)
-    command = [sys.executable, "-c", SCRIPT, json.dumps(references)]
+    command = [sys.executable, "-c", script, json.dumps(references)]
     run = subprocess.run(command, env=variables | environment, capture_output=True, text=True, timeout=120, check=True)
     return run.stdout.splitlines()
 
@@ -159,6 +181,28 @@ def test_files_are_fetched_once_and_errors_say_why(tmp_path: Path, server: Threa
     assert cached == [file, gemma] and not server.requests
     assert "loras/pan.safetensors is not in the cache" in no_file and "HF_HUB_OFFLINE is set" in no_file
     assert "owner/gemma-2: a whole copy of it is not in the cache" in no_folder and "HF_HUB_OFFLINE is set" in no_folder
+
+
+def test_sizes_and_headers_are_read_without_a_download(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    references = [
+        ("owner/ltx/ltx.safetensors", None),
+        ("owner/gemma", GEMMA_PATTERNS),
+        ("owner/ltx/other.safetensors", None),
+        ("owner/gated", GEMMA_PATTERNS),
+        ("nobody/ltx/ltx.safetensors", None),
+    ]
+    file, gemma, *failures = resolved(tmp_path, endpoint, references, LOOK_UP)
+    tensors = "{'layers.0.weight': ((3, 5), 30), 'layers.1.weight': ((4,), 16)}"
+    assert file == f"46 {{'model_version': '2.0.0'}} {tensors}"
+    size = sum(len(content("owner/gemma", name)) for name in ("config.json", "model-1.safetensors", "tokenizer.model"))
+    assert gemma == f"{size} {{}} {tensors}"  # of the files that are fetched
+    missing, gated, no_owner = failures
+    assert missing.startswith("owner/ltx: the repository has no file other.safetensors")
+    assert "Accept its terms" in gated and "no such repository" in no_owner
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("ltx.safetensors", "snapshots")]
+    (unreachable,) = resolved(tmp_path, "http://127.0.0.1:9", references[:1], LOOK_UP)
+    assert "ltx.safetensors is not in the cache" in unreachable and "cannot be reached" in unreachable
 
 
 def test_without_a_connection_the_cache_serves(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ltx2_mlx import media
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.errors import InputError, LTX2Error, MediaError
 from ltx2_mlx.media import outputs
-from ltx2_mlx.media.writing import check_encoding
+from ltx2_mlx.media.encoding import check_encoding
 from ltx2_mlx.pipelines.contexts import load_contexts, save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
 from ltx2_mlx.types import Audio
@@ -75,12 +75,12 @@ def test_what_exists_is_replaced_only_when_asked(
     for name in ("a.mp4", "frames"):
         output = str(tmp_path / name)
         assert main(["generate", *flags, "--no-audio", "--overwrite", "--output-path", output]) == 0
-    assert media.probe(tmp_path / "a.mp4").frames == len(list((tmp_path / "frames").iterdir())) == 9
+    assert media.probe(tmp_path / "a.mp4").frames == len(list((tmp_path / "frames").glob("*.png"))) == 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a.wav", "frames"]
 
 
 OUTPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "another ending": (lambda at: at / "a.mov", "ends in .mov"),
+    "another ending": (lambda at: at / "a.avi", "ends in .avi"),
     "a folder named .mp4": (lambda at: _made(at / "a.mp4"), "a folder, and .mp4 is a file"),
     "a file without an ending": (lambda at: _text(at / "frames"), "PNG frames go into a folder"),
     "below a file": (lambda at: _text(at / "x") / "a.mp4", "cannot be written"),
@@ -193,8 +193,8 @@ def test_frames_that_h264_does_not_take_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rate", "channels", "seconds", "notes"),
     [
-        (37800, 2, 0.375, ["has audio at 37800 Hz, which an MP4 gets at 44100 Hz"]),
-        (192000, 1, 0.375, ["has audio at 192000 Hz, which an MP4 gets at 96000 Hz"]),
+        (37800, 2, 0.375, ["has audio at 37800 Hz, which a video gets at 44100 Hz"]),
+        (192000, 1, 0.375, ["has audio at 192000 Hz, which a video gets at 96000 Hz"]),
         (48000, 6, 0.375, ["has 6 channels of audio, which are mixed down to stereo"]),
         (24000, 2, 0.2, ["gives 0.20 s of audio, and silence follows to 0.38 s"]),
         (24000, 2, 3.0, ["goes on after the 0.38 s that are used"]),
@@ -359,17 +359,13 @@ def test_the_work_goes_on_when_nobody_reads_the_progress(readers: str, flags: li
 
 
 def test_odd_surroundings_change_nothing(flags: list[str], tmp_path: Path) -> None:
-    """Standard streams that the shell has closed, a terminal without letters, a variable that a library cannot read."""
+    """Standard streams that the shell has closed, and a terminal without letters."""
     argv = [sys.executable, "-m", "ltx2_mlx", "generate", *flags, "--no-audio", "--overwrite", "--output-path"]
     for number, name in enumerate(("é×.mp4", "b.mp4", "c.mp4")):  # "$@" <&-
         shell = ["sh", "-c", f'"$@" {number}{"<" if number == 0 else ">"}&-', "sh", *argv, str(tmp_path / name)]
         done = subprocess.run(shell, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
         assert done.returncode == 0 and "Traceback" not in done.stderr, done
         assert number == 1 or (done.stdout.isascii() and Path(name).suffix in done.stdout)
-    done = subprocess.run(
-        [*argv, str(tmp_path / "d.mp4")], capture_output=True, text=True, env=os.environ | {"TQDM_MININTERVAL": "x"}
-    )
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "TQDM_" in done.stderr, done
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.mp4", "c.mp4", "é×.mp4"]
 
 

@@ -1,16 +1,16 @@
 """The flags of ``generate`` and ``plan``: the reference's names for each of its pipelines, and ours for all of them.
 
-Nothing beyond this file sees an ``argparse.Namespace``: ``request`` makes a Request of it.
+Nothing beyond this file sees an ``argparse.Namespace``: ``requests`` makes a Request for each video of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
-from ..loading.lora import LoraPathStrength
 from ..pipelines.constants import (
     DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
@@ -18,9 +18,22 @@ from ..pipelines.constants import (
     LTX_2_PARAMS,
     PipelineParams,
 )
-from .request import DTYPES, NOISE, TILINGS, Request
+from .names import DISTILLED, DISTILLED_LORA, FULL, GEMMA, UPSAMPLER, assume
+from .own_flags import add_ours
+from .request import Request
+from .settings_file import arguments
+from .several import named_after, videos, with_mark
 from .terminal import Parser
-from .values import Refused, Values, image, local_path, lora, output_path, path_and_strength
+from .values import (
+    Refused,
+    Values,
+    bare_lora,
+    image,
+    local_path,
+    lora,
+    output_path,
+    path_and_strength,
+)
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
 BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
@@ -50,21 +63,38 @@ def parser(
         "--pipeline", choices=tuple(names), default=default, metavar="NAME", help=f"the pipeline (default: {default})"
     )
     add_flags(result)
-    _add_ours(result)
+    add_ours(result)
     return result
 
 
-def request(parser: Parser, argv: Sequence[str]) -> Request:
-    """The request of ``argv``. Reads no file; exits with a message where the flags make no sense."""
+def requests(parser: Parser, argv: Sequence[str]) -> tuple[Request, ...]:
+    """The request of each video that ``argv`` asks for. Reads no file but that of prompts; exits with a message where
+    the flags make no sense."""
     values: dict[str, Any] = vars(parser.parse_args(argv))
+    made = videos(parser, values)
+    output, preview = values["output_path"] or named_after(made), values["preview"]
+    first = _request(parser, values | {"prompt": made[0].prompt, "seed": made[0].seed, "output_path": output})
+    return tuple(
+        replace(
+            first,
+            prompt=video.prompt,
+            seed=video.seed,
+            output_path=with_mark(output, video.mark),
+            preview=None if preview is None else with_mark(preview, video.mark),
+        )
+        for video in made
+    )
+
+
+def _request(parser: Parser, values: dict[str, Any]) -> Request:
+    values["assumed"] = assume(parser, values, whole=files(dict(values)) is None)
+    values["arguments"] = arguments(parser, values)
+    del values["config"], values["without"]  # their words are in argv already
     for stream, source in _STREAMS:
         names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
         given = {field: values.pop(name) for field, name in names.items() if name in values}
         values[f"{stream}_guider_params"] = MultiModalGuiderParams(**given)
-    if (checkpoint := files(values)) is None:
-        flag = next(name for a in parser._actions if a.dest == "checkpoint_path" for name in a.option_strings)
-        parser.error(f"the following arguments are required: {flag} (or --transformer-path and the other parts)")
-    values["checkpoint_path"] = checkpoint
+    values["checkpoint_path"] = files(values)
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
         if more and values["quantization"] == "fp8-cast":
@@ -104,22 +134,24 @@ def _add_files(parser: Parser, distilled: bool = False) -> None:
         dest="checkpoint_path",
         type=local_path,
         metavar="FILE",
-        help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face",
+        help=f"the {'distilled' if distilled else 'full'} model: a file, or owner/name/file on Hugging Face "
+        f"(default: {DISTILLED if distilled else FULL})",
     )
     add_parts(parser)
     parser.add_argument(
         "--gemma-root",
         type=local_path,
         metavar="FOLDER",
-        help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts",
+        help="Gemma 3: a folder, or owner/name on Hugging Face; not needed if --context has the prompts (default: "
+        f"{GEMMA})",
     )
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what is seen and heard")
+    parser.add_argument("--prompt", metavar="TEXT", help="what is seen and heard")
     parser.add_argument(
         "--output-path",
         type=output_path,
-        required=True,
         metavar="PATH",
-        help="an .mp4 file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav",
+        help="an .mp4 or .mov file; a .wav file for the audio alone; or a folder for PNG frames and audio.wav "
+        "(default: an .mp4 named after the prompt and the seed)",
     )
 
 
@@ -158,9 +190,7 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
     if two_stages:
         height, width = params.stage_2_height, params.stage_2_width
     step = 64 if two_stages else 32
-    parser.add_argument(
-        "--seed", type=int, default=params.seed, metavar="N", help=f"the seed of the noise (default: {params.seed})"
-    )
+    _add_seed(parser, params.seed, f"the seed of the noise; a video for each of several (default: {params.seed})")
     for flag, size in (("--height", height), ("--width", width)):
         text = f"in pixels, a multiple of {step} (default: {size})"
         parser.add_argument(flag, type=int, default=size, metavar="N", help=text)
@@ -202,7 +232,11 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
     _add_quantization(parser)
 
 
-def _add_lora(parser: Parser, flag: str, dest: str, text: str, required: bool = False) -> None:
+def _add_seed(parser: Parser, default: int, text: str) -> None:
+    parser.add_argument("--seed", type=int, nargs="+", default=default, metavar="N", help=text)
+
+
+def _add_lora(parser: Parser, flag: str, dest: str, text: str) -> None:
     parser.add_argument(
         flag,
         dest=dest,
@@ -210,7 +244,6 @@ def _add_lora(parser: Parser, flag: str, dest: str, text: str, required: bool = 
         made=lora,
         counts=(1, 2),
         metavar=("PATH", "STRENGTH"),
-        required=required,
         help=text,
     )
 
@@ -266,9 +299,9 @@ def _add_upsampler(parser: Parser) -> None:
     parser.add_argument(
         "--spatial-upsampler-path",
         type=local_path,
-        required=True,
         metavar="FILE",
-        help="the latent upsampler: a file, or owner/name/file on Hugging Face",
+        help="the latent upsampler: a file, or owner/name/file on Hugging Face (default: with the default checkpoint, "
+        f"{UPSAMPLER})",
     )
 
 
@@ -285,7 +318,8 @@ def add_two_stages(
 ) -> None:
     _add_basic(parser, versions, distilled=False, two_stages=True)
     _add_guidance(parser, versions, DEFAULT_NEGATIVE_PROMPT, audio_refused)
-    _add_lora(parser, "--distilled-lora", "distilled_lora", distilled_lora, required=True)
+    text = f"{distilled_lora} (default: with the default checkpoint, {DISTILLED_LORA})"
+    _add_lora(parser, "--distilled-lora", "distilled_lora", text)
     _add_upsampler(parser)
 
 
@@ -362,13 +396,11 @@ def add_retake(parser: Parser) -> None:
         text = f"the {text} of the time span that is re-created"
         parser.add_argument(flag, type=float, required=True, metavar="SECONDS", help=text)
     _add_files(parser)
-    parser.add_argument(
-        "--seed", type=int, default=42, metavar="N", help="the seed of the noise; -1: a random one (default: 42)"
-    )
+    _add_seed(parser, 42, "the seed of the noise, -1: a random one; a video for each of several (default: 42)")
     parser.add_argument(
         "--loras",
         nargs="*",
-        type=lambda text: LoraPathStrength(local_path(text)),
+        type=bare_lora,
         default=[],
         metavar="PATH",
         help="LoRAs, all at strength 1",
@@ -383,56 +415,4 @@ def add_retake(parser: Parser) -> None:
     parser.add_argument("--keep-audio", action="store_true", help="re-create the video alone")
     parser.add_argument(
         "--enhance-prompt", action="store_true", help="let Gemma rewrite the prompt in more detail (needs mlx-lm)"
-    )
-
-
-# ---- our own flags ------------------------------------------------------------------------------------------------
-
-
-def _add_ours(parser: Parser) -> None:
-    group = parser.add_argument_group("how it runs")
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace what is at --output-path; otherwise it is refused"
-    )
-    group.add_argument(
-        "--no-audio", dest="audio", action="store_false", help="do not decode or write audio; the frames stay the same"
-    )
-    group.add_argument(
-        "--dtype", choices=tuple(DTYPES), default="bfloat16", help="of weights and latents (default: bfloat16)"
-    )
-    group.add_argument(
-        "--low-memory",
-        action="store_true",
-        help="keep two of the network's blocks in memory at a time and read them for every pass; slower",
-    )
-    group.add_argument(
-        "--noise",
-        choices=tuple(NOISE),
-        default="numpy",
-        help="where the noise comes from; torch: the same numbers as PyTorch on a CPU (default: numpy)",
-    )
-    group.add_argument(
-        "--tiling",
-        choices=tuple(TILINGS),
-        default="auto",
-        help="decode the video in tiles. auto: only if memory is short; default: the reference's tiles of 512 pixels "
-        "and 64 frames; none: the whole clip, which passes through in slabs of frames, without seams (default: auto)",
-    )
-    group.add_argument(
-        "--context",
-        type=output_path,
-        metavar="FILE",
-        help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
-    )
-    group = parser.add_argument_group("diagnostics")
-    group.add_argument("--placeholder", action="store_true", help="run neither Gemma nor the transformer: decode noise")
-    group.add_argument(
-        "--cross-attn-scale",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="scale the prompt's effect on each transformer block (default: 1)",
-    )
-    group.add_argument(
-        "--early-layers-only", action="store_true", help="use only Gemma's input embeddings, not its layers"
     )

@@ -1,13 +1,17 @@
-"""``ltx2-mlx info``: the components of a checkpoint, and whether each is whole."""
+"""``ltx2-mlx info``: the components of a checkpoint and whether each is whole; or what made a video."""
 
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 from ..config.reading import cut
-from ..errors import WeightsError, printable
+from ..errors import MediaError, WeightsError, printable
 from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
 from ..loading.load import COMPONENTS, SHARED, build
+from ..media.outputs import MOVIES, SETTINGS
+from ..media.reading import Coding, probe, read_coding
+from .settings_file import read, shown
 
 
 def info(path: CheckpointPath) -> str:
@@ -44,3 +48,42 @@ def info(path: CheckpointPath) -> str:
 
 def gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+
+
+def is_output(path: Path) -> bool:
+    """True for what ``generate`` writes, by its name; for a folder, by what is in it."""
+    if path.is_dir():
+        return (path / SETTINGS).exists() or any(path.glob("frame_*.png"))
+    return path.suffix.lower() in (*MOVIES, ".wav", ".json")
+
+
+def made_by(path: Path) -> str:
+    """What is in a video, a WAV file, a folder of frames or a JSON file of settings, and the settings that made it.
+    Raises MediaError for a file that cannot be read, or a JSON file without settings."""
+    lines = [str(path)]
+    if path.suffix.lower() == ".json":
+        return "\n".join(map(printable, [*lines, *shown(read(path))]))
+    if path.is_dir():
+        lines.append(f"  frames    {sum(1 for _ in path.glob('frame_*.png'))} PNG files")
+    else:
+        found, coding = probe(path), read_coding(path)
+        if found.frames and found.fps:
+            size = f"{found.frames} frames of {found.height}x{found.width}, {float(found.fps):g} per second"
+            lines.append(f"  video     {size}; {coding.video}, {coding.pix_fmt}, {_colours(coding)}")
+        if found.samples and found.sample_rate:
+            seconds = f"{found.samples / found.sample_rate:.2f} s at {found.sample_rate} Hz"
+            lines.append(f"  audio     {seconds}; {coding.audio}, {found.channels} channels")
+    try:
+        lines += shown(read(path))
+    except MediaError as error:
+        lines.append(f"  settings  none: {str(error).removeprefix(f'{path}: ')}")
+    return "\n".join(map(printable, lines))
+
+
+def _colours(coding: Coding) -> str:
+    """The colours that a stream states, in words."""
+    *kinds, limits = coding.colours or (2, 2, 2, 0)
+    said = "/".join(
+        dict.fromkeys({1: "BT.709", 2: "not stated", 5: "BT.601", 6: "BT.601"}.get(k, str(k)) for k in kinds)
+    )
+    return f"colours {said}, {('range not stated', 'limited range', 'full range')[limits] if limits < 3 else limits}"

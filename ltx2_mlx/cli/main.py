@@ -10,17 +10,22 @@ import importlib
 import io
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InputError, LTX2Error, printable
+from .stopping import code, in_time, raising, stopping
 from .terminal import Parser, claim_streams, one_line
+
+if TYPE_CHECKING:
+    from .plan import Plan
+    from .progress import Display
+    from .request import Request
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack letters
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _stopping(_raise):
+        with stopping(raising):
             if argv and argv[0] in ("generate", "plan"):
                 _require_backend()
                 return _generate(argv[0], argv[1:])
@@ -45,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         _say("ltx2-mlx: stopped; nothing was written")
-        return _code(stop)
+        return code(stop)
     except BrokenPipeError:  # the reader of a plan or of the help has read enough
         _forget(sys.stdout)
         return 2 if argv[:1] == ["generate"] else 0
@@ -57,42 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 # ---- stopping -----------------------------------------------------------------------------------------------------
 
 
-class _Signalled(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: cleaned up after as Ctrl-C is."""
-
-    def __init__(self, number: int):
-        self.number = number
-
-
-def _code(stop: KeyboardInterrupt) -> int:
-    """The exit code of a shell for a stopped program: 130 for Ctrl-C."""
-    return 128 + (stop.number if isinstance(stop, _Signalled) else signal.SIGINT)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt if number == signal.SIGINT else _Signalled(number)
-
-
 def _exit(number: int, frame: FrameType | None) -> None:
     _say("ltx2-mlx: stopped; nothing was written")
     os._exit(128 + number)
-
-
-@contextmanager
-def _stopping(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within, Ctrl-C, SIGTERM and SIGHUP call ``stop``: ``_raise`` where there may be something to clean up, ``_exit``
-    while modules are imported, where an exception comes out as another one: NumPy says that it is badly installed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, stop) for number in numbers if number not in ignored}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:
@@ -113,7 +85,7 @@ def _forget(stream: object) -> None:
 def _require_backend() -> None:
     """Raises InputError where MLX cannot be imported: on Linux it is installed without a backend by default."""
     try:
-        with _stopping(_exit):
+        with stopping(_exit):
             importlib.import_module("mlx.core")
     except ImportError as error:
         if sys.platform != "linux":
@@ -140,57 +112,127 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("generate", help="make a video with audio (see: ltx2-mlx generate --help)")
     commands.add_parser("plan", help="show what generate would do with the same flags, and every problem")
-    info = commands.add_parser("info", help="show the components of a checkpoint, and whether each is whole")
-    info.add_argument("checkpoint_path", nargs="?", metavar="CHECKPOINT", help="a .safetensors file")
+    info = commands.add_parser(
+        "info", help="show the components of a checkpoint, and whether each is whole; or what made a video"
+    )
+    info.add_argument(
+        "checkpoint_path", nargs="?", metavar="FILE", help="a .safetensors file; or an output of generate"
+    )
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         info.add_argument(f"--{part}-path", metavar="FILE", help=f"the {part} where it is in a file of its own")
     return parser
 
 
 def _info(files: dict[str, str]) -> int:
-    with _stopping(_exit):
+    with stopping(_exit):
         from ..loading.checkpoint import CheckpointFiles
-        from .info import info
+        from .info import info, is_output, made_by
 
     if not files:
         raise InputError("info needs a file: see ltx2-mlx info --help")
-    print(info(files["checkpoint_path"] if {*files} == {"checkpoint_path"} else CheckpointFiles(**files)))
+    one = Path(files["checkpoint_path"]).expanduser() if {*files} == {"checkpoint_path"} else None
+    if one is not None and is_output(one):
+        print(made_by(one))
+    else:
+        print(info(files["checkpoint_path"] if one is not None else CheckpointFiles(**files)))
     return 0
 
 
 def _generate(command: str, argv: list[str]) -> int:
-    with _stopping(_exit):
-        from mlx.core import get_peak_memory, reset_peak_memory
+    with stopping(_exit):
+        from .plan import plan
+        from .progress import display
+        from .recipes import parse_all
+        from .shown import event, show
 
-        from .generate import generate
-        from .info import gigabytes
-        from .plan import plan, show
-        from .recipes import parse
-
-    planned = plan(parse(command, argv), download=command == "generate")
-    if command == "plan" or planned.problems:
+    requests = parse_all(command, argv)
+    shown = display(requests[0].quiet, requests[0].json)
+    try:
+        planned = plan(*requests, download=command == "generate", confirm=_confirm)
+    except LTX2Error as error:
+        shown.event("error", message=str(error), finished=[])
+        raise
+    shown.event("plan", **event(planned))
+    if command == "generate" and not planned.problems:
+        return _make(planned, shown)
+    if command == "generate" or not requests[0].json:
         print(show(planned), file=sys.stdout if command == "plan" else sys.stderr, flush=True)
-        return 2 if planned.problems else 0
+    return 2 if planned.problems else 0
+
+
+def _make(planned: Plan, shown: Display) -> int:
+    from .macos import undisturbed
+    from .making import make
+
     for note in planned.notes:
-        _say(f"note: {note}")
-    logging.basicConfig(format="note: %(message)s")
+        shown.say(f"note: {note}")
+    logging.basicConfig(handlers=[_Notes(shown)])
     logging.captureWarnings(True)
-    written = [path for path in (planned.request.output_path, planned.request.context) if path is not None]
-    before = [_state(path) for path in written]
-    reset_peak_memory()
-    try:
-        with _Bars() as progress:
-            output = generate(planned, progress)
-        _say(f"peak of memory: {gigabytes(get_peak_memory())}")
-    except KeyboardInterrupt as stop:
-        new = [str(path) for path, state in zip(written, before, strict=True) if _state(path) != state]
+    written = [path for each in planned.requests for path in (each.output_path, each.context, each.preview) if path]
+    before = {path: _state(path) for path in written}
+    finished: list[Path] = []
+
+    def stopped(number: int) -> None:
+        new = [str(path) for path in before if _state(path) != before[path]]
+        shown.event("stopped", written=new)
         _say(f"ltx2-mlx: stopped; {' and '.join(new) or 'nothing'} was written")
-        return _code(stop)
+
+    def end(number: int) -> None:
+        stopped(number)
+        os._exit(128 + number)
+
     try:
-        print(printable(output), flush=True)
+        with undisturbed(), in_time(end):
+            for output in make(planned, shown):
+                finished.append(output)
+                _print(output, planned.request.json)
+    except KeyboardInterrupt as stop:
+        shown.close()
+        stopped(code(stop))
+        return code(stop)
+    except (LTX2Error, OSError) as error:
+        shown.close()
+        shown.event("error", message=str(error), finished=list(map(str, finished)))
+        if len(planned.requests) > 1:
+            names = ", ".join(map(str, finished)) or "none"
+            _say(f"ltx2-mlx: {len(finished)} of {len(planned.requests)} videos are finished: {names}")
+        raise
+    shown.event("end", finished=list(map(str, finished)))
+    return 0
+
+
+def _print(output: Path, events: bool) -> None:
+    """The path of a video, for who reads the standard output; events have it already."""
+    try:
+        if not events:
+            print(printable(output), flush=True)
     except OSError:  # nobody reads it; the file is there
         _forget(sys.stdout)
-    return 0
+
+
+def _confirm(names: Iterable[str], size: str, request: Request) -> None:
+    """Ask before a download of models that the command line does not name. Raises InputError where the answer is no, or
+    nobody can be asked."""
+    unnamed = [name for name in names if name in request.assumed]
+    if not unnamed or request.yes:
+        return
+    text = f"{' and '.join(unnamed)} would be downloaded, {size} in all"
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        raise InputError(f"{text}: give --yes for that, or the paths of models")
+    print(f"{one_line(text)}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError("nothing was downloaded")
+
+
+class _Notes(logging.Handler):
+    """What libraries warn of, as a line beside the progress."""
+
+    def __init__(self, shown: Display):
+        super().__init__()
+        self.shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.shown.say(f"note: {record.getMessage()}")
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
@@ -200,41 +242,3 @@ def _state(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class _Bars:
-    """Progress on stderr: a bar for each part of the work that is under way, with the seconds that are left."""
-
-    def __init__(self) -> None:
-        try:
-            from tqdm import tqdm
-        except ValueError as error:
-            raise InputError(
-                f"a variable TQDM_… of the environment is not what tqdm reads ({error}); unset it"
-            ) from None
-        self.bar, self.bars, self.silent = tqdm, dict[str, tqdm](), sys.stderr is None
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        """Show the progress. Where nobody reads it any more (a closed terminal, ``| head``), the work goes on."""
-        if self.silent:
-            return
-        try:
-            self._show(name, done, total)
-        except OSError:
-            self.silent = True
-            _forget(sys.stderr)
-
-    def _show(self, name: str, done: int, total: int | None) -> None:
-        if name not in self.bars:
-            self.bars[name] = self.bar(total=total, desc=name, unit="", file=sys.stderr, dynamic_ncols=True)
-        self.bars[name].update(done - self.bars[name].n)
-        if done == total:
-            self.bars.pop(name).close()
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with suppress(OSError):
-            while self.bars:
-                self.bars.popitem()[1].close()

@@ -1,21 +1,92 @@
-"""The memory that networks take, and what ``--low-memory`` reads from the files in its place."""
+"""The stages of a run, the memory that each takes, and what ``--low-memory`` reads from the files in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-import mlx.core as mx
-
-from ..config import TransformerConfig
+from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
 from ..loading.checkpoint import Checkpoint
-from ..loading.load import build
+from ..loading.gemma import read_gemma
+from ..loading.hub import Remote
+from ..loading.load import READ_AT_ONCE, build
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import in_pages
 from ..loading.quantization import is_downcast
+from ..memory import Peaks
+from ..pipelines.ic_lora import reference_downscale_factor
+from ..pipelines.stages import audio_tools, video_tools
+from ..types import VideoPixelShape
+from ..vae_memory import (
+    Pieces,
+    choose_pieces,
+    decode_budget,
+    encode_memory,
+    fitting_pieces,
+    slab_size,
+    tiles_memory,
+)
+from . import estimates
+from .downloads import gemma_memory, header_of
+from .info import gigabytes
+from .recipes import RECIPES, Denoising
 from .request import Request
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the run: what it does, its expected peak of memory in bytes, and what takes less memory.
+
+    name: that of the phase in ``Peaks``. weights: all that are in memory while it runs. reading: bytes that
+    ``--low-memory`` reads from the files while it runs. picked: a sentence, where the stage is made in smaller pieces
+    than usual to fit into ``--memory-limit``.
+    """
+
+    name: str
+    what: str
+    weights: int
+    working: int
+    remedy: str = "a smaller or shorter video"
+    reading: int = 0
+    picked: str = ""
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.working
+
+
+def stages(request: Request, files: Files, shape: VideoPixelShape, encodes: int) -> Iterator[Stage]:
+    """The stages of a run that makes ``shape``, in order. encodes: how many prompts Gemma encodes."""
+    recipe = RECIPES[request.pipeline]
+    text = [_text(request, files, encodes)] if encodes and request.gemma_root is not None else []
+    denoising = recipe.denoising(request, shape)
+    made = denoising[-1].shape
+    keeps = recipe.keeps_transformer and not (request.low_memory or request.placeholder)
+    kept = files.weights(files.checkpoint, "transformer", request, request.loras).held if keeps else 0
+    encoding = list(_encoding(request, files, denoising[0].shape, made, kept))
+    yield from [*encoding, *text] if recipe.of_source else [*text, *encoding]
+    for stage in denoising:
+        if stage.name == "stage 2":
+            yield _upsampling(request, files, made, kept)
+        if not request.placeholder:
+            yield _denoising(stage, request, files)
+    if recipe.decodes_audio(request):
+        yield _audio(request, files, made)
+    yield _frames(request, files, made)
+
+
+def lines(stages: Iterable[Stage], peaks: Peaks) -> Iterator[str]:
+    """A line for each phase of a run that has ended, with its peak of memory beside what the plan said."""
+    expected = {stage.name: stage.memory for stage in stages}
+    for name, peak in peaks.phases.items():
+        about = f", expected {gigabytes(expected[name])}" if name in expected else ""
+        yield f"{name}: {gigabytes(peak)}{about}"
+    yield f"peak of memory: {gigabytes(peaks.most)}"
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -45,6 +116,52 @@ def weights(
     return Weights(_sum(taken, resident) + sum(largest[-2:]), read)
 
 
+@dataclass(frozen=True)
+class Files:
+    """The headers that a plan reads, and the weights of their networks: each is read and counted once, since a limit
+    asks for the stages of many sizes. remote: the headers of files that are not on this machine."""
+
+    checkpoint: Checkpoint
+    remote: Mapping[str, Remote] = field(default_factory=dict)
+    _known: dict[object, Weights] = field(default_factory=dict)
+    _headers: dict[str, Checkpoint] = field(default_factory=dict)
+
+    def gemma(self, path: str) -> Checkpoint:
+        return self._headers.get(path) or self._headers.setdefault(path, read_gemma(path))
+
+    def upsampler(self, path: str) -> Checkpoint:
+        return self._headers.get(path) or self._headers.setdefault(path, header_of(path, self.remote))
+
+    def weights(
+        self,
+        header: Checkpoint,
+        part: str,
+        request: Request,
+        loras: Iterable[LoraPathStrength] = (),
+        paged: bool = True,
+    ) -> Weights:
+        """``weights`` of a component of one of these files."""
+        paged, loras = paged and request.low_memory, tuple(loras)
+        key = (part, request.dtype, request.quantization, paged, loras)
+        if key not in self._known:
+            self._known[key] = weights(header, part, request, loras, paged)
+        return self._known[key]
+
+
+def reading(checkpoint: Checkpoint, component: str, request: Request) -> int:
+    """Bytes that reading a component takes beside its weights: for those on their way, about half of seven (it depends
+    on the disk), what the file has; and where the axes of a convolution change after the dtype, that step as well."""
+    tensors = [checkpoint.tensors[key] for key in checkpoint.components().get(component, {}).values()]
+    dtype = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[request.dtype]
+    moved = any(len(tensor.shape) > 2 for tensor in tensors)
+    changed = bool(request.quantization) or any(tensor.dtype != dtype for tensor in tensors)
+    steps = [
+        tensor.nbytes * (moved or changed) + prod(tensor.shape) * request.itemsize * (moved and changed)
+        for tensor in tensors
+    ]
+    return min(sum(sorted(steps)[-7:]) // 2, 2 * READ_AT_ONCE)
+
+
 def _sum(sizes: Mapping[str, int], names: Iterable[str]) -> int:
     return sum(sizes[name] for name in names)
 
@@ -56,15 +173,124 @@ def _sizes(component: str, request: Request) -> Callable[[str], int]:
     return lambda name: 4 if component == "vocoder" else request.itemsize
 
 
-def transformer_memory(checkpoint: Checkpoint, tokens: int, of_audio: int, itemsize: int, held: int) -> int:
-    """About the peak, in bytes, of one pass over ``tokens`` video and ``of_audio`` audio tokens beside the weights, of
-    which ``held`` are in memory.
+# ---- stages -------------------------------------------------------------------------------------------------------
 
-    On an H200 the 19B model took 8.7 GB for 6,144 tokens and 12.0 GB for 24,576: 22 values of the inner width for each
-    token, and a fifth of the weights' bytes (more with fp8-cast). On a CPU every head's scores are written out as well.
-    """
-    config = TransformerConfig.from_metadata(checkpoint.config)
-    values, longest = 22 * (tokens * config.inner_dim + of_audio * config.audio_inner_dim), max(tokens, of_audio)
-    if mx.default_device().type == mx.cpu:
-        values += 3 * config.num_attention_heads * longest * (longest + 1024)
-    return values * itemsize + held // 5
+
+def _text(request: Request, files: Files, encodes: int) -> Stage:
+    """Gemma runs first, for every prompt; when it has been released, the connectors."""
+    if remote := files.remote.get(str(request.gemma_root)):
+        return Stage("prompts", "Gemma 3, 1024 tokens each", *gemma_memory(remote, request))
+    folder = files.gemma(str(request.gemma_root))
+    config = Gemma3TextConfig.from_metadata(folder.config)
+    gemma = files.weights(folder, "gemma", request)
+    connectors = files.weights(files.checkpoint, "embeddings_processor", request)
+    states = estimates.hidden_states(config, request.itemsize)
+    parts = [
+        (gemma.held, states * (encodes - 1) + estimates.gemma(config, request.itemsize, request.low_memory)),
+        (connectors.held, states * encodes + estimates.connectors(files.checkpoint, states, request.itemsize)),
+    ]
+    held = max(held for held, _ in parts)
+    working = max(map(sum, parts)) - held
+    what = "Gemma 3, 1024 tokens each"
+    what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
+    remedy = "a --context file that was made on another machine"
+    remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"
+    return Stage("prompts", what, held, working, remedy, (gemma.read + connectors.read) * encodes)
+
+
+def _encoding(
+    request: Request, files: Files, first: VideoPixelShape, last: VideoPixelShape, kept: int
+) -> Iterator[Stage]:
+    """What is given is encoded: images for both denoising stages, of ``first`` and ``last``, the videos for the first.
+    kept: bytes of the transformer, which a pipeline that keeps it has loaded before its second stage."""
+    config = VideoVAEConfig.from_metadata(files.checkpoint.config)
+    encoder = files.weights(files.checkpoint, "video_encoder", request, paged=False).held
+    recipe = RECIPES[request.pipeline]
+
+    def encoded(frames: int, shape: VideoPixelShape) -> int:
+        working = encode_memory(config, (1, 3, frames, shape.height, shape.width), request.itemsize)
+        return max(working, reading(files.checkpoint, "video_encoder", request))
+
+    if recipe.of_source:
+        what = f"{first.frames} of {first.height}x{first.width}"
+        yield Stage(
+            "source", what, encoder, encoded(first.frames, first), "a smaller or shorter video, cut with ffmpeg"
+        )
+    if request.video_conditioning:
+        scale = reference_downscale_factor(request.loras)
+        small = first._replace(height=first.height // scale, width=first.width // scale)
+        what = f"{small.frames} of {small.height}x{small.width}"
+        yield Stage("references", what, encoder, encoded(small.frames, small))
+    if "audio_encoder" in recipe.encodes:
+        held = files.weights(files.checkpoint, "audio_encoder", request, paged=False).held
+        working = estimates.spectrogram(files.checkpoint, audio_tools(first).target_shape.frames)
+        yield Stage("sound", f"{first.frames / first.fps:.2f} s", held, working, "a shorter video")
+    if request.images:
+        what = f"{len(request.images)} of {last.height}x{last.width}"
+        yield Stage("images", what, encoder + kept, encoded(1, last), "a smaller video")
+
+
+def _upsampling(request: Request, files: Files, shape: VideoPixelShape, kept: int) -> Stage:
+    """The latent at twice its size. The whole video encoder is loaded for its statistics."""
+    header = files.upsampler(str(request.spatial_upsampler_path))
+    encoder = files.weights(files.checkpoint, "video_encoder", request, paged=False).held
+    upsampler = files.weights(header, "upsampler", request, paged=False).held
+    cells = video_tools(shape).target_shape.token_count()
+    working = estimates.upsampling(LatentUpsamplerConfig.from_metadata(header.config), cells, request.itemsize)
+    working = max(working, reading(files.checkpoint, "video_encoder", request) - upsampler)  # which is read after it
+    return Stage("upsampling", f"to {shape.height}x{shape.width}", encoder + upsampler + kept, working)
+
+
+def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
+    shape = stage.shape
+    loras = [*request.loras]
+    loras += request.distilled_lora if RECIPES[request.pipeline].second_order or stage.name == "stage 2" else []
+    tokens, of_audio = video_tools(shape).target_shape.token_count(), audio_tools(shape).target_shape.token_count()
+    count = f"{stage.steps} steps"
+    count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
+    count += f" of {stage.passes} passes" if stage.passes > 1 else ""
+    what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
+    transformer = files.weights(files.checkpoint, "transformer", request, loras)
+    what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
+    texts = estimates.contexts(files.checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
+    step = estimates.denoising(files.checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
+    working = texts + max(step, reading(files.checkpoint, "transformer", request))
+    smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
+    smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
+    return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
+
+
+def _audio(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
+    held = sum(
+        files.weights(files.checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder")
+    )
+    working = estimates.audio(files.checkpoint, audio_tools(shape).target_shape.frames)
+    what = f"{shape.frames / shape.fps:.2f} s"
+    return Stage("audio", what, held, working, "--no-audio, a shorter video, or more frames a second")
+
+
+def _frames(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
+    config, latent = VideoVAEConfig.from_metadata(files.checkpoint.config), tuple(video_tools(shape).target_shape)
+    held = files.weights(files.checkpoint, "video_decoder", request, paged=False).held
+    picked = ""
+    if (tiling := request.tiling_config) is not None:
+        pieces = Pieces(slab_size(), tiling, tiles_memory(config, latent, tiling, request.itemsize))
+    elif request.memory_limit is None:
+        pieces = choose_pieces(config, latent, decode_budget(request.low_memory), request.itemsize)
+    else:
+        pieces = fitting_pieces(config, latent, request.memory_limit - held, request.itemsize)
+        if pieces.tiling is not None:
+            picked = f"{_tiles(pieces)} for decoding the video, which are blended"
+        elif pieces.slab < slab_size():
+            picked = "smaller slabs for decoding the video: the same pixels"
+    what = f"{shape.frames} of {shape.height}x{shape.width}, in {_tiles(pieces)}"
+    working = max(pieces.memory, reading(files.checkpoint, "video_decoder", request))
+    return Stage("frames", what, held, working, picked=picked)
+
+
+def _tiles(pieces: Pieces) -> str:
+    tiles = pieces.tiling
+    if tiles is None or tiles.spatial_config is None or tiles.temporal_config is None:
+        return "one piece"
+    pixels, frames = tiles.spatial_config.tile_size_in_pixels, tiles.temporal_config.tile_size_in_frames
+    return f"tiles of {pixels} pixels, {frames} frames"

@@ -6,68 +6,42 @@ Only headers of files are read. ``generate`` takes a plan, so that both check th
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 
-from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
+from ..config import LatentUpsamplerConfig
 from ..config.reading import cut
-from ..errors import InputError, LTX2Error, printable
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
-from ..loading.gemma import check_gemma, read_gemma
-from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
+from ..errors import InputError, LTX2Error
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
+from ..loading.gemma import check_gemma
+from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
 from ..loading.load import build
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy
 from ..media import outputs
+from ..media.encoding import check_encoding
 from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
-from ..media.writing import aac_rate, check_encoding, frame_rate
+from ..media.writing import aac_rate, frame_rate
 from ..pipelines.checks import block_problems, not_utf8
 from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
 from ..pipelines.prompts import check_text_models
-from ..pipelines.stages import audio_tools, video_tools
 from ..text.tokenizer import LTXVGemmaTokenizer
-from ..tiling import TilingConfig
 from ..types import VideoPixelShape
-from ..vae_memory import choose_tiling, decode_memory, memory_size
+from ..vae_memory import memory_size
+from .downloads import check_disk, header_of
 from .flags import named
 from .info import gigabytes
-from .memory import transformer_memory, weights
-from .recipes import RECIPES, Denoising, Recipe, half
+from .limit import fitted
+from .memory import Files, Stage, stages
+from .preview import check_preview
+from .recipes import RECIPES, Recipe, half
 from .request import DTYPES, Request
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part of the run: what it does, its expected peak of memory in bytes, and what takes less memory.
-
-    reading: bytes that ``--low-memory`` reads from the files while it runs.
-    """
-
-    name: str
-    what: str
-    weights: int
-    working: int
-    remedy: str = "a smaller or shorter video"
-    reading: int = 0
-
-    @property
-    def memory(self) -> int:
-        return self.weights + self.working
-
-
-class Download(Enum):
-    """The treatment of a name on Hugging Face whose files are not on this machine."""
-
-    NEVER = "a problem"
-    LATER = "left unresolved"
-    NOW = "downloaded"
 
 
 @dataclass
@@ -77,17 +51,33 @@ class Plan:
     request: with paths in the place of names, and the defaults of the checkpoint's version. files: (kind, path, what
     was found in it). problems: each a line that says what is wrong and what to do. notes: what is in the media files
     or the values that a user may not expect. encodes: how many prompts Gemma encodes. missing: the names of
-    files that are not here, and are looked into no further; pending: those of them that can be downloaded.
+    files that are not here; remote: those of them that can be downloaded, with their sizes and headers. others: further
+    videos, which differ in their prompts, seeds and outputs.
     """
 
     request: Request
+    others: tuple[Request, ...] = ()
     files: list[tuple[str, str, str]] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encodes: int = 0
     missing: set[str] = field(default_factory=set)
-    pending: list[str] = field(default_factory=list)
+    remote: dict[str, Remote] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The request of each video, with paths in the place of names."""
+        own = ("prompt", "seed", "output_path", "preview")
+        return (
+            self.request,
+            *(replace(self.request, **{name: getattr(other, name) for name in own}) for other in self.others),
+        )
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of all videos that are encoded, each once."""
+        return list(dict.fromkeys(prompt for each in self.requests for prompt in self.recipe.prompts(each)))
 
     @contextmanager
     def checking(self) -> Iterator[None]:
@@ -107,45 +97,70 @@ class Plan:
         return max((stage.memory for stage in self.stages), default=0)
 
 
-def plan(request: Request, download: bool = False) -> Plan:
-    """The plan of a request. download: fetch what is not on this machine, once everything else has been checked and no
-    problem was found."""
-    if not download:
-        return _planned(request, Download.NEVER)
-    first = _planned(request, Download.LATER)
-    return _planned(request, Download.NOW) if first.pending and not first.problems else first
+Confirm = Callable[[Sequence[str], str, Request], None]
 
 
-def _planned(request: Request, download: Download) -> Plan:
-    result = Plan(request)
-    sound = _check_values(result)
+def plan(
+    request: Request, *others: Request, download: bool = False, confirm: Confirm = lambda names, size, request: None
+) -> Plan:
+    """The plan of a request, or of several that differ in their prompts, seeds and outputs.
+
+    download: fetch what is not on this machine, once everything else has been checked, no problem was found, and
+    ``confirm`` has returned, which is called with the names and their size in words.
+    """
+    result = _planned(request, others, download=False)
+    if not (download and result.remote) or result.problems:
+        return result
+    confirm(list(result.remote), gigabytes(sum(remote.size for remote in result.remote.values())), request)
+    return _planned(request, others, download=True)
+
+
+def _planned(request: Request, others: tuple[Request, ...], download: bool) -> Plan:
+    result = Plan(request, others)
+    found = [_check_values(result, each) for each in result.requests]  # of every one, also after the first problem
+    sound = all(found)
     _locate(result, download)
     checkpoint = _files(result)
     shape = _check_against_files(result, checkpoint, sound)
     if checkpoint is not None and shape is not None:
-        for part in (_text_stage, _stages):
-            with result.checking():
-                result.stages += part(result, checkpoint, shape)
-    _check_memory(result)
+        with result.checking():
+            _fit(result, checkpoint)
+    with result.checking():
+        check_disk(sum(remote.size for remote in result.remote.values()))
     return result
+
+
+def _fit(result: Plan, checkpoint: Checkpoint) -> None:
+    """The stages and their memory, and what ``--memory-limit`` picks."""
+    files = Files(checkpoint, result.remote)
+    found = fitted(
+        result.request, lambda request: list(stages(request, files, result.recipe.shape(request), result.encodes))
+    )
+    result.request, result.stages = found.request, found.stages
+    result.problems += found.problems
+    result.notes += [
+        f"--memory-limit {gigabytes(found.request.memory_limit or 0)} picks {pick}" for pick in found.picked
+    ]
 
 
 # ---- values -------------------------------------------------------------------------------------------------------
 
 
-def _check_values(result: Plan) -> bool:
+def _check_values(result: Plan, request: Request) -> bool:
     """Find every problem that can be known without a file. Returns True where the pipeline takes the values."""
-    request, recipe = result.request, result.recipe
+    recipe = result.recipe
     refused = list(recipe.problems(request))
-    result.problems += refused
-    result.notes += _value_notes(request)
+    result.problems += [problem for problem in refused if problem not in result.problems]
+    result.notes += [note for note in _value_notes(request) if note not in result.notes]
     for check in (
         _check_quantization,
         *recipe.checks,
         _check_enhancement,
         _check_gemma,
         _check_output,
+        _check_codec,
         _check_context,
+        _check_preview,
     ):
         with result.checking():
             check(request)
@@ -190,20 +205,46 @@ def check_outputs(request: Request) -> None:
     """Raises InputError for files that cannot be written, or must not be."""
     _check_output(request)
     _check_context(request)
+    _check_preview(request)
 
 
 def _check_output(request: Request) -> None:
     path = request.output_path
     if outputs.kind(path) == ".wav" and not request.audio:
         raise InputError(f"{path} is for audio, and --no-audio makes none; leave one of them out")
+    outputs.check_output(path, overwrite=request.overwrite, inputs=_inputs(request))
+
+
+def _check_preview(request: Request) -> None:
+    path, every = request.preview, request.preview_every
+    if every is not None and (path is None or every < 1):
+        wrong = "has no effect without --preview" if path is None else "expected 1 or more"
+        raise InputError(f"--preview-every {cut(str(every))}: {wrong}")
+    if path is None:
+        return
+    if request.placeholder:
+        raise InputError("--preview shows the steps of denoising, and --placeholder has none; use one of them")
+    inputs = [*_inputs(request), *([request.context] if request.context else [])]
+    check_preview(path, request.output_path, overwrite=request.overwrite, inputs=inputs)
+
+
+def _inputs(request: Request) -> list[str | Path]:
+    """The files that are read."""
     checkpoint = request.checkpoint_path
-    files = [request.gemma_root, request.spatial_upsampler_path, request.context]
+    files: list[str | Path | None] = [request.gemma_root, request.spatial_upsampler_path, request.context]
     files += checkpoint.given().values() if isinstance(checkpoint, CheckpointFiles) else [checkpoint]
     files += [image.path for image in request.images]
     files += [path for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask)]
     files += [lora.path for lora in (*request.loras, *request.distilled_lora)]
     files += [request.audio_path, request.video_path]
-    outputs.check_output(path, overwrite=request.overwrite, inputs=filter(None, files))
+    return [file for file in files if file]
+
+
+def _check_codec(request: Request) -> None:
+    if (suffix := outputs.kind(request.output_path)) in outputs.MOVIES:
+        request.encoding.check(suffix)
+    elif given := [flag for flag in ("codec", "crf", "preset") if getattr(request, flag) is not None]:
+        raise InputError(f"--{given[0]} has no effect on {request.output_path}, which holds no compressed video")
 
 
 def _check_context(request: Request) -> None:
@@ -214,18 +255,19 @@ def _check_context(request: Request) -> None:
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
-def _locate(result: Plan, download: Download) -> None:
+def _locate(result: Plan, download: bool) -> None:
     """Put paths in the place of names on Hugging Face."""
 
     def path(reference: str, patterns: Sequence[str] | None = None) -> str:
         with result.checking():
             try:
-                return str(resolve(reference, patterns, download is Download.NOW))
+                return str(resolve(reference, patterns, download))
             except LTX2Error:
                 result.missing.add(reference)
-                if download is not Download.LATER or not on_hub(reference, patterns):
+                if download or not on_hub(reference, patterns):
                     raise
-                result.pending.append(reference)
+                result.remote[reference] = remote = look_up(reference, patterns)
+                result.files.append(("download", reference, gigabytes(remote.size)))
         return reference
 
     def paths(loras: tuple[LoraPathStrength, ...]) -> tuple[LoraPathStrength, ...]:
@@ -255,12 +297,13 @@ def _files(result: Plan) -> Checkpoint | None:
     if not request.placeholder:
         _text_files(result, checkpoint)
     upsampler = request.spatial_upsampler_path
-    if upsampler is not None and upsampler not in result.missing:
+    if upsampler is not None and (upsampler not in result.missing or upsampler in result.remote):
         with result.checking():
-            header = read_checkpoint(upsampler)
+            header = header_of(upsampler, result.remote)
             build("upsampler", header)
             check_upsampler(LatentUpsamplerConfig.from_metadata(header.config), upsampler)
-            result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
+            if upsampler not in result.remote:
+                result.files.append(("upsampler", upsampler, gigabytes(Path(upsampler).stat().st_size)))
     for lora in [*request.loras, *request.distilled_lora]:
         if str(lora.path) not in result.missing:
             with result.checking():
@@ -272,11 +315,11 @@ def _files(result: Plan) -> Checkpoint | None:
 def _checkpoint(result: Plan) -> Checkpoint | None:
     path = result.request.checkpoint_path
     given = path.given().values() if isinstance(path, CheckpointFiles) else [path]
-    if result.missing.intersection(map(str, given)):
+    if str(path) not in result.remote and result.missing.intersection(map(str, given)):
         return None
     checkpoint = None
     with result.checking():
-        checkpoint = read_checkpoint(path)
+        checkpoint = header_of(path, result.remote)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
         result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
         result.request = replace(result.request, defaults=params_of(checkpoint.version))
@@ -290,18 +333,20 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
 def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
     request, known = result.request, {}
     if request.context is not None and request.context.exists():
-        if checkpoint is None:  # it says which version the contexts must have
-            return
+        if checkpoint is None or str(request.checkpoint_path) in result.remote:
+            return  # its text side must be that of the contexts
         with result.checking():
             known = contexts(request)
             result.files.append(("contexts", str(request.context), f"{len(known)} prompts"))
     result.notes += _prompt_notes(request, result)
-    new = {prompt for prompt in result.recipe.prompts(request) if prompt not in known}
+    new = {prompt for prompt in result.prompts if prompt not in known}
     if not new and not request.enhance_prompt:
         return
     if request.gemma_root is None:
         with result.checking():
             raise InputError(_NO_GEMMA)
+    elif request.gemma_root in result.remote:
+        result.encodes = max(len(new), 1)
     elif request.gemma_root not in result.missing:
         with result.checking():
             folder = check_gemma(request.gemma_root)
@@ -326,13 +371,17 @@ def contexts(request: Request) -> Contexts:
     )
 
 
+_PROMPTS = ("--prompt", "--negative-prompt")
+
+
 def _prompt_notes(request: Request, result: Plan) -> Iterator[str]:
     """A note for each prompt that is cut because it is too long."""
     if request.gemma_root is None or request.gemma_root in result.missing:
         return
     with suppress(LTX2Error):  # of the folder, which has its own check
         tokenizer = LTXVGemmaTokenizer(request.gemma_root)
-        for flag, prompt in zip(("--prompt", "--negative-prompt"), result.recipe.prompts(request), strict=False):
+        pairs = [(f, p) for r in result.requests for f, p in zip(_PROMPTS, result.recipe.prompts(r), strict=False)]
+        for flag, prompt in dict.fromkeys(pairs):
             if not not_utf8(prompt) and (rest := tokenizer.beyond(prompt)):
                 yield f"{flag} has more than {tokenizer.max_length:,} tokens, and is cut before: {cut(rest, 40)}"
 
@@ -398,10 +447,10 @@ def _media(result: Plan, path: str, found: MediaInfo) -> None:
     if found.samples and found.sample_rate:
         parts.append(f"{found.samples / found.sample_rate:.2f} s of audio at {found.sample_rate} Hz")
         if (
-            outputs.kind(result.request.output_path) == ".mp4"
+            outputs.kind(result.request.output_path) in outputs.MOVIES
             and (rate := aac_rate(found.sample_rate)) != found.sample_rate
         ):
-            result.notes.append(f"{path} has audio at {found.sample_rate} Hz, which an MP4 gets at {rate} Hz")
+            result.notes.append(f"{path} has audio at {found.sample_rate} Hz, which a video gets at {rate} Hz")
     result.files.append(("media", path, "; ".join(parts) or "neither video nor audio"))
     result.notes += [f"{path} {note}" for note in found.notes]
 
@@ -414,8 +463,8 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: boo
     with result.checking():
         shape = recipe.shape(request)
         recipe.sigmas(request, half(shape) if recipe.two_stages else shape)  # steps of the checkpoint's version
-        if outputs.kind(request.output_path) == ".mp4":
-            check_encoding(shape.height, shape.width)
+        if (suffix := outputs.kind(request.output_path)) in outputs.MOVIES:
+            check_encoding(shape.height, shape.width, request.encoding, suffix)
             frame_rate(shape.fps)
     if shape is not None and not result.missing.intersection(str(lora.path) for lora in request.loras):
         for check in recipe.file_checks:
@@ -426,100 +475,3 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: boo
         with result.checking():
             result.problems += block_problems(checkpoint, guidance, named)
     return shape
-
-
-# ---- stages -------------------------------------------------------------------------------------------------------
-
-
-def _text_stage(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
-    request = result.request
-    if result.encodes and request.gemma_root is not None:
-        folder = read_gemma(request.gemma_root)
-        states = Gemma3TextConfig.from_metadata(folder.config)
-        working = 1024 * states.hidden_size * (states.num_hidden_layers + 1) * request.itemsize * 2
-        remedy = "a --context file that was made on another machine"
-        remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"
-        gemma = weights(folder, "gemma", request)
-        connectors = weights(checkpoint, "embeddings_processor", request)
-        what = "Gemma 3, 1024 tokens each"
-        what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
-        reading = (gemma.read + connectors.read) * result.encodes
-        yield Stage("prompts", what, max(gemma.held, connectors.held), working, remedy, reading)
-
-
-_AUDIO_SECOND = 200_000_000  # bytes that decoding a second of audio takes; a tiny vocoder takes 180 million
-
-
-def _stages(result: Plan, checkpoint: Checkpoint, shape: VideoPixelShape) -> Iterator[Stage]:
-    request, recipe = result.request, result.recipe
-    denoising = recipe.denoising(request, shape)
-    if not request.placeholder:
-        for stage in denoising:
-            loras = [*request.loras]
-            loras += request.distilled_lora if recipe.second_order or stage.name == "stage 2" else []
-            yield _denoising(stage, request, checkpoint, loras)
-    made = denoising[-1].shape
-    if recipe.decodes_audio(request):
-        held = sum(weights(checkpoint, part, request, paged=False).held for part in ("audio_decoder", "vocoder"))
-        seconds = made.frames / made.fps
-        working = int(seconds * _AUDIO_SECOND)
-        yield Stage("audio", f"{seconds:.2f} s", held, working, "a shorter video, or more frames a second")
-    config, latent = VideoVAEConfig.from_metadata(checkpoint.config), tuple(video_tools(made).target_shape)
-    budget = memory_size() // (8 if request.low_memory else 2)
-    tiles = request.tiling_config or choose_tiling(config, latent, budget, request.itemsize)
-    working = decode_memory(config, latent, request.itemsize)
-    working = min(working, budget) if request.tiling != "none" else working
-    decoder = weights(checkpoint, "video_decoder", request, paged=False).held
-    yield Stage("frames", f"{made.frames} of {made.height}x{made.width}, {_tiles(tiles)}", decoder, working)
-
-
-def _tiles(tiles: TilingConfig | None) -> str:
-    if tiles is None or tiles.spatial_config is None or tiles.temporal_config is None:
-        return "in one piece"
-    pixels, frames = tiles.spatial_config.tile_size_in_pixels, tiles.temporal_config.tile_size_in_frames
-    return f"in tiles of {pixels} pixels, {frames} frames"
-
-
-def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint, loras: Sequence[LoraPathStrength]) -> Stage:
-    shape = stage.shape
-    tokens, of_audio = video_tools(shape).target_shape.token_count(), audio_tools(shape).target_shape.token_count()
-    count = f"{stage.steps} steps"
-    count += f", {stage.evaluations} evaluations" if stage.evaluations != stage.steps else ""
-    count += f" of {stage.passes} passes" if stage.passes > 1 else ""
-    what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
-    transformer = weights(checkpoint, "transformer", request, loras)
-    what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
-    unrounded = weights(checkpoint, "transformer", replace(request, quantization=None))
-    working = transformer_memory(checkpoint, tokens, of_audio, request.itemsize, unrounded.held)
-    smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
-    smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
-    return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
-
-
-def _check_memory(result: Plan) -> None:
-    available = memory_size()
-    for stage in result.stages:
-        if stage.memory > available:
-            needed = f"{stage.name} takes about {gigabytes(stage.memory)} of {gigabytes(available)} of memory"
-            result.problems.append(f"{needed}: use {stage.remedy}")
-
-
-# ---- words --------------------------------------------------------------------------------------------------------
-
-
-def show(plan: Plan) -> str:
-    """The plan as text."""
-    lines = [f"pipeline  {plan.request.pipeline}"]
-    lines += [f"  {kind:<11}{path}  ({found})" for kind, path, found in plan.files]
-    if plan.stages:
-        lines += ["", f"{'stage':<11}{'memory':>10}  what"]
-        lines += [f"{stage.name:<11}{gigabytes(stage.memory):>10}  {stage.what}" for stage in plan.stages]
-        lines.append(f"peak about {gigabytes(plan.memory)} of {gigabytes(memory_size())}")
-        if reading := sum(stage.reading for stage in plan.stages):
-            lines.append(f"reads about {gigabytes(reading)} from the files in all: --low-memory keeps no weights")
-    if plan.notes:
-        lines += ["", *(f"note: {note}" for note in plan.notes)]
-    if plan.problems:
-        lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
-        lines += [f"  - {problem}" for problem in plan.problems]
-    return "\n".join(map(printable, lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..pipelines.ledger import Settings
 from ..pipelines.stages import Frames, video_tools
 from ..tiling import TilingConfig
 from ..types import Audio, ImageConditioningInput, VideoPixelShape
-from . import flags
+from . import flags, settings_file
 from .request import Request
 from .terminal import Parser
 
@@ -97,7 +98,8 @@ class Recipe:
     two_stages: a request's size is that of the second stage, the first has half of it. distilled: a distilled model,
     with its own schedule and no guidance. second_order: the sampler takes two evaluations a step and one at the end,
     and its schedule is shifted by the number of tokens. encodes: the components that encode what is given, beside
-    images. makes_audio: False where the audio is given. of_source: size, length and rate are those of a given video.
+    images. makes_audio: False where the audio is given. keeps_transformer: from one stage to the next,
+    where memory allows. of_source: size, length and rate are those of a given video.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Recipe:
     second_order: bool = False
     encodes: tuple[str, ...] = ()
     makes_audio: bool = True
+    keeps_transformer: bool = False
     of_source: bool = False
     checks: tuple[Callable[[Request], None], ...] = ()
     file_checks: tuple[Callable[[Request], None], ...] = ()
@@ -129,8 +132,8 @@ class Recipe:
         parts = ["video_decoder", *self.encodes]
         if not request.placeholder:
             parts += ["transformer", "embeddings_processor"]
-        if (request.images or self.two_stages) and "video_encoder" not in parts:
-            parts.append("video_encoder")  # the latent upsampler needs its statistics
+        if (request.images or self.two_stages or request.preview) and "video_encoder" not in parts:
+            parts.append("video_encoder")  # the latent upsampler needs its statistics, and a preview what it encodes
         if self.decodes_audio(request):
             parts += ["audio_decoder", "vocoder"]
         return parts
@@ -382,6 +385,7 @@ RECIPES = {
             flags.add_distilled,
             _distilled,
             distilled=True,
+            keeps_transformer=True,
         ),
         Recipe(
             "ti2vid_one_stage",
@@ -445,9 +449,27 @@ RECIPES = {
 def parser(command: str, name: str) -> Parser:
     """The parser of ``ltx2-mlx generate`` or ``plan`` for one pipeline."""
     recipe = RECIPES[name]
-    return flags.parser(command, name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)
+    made = flags.parser(command, name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)
+    made.elsewhere = _pipelines_with
+    return made
+
+
+def _pipelines_with(flag: str) -> str:
+    """The pipelines that have a flag, in words; empty where none has it."""
+    found = []
+    for recipe in RECIPES.values():
+        made = flags.parser("", recipe.name, recipe.about, recipe.add_flags, RECIPES, DEFAULT)
+        found += [recipe.name] if flag in made.flags() else []
+    return f"; --pipeline {' or '.join(found)} takes it" if found else ""
+
+
+def parse_all(command: str, argv: Sequence[str]) -> tuple[Request, ...]:
+    """The request of each video of ``ltx2-mlx generate`` or ``plan``. Reads no file but those of ``--config`` and of
+    prompts, and exits with a message for wrong flags."""
+    words = settings_file.merged(argv, command, DEFAULT, partial(parser, command))
+    return flags.requests(parser(command, flags.chosen(words, command, RECIPES, DEFAULT)), words)
 
 
 def parse(command: str, argv: Sequence[str]) -> Request:
-    """The request of ``ltx2-mlx generate`` or ``plan``. Reads no file, and exits with a message for wrong flags."""
-    return flags.request(parser(command, flags.chosen(argv, command, RECIPES, DEFAULT)), argv)
+    """The same for a command line of one video."""
+    return parse_all(command, argv)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -12,6 +13,7 @@ from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.noisers import TorchNoise
 from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
+from ..media.encoding import Encoding
 from ..nn.noise import Generator
 from ..pipelines.constants import LTX_2_3_PARAMS, PipelineParams
 from ..tiling import TilingConfig
@@ -30,7 +32,7 @@ class Request:
     checkpoint_path (all files of the checkpoint), gemma_root, spatial_upsampler_path and LoRAs: a path, or a name on
     Hugging Face until ``plan`` puts the path in its place. defaults: those of the checkpoint's version, which ``plan``
     reads from its header. They stand in for num_inference_steps and stg_blocks where these are None: see ``steps``,
-    ``video_guidance``, ``audio_guidance``.
+    ``video_guidance``, ``audio_guidance``. arguments: the flags as they were parsed, which ``settings_file`` records.
     """
 
     pipeline: str
@@ -75,16 +77,31 @@ class Request:
     keep_audio: bool = False
     # How it runs
     audio: bool = True
+    decode_budget: int | None = None  # of memory beside the video decoder's weights: ``plan`` fills it in for a limit
     overwrite: bool = False
     dtype: str = "bfloat16"
     quantization: str | None = None
     low_memory: bool = False
+    memory_limit: int | None = None  # in bytes
     noise: str = "numpy"
     tiling: str = "auto"
     context: Path | None = None
+    # How the video is compressed; None for what was not given
+    codec: str | None = None
+    crf: float | None = None
+    preset: str | None = None
+    metadata: bool = True
+    arguments: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     placeholder: bool = False
     cross_attn_scale: float = 1.0
     early_layers_only: bool = False
+    # While it runs
+    preview: Path | None = None
+    preview_every: int | None = None
+    quiet: bool = False
+    json: bool = False
+    yes: bool = False
+    assumed: tuple[str, ...] = ()  # names on Hugging Face in the place of flags that were not given
 
     @property
     def steps(self) -> int:
@@ -97,6 +114,10 @@ class Request:
     @property
     def audio_guidance(self) -> MultiModalGuiderParams:
         return _with_blocks(self.audio_guider_params, self.defaults.audio_guider_params)
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding(self.codec or Encoding.codec, self.crf, self.preset)
 
     @property
     def itemsize(self) -> int:

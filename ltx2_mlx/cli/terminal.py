@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from ..errors import printable
 
@@ -21,11 +23,51 @@ def one_line(text: object) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
+def nearest(word: str, names: Iterable[str]) -> str:
+    """A question with the name that is most like ``word``, to be put behind an error; empty where none is like it."""
+    bare = {name.lstrip("-"): name for name in names}  # the dashes are no likeness
+    found = get_close_matches(word.lstrip("-"), list(bare), 1)
+    return f"; did you mean {bare[found[0]]}?" if found else ""
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line: what was wrong, and how to see the flags."""
+    """A parser whose errors are one line: what was wrong, the nearest name, and how to see the flags."""
+
+    elsewhere: Callable[[str], str] = staticmethod(lambda flag: "")  # what to say of a flag that another parser has
+
+    def flags(self) -> list[str]:
+        """Its flags, and those of its commands."""
+        found = [name for a in self._actions if a.help != argparse.SUPPRESS for name in a.option_strings]
+        return [*found, *(flag for command in self.commands().values() for flag in command.flags())]
+
+    def commands(self) -> dict[str, Parser]:
+        """Its commands, by their names."""
+        groups = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return {name: command for group in groups for name, command in group.items()}
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As argparse's, with the nearest flag where one is not known."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.about_unknown(unknown)}")
+        return values
+
+    def about_unknown(self, words: Sequence[str]) -> str:
+        """What to do about the first of these words that looks like a flag and is none."""
+        word = next((word.partition("=")[0] for word in words if word.startswith("--")), "")
+        return (self.elsewhere(word) or nearest(word, self.flags())) if word else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's, with the nearest choice in the place of all of them where one is near."""
+        choices = [] if action.choices is None else list(map(str, action.choices))
+        if action.choices is not None and value not in action.choices:
+            said = nearest(str(value), choices) or f"; choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {str(value)!r}{said}")
 
 
 def claim_streams() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,21 @@ def output_path(text: str) -> Path:
         return path.resolve()
 
 
+_UNITS = {"": 10**9, "GB": 10**9, "G": 10**9, "MB": 10**6, "M": 10**6, "GIB": 2**30, "MIB": 2**20}
+
+
+def size_of_memory(text: str) -> int:
+    """Bytes of ``16``, ``16GB``, ``12.5GiB`` or ``800MB``; a number alone is in GB."""
+    found = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*", text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None:
+        raise argparse.ArgumentTypeError(f"{cut(text)!r} is not a size of memory: write 16GB, 12.5GiB or 800MB")
+    size = int(float(found[1]) * unit)
+    if size < 10**6:
+        raise argparse.ArgumentTypeError(f"{cut(text)!r} is less than 1MB: write 16GB, 12.5GiB or 800MB")
+    return size
+
+
 @contextmanager
 def _named_path(text: str) -> Iterator[Path]:
     """The path of a flag. What no path can be, and an error within, becomes one of argparse."""
@@ -97,6 +113,11 @@ def _named_path(text: str) -> Iterator[Path]:
 
 def lora(values: list[str]) -> LoraPathStrength:
     return LoraPathStrength(local_path(values[0]), *map(float, values[1:]))
+
+
+def bare_lora(text: str) -> LoraPathStrength:
+    """A LoRA at strength 1."""
+    return LoraPathStrength(local_path(text))
 
 
 def image(values: list[str]) -> ImageConditioningInput:

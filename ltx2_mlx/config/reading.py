@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, LTX2Error
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ _LONGEST = 256  # entries of a list
 # ---- JSON ---------------------------------------------------------------------------------------------------------
 
 
-def parse_json(text: str | bytes, place: object, error: type[CheckpointError] = CheckpointError) -> dict[str, Any]:
+def parse_json(text: str | bytes, place: object, error: type[LTX2Error] = CheckpointError) -> dict[str, Any]:
     """The object that ``text`` holds. Raises ``error`` in one line that names ``place`` for anything else."""
     try:
         content = json.loads(text)

@@ -163,8 +163,12 @@ def read_checkpoint(path: CheckpointPath) -> Checkpoint:
     """Read and check the header of a checkpoint, or of each of its files. Raises CheckpointError in one line."""
     if isinstance(path, CheckpointFiles):
         return _merged(path)
-    metadata, tensors = read_header(Path(path))
-    return Checkpoint(Path(path), metadata, _official(tensors, _guess(tensors)))
+    return checkpoint_of(Path(path), *read_header(Path(path)))
+
+
+def checkpoint_of(path: Path, metadata: dict[str, str], tensors: Tensors) -> Checkpoint:
+    """The checkpoint of one file's header."""
+    return Checkpoint(path, metadata, _official(tensors, _guess(tensors)))
 
 
 # ---- files of their own -------------------------------------------------------------------------------------------

@@ -81,6 +81,11 @@ def read_header(path: Path) -> tuple[dict[str, str], Tensors]:
     return metadata, {key: tensors[key] for key in sorted(tensors)}
 
 
+def bits(dtype: str) -> int:
+    """The bits of one number, by safetensors' name of its dtype; 8 for one that is not known here."""
+    return _BITS.get(dtype, 8)
+
+
 def _unfinished(path: Path) -> str:
     ending = path.name.lower().endswith(_UNFINISHED) or path.with_name(f"{path.name}.aria2").exists()
     return "its download has not ended; " if ending else ""

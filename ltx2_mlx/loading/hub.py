@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from ..errors import HubError
+from .header import TensorInfo, Tensors, bits
 
 GEMMA_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.jinja")
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -42,6 +47,72 @@ def resolve(reference: str | Path, patterns: Sequence[str] | None = None, downlo
             return _fetch_folder(name, patterns, download)
         hint = ", and the name is not a repository's, of the form owner/name"
     raise HubError(f"{name}: no such file or folder{hint}")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What Hugging Face holds under a name. size: bytes of a download. metadata, tensors: of the headers of its
+    ``.safetensors`` files; no weight is read."""
+
+    size: int
+    metadata: dict[str, str]
+    tensors: Tensors
+
+
+def look_up(reference: str, patterns: Sequence[str] | None = None) -> Remote:
+    """Read the sizes and headers of what ``resolve`` would download. Nothing is put into the cache. Raises HubError
+    where it could not be downloaded either."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    if (match := _FILE.fullmatch(reference)) and patterns is None:
+        with _explained(match[1], match[2], True), _reached():
+            header = api.parse_safetensors_file_metadata(match[1], match[2])
+        tensors = _tensors(reference, header)
+        end = max((info.offset + info.nbytes for info in tensors.values()), default=0)
+        return Remote(end, dict(header.metadata), tensors)
+    with _explained(reference, "a whole copy of it", True), _reached():
+        found = api.model_info(reference, files_metadata=True)
+        sizes = {
+            file.rfilename: file.size or 0
+            for file in found.siblings or ()
+            if "/" not in file.rfilename and any(fnmatch(file.rfilename, pattern) for pattern in patterns or ())
+        }
+        tensors = {}
+        for name in sizes:
+            if name.endswith(".safetensors"):
+                tensors |= _tensors(f"{reference}/{name}", api.parse_safetensors_file_metadata(reference, name))
+    return Remote(sum(sizes.values()), {}, tensors)
+
+
+def _tensors(reference: str, header: Any) -> Tensors:
+    """The tensors of a header that huggingface_hub has read."""
+    return {
+        key: TensorInfo(
+            str(info.dtype),
+            tuple(info.shape),
+            prod(info.shape) * bits(str(info.dtype)) // 8,
+            Path(reference),
+            key,
+            int(info.data_offsets[0]),
+        )
+        for key, info in sorted(header.tensors.items())
+    }
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """What the library for connections raises within, which depends on the version, becomes what a download raises."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HfHubHTTPError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore")):
+            raise errors.LocalEntryNotFoundError(str(error)) from error
+        raise
 
 
 def _fetch_file(repository: str, file: str, download: bool) -> Path:

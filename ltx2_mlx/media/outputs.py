@@ -20,14 +20,16 @@ from ..errors import InputError, MediaError
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.ltx2-part(\.\w+)?")
 _FRAME = re.compile(r"frame_\d{5,}\.png")
-_OURS = "audio.wav"
+AUDIO, SETTINGS = "audio.wav", "settings.json"  # beside frames
+MOVIES = (".mp4", ".mov")
 
 
 def kind(path: Path) -> str:
-    """The kind of output that a name asks for: ``.mp4``, ``.wav``, or an empty text for a folder of PNG frames."""
+    """The kind of output that a name asks for: one of ``MOVIES``, ``.wav``, or an empty text for a folder of PNG
+    frames."""
     suffix = path.suffix.lower()
-    if suffix not in (".mp4", ".wav", ""):
-        raise InputError(f"{path}: ends in {path.suffix}; use .mp4, .wav, or a folder's name for PNG frames")
+    if suffix not in (*MOVIES, ".wav", ""):
+        raise InputError(f"{path}: ends in {path.suffix}; use .mp4, .mov, .wav, or a folder's name for PNG frames")
     return suffix
 
 
@@ -67,6 +69,16 @@ def check_context(path: Path, output: Path) -> None:
         _check_folder(path)
 
 
+def check_beside(flag: str, path: Path, output: Path, inputs: Iterable[str | Path]) -> None:
+    """Raises InputError where what ``flag`` writes beside the output cannot be written, would be lost with the output,
+    or would replace an input."""
+    _check_inputs(path, inputs)
+    if path == output or output in path.parents or path in output.parents:
+        raise InputError(f"{flag} {path} and {output} lie in each other; give another name")
+    if _mode(path) is None:
+        _check_folder(path)
+
+
 def _mode(path: Path) -> int | None:
     """What kind of thing lies at ``path``; None for nothing."""
     try:
@@ -86,7 +98,9 @@ def _check_folder(path: Path) -> None:
 
 def _check_frames_folder(path: Path) -> None:
     """Raises InputError for a folder that holds anything but frames and audio of this program: it is replaced whole."""
-    other = sorted(entry.name for entry in path.iterdir() if not (_FRAME.fullmatch(entry.name) or entry.name == _OURS))
+    other = sorted(
+        entry.name for entry in path.iterdir() if not (_FRAME.fullmatch(entry.name) or entry.name in (AUDIO, SETTINGS))
+    )
     if other:
         raise InputError(f"{path}: a folder that holds {other[0]}, which is not a frame; give a new or empty folder")
     if path == Path.cwd() or path.is_mount():
@@ -186,7 +200,7 @@ def remove_remains(folder: Path) -> None:
 
 
 def _part(path: Path) -> Path:
-    suffix = kind(path) if path.suffix.lower() in (".mp4", ".wav") else path.suffix
+    suffix = kind(path) if path.suffix.lower() in (*MOVIES, ".wav") else path.suffix
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.ltx2-part{suffix}")
 
 

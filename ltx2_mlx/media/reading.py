@@ -28,6 +28,8 @@ __all__ = [
     "get_videostream_metadata",
     "load_video_conditioning",
     "probe",
+    "read_coding",
+    "read_comment",
 ]
 
 MAX_FRAMES = 2**14
@@ -50,6 +52,34 @@ class MediaInfo:
     channels: int | None = None
     samples: int | None = None
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+
+class Coding(NamedTuple):
+    """How a file's streams are coded. colours: matrix, primaries, transfer and range as the file states them, in
+    FFmpeg's numbers, of which 2 is "not stated" (0 for the range)."""
+
+    video: str | None = None
+    pix_fmt: str | None = None
+    colours: tuple[int, ...] | None = None
+    audio: str | None = None
+
+
+def read_coding(path: str | Path) -> Coding:
+    """The codecs of a file, from its headers alone."""
+    with reading(path) as container:
+        video, audio = chosen(container.streams.video), chosen(container.streams.audio)
+        heard = None if audio is None else audio.codec_context.name
+        if video is None:
+            return Coding(audio=heard)
+        context = video.codec_context
+        kinds = context.colorspace, context.color_primaries, context.color_trc
+        return Coding(context.name, context.pix_fmt, (*map(int, kinds), int(context.color_range)), heard)
+
+
+def read_comment(path: str | Path) -> str | None:
+    """The comment in a file's metadata; None where there is none."""
+    with reading(path) as container:
+        return container.metadata.get("comment")
 
 
 class VideoStreamMetadata(NamedTuple):
@@ -133,7 +163,7 @@ def _notes(stream: av.VideoStream, frame: av.VideoFrame) -> Iterator[str]:
     if (ratio := _pixel_ratio(stream)) != 1:
         height, width = _displayed(stream, frame)
         yield f"has pixels of {ratio.numerator}:{ratio.denominator}; it is stretched to {height}x{width}, as players do"
-    if frame.color_trc in (16, 18):  # SMPTE 2084 (PQ) and ARIB STD-B67 (HLG)
+    if stream.codec_context.color_trc in (16, 18):  # SMPTE 2084 (PQ) and ARIB STD-B67 (HLG)
         yield "is HDR, and its colours are read without tone mapping: they come out pale; convert it to SDR first"
     if frame.interlaced_frame:
         yield "is interlaced, and both fields are read as one picture; deinterlace it first"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import wave
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -17,24 +19,13 @@ from PIL import Image
 from ..errors import InputError, MediaError
 from ..types import Audio
 from .audio import resampled
+from .encoding import Converter, Encoding, VideoPacket, add_video, check_encoding, timed
 from .files import ffmpeg_errors
-from .images import MAX_H264_SIDE
-from .outputs import whole_file, whole_folder
+from .outputs import AUDIO, MOVIES, SETTINGS, whole_file, whole_folder
 from .reading import MediaInfo, probe
 
 Progress = Callable[[str, int, int | None], None]
 """Called as ``progress(name, done, total)`` after each unit of work; total is None where it is not known."""
-
-
-REPEATABLE = {"x264-params": "mbtree=0:threads=4"}
-"""x264's options under which the same frames always give the same file.
-
-mbtree=0: the macroblock tree of x264 165 does not repeat itself. 80 encodings of one clip gave 7 files on a CPU with
-AVX-512; one thread, weightp=0, b-adapt=0 and aq-mode=0 did not cure it. Without the tree there was one file, the same
-with AVX-512 and with AVX2. The padding of the frames has no part in it: random bytes there change nothing. This costs
-20 to 30 % more bytes at the same CRF, and no quality (+0.06 and +0.4 dB).
-threads=4: x264 takes 1.5 threads a core by default, and their number changes the file.
-"""
 
 
 def encode_video(
@@ -44,8 +35,11 @@ def encode_video(
     output_path: str | Path,
     video_chunks_number: int | None = None,
     progress: Progress | None = None,
+    encoding: Encoding = Encoding(),  # noqa: B008  it is frozen
+    comment: str | None = None,
 ) -> None:
-    """Write an MP4 of ``video``, chunks of ``(F, H, W, 3)`` uint8 with even sides, and of ``audio``.
+    """Write an MP4 or MOV of ``video``, chunks of ``(F, H, W, 3)`` uint8 with even sides, and of ``audio``. Its colours
+    are those of BT.709, and marked so; ``comment`` is a text that players and ``read_comment`` show.
 
     The rate may be fractional (see :func:`frame_rate`; the reference truncates it). Audio at a rate that AAC does not
     take is resampled to the next one that it does. What was written is decoded and counted; a frame, a sample or a rate
@@ -53,30 +47,20 @@ def encode_video(
     whatever interrupts this. ``video_chunks_number`` is the total that ``progress`` is told.
     """
     path, rate = Path(output_path), frame_rate(fps)
-    if path.suffix.lower() != ".mp4":
-        raise InputError(f"{path}: what is written is an MP4; give a name that ends in .mp4")
+    if path.suffix.lower() not in MOVIES:
+        raise InputError(f"{path}: what is written is an MP4 or MOV; give a name that ends in .mp4 or .mov")
     pcm = None if audio is None else _pcm(audio, for_aac=True)
     chunks = _checked(video)
     first = next(chunks)
     height, width = first.shape[1:3]
-    check_encoding(height, width)
+    check_encoding(height, width, encoding, path.suffix.lower())
     with whole_file(path) as part, ffmpeg_errors(path, "written"):
         reported = _reported(chain([first], chunks), video_chunks_number, progress)
-        frames = _write_mp4(part, reported, height, width, rate, pcm)
+        frames = _write_movie(part, reported, height, width, rate, pcm, encoding, comment)
         of_audio = (pcm.rate, 2, len(pcm.samples)) if pcm else (None, None, None)
         expected = MediaInfo(width, height, frames, rate, *of_audio)
         if (found := probe(part)) != expected:
             raise MediaError(f"{path}: was to hold {expected}, and holds {found}; it was not kept")
-
-
-def check_encoding(height: int, width: int) -> None:
-    """Raises InputError where frames of this size cannot be written as an MP4, or FFmpeg has not the codecs for it."""
-    if height % 2 or width % 2:
-        raise InputError(f"frames of {width} × {height} pixels; yuv420p takes even sides")
-    if max(height, width) > MAX_H264_SIDE:
-        raise InputError(f"frames of {width} × {height} pixels; H.264 takes {MAX_H264_SIDE} a side: use PNG frames")
-    if missing := {"libx264", "aac"} - av.codecs_available:
-        raise InputError(f"PyAV's FFmpeg has no {' and no '.join(sorted(missing))}: pip install --force-reinstall av")
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
@@ -87,9 +71,11 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     return ntsc if abs(ntsc / Fraction(fps) - 1) < 2e-6 else Fraction(fps).limit_denominator(1001)
 
 
-def save_png_frames(folder: str | Path, video: Iterable[np.ndarray], audio: Audio | None = None) -> int:
-    """Write each frame of ``video`` as ``frame_00000.png`` and so on, ``audio`` as ``audio.wav``, and return how many
-    frames there are.
+def save_png_frames(
+    folder: str | Path, video: Iterable[np.ndarray], audio: Audio | None = None, settings: str | None = None
+) -> int:
+    """Write each frame of ``video`` as ``frame_00000.png`` and so on, ``audio`` as ``audio.wav``, ``settings`` as
+    ``settings.json``, and return how many frames there are.
 
     The folder appears when it is whole. One that an earlier call made is replaced; one that holds anything else is
     refused.
@@ -100,15 +86,31 @@ def save_png_frames(folder: str | Path, video: Iterable[np.ndarray], audio: Audi
             Image.fromarray(frame).save(part / f"frame_{count:05d}.png")
             count += 1
         if pcm:
-            _write_wav(part / "audio.wav", pcm)
+            _write_wav(part / AUDIO, pcm)
+        if settings is not None:
+            (part / SETTINGS).write_text(settings)
     return count
 
 
-def save_wav(path: str | Path, audio: Audio) -> None:
-    """Write 16-bit stereo PCM."""
+def save_wav(path: str | Path, audio: Audio, comment: str | None = None) -> None:
+    """Write 16-bit stereo PCM. ``comment`` is a text that players and ``read_comment`` show."""
     pcm = _pcm(audio)
     with whole_file(Path(path)) as part:
         _write_wav(part, pcm)
+        if comment is not None:
+            _add_comment(part, comment)
+
+
+def _add_comment(path: Path, comment: str) -> None:
+    """Add RIFF's chunk of information to a WAV file, behind the samples, where no reader stumbles over it."""
+    text = comment.encode() + b"\0"
+    entry = b"INFOICMT" + struct.pack("<I", len(text)) + text + b"\0" * (len(text) % 2)
+    with path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(b"LIST" + struct.pack("<I", len(entry)) + entry)
+        size = file.tell() - 8
+        file.seek(4)
+        file.write(struct.pack("<I", size))
 
 
 def _write_wav(path: Path, pcm: _Pcm) -> None:
@@ -176,24 +178,41 @@ def _reported(chunks: Iterator[np.ndarray], total: int | None, progress: Progres
             progress("encoding video", done, total)
 
 
-def _write_mp4(
-    path: Path, chunks: Iterator[np.ndarray], height: int, width: int, rate: Fraction, pcm: _Pcm | None
+def _write_movie(
+    path: Path,
+    chunks: Iterator[np.ndarray],
+    height: int,
+    width: int,
+    rate: Fraction,
+    pcm: _Pcm | None,
+    encoding: Encoding,
+    comment: str | None,
 ) -> int:
     """Encode and multiplex; returns the number of frames."""
-    # The movie's clock is in milliseconds by default, and the audio's length would be rounded to it.
-    options = {"movie_timescale": str(pcm.rate)} if pcm else {}
-    frames = 0
-    with av.open(str(path), "w", format="mp4", options=options) as container:
-        stream = container.add_stream("libx264", rate=rate, options=REPEATABLE)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    kind = path.suffix.removeprefix(".")
+    # faststart: the index comes first, so that a browser plays while it loads. QuickTime's own tags have 64 KB at most.
+    options = {"movflags": "+faststart" + ("+use_metadata_tags" if kind == "mov" else "")}
+    if pcm:  # the movie's clock is in milliseconds by default, and the audio's length would be rounded to it
+        options["movie_timescale"] = str(pcm.rate)
+    frames, converted = 0, Converter(encoding)
+    with av.open(str(path), "w", format=kind, options=options) as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
+        stream = add_video(container, encoding, height, width, rate)
         if pcm:
             _write_audio(container, pcm)
-        for pixels in chain.from_iterable(chunks):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = frames, 1 / rate
-            container.mux(stream.encode(frame))
-            frames += 1
-        container.mux(stream.encode())
+
+        def packets() -> Iterator[VideoPacket]:
+            nonlocal frames
+            for pixels in chain.from_iterable(chunks):
+                frame = converted(pixels)
+                frame.pts, frame.time_base = frames, 1 / rate
+                yield from stream.encode(frame)
+                frames += 1
+            yield from stream.encode()
+
+        for packet in timed(packets(), encoding, rate):
+            container.mux(packet)
     return frames
 
 

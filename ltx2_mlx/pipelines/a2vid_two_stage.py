@@ -141,9 +141,10 @@ def with_silence(audio: Audio, duration: float) -> Audio:
 def _encoded(ledger: ModelLedger, audio: Audio, shape: VideoPixelShape) -> mx.array:
     """The latent ``(1, 8, T, 16)`` of the audio, cut to the length of the video."""
     frames = stages.audio_tools(shape).target_shape.frames
-    latent = encode_audio(audio, ledger.audio_encoder())
-    if latent.shape[2] < frames:  # the encoder rounds down; the last latent frame is less than 40 ms
-        latent = mx.concatenate([latent, mx.repeat(latent[:, :, -1:], frames - latent.shape[2], axis=2)], axis=2)
-    latent = latent[:, :, :frames]
-    stages.evaluated("encoding the audio", latent)
+    with ledger.settings.peaks.phase("sound"):
+        latent = encode_audio(audio, ledger.audio_encoder())
+        if latent.shape[2] < frames:  # the encoder rounds down; the last latent frame is less than 40 ms
+            latent = mx.concatenate([latent, mx.repeat(latent[:, :, -1:], frames - latent.shape[2], axis=2)], axis=2)
+        latent = latent[:, :, :frames]
+        stages.evaluated("encoding the audio", latent)
     return latent

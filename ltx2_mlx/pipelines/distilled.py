@@ -71,7 +71,8 @@ class DistilledPipeline:
         keep = not (ledger.settings.low_memory or ledger.settings.placeholder)
 
         conditionings = stages.image_conditionings(ledger, images, half)
-        transformer = ledger.transformer() if keep else None
+        with ledger.settings.peaks.phase("stage 1"):
+            transformer = ledger.transformer() if keep else None
         video, audio = stages.denoise_audio_video(
             ledger,
             "stage 1",

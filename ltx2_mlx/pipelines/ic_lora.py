@@ -134,7 +134,7 @@ def reference_shape(target: VideoPixelShape, factor: int) -> VideoPixelShape:
 
 def _encoded(ledger: ModelLedger, encoder: VideoEncoder, path: str | Path, shape: VideoPixelShape) -> mx.array:
     """The latent of a reference video: as many frames as both it and the target have, cut to 8k + 1."""
-    with ledger.settings.task(f"encoding {Path(path).name}"):
+    with ledger.settings.task(f"encoding {Path(path).name}"), ledger.settings.peaks.phase("references"):
         pixels = mx.array(load_video_conditioning(path, shape.height, shape.width, shape.frames))
         latent = encoder(crop_frames(pixels).astype(ledger.settings.dtype))
         stages.evaluated(f"encoding {path}", latent)

@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
@@ -23,6 +24,7 @@ from ..loading.checkpoint import CheckpointPath
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import amend_blocks
+from ..memory import Peaks
 from ..nn.noise import Generator
 from ..text.embeddings import EmbeddingsProcessorOutput
 from ..transformer import LTXModel, X0Model
@@ -39,6 +41,42 @@ def quiet(name: str, done: int, total: int | None) -> None:
 
 
 @dataclass(frozen=True)
+class Denoised:
+    """The video that a step of denoising aims at. stage: its name in the progress. step: of ``steps``, from 1 on.
+    latent: ``(1, 128, F, H, W)`` without noise; not computed before it is looked at."""
+
+    stage: str
+    step: int
+    steps: int
+    latent: mx.array
+
+
+class Kept:
+    """Models that are loaded once for several videos: as many as ``budget`` bytes hold, those that were used last."""
+
+    def __init__(self, budget: int):
+        self.budget = budget
+        self._models: dict[tuple[object, ...], tuple[nn.Module, int]] = {}
+
+    def model(self, key: tuple[object, ...], load: Callable[[], Component]) -> Component:
+        """The model of this key, whose first part is its component; a new one from ``load``."""
+        if key in self._models:
+            model, size = self._models.pop(key)
+        else:
+            self._make_room(next((size for other, (_, size) in self._models.items() if other[0] == key[0]), 0))
+            model = load()
+            size = _size(model)
+        self._models[key] = model, size
+        self._make_room(0)
+        return cast(Component, model)
+
+    def _make_room(self, needed: int) -> None:
+        while self._models and needed + sum(size for _, size in self._models.values()) > self.budget:
+            del self._models[next(iter(self._models))]
+            mx.clear_cache()
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a pipeline runs, whatever it makes.
 
@@ -46,12 +84,16 @@ class Settings:
     noise: makes the stream of random numbers of a seed. contexts: prompt → context; for these prompts Gemma is not
     needed. context_path: the file to which new contexts are saved, together with the given ones.
     progress: called with (name of the work, done, total) as work goes on; total is None where it is not known.
+    preview: called after each step of denoising; it costs what it computes, and changes no number of the run.
+    kept: what several calls with the same files share; without it each call loads its models, and releases them.
     low_memory: keep nothing that could be loaded again, read the blocks of the transformer and of the text models when
-    they are called and drop them after, and decode videos in smaller tiles. The result is the same.
+    they are called and drop them after, and decode videos in smaller slabs, or tiles. The result is the same.
+    decode_budget: bytes that decoding a video may take beside the decoder's weights; None: half of the memory, or an
+    eighth with low_memory.
     audio: False neither decodes nor returns audio; the frames stay the same.
     placeholder: run neither the transformer nor Gemma; latents are noise. For testing all that comes afterwards.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
-    the second scales what the blocks take from the prompt.
+    the second scales what the blocks take from the prompt. peaks: the run writes the memory of its phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16
@@ -60,11 +102,15 @@ class Settings:
     contexts: Mapping[str, EmbeddingsProcessorOutput] = field(default_factory=dict)
     context_path: Path | None = None
     progress: Progress = quiet
+    preview: Callable[[Denoised], None] | None = None
+    kept: Kept | None = None
     low_memory: bool = False
+    decode_budget: int | None = None
     audio: bool = True
     placeholder: bool = False
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
+    peaks: Peaks = field(default_factory=Peaks, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in (mx.bfloat16, mx.float16, mx.float32):
@@ -102,6 +148,10 @@ class ModelLedger:
         settings = self.settings
         if settings.quantization and settings.cross_attn_scale != 1.0:
             raise InputError("cross_attn_scale changes weights, which quantization has rounded; use one of them")
+        return self._kept("transformer", self._transformer)
+
+    def _transformer(self) -> X0Model:
+        settings = self.settings
         with settings.task("loading the transformer"):
             loaded = load(
                 "transformer",
@@ -135,12 +185,31 @@ class ModelLedger:
     def spatial_upsampler(self) -> LatentUpsampler:
         if self.spatial_upsampler_path is None:
             raise InputError("this pipeline needs a latent upsampler; give spatial_upsampler_path")
+        return self._kept("upsampler", self._upsampler)
+
+    def _upsampler(self) -> LatentUpsampler:
+        assert self.spatial_upsampler_path is not None
         upsampler = cast(LatentUpsampler, load("upsampler", self.spatial_upsampler_path, self.settings.dtype))
         check_upsampler(upsampler.config, self.spatial_upsampler_path)
         return upsampler
 
     def _load(self, component: str, kind: type[Component]) -> Component:
-        return cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
+        return self._kept(
+            component, lambda: cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
+        )
+
+    def _kept(self, component: str, load: Callable[[], Component]) -> Component:
+        """The model that is kept for several videos; or a new one, where nothing is kept."""
+        if (kept := self.settings.kept) is None:
+            return load()
+        loras = self.loras if component == "transformer" else ()
+        return kept.model((component, self.checkpoint_path, self.spatial_upsampler_path, loras), load)
+
+
+def _size(model: nn.Module) -> int:
+    """Bytes of a model's weights."""
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    return sum(array.nbytes for array in parameters.values())
 
 
 def check_upsampler(config: LatentUpsamplerConfig, path: str | Path) -> None:

@@ -129,7 +129,7 @@ def source_shape(video_path: str | Path) -> VideoPixelShape:
 
 
 def _encoded_video(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape) -> mx.array:
-    with ledger.settings.task("encoding the video"):
+    with ledger.settings.task("encoding the video"), ledger.settings.peaks.phase("source"):
         pixels = load_video_conditioning(path, shape.height, shape.width, shape.frames)
         latent = ledger.video_encoder()(mx.array(pixels).astype(ledger.settings.dtype))
         stages.evaluated(f"encoding {path}", latent)
@@ -144,8 +144,9 @@ def _encoded_audio(ledger: ModelLedger, path: str | Path, shape: VideoPixelShape
         return None
     # In bfloat16 the reference rounds the samples before the mel spectrogram, and so do we: its quiet parts are noise.
     waveform = audio.waveform.astype(ledger.settings.dtype)
-    latent = encode_audio(Audio(waveform, audio.sampling_rate), ledger.audio_encoder())
-    frames = stages.audio_tools(shape).target_shape.frames
-    latent = mx.pad(latent, [(0, 0), (0, 0), (0, max(0, frames - latent.shape[2])), (0, 0)])[:, :, :frames]
-    stages.evaluated(f"encoding the audio of {path}", latent)
+    with ledger.settings.peaks.phase("sound"):
+        latent = encode_audio(Audio(waveform, audio.sampling_rate), ledger.audio_encoder())
+        frames = stages.audio_tools(shape).target_shape.frames
+        latent = mx.pad(latent, [(0, 0), (0, 0), (0, max(0, frames - latent.shape[2])), (0, 0)])[:, :, :frames]
+        stages.evaluated(f"encoding the audio of {path}", latent)
     return latent

@@ -29,12 +29,13 @@ from ..tiling import TilingConfig
 from ..transformer import X0Model
 from ..types import Audio, AudioLatentShape, ImageConditioningInput, LatentState, VideoLatentShape, VideoPixelShape
 from ..upsampler import upsample_video
-from ..vae_memory import memory_size
+from ..vae_memory import decode_budget
 from ..video_vae import VideoEncoder, decode_video
 from .constants import STAGE_2_DISTILLED_SIGMA_VALUES, VIDEO_LATENT_CHANNELS
 from .contexts import save_contexts
 from .enhancement import enhance_prompt as enhanced
 from .ledger import ModelLedger
+from .preview import reported
 from .prompts import encode_prompts
 
 Frames = Iterator[np.ndarray]
@@ -61,22 +62,23 @@ def prompt_contexts(
     if settings.placeholder:
         return [EmbeddingsProcessorOutput(mx.zeros((1, 0, 0)), mx.zeros((1, 0, 0)), mx.zeros((1, 0)))] * len(prompts)
     if enhance_first_prompt:
-        with settings.task("enhancing the prompt"):
+        with settings.task("enhancing the prompt"), settings.peaks.phase("enhancing"):
             shown = images[0].path if images else None
             prompts[0] = enhanced(prompts[0], _gemma(ledger), image_path=shown, seed=enhance_prompt_seed)
         settings.progress(f"enhanced prompt: {prompts[0]}", 1, 1)
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in settings.contexts]
     made = {}
     if missing:
-        outputs = encode_prompts(
-            missing,
-            ledger.checkpoint_path,
-            _gemma(ledger),
-            settings.dtype,
-            early_layers_only=settings.early_layers_only,
-            low_memory=settings.low_memory,
-            progress=lambda done, total: settings.progress("encoding the prompts", done, total),
-        )
+        with settings.peaks.phase("prompts"):
+            outputs = encode_prompts(
+                missing,
+                ledger.checkpoint_path,
+                _gemma(ledger),
+                settings.dtype,
+                early_layers_only=settings.early_layers_only,
+                low_memory=settings.low_memory,
+                progress=lambda done, total: settings.progress("encoding the prompts", done, total),
+            )
         made = dict(zip(missing, outputs, strict=True))
         if settings.context_path is not None:
             kept = {**settings.contexts, **made}
@@ -124,14 +126,15 @@ def image_conditionings(
     """A conditioning item for each image: scaled and cropped to ``shape``, encoded, and placed by ``placing``."""
     if not images:
         return []
-    encoder = video_encoder or ledger.video_encoder()
     items: list[VideoItem] = []
-    for i, image in enumerate(images):
-        ledger.settings.progress("encoding the images", i, len(images))
-        pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
-        latent = encoder(mx.array(pixels).astype(ledger.settings.dtype))
-        evaluated(f"encoding {image.path}", latent)
-        items.append(placing(image, latent))
+    with ledger.settings.peaks.phase("images"):
+        encoder = video_encoder or ledger.video_encoder()
+        for i, image in enumerate(images):
+            ledger.settings.progress("encoding the images", i, len(images))
+            pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
+            latent = encoder(mx.array(pixels).astype(ledger.settings.dtype))
+            evaluated(f"encoding {image.path}", latent)
+            items.append(placing(image, latent))
     ledger.settings.progress("encoding the images", len(images), len(images))
     return items
 
@@ -215,14 +218,14 @@ def denoise_audio_video(
     if frozen_audio:
         audio = replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask))
     if not settings.placeholder:
-        denoise_fn = asking(cast(Denoiser, transformer or ledger.transformer()))  # both streams in, both streams out
-        try:
-            video, audio = loop(
-                sigmas, video, audio, denoise_fn, progress=lambda done, total: settings.progress(name, done, total)
-            )
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{name}: {error}") from None
-        del denoise_fn
+        with settings.peaks.phase(name):
+            denoise_fn = asking(cast(Denoiser, transformer or ledger.transformer()))  # both streams in, and both out
+            denoise_fn, progress = reported(settings, name, of_video, denoise_fn)
+            try:
+                video, audio = loop(sigmas, video, audio, denoise_fn, progress=progress)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{name}: {error}") from None
+            del denoise_fn, progress
     latents = (
         of_video.unpatchify(of_video.clear_conditioning(video)).latent,
         of_audio.unpatchify(of_audio.clear_conditioning(audio)).latent,
@@ -270,7 +273,7 @@ def second_stage(
 
 def upsampled(ledger: ModelLedger, latent: mx.array) -> mx.array:
     """``(1, 128, F, H, W)`` at twice the height and width. Only the statistics of the video encoder are read."""
-    with ledger.settings.task("upsampling"):
+    with ledger.settings.task("upsampling"), ledger.settings.peaks.phase("upsampling"):
         larger = upsample_video(latent[:1], ledger.video_encoder(), ledger.spatial_upsampler())
         evaluated("upsampling", larger)
         mx.clear_cache()
@@ -296,7 +299,7 @@ def decoded(
 
 
 def _decoded_audio(ledger: ModelLedger, latent: mx.array) -> Audio:
-    with ledger.settings.task("decoding the audio"):
+    with ledger.settings.task("decoding the audio"), ledger.settings.peaks.phase("audio"):
         audio = decode_audio(latent, ledger.audio_decoder(), ledger.vocoder())
         if not mx.isfinite(audio.waveform).all().item():
             raise NotFiniteError(
@@ -310,11 +313,12 @@ def _decoded_video(
 ) -> Frames:
     settings, total = ledger.settings, VideoLatentShape(*latent.shape).upscale().frames
     settings.progress("decoding the video", 0, total)
-    budget = memory_size() // 8 if settings.low_memory else None
+    budget = settings.decode_budget or decode_budget(settings.low_memory)
     done = 0
-    for chunk in decode_video(latent, ledger.video_decoder(), tiling_config, generator, memory_budget=budget):
-        frames = np.array(chunk)
-        done += len(frames)
-        settings.progress("decoding the video", done, total)
-        yield frames
+    with settings.peaks.phase("frames"):
+        for chunk in decode_video(latent, ledger.video_decoder(), tiling_config, generator, memory_budget=budget):
+            frames = np.array(chunk)
+            done += len(frames)
+            settings.progress("decoding the video", done, total)
+            yield frames
     mx.clear_cache()

@@ -77,6 +77,49 @@ def measured(path: Path) -> dict[str, Any]:
     return found
 
 
+def exact_colours(pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Y, Cb and Cr of flat blocks of ``(F, H, W, 3)`` bytes, in float64: BT.709 (Kr 0.2126, Kb 0.0722) in the limited
+    range of 8 bits, 16 to 235 and 16 to 240."""
+    red, green, blue = np.moveaxis(_middles(pixels).astype(np.float64) / 255, -1, 0)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    cb, cr = (blue - luma) / (2 * (1 - 0.0722)), (red - luma) / (2 * (1 - 0.2126))
+    return {"Y": 16 + 219 * luma, "Cb": 128 + 224 * cb, "Cr": 128 + 224 * cr}
+
+
+def stored_colours(path: Path) -> dict[str, np.ndarray]:
+    """Y, Cb and Cr of flat blocks as a file stores them, in steps of 8 bits."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    found: dict[str, np.ndarray] = {}
+    for plane, name in enumerate(("Y", "Cb", "Cr")):
+        values = np.stack([_plane(frame, plane) for frame in frames])
+        rows, columns = (side // size for side, size in zip(values.shape[1:], _counts(frames[0]), strict=True))
+        found[name] = values[:, rows // 2 :: rows, columns // 2 :: columns]
+    return found
+
+
+def snapped(stored: dict[str, np.ndarray], exact: dict[str, np.ndarray], most: float) -> dict[str, np.ndarray]:
+    """``exact`` wherever ``stored`` is at most ``most`` steps away from it, so that what differs shows its numbers."""
+    return {name: np.where(abs(stored[name] - exact[name]) <= most, exact[name], stored[name]) for name in exact}
+
+
+def _counts(frame: av.VideoFrame) -> tuple[int, int]:
+    """Rows and columns of blocks."""
+    return frame.height // BLOCK, frame.width // BLOCK
+
+
+def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
+    """One plane of a frame, in steps of 8 bits."""
+    plane, bits = frame.planes[index], frame.format.components[index].bits
+    whole: np.ndarray = np.frombuffer(bytes(plane), np.dtype("<u2" if bits > 8 else "u1")).reshape(plane.height, -1)
+    return np.asarray(whole[:, : plane.width] / 2.0 ** (bits - 8), np.float64)
+
+
+def _middles(pixels: np.ndarray) -> np.ndarray:
+    """The middle pixel of each block."""
+    return pixels[:, BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK]
+
+
 def _measured_audio(container: av.container.InputContainer) -> dict[str, Any]:
     stream = container.streams.audio[0]
     rate, layout = int(stream.rate), stream.codec_context.layout

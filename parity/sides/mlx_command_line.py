@@ -31,6 +31,17 @@ def arrived(step: str, recipe: str, argv: Sequence[str], more: Sequence[str] = (
     return compared(MLX(), step, _run(recipe, [*argv, *more]))
 
 
+def configured(step: str, recipe: str, argv: Sequence[str], changed: Sequence[str]) -> dict[str, Any]:
+    """What arrives of the settings that a run of ``argv`` records, with changes on the command line."""
+    said: list[str] = []
+    with scratch("settings.json") as path:
+        places = path.with_name("places.json")  # files are named without their folders, and found again there
+        with mock.patch.object(_product("cli.places"), "file", lambda: places):
+            _run(recipe, argv, said)
+            path.write_text(said[0])
+            return compared(MLX(), step, _run(None, ["--config", str(path), *changed]))
+
+
 def flags(recipe: str, argv: Sequence[str], given: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
     """The flags of our parser that the stage's cases do not give: none."""
     parser = _product("cli.recipes").parser("generate", recipe)
@@ -82,8 +93,8 @@ def _product(module: str) -> Any:
     return importlib.import_module(f"ltx2_mlx.{module}")  # looked up when called, see sides/mlx.py
 
 
-def _run(recipe: str, argv: Sequence[str]) -> dict[str, Any]:
-    """The values that arrived."""
+def _run(recipe: str | None, argv: Sequence[str], comments: list[str] | None = None) -> dict[str, Any]:
+    """The values that arrived. comments: gets the settings that were to be written into the file."""
     into: dict[str, Any] = {}
     plans, real, said = _product("cli.plan"), importlib.util.find_spec, io.StringIO()
     planned = plans.plan
@@ -100,14 +111,16 @@ def _run(recipe: str, argv: Sequence[str]) -> dict[str, Any]:
         for user in (plans, _product("pipelines.prompts")):
             undo.enter_context(mock.patch.object(user, "build", _once(user.build)))
         undo.enter_context(mock.patch.object(plans, "plan", plan))
-        undo.enter_context(mock.patch.object(plans, "choose_tiling", lambda *args: None))  # shown, and slow
         undo.enter_context(mock.patch.object(importlib.util, "find_spec", find_spec))
+        if comments is None:  # the list of this machine's files is not touched
+            undo.enter_context(mock.patch.object(_product("cli.places"), "remember"))
         undo.enter_context(mock.patch.object(logging, "basicConfig"))
         undo.enter_context(mock.patch.object(logging, "captureWarnings"))
         undo.enter_context(contextlib.redirect_stdout(said))
         undo.enter_context(contextlib.redirect_stderr(said))
-        undo.enter_context(_recorded(into))
-        code = _product("cli.main").main(["generate", "--pipeline", recipe, *expanded(argv)])
+        undo.enter_context(_recorded(into, [] if comments is None else comments))
+        named = [] if recipe is None else ["--pipeline", recipe]
+        code = _product("cli.main").main(["generate", *named, *expanded(argv)])
     if code:
         raise ValueError(" ".join(said.getvalue().rpartition(":\n")[2].split()))
     return into
@@ -131,7 +144,7 @@ def _once(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _recorded(into: dict[str, Any]) -> Iterator[None]:
+def _recorded(into: dict[str, Any], comments: list[str]) -> Iterator[None]:
     """While it lasts, every pipeline and the writer put what they are given into ``into``."""
     package, generate = _product("pipelines"), _product("cli.generate")
     ledger = _product("pipelines.ledger").ModelLedger
@@ -150,7 +163,8 @@ def _recorded(into: dict[str, Any]) -> Iterator[None]:
                 into.update({f"ledger.{number}.{name}": getattr(each, name) for name in LEDGER})
                 into[f"ledger.{number}.dtype"] = each.settings.dtype
                 into[f"ledger.{number}.quantization"] = each.settings.quantization
-            rest = (f.name for f in dataclasses.fields(settings) if f.name not in ("dtype", "quantization", "progress"))
+            own = ("dtype", "quantization", "progress", "peaks")
+            rest = (f.name for f in dataclasses.fields(settings) if f.name not in own)
             into.update({f"settings.{name}": getattr(settings, name) for name in rest})
 
         def called(self: Any, **kwargs: Any) -> tuple[str, str]:
@@ -163,6 +177,9 @@ def _recorded(into: dict[str, Any]) -> Iterator[None]:
     def written(*args: Any, **kwargs: Any) -> None:
         given = _bound(write, *args, **kwargs)
         names = {"video": "frames", "output_path": "path", "video_chunks_number": "chunks"}
+        comment = given.pop("comment")
+        comments.extend([] if comment is None else [comment])
+        into["write.metadata"] = comment is not None
         into.update({f"write.{names.get(name, name)}": v for name, v in given.items() if name != "progress"})
 
     write = generate.encode_video

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from .media import MEDIA, image_file, measured, scratch, uncounted_file
+from .media import MEDIA, exact_colours, image_file, measured, scratch, snapped, stored_colours, uncounted_file
 from .mlx import MLX
 from .odd_media import attempted, heard, odd_file, seen
 from .values import compared
@@ -36,6 +36,17 @@ def written(
         _product("media").encode_video(iter(chunks), float(Fraction(rate)), sound, path)
         found = measured(path)
     return compared(MLX(), step, {name: found[name] for name in only or found})
+
+
+def colours(chunks: Sequence[mx.array], codec: str) -> dict[str, Any]:
+    """The planes that reach the encoder: those of a file that is written without loss, or, as ProRes, with as little as
+    can be. Half a step from the exact value is what rounding to whole steps gives."""
+    options, most = ({"preset": "hq"}, 0.14) if codec == "prores" else ({"crf": 0}, 0.52)
+    with scratch("clip.mov") as path:
+        encoding = _product("media").Encoding(codec, **options)
+        _product("media").encode_video(iter(chunks), 24.0, None, path, encoding=encoding)
+        exact = exact_colours(np.concatenate([np.array(chunk) for chunk in chunks]))
+        return compared(MLX(), "", snapped(stored_colours(path), exact, most))
 
 
 def frames(chunks: Sequence[mx.array]) -> np.ndarray:

@@ -132,17 +132,23 @@ REFUSED: dict[str, dict[str, tuple[Uses, Uses]]] = {
     "a2vid_two_stage": _AUDIO,
 }
 
+_DECODER = 2_241_152  # bytes of the video decoder's weights of tiny-2.0, in 16 bits
 # Flags of ours alone → words, and what must arrive.
 _OURS: dict[str, tuple[Uses, dict[str, Any]]] = {
     "--no-audio": (((),), {"settings.audio": False}),
     "--dtype": ((("float16",),), {"ledger.1.dtype": "float16"}),
     "--low-memory": (((),), {"settings.low_memory": True}),
+    "--memory-limit": ((("2GB",),), {"settings.decode_budget": 2 * 10**9 - _DECODER}),
     "--noise": ((("torch",),), {"settings.noise": "TorchNoise"}),
     "--tiling": ((("none",),), {"call.tiling_config": "in one piece"}),
     "--context": (
         ((f"{CHECKPOINTS}/kept.safetensors",),),
         {"settings.context_path": f"{CHECKPOINTS}/kept.safetensors"},
     ),
+    "--codec": ((("hevc",),), {"write.encoding.codec": "hevc"}),
+    "--crf": ((("18.5",),), {"write.encoding.crf": 18.5}),
+    "--preset": ((("slow",),), {"write.encoding.preset": "slow"}),
+    "--no-metadata": (((),), {"write.metadata": False}),
     "--placeholder": (((),), {"settings.placeholder": True}),
     "--cross-attn-scale": ((("0.8",),), {"settings.cross_attn_scale": 0.8}),
     "--early-layers-only": (((),), {"settings.early_layers_only": True}),
@@ -197,6 +203,14 @@ OURS: dict[str, dict[str, tuple[Uses, dict[str, Any]]]] = {
 # The flags for the files of a checkpoint that is split.
 PARTS = ("--transformer-path", "--text-encoder-path", "--video-vae-path", "--audio-vae-path")
 OVERWRITE = "--overwrite"
+# Flags of ours that say how many videos are made and what is shown meanwhile: nothing of them arrives at a pipeline.
+AROUND = ("--num-videos", "--prompts-file", "--preview", "--preview-every", "--quiet", "--json", "--yes")
+SETTINGS = ("--config", "--without")
+# Flags that are given beside the settings of the first command line: they win, and what may be given several times
+# replaces all that was given.
+_CHANGED = ("--seed", "--image", "--loras", "--num-frames", "--video-stg-blocks")
+# Settings that are left out of those of the first command line.
+_LEFT_OUT = ("--quantization", "--conditioning-attention-mask")
 TILING: Words = ("--tiling", "default")  # the reference's tiles
 _REQUIRED = (
     *("--checkpoint-path", "--distilled-checkpoint-path", "--gemma-root", "--prompt", "--output-path"),
@@ -222,7 +236,8 @@ def _of_recipe(recipe: str) -> Case:
     flags, own, refused = FLAGS[recipe], OURS[recipe], REFUSED.get(recipe, {})
     first, second = (words({flag: uses[i] for flag, uses in flags.items()}, "2.3") for i in (0, 1))
     steps = [_arrive(recipe, "first", first, TILING), _arrive(recipe, "second", second, TILING)]
-    given = {"recipe": recipe, "argv": first, "given": (*flags, *refused), "ours": (*own, *PARTS, OVERWRITE)}
+    around = (*PARTS, OVERWRITE, *SETTINGS, *AROUND)
+    given = {"recipe": recipe, "argv": first, "given": (*flags, *refused), "ours": (*own, *around)}
     steps.append(Step(f"{recipe}.flags", "flags", given))
     expected = {name: value for _, values in own.values() for name, value in values.items()}
     ledgers = 2 if "--distilled-lora" in flags or recipe == "ic_lora" else 1  # the transformer loaded in other ways
@@ -231,6 +246,7 @@ def _of_recipe(recipe: str) -> Case:
     more = words({flag: uses for flag, (uses, _) in own.items()})
     steps.append(_arrive(recipe, "ours", plain, more, stated=expected))
     steps.append(_in_parts(recipe, ledgers))
+    steps.append(_from_settings(recipe))
     unnamed = words({flag: uses[0] for flag, uses in flags.items() if flag != "--output-path"})
     kwargs = {"step": f"{recipe}.existing", "recipe": recipe, "argv": unnamed}
     steps.append(Step(f"{recipe}.existing", "existing", kwargs))
@@ -251,6 +267,29 @@ def _in_parts(recipe: str, ledgers: int) -> Step:
     stated = {f"{place}.{name}": file for place in places for name, file in fields.items()}
     kwargs = {"recipe": recipe, "argv": words(flags, "2.0"), "source": source, "files": files}
     return Step(f"{recipe}.parts", "parts", kwargs, on_reference={"stated": stated})
+
+
+def _from_settings(recipe: str) -> Step:
+    """The settings that a run of the first command line records, read again with changes."""
+    flags = {flag: uses[0] for flag, uses in FLAGS[recipe].items()}
+    changed = {flag: FLAGS[recipe][flag][1] for flag in _CHANGED if flag in flags}
+    left_out = tuple(flag for flag in _LEFT_OUT if flags.get(flag))
+    theirs = {flag: uses for flag, uses in (flags | changed).items() if flag not in left_out}
+    name = f"{recipe}.settings"
+    return Step(
+        name,
+        "configured",
+        {"step": name, "recipe": recipe},
+        on_reference={"argv": words(theirs)},
+        on_ours={
+            "argv": (*words(flags), *TILING),
+            "changed": (
+                *words({"--output-path": flags["--output-path"], **changed}),
+                "--without",
+                *(flag.removeprefix("--") for flag in left_out),
+            ),
+        },
+    )
 
 
 def _name(flag: str) -> str:
@@ -279,7 +318,7 @@ COMMAND_LINE = Stage(
     classes={
         name: Counterparts(f"parity.sides.torch.{file}:{name}", f"parity.sides.mlx_{file}:{name}")
         for file, names in {
-            "command_line": ("arrived", "flags", "refused", "parts", "existing"),
+            "command_line": ("arrived", "flags", "refused", "parts", "existing", "configured"),
             "defaults": ("arguments_of", "constant", "keys_of"),
         }.items()
         for name in names

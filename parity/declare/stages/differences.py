@@ -46,6 +46,7 @@ _FORGOTTEN = "the reference's main() takes the flag and forgets it"
 _OURS = "an argument of ours alone"
 _VERSION = "the defaults follow the checkpoint's version, as in all other pipelines; the reference always takes 2.3's"
 _TILES = "tiles are as large as half the memory allows; the frames are those of any other tiles"
+_COLOURS = "BT.709, as players take HD to be, and marked so; the reference's colours are BT.601's, and not marked"
 _STORED = "as a viewer shows it; the reference takes the pixels as they are stored"
 _UNREADABLE = "the reference takes its first three columns for the colours, and fails"
 DEFAULT_TILES = "512 pixels over 64, 64 frames over 24"
@@ -53,7 +54,8 @@ DEFAULT_TILES = "512 pixels over 64, 64 frames over 24"
 DIFFERENCES: tuple[Difference, ...] = (
     Difference("*", "write.chunks", ANY, None, "the length of a progress bar: ours counts as it writes"),
     *(
-        Difference(f"{name}.first", "call.enhance_prompt", False, True, _FORGOTTEN)
+        Difference(f"{name}.{kind}", "call.enhance_prompt", False, True, _FORGOTTEN)
+        for kind in ("first", "settings")
         for name in (
             "ti2vid_one_stage",
             "ti2vid_two_stages",
@@ -87,6 +89,21 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference("video.a cut rate", "video.rate", "29", "30000/1001", _RATE),
     Difference("video.a cut rate", "video.length", 0.31, 0.3, _RATE),
+    *(
+        Difference(f"{steps}.*", f"video.{value}", 2, 1, _COLOURS)
+        for steps in ("video", "audio")
+        for value in ("matrix", "primaries", "transfer")
+    ),
+    *(Difference(f"{steps}.*", "video.range", 0, 1, _COLOURS) for steps in ("video", "audio")),
+    *(
+        Difference("*", f"write.{name}", ABSENT, value, f"{_OURS}: how the file is written")
+        for name, value in {
+            "encoding.codec": "h264",
+            "encoding.crf": None,
+            "encoding.preset": None,
+            "metadata": True,
+        }.items()
+    ),
     Difference("*.existing", "plain", True, False, "what exists is not lost by mistake"),
     Difference("*.existing", "--overwrite", ABSENT, True, f"{_OURS}: what exists is to be replaced"),
     # Media as a viewer shows them: see sides/odd_media.py. Size, and the colours of the four corners.
@@ -153,7 +170,10 @@ DIFFERENCES: tuple[Difference, ...] = (
             "noise": "Generator",
             "contexts": 0,
             "context_path": None,
+            "preview": None,
+            "kept": None,
             "low_memory": False,
+            "decode_budget": None,
             "audio": True,
             "placeholder": False,
             "early_layers_only": False,

@@ -83,6 +83,26 @@ def _written() -> Case:
     return Case(steps=tuple(steps), half=False)
 
 
+# Red, green, blue, yellow, cyan, magenta, black, white, greys.
+PURE = np.array(
+    [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255], [0, 0, 0], [255, 255, 255]]
+    + [[level] * 3 for level in (1, 64, 128, 254)],
+    np.uint8,
+)
+
+
+def _colours() -> Case:
+    """Flat blocks of any colour, without loss: the planes that the encoder gets, each beside what an independent
+    computation makes of the reference's pictures."""
+    pure = PURE[np.arange(24) % len(PURE)].reshape(1, 4, 6, 3).repeat(BLOCK, 1).repeat(BLOCK, 2)
+    noise = (uniform("files:colours", 3, 4, 6, 3) * 256).astype(np.uint8).repeat(BLOCK, 1).repeat(BLOCK, 2)
+    steps = []
+    for codec in ("h264", "hevc", "prores"):
+        kwargs = {"chunks": (_plain(pure), _plain(noise)), "codec": codec}
+        steps.append(Step(f"colours.{codec}", "colours", kwargs))
+    return Case(steps=tuple(steps), half=False)
+
+
 def _outputs() -> Case:
     """Frames and audio in files of their own, which the reference does not write."""
     steps = []
@@ -182,12 +202,18 @@ def _odd() -> Case:
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
-    ordinary = {"written": _written(), "outputs": _outputs(), "pictures": _pictures(), "reading": _reading()}
+    ordinary = {
+        "written": _written(),
+        "colours": _colours(),
+        "outputs": _outputs(),
+        "pictures": _pictures(),
+        "reading": _reading(),
+    }
     return {**ordinary, "odd": _odd()}
 
 
 _FUNCTIONS = (
-    *("written", "frames", "wav", "picture", "conditioning", "resized", "clip", "clip_conditioning"),
+    *("written", "colours", "frames", "wav", "picture", "conditioning", "resized", "clip", "clip_conditioning"),
     *("odd_picture", "odd_clip", "odd_sound", "odd_rate"),
 )
 FILES = Stage(

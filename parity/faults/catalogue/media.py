@@ -9,7 +9,8 @@ from ..planting import Fault
 _fault = partial(Fault, config="any", stage="files", case="written")
 _odd = partial(_fault, case="odd")
 _WRITING, _READING, _IMAGES, _AUDIO = "media/writing.py", "media/reading.py", "media/images.py", "media/audio.py"
-_TIMES = "frame.pts, frame.time_base = frames, 1 / rate"
+_ENCODING = "media/encoding.py"
+_colour = partial(_fault, case="colours")
 MEDIA = (
     _fault(
         "H01",
@@ -23,7 +24,7 @@ MEDIA = (
     _fault(
         "H02",
         "red and blue exchanged",
-        _WRITING,
+        _ENCODING,
         'np.ascontiguousarray(pixels), format="rgb24"',
         'np.ascontiguousarray(pixels), format="bgr24"',
         "video.24.video.blocks",
@@ -32,9 +33,9 @@ MEDIA = (
     _fault(
         "H03",
         "full range in a stream that says limited range",
-        _WRITING,
-        _TIMES,
-        f'frame = frame.reformat(format="yuv420p", dst_color_range="JPEG")\n            {_TIMES}',
+        _ENCODING,
+        "ColorRange.MPEG",
+        "ColorRange.JPEG",
         "video.24.video",
         cause="wrong constant",
     ),
@@ -78,7 +79,7 @@ MEDIA = (
     _fault(
         "H08",
         "pictures bottom-up",
-        _WRITING,
+        _ENCODING,
         "np.ascontiguousarray(pixels)",
         "np.ascontiguousarray(pixels[::-1])",
         "video.24.video.blocks",
@@ -95,10 +96,10 @@ MEDIA = (
     ),
     _fault(
         "H10",
-        "the colours of another matrix",
-        _WRITING,
-        _TIMES,
-        f'frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")\n            {_TIMES}',
+        "the colours of BT.601 in a stream that says BT.709",
+        _ENCODING,
+        "Colorspace.ITU709",
+        "Colorspace.ITU601",
         "video.24.video",
         cause="wrong constant",
     ),
@@ -199,6 +200,43 @@ MEDIA = (
         "    if pcm:\n        pcm = _Pcm(pcm.samples[: int(0.8 * pcm.rate)], pcm.rate)",
         "audio.48000.audio.length",
         cause="skipped term",
+    ),
+    # Colours.
+    _fault(
+        "H41",
+        "colours of BT.709 in a stream that does not say so",
+        _ENCODING,
+        "context.colorspace = context.color_primaries = context.color_trc = BT709",
+        "pass",
+        "video.24.video",
+        cause="skipped term",
+    ),
+    _fault(
+        "H42",
+        "a stream that does not say which transfer its colours have",
+        _ENCODING,
+        "context.colorspace = context.color_primaries = context.color_trc = BT709",
+        "context.colorspace = context.color_primaries = BT709",
+        "video.24.video.transfer",
+        cause="skipped term",
+    ),
+    _colour(
+        "H43",
+        "the matrix of the widest colours, BT.2020",
+        _ENCODING,
+        "Colorspace.ITU709",
+        "Colorspace.BT2020",
+        "colours.h264",
+        cause="wrong constant",
+    ),
+    _colour(
+        "H44",
+        "every video compressed alike, whatever its CRF",
+        _ENCODING,
+        'result["crf"] = f"{self.crf:g}"',
+        'result["crf"] = "23"',
+        "colours.h264",
+        cause="wrong constant",
     ),
     # What files say of themselves beside pixels and samples.
     _odd(

@@ -32,6 +32,11 @@ def arrived(step: str, recipe: str, argv: Sequence[str], stated: Mapping[str, An
     return found | compared(Torch(), "", stated or {})
 
 
+def configured(step: str, recipe: str, argv: Sequence[str]) -> dict[str, Any]:
+    """What arrives of a command line: the reference reads no settings from files."""
+    return arrived(step, recipe, argv)
+
+
 def flags(recipe: str, argv: Sequence[str], given: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
     """The flags of the reference's parser that the stage's cases do not give: none."""
     parser, _ = _run(recipe, argv)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import av
 import numpy as np
 import torch
 from ltx_core.types import Audio
 
-from ..media import MEDIA, image_file, measured, scratch, uncounted_file
+from ..media import MEDIA, exact_colours, image_file, measured, scratch, uncounted_file
 from ..odd_media import attempted, heard, odd_file, seen
 from ..values import compared
 from .components import Torch
@@ -40,6 +42,22 @@ def written(
                 media_io.encode_video(iter(chunks), Fraction(rate), sound, str(path), len(chunks))
         found = measured(path)
     return compared(Torch(), step, {name: found[name] for name in only or found})
+
+
+def colours(chunks: Sequence[torch.Tensor], codec: str) -> dict[str, Any]:
+    """The pictures that the reference gives its encoder, in the colours of BT.709 by a computation of the harness'."""
+    given: list[np.ndarray] = []
+    make = av.VideoFrame.from_ndarray
+
+    def kept(pixels: np.ndarray, format: str) -> av.VideoFrame:
+        assert format == "rgb24"
+        given.append(pixels.copy())
+        return make(pixels, format=format)
+
+    named = SimpleNamespace(**vars(av) | {"VideoFrame": SimpleNamespace(from_ndarray=kept)})
+    with scratch("clip.mp4") as path, mock.patch.object(media_io, "av", named):
+        media_io.encode_video(iter(chunks), 24, None, str(path), len(chunks))
+    return compared(Torch(), "", exact_colours(np.stack(given)))
 
 
 def frames(chunks: Sequence[torch.Tensor]) -> torch.Tensor:

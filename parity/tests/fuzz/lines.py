@@ -50,7 +50,7 @@ def _run_line(argv: list[str]) -> None:
 
 def prepare(put: Callable[[Any, str, Any], None] = setattr) -> None:
     """The files that command lines name, in this folder, and light work in the place of heavy."""
-    from ltx2_mlx.cli import generate
+    from ltx2_mlx.cli import making
     from parity.commands import bisect, record, selftest
     from parity.debug import finding
     from parity.faults import likely_causes
@@ -83,7 +83,7 @@ def prepare(put: Callable[[Any, str, Any], None] = setattr) -> None:
         (selftest.gate, "measure"): lambda *a, **k: None,
         (selftest, "show"): lambda *a, **k: None,
         (finding, "draw"): lambda found, path: path,
-        (generate, "generate"): lambda planned, progress: planned.request.output_path,
+        (making, "make"): lambda planned, display: iter([each.output_path for each in planned.requests]),
     }
     for (module, name), stand_in in light.items():
         taken, real = (inspect.signature(f).parameters for f in (stand_in, getattr(module, name)))
