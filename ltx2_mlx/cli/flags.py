@@ -67,8 +67,8 @@ def request(parser: Parser, argv: Sequence[str]) -> Request:
     values["checkpoint_path"] = checkpoint
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
-        if more and values["quantization"] == "fp8-cast":
-            parser.error("argument --quantization: fp8-cast takes no AMAX_PATH; leave it out")
+        if more and values["quantization"] != "fp8-scaled-mm":
+            parser.error(f"argument --quantization: {values['quantization']} takes no AMAX_PATH; leave it out")
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Request(**values)
 
@@ -147,7 +147,8 @@ def _add_quantization(parser: Parser) -> None:
         "--quantization",
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="fp8-cast: the transformer's weights in 8 bits, which halves their memory",
+        help="the transformer's weights in fewer bits. fp8-cast: 8 bits, as the reference does it; q8, q4: 8 or 4 bits, "
+        "packed as MLX does, which is what ltx2-mlx convert writes",
     )
 
 

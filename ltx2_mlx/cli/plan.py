@@ -18,7 +18,7 @@ from ..errors import InputError, LTX2Error, printable
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import check_gemma, read_gemma
 from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
-from ..loading.load import build
+from ..loading.load import build, check_packed, weight_shapes
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy
 from ..media import outputs
@@ -283,7 +283,9 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
     if checkpoint is not None:
         for part in result.recipe.components(result.request):
             with result.checking():
-                build(part, checkpoint)
+                module, _ = build(part, checkpoint)
+                if part == "transformer":
+                    check_packed(module, result.request.quantization, checkpoint.path)
     return checkpoint
 
 
@@ -342,7 +344,8 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
     keys = checkpoint.components().get("transformer", {}) if checkpoint is not None else {}
     if checkpoint is None or not keys:  # there is no transformer to compare it with
         return
-    _, report = fitted_to(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
+    module, keys = build("transformer", checkpoint)
+    _, report = fitted_to(opened, weight_shapes(module, {name: checkpoint.tensors[key] for name, key in keys.items()}))
     found = f"{report.matched} of {report.pairs} pairs fit, strength {report.strength:g}"
     found += f"; {report.note}" if report.note else ""
     result.files.append(("LoRA", str(lora.path), found))
@@ -489,9 +492,11 @@ def _denoising(stage: Denoising, request: Request, checkpoint: Checkpoint, loras
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
     transformer = weights(checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
-    unrounded = weights(checkpoint, "transformer", replace(request, quantization=None))
+    cast = request.quantization == "fp8-cast"
+    unrounded = weights(checkpoint, "transformer", replace(request, quantization=None)) if cast else transformer
     working = transformer_memory(checkpoint, tokens, of_audio, request.itemsize, unrounded.held)
-    smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
+    fewer = request.quantization or any(info.dtype == "U32" for info in checkpoint.tensors.values())
+    smaller = Stage.remedy if fewer else f"--quantization q8 or q4, or {Stage.remedy}"
     smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
     return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
 
