@@ -36,7 +36,18 @@ from ..vocoder import build_vocoder
 from .checkpoint import OWNERS, PREFIXES, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from .gemma import GEMMA_PREFIXES, read_gemma
 from .header import Arrays, TensorInfo
-from .lora import Lora, LoraPathStrength, LoraReport, beside_layer, check_change, fitted_to, fuse, fuse_scaled, rank_of, read_lora
+from .lora import (
+    Lora,
+    LoraPathStrength,
+    LoraReport,
+    beside_layer,
+    check_change,
+    fitted_to,
+    fuse,
+    fuse_scaled,
+    rank_of,
+    read_lora,
+)
 from .paging import Pages, reader
 from .quantization import (
     FP8,
@@ -67,9 +78,13 @@ from .quantized import (
 # The dtypes of weights, by safetensors' names.
 FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-_DTYPES = {"U32": mx.uint32, "BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "F64": mx.float32} | dict.fromkeys(
-    FLOAT8, mx.bfloat16
-)
+_DTYPES = {
+    "U32": mx.uint32,
+    "BF16": mx.bfloat16,
+    "F16": mx.float16,
+    "F32": mx.float32,
+    "F64": mx.float32,
+} | dict.fromkeys(FLOAT8, mx.bfloat16)
 # Component → where another part's tensors belong in it.
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},

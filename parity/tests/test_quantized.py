@@ -90,21 +90,25 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 
 # ---- statements ----------------------------------------------------------------------------------------------------
 
-LIMITS = {mx.float32: 2e-6, mx.bfloat16: 6e-3}  # rounding of 512 terms; of the result, and of the sum with its bias
+LIMITS = {mx.float32: 2e-6, mx.bfloat16: 6e-3}  # rounding of 512 terms; of the result, on a GPU of the weight as well
 
 
 def exact(wide: Path, folder: Path) -> bool:
-    """A packed layer computes x·Wᵀ + b, W = scale · q + bias, and W is within half a step of the file's weight."""
+    """A packed layer computes x·Wᵀ + b, W = scale · q + bias, and W is near the file's weight: at 4 bits MLX moves a
+    group by up to a step so that 0 is exact, at 8 bits it rounds scales to bfloat16, which is up to a step as well."""
     source = parameters(loaded(wide))
     for bits in (8, 4):
         for dtype, limit in LIMITS.items():
             model = loaded(wide, dtype=dtype, quantization=f"q{bits}")
-            for name, layer in ((QUERY, model.transformer_blocks[1].attn1.to_q), (FF, model.transformer_blocks[1].ff.net[2])):
+            for name, layer in (
+                (QUERY, model.transformer_blocks[1].attn1.to_q),
+                (FF, model.transformer_blocks[1].ff.net[2]),
+            ):
                 weight, step = unpacked(parameters(model), name, bits)
                 away = np.abs(weight - wide_numbers(source[f"{name}.weight"]))
                 x = mx.random.normal((2, 5, weight.shape[1]), key=mx.random.key(bits)).astype(dtype)
                 y = wide_numbers(x) @ weight.T + wide_numbers(source[f"{name}.bias"])
-                if (away > 0.55 * step + 0.01).any() or error(wide_numbers(layer(x)), y) > limit:
+                if (away > 1.6 * step).any() or error(wide_numbers(layer(x)), y) > limit:
                     return False
                 if layer(x).dtype != dtype:
                     return False
@@ -126,7 +130,8 @@ def same(wide: Path, folder: Path) -> bool:
 
 def groups(wide: Path, folder: Path) -> bool:
     """The group size is the one that was asked for: in the shapes, in the metadata, in the layer."""
-    converted(wide, folder, 8, 32)
+    argv = ["convert", str(wide / "wide.safetensors"), str(folder / "packed.safetensors"), "--bits", "8"]
+    assert product(".cli.main").main([*argv, "--group-size", "32"]) == 0
     layer = loaded(folder, "packed").transformer_blocks[1].ff.net[2]
     header = product(".loading.checkpoint").read_checkpoint(folder / "packed.safetensors")
     stated = json.loads(header.metadata["quantization"])
@@ -138,9 +143,11 @@ def kept(wide: Path, folder: Path) -> bool:
     made = converted(wide, folder, 4, keep=("*.ff.net.2", "transformer_blocks.0.attn1.*"))
     found, source = parameters(loaded(folder, "packed", None)), parameters(loaded(wide, dtype=None))
     names = {name for name in source if name in found and found[name].dtype == source[name].dtype}
-    expected = {name for name in source if name.endswith(("ff.net.2.weight", "to_gate_logits.weight"))}
+    expected = {name for name in source if name.endswith((".ff.net.2.weight", "to_gate_logits.weight"))}
     expected |= {name for name in source if "blocks" not in name or name.startswith("transformer_blocks.0.attn1.")}
-    return made.choice.kept == 8 and expected <= names and all(mx.array_equal(found[n], source[n]).item() for n in names)
+    return (
+        made.choice.kept == 6 and expected <= names and all(mx.array_equal(found[n], source[n]).item() for n in names)
+    )
 
 
 def lora(wide: Path, folder: Path) -> bool:
@@ -170,7 +177,11 @@ def mixed(wide: Path, folder: Path) -> bool:
         tensors |= {k: x for k, x in arrays.items() if bits == 4 or ".ff." in k}
     mx.save_safetensors(str(folder / "mixed.safetensors"), tensors, header.metadata)
     model = loaded(folder, "mixed")
-    found = [parameters(model), parameters(loaded(wide, quantization="q4")), parameters(loaded(wide, quantization="q8"))]
+    found = [
+        parameters(model),
+        parameters(loaded(wide, quantization="q4")),
+        parameters(loaded(wide, quantization="q8")),
+    ]
     layers = (model.transformer_blocks[1].attn1.to_q, model.transformer_blocks[1].ff.net[2])
     if [layer.bits for layer in layers] != [4, 8]:
         return False
@@ -226,8 +237,8 @@ FAULTS = (
         "QZ01",
         "scales and biases exchanged in the product",
         QUANTIZED,
-        "x, self.weight, self.scales, self.biases, transpose",
-        "x, self.weight, self.biases, self.scales, transpose",
+        "for part in (self.scales, self.biases))\n",
+        "for part in (self.biases, self.scales))\n",
         "exact",
     ),
     Fault(
@@ -241,12 +252,19 @@ FAULTS = (
     Fault(
         "QZ03",
         "the group size ignored",
-        QUANTIZED,
-        "packed, scales, biases = mx.quantize(weight, group_size=how.group_size, bits=how.bits)",
-        "packed, scales, biases = mx.quantize(weight, bits=how.bits)",
+        "cli/main.py",
+        "Quantization(args.bits, args.group_size, ",
+        "Quantization(args.bits, 64, ",
         "groups",
     ),
-    Fault("QZ04", "the layers to keep forgotten", CONVERT, "choose(module, how),", "choose(module, Quantization(how.bits, how.group_size)),", "kept"),
+    Fault(
+        "QZ04",
+        "the layers to keep forgotten",
+        CONVERT,
+        "choose(module, how),",
+        "choose(module, Quantization(how.bits, how.group_size)),",
+        "kept",
+    ),
     Fault(
         "QZ05",
         "the LoRA's strength lost beside a packed layer",
@@ -257,11 +275,11 @@ FAULTS = (
     ),
     Fault(
         "QZ06",
-        "the LoRA added to the packed weight",
+        "the LoRA added to the weight before it is packed, and beside it again",
         LOAD,
-        "            yield name, weight\n            if added",
-        "            yield name, fuse(self.loras, name, weight, mx.uint32)\n            if added",
-        "lora",
+        "_read(self.checkpoint, self.arrays, {name: key}, (), None, None)",
+        "_read(self.checkpoint, self.arrays, {name: key}, self.loras, None, None)",
+        "same",
     ),
     Fault(
         "QZ07",
@@ -324,7 +342,7 @@ def test_a_planted_fault_of_packed_weights_is_found(fault: Fault, wide: Path, tm
     with planted(fault) as copy:
         try:
             noticed = not STATEMENTS[fault.tap](wide, tmp_path)
-        except product().CheckpointError:  # strict: it does not load
+        except product().WeightsError:  # strict: it does not load
             noticed = True
         assert noticed, f"{fault.description}: not noticed"
         assert copy.ran
