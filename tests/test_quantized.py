@@ -21,7 +21,6 @@ from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.config import Gemma3TextConfig
 from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.loading.gemma import read_gemma
-from ltx2_mlx.loading.header import read_header
 from ltx2_mlx.loading.quantized import quantized_bytes
 from ltx2_mlx.text.gemma3 import Gemma3TextModel
 
@@ -57,11 +56,11 @@ def test_all_that_is_not_packed_is_copied_and_the_metadata_says_what_was_packed(
     layers = [key.removesuffix(".scales") for key in found.tensors if key.endswith(".scales")]
     assert layers == [FF.replace(".1.", f".{block}.") for block in range(3)]
     content = {path: path.read_bytes() for path in (packed, checkpoints / "tiny-2.0.safetensors")}
-    for key, info in source.tensors.items():
+    for key, one in source.tensors.items():
         if key.removesuffix(".weight") not in layers:
             other = found.tensors[key]
-            raw = [content[one.file][one.offset : one.offset + one.nbytes] for one in (info, other)]
-            assert (info.dtype, info.shape, raw[0]) == (other.dtype, other.shape, raw[1]), key
+            raw = [content[each.file][each.offset : each.offset + each.nbytes] for each in (one, other)]
+            assert (one.dtype, one.shape, raw[0]) == (other.dtype, other.shape, raw[1]), key
     stated = json.loads(found.metadata.pop("quantization"))
     assert found.metadata == source.metadata
     expected = {"bits": 8, "group_size": 32, "mode": "affine", "layers": 3, "keep": [], "by": "ltx2-mlx convert"}
@@ -324,12 +323,11 @@ def test_a_gemma_folder_is_converted_whole(gemma: Path, tmp_path: Path, capsys: 
 
 
 def as_by_mlx_lm(gemma: Path, folder: Path, **stated: object) -> tuple[Path, dict[str, mx.array]]:
-    """The folder as mlx-lm packs it: every layer and the embedding, in bits of their own; and the same weights whole."""
+    """The folder as mlx-lm packs it: each layer and the embedding, in bits of its own; and the same weights whole."""
     shutil.copytree(gemma, folder)
     tensors, whole = {}, {}
-    for key, info in read_header(gemma / "model.safetensors")[1].items():
-        array = mx.load(str(gemma / "model.safetensors"))[key]
-        if len(info.shape) == 2:
+    for key, array in mx.load(str(gemma / "model.safetensors")).items():
+        if array.ndim == 2:
             how = {
                 "group_size": 32 if "down_proj" in key else 64,
                 "bits": 6 if "embed" in key or "v_proj" in key else 4,
@@ -337,10 +335,10 @@ def as_by_mlx_lm(gemma: Path, folder: Path, **stated: object) -> tuple[Path, dic
             parts = mx.quantize(array, **how)
             names = ("weight", "scales", "biases")
             tensors |= {key.removesuffix("weight") + name: part for name, part in zip(names, parts, strict=True)}
-            array = mx.dequantize(*(part if i == 0 else part.astype(mx.float32) for i, part in enumerate(parts)), **how)
+            exact = (part if i == 0 else part.astype(mx.float32) for i, part in enumerate(parts))
+            whole[key] = mx.dequantize(*exact, **how)
         else:
-            tensors[key] = array
-        whole[key] = array
+            tensors[key] = whole[key] = array
     mx.save_safetensors(str(folder / "model.safetensors"), tensors, {"format": "mlx"})
     config = json.loads((folder / "config.json").read_text()) | stated
     (folder / "config.json").write_text(json.dumps(config))

@@ -147,8 +147,8 @@ def _add_quantization(parser: Parser) -> None:
         "--quantization",
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="the transformer's weights in fewer bits. fp8-cast: 8 bits, as the reference does it; q8, q4: 8 or 4 bits, "
-        "packed as MLX does, which is what ltx2-mlx convert writes",
+        help="the transformer's weights in fewer bits. fp8-cast: in float8, as the reference does it; q8, q4: in 8 or "
+        "4 bits as MLX packs them, which is what ltx2-mlx convert writes",
     )
 
 

@@ -136,7 +136,7 @@ class _File:
 
     def write(self, file: BinaryIO, metadata: dict[str, str], progress: Progress) -> None:
         """Write the header, then tensor after tensor."""
-        header: dict[str, object] = {"__metadata__": metadata}
+        header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
         offset = 0
         for entry in self.entries:
             place = [offset, offset + entry.nbytes]
@@ -167,8 +167,8 @@ class _File:
 
 
 def _built(checkpoint: Checkpoint, component: str) -> tuple[nn.Module, dict[str, str]]:
-    """The network whose layers are packed, and its keys. Raises CheckpointError for a file without it, and for one whose
-    weights are packed already."""
+    """The network whose layers are packed, and its keys. Raises CheckpointError for a file without it, and for one that
+    is packed already."""
     if component != "gemma" and not checkpoint.holds(component):
         raise CheckpointError(f"{checkpoint.path} holds {checkpoint.contents()}, and only a transformer is packed")
     module, keys = build(component, checkpoint)

@@ -355,8 +355,8 @@ def rank_of(loras: tuple[Lora, ...], layer: str) -> int:
 
 
 def beside_layer(loras: tuple[Lora, ...], layer: str, dtype: mx.Dtype) -> tuple[mx.array, mx.array] | None:
-    """A ``(rank, in)`` and B·strength ``(out, rank)`` of every LoRA of a layer, one after the other, in ``dtype``, for a
-    layer whose weight is packed: B·(A·x) is added to what it makes. None where there is none."""
+    """A ``(rank, in)`` and B·strength ``(out, rank)`` of every LoRA of a layer, one after the other, in ``dtype``: for
+    a packed weight, beside which B·(A·x) is added to what the layer makes. None where there is none."""
     pairs = [(*lora.pairs[layer], lora) for lora in loras if layer in lora.pairs]
     if not pairs:
         return None
