@@ -78,7 +78,7 @@ def convert(
     folder = source.is_dir()
     check_weights(path, folder=folder, overwrite=overwrite, inputs=[source])
     checkpoint = read_gemma(source) if folder else read_checkpoint(source)
-    file = _File(checkpoint, "gemma" if folder else "transformer", how)
+    file = Contents(checkpoint, "gemma" if folder else "transformer", how)
     _check_space(path, file.nbytes)
     if isinstance(checkpoint, GemmaFolder):
         with whole_folder(path, check_replaced) as part:
@@ -92,7 +92,7 @@ def convert(
     return Conversion(path, how, file.choice, before, sum(entry.nbytes for entry in file.entries))
 
 
-class _File:
+class Contents:
     """The new file: its entries are known before a weight is read."""
 
     def __init__(self, checkpoint: Checkpoint, component: str, how: Quantization):
