@@ -18,7 +18,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,8 +95,8 @@ def inputs(model: Any, dtype: mx.Dtype, grid: tuple[int, int, int]) -> list[Any]
         width = config.caption_channels if model.get("caption_projection") else stream.cross_attention_dim
         context = mx.array(draw.normal(size=(1, TEXT, width))).astype(mx.bfloat16)
         modality = modality_from_latent_state(state, context, np.float32(SIGMA))
-        cast = {name: getattr(modality, name).astype(dtype) for name in ("latent", "positions", "context")}
-        result.append(replace(modality, **cast))
+        parts = {name: getattr(modality, name).astype(dtype) for name in ("latent", "positions", "context")}
+        result.append(replace(modality, **parts))
     return result
 
 
@@ -115,16 +115,23 @@ def streams(model: Any, dtype: mx.Dtype, grid: tuple[int, int, int]) -> tuple[An
 
 
 def chain(model: Any, dtype: mx.Dtype, grid: tuple[int, int, int], given: list[Any] | None = None) -> list[Any]:
-    """The streams before the first block and after each. given: what goes into each block, in place of its own."""
+    """Both streams before the first block and after each. given: all that goes into each block, in place of its own."""
     args = streams(model, dtype, grid)
-    states = [tuple(stream.x for stream in args)]
+    states = [args]
     for number, block in enumerate(model.transformer_blocks):
-        if given is not None:
-            args = tuple(replace(s, x=x.astype(dtype)) for s, x in zip(args, given[number], strict=True))
-        args = block(*args)
-        states.append(tuple(stream.x for stream in args))
-        mx.eval(states[-1])
+        args = block(*(args if given is None else (cast(stream, dtype) for stream in given[number])))
+        states.append(args)
+        mx.eval([stream.x for stream in args])
     return states
+
+
+def cast(value: Any, dtype: mx.Dtype) -> Any:
+    """A stream, or a part of it, with every array in ``dtype``."""
+    if isinstance(value, tuple):
+        return tuple(cast(part, dtype) for part in value)
+    if is_dataclass(value):
+        return replace(value, **{part.name: cast(getattr(value, part.name), dtype) for part in fields(value)})
+    return value.astype(dtype) if isinstance(value, mx.array) else value
 
 
 def blocks(path: Path, grid: tuple[int, int, int]) -> Iterator[str]:
@@ -141,7 +148,7 @@ def blocks(path: Path, grid: tuple[int, int, int]) -> Iterator[str]:
         for _, policy in VARIANTS:
             model = ltx2_mlx.load("transformer", path, mx.bfloat16, quantization=policy, paged=True)
             for row, found, right in zip(rows, chain(model, mx.bfloat16, grid, given)[1:], exact[1:], strict=True):
-                row.append(" / ".join(f"{error(a, b):.1e}" for a, b in zip(found, right, strict=True)))
+                row.append(" / ".join(f"{error(a.x, b.x):.1e}" for a, b in zip(found, right, strict=True)))
             del model
             mx.clear_cache()
     for number, row in enumerate(rows):

@@ -96,8 +96,8 @@ class QuantizedLinear(Module):
         how = {"group_size": self.group_size, "bits": self.bits}
         if mx.default_device() != mx.Device(mx.cpu):
             return mx.quantized_matmul(x, self.weight, self.scales, self.biases, transpose=True, **how)
-        # MLX 0.32.4 sums half precision in half precision there (7 % off for 4,096 terms) and takes 5 to 30 times longer:
-        # of the same numbers in float32 only the result is rounded
+        # MLX 0.32.4 sums half precision in half precision there (7 % off for 4,096 terms), and takes 5 to 30 times
+        # longer. In float32 only the result is rounded.
         parts = (part.astype(mx.float32) for part in (self.scales, self.biases))
         return x.astype(mx.float32) @ mx.dequantize(self.weight, *parts, **how).T
 
