@@ -146,7 +146,9 @@ def _parser() -> Parser:
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         info.add_argument(f"--{part}-path", metavar="FILE", help=f"the {part} where it is in a file of its own")
     convert = commands.add_parser("convert", help="write a checkpoint, or a Gemma folder, with weights in 8 or 4 bits")
-    convert.add_argument("source", metavar="CHECKPOINT", help="a .safetensors file, or a folder of Gemma 3")
+    convert.add_argument(
+        "source", metavar="CHECKPOINT", help="a .safetensors file, or a folder of Gemma 3; or its name on Hugging Face"
+    )
     convert.add_argument("path", metavar="OUT", help="the new .safetensors file, or the new folder")
     convert.add_argument("--bits", type=int, required=True, metavar="N", help="of a packed number: 8 or 4")
     convert.add_argument(
@@ -171,13 +173,18 @@ def _parser() -> Parser:
 def _convert(args: argparse.Namespace) -> int:
     with _stopping(_exit):
         from ..loading.convert import convert
+        from ..loading.hub import GEMMA_PATTERNS, resolve
         from ..loading.quantized import Quantization
 
     how = Quantization(args.bits, args.group_size, tuple(args.keep))
-    source, path = (Path(name).expanduser() for name in (args.source, args.path))
+    source = resolve(args.source, None if args.source.endswith(".safetensors") else GEMMA_PATTERNS)
     with _Bars() as progress:
         made = convert(
-            source, path, how, overwrite=args.overwrite, progress=lambda done, total: progress("writing", done, total)
+            source,
+            Path(args.path).expanduser(),
+            how,
+            overwrite=args.overwrite,
+            progress=lambda done, total: progress("writing", done, total),
         )
     print(printable(made), flush=True)
     return 0

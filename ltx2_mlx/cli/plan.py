@@ -21,6 +21,7 @@ from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
 from ..loading.load import build, check_packed, weight_shapes
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy
+from ..loading.quantized import POLICIES
 from ..media import outputs
 from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
@@ -160,6 +161,11 @@ def _value_notes(request: Request) -> Iterator[str]:
         yield f"--seed {request.seed} takes a random seed, another one in each run"
     elif request.seed < 0 and request.noise == "torch":
         yield f"--seed {request.seed} is PyTorch's seed of that number, not a random one"
+    if request.low_memory and request.quantization in POLICIES:
+        yield (
+            f"--low-memory packs every block again in each pass with --quantization {request.quantization}: "
+            "ltx2-mlx convert writes a file that is packed once, and is shorter to read"
+        )
     if request.keep_video and request.keep_audio:
         yield "--keep-video and --keep-audio together leave nothing to re-create"
 

@@ -163,7 +163,7 @@ class Contents:
         layer = name.removesuffix("weight")
         for part in (name, f"{layer}scales", f"{layer}biases"):
             bits = parts[part].view(mx.uint16) if parts[part].dtype == mx.bfloat16 else parts[part]
-            yield memoryview(np.ascontiguousarray(np.array(bits))).cast("B")
+            yield np.ascontiguousarray(np.array(bits)).data.cast("B")
 
 
 def _built(checkpoint: Checkpoint, component: str) -> tuple[nn.Module, dict[str, str]]:

@@ -237,8 +237,8 @@ FAULTS = (
         "QZ01",
         "scales and biases exchanged in the product",
         QUANTIZED,
-        "for part in (self.scales, self.biases))\n",
-        "for part in (self.biases, self.scales))\n",
+        "mx.dequantize(self.weight, scales, biases,",
+        "mx.dequantize(self.weight, biases, scales,",
         "exact",
     ),
     Fault(
