@@ -116,41 +116,30 @@ def test_quantized_bytes_are_those_of_the_arrays() -> None:
 
 
 def test_float8_is_packed_from_the_numbers_that_it_stands_for(checkpoints: Path, tmp_path: Path) -> None:
+    """With and without a scale beside it, which is dropped; a layer that is not packed keeps both."""
+    layers = [FF.replace(".1.", f".{block}.") for block in range(3)]
+
     def cast(tensors: dict[str, mx.array]) -> None:
-        tensors[f"{FF}.weight"] = mx.to_fp8(tensors[f"{FF}.weight"] * 100)
+        for layer in layers:
+            tensors[f"{layer}.weight"] = mx.to_fp8(tensors[f"{layer}.weight"] * 100)
+        for layer in layers[1:]:
+            tensors[f"{layer}.weight_scale"] = mx.array(0.01)
 
-    path = rewritten(checkpoints / "tiny-2.0.safetensors", tmp_path / "fp8.safetensors", cast)
-    data = bytearray(path.read_bytes())  # MLX writes U8
-    start = data.index(f'"{FF}.weight"'.encode())
-    at = data.index(b'"U8"', start)
-    header = int.from_bytes(data[:8], "little")
-    data[at : at + 4] = b'"F8_E4M3"'
-    data[:8] = (header + 5).to_bytes(8, "little")
-    path.write_bytes(data)
-    scaled = {f"{FF}.weight_scale": mx.array(0.01, mx.float32)}
-    for number, extra in enumerate(({}, scaled)):
-        source = tmp_path / f"{number}.safetensors"
-        source.write_bytes(data if not extra else _with_scale(bytes(data), f"{FF}.weight_scale"))
-        out = tmp_path / f"{number}-out.safetensors"
-        assert main(["convert", str(source), str(out), "--bits", "8", "--group-size", "32"]) == 0
-        assert not any(key.startswith(f"{FF}.") and "_scale" in key for key in read_checkpoint(out).tensors)
-        plain = ltx2_mlx.load("transformer", source).transformer_blocks[1].ff.net[2].weight
-        layer = ltx2_mlx.load("transformer", out).transformer_blocks[1].ff.net[2]
-        expected = mx.quantize(plain, group_size=32, bits=8)
-        assert all(
-            mx.array_equal(a, b).item()
-            for a, b in zip(expected, (layer.weight, layer.scales, layer.biases), strict=True)
-        )
-
-
-def _with_scale(data: bytes, key: str) -> bytes:
-    """The file with one number more at its end: 0.01."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    end = len(data) - 8 - length
-    header[key] = {"dtype": "F32", "shape": [], "data_offsets": [end, end + 4]}
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data[8 + length :] + np.float32(0.01).tobytes()
+    path, out = tmp_path / "fp8.safetensors", tmp_path / "out.safetensors"
+    data = rewritten(checkpoints / "tiny-2.0.safetensors", path, cast).read_bytes()
+    length = int.from_bytes(data[:8], "little")  # MLX writes U8
+    header = data[8 : 8 + length].replace(b'"U8"', b'"F8_E4M3"')
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    assert main(["convert", str(path), str(out), "--bits", "8", "--group-size", "32", "--keep", "*.2.ff.net.2"]) == 0
+    left = [key for key in read_checkpoint(out).tensors if key.endswith("weight_scale")]
+    assert left == [f"{layers[2]}.weight_scale"]
+    plain, packed = (ltx2_mlx.load("transformer", file).transformer_blocks for file in (path, out))
+    for block in range(2):
+        layer = packed[block].ff.net[2]
+        expected = mx.quantize(plain[block].ff.net[2].weight, group_size=32, bits=8)
+        found = (layer.weight, layer.scales, layer.biases)
+        assert all(mx.array_equal(a, b).item() for a, b in zip(expected, found, strict=True))
+    assert mx.array_equal(plain[2].ff.net[2].weight, packed[2].ff.net[2].weight).item()
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
