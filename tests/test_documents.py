@@ -244,6 +244,7 @@ def test_a_wrong_command_is_noticed() -> None:
 def test_every_flag_exists(capsys: pytest.CaptureFixture[str]) -> None:
     pipelines = re.findall(r"^\| `(\w+)`", (ROOT / "ltx2_mlx" / "README.md").read_text(), re.MULTILINE)
     helps = [[ltx2_mlx, ["generate", "--pipeline", name, "--help"]] for name in pipelines]
+    helps += [[ltx2_mlx, ["convert", "--help"]]]
     helps += [[ltx2_parity, [verb, "--help"]] for verb in (*PARSED, "report", "diff")]
     helps += [[ltx2_parity, ["debug", view, "--help"]] for view in ("text", "sync")]
     for program, argv in helps:
