@@ -193,10 +193,6 @@ PACKED: dict[str, tuple[dict[str, tuple[str, tuple[int, ...], bytes]], str]] = {
         {f"{_BLOCK}.qweight": zeros("I32", 4, 4), f"{_BLOCK}.qzeros": zeros("I32", 1, 1)},
         "packed by GPTQ or AWQ",
     ),
-    "MLX": (
-        {f"{_BLOCK}.weight": zeros("U32", 4, 1), f"{_BLOCK}.scales": zeros("BF16", 4, 1)},
-        "quantized by MLX",
-    ),
     "nvfp4": (
         {f"{_BLOCK}.weight": zeros("U8", 4, 2), f"{_BLOCK}.weight_scale_2": zeros("F32", 1)},
         "packed as nvfp4",

@@ -97,8 +97,8 @@ def _request(parser: Parser, values: dict[str, Any]) -> Request:
     values["checkpoint_path"] = files(values)
     if values["quantization"]:
         values["quantization"], *more = values["quantization"]
-        if more and values["quantization"] == "fp8-cast":
-            parser.error("argument --quantization: fp8-cast takes no AMAX_PATH; leave it out")
+        if more and values["quantization"] != "fp8-scaled-mm":
+            parser.error(f"argument --quantization: {values['quantization']} takes no AMAX_PATH; leave it out")
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Request(**values)
 
@@ -179,7 +179,8 @@ def _add_quantization(parser: Parser) -> None:
         "--quantization",
         nargs="+",
         metavar=("POLICY", "AMAX_PATH"),
-        help="fp8-cast: the transformer's weights in 8 bits, which halves their memory",
+        help="the transformer's weights in fewer bits. fp8-cast: in float8, as the reference does it; q8, q4: in 8 or "
+        "4 bits as MLX packs them, which is what ltx2-mlx convert writes",
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from ..config.reading import cut
 from ..errors import MediaError, WeightsError, printable
 from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
-from ..loading.load import COMPONENTS, SHARED, build
+from ..loading.load import COMPONENTS, SHARED, build, weight_shapes
+from ..loading.quantized import packed_layers, said_of
 from ..media.outputs import MOVIES, SETTINGS
 from ..media.reading import Coding, probe, read_coding
 from .settings_file import read, shown
@@ -23,11 +24,16 @@ def info(path: CheckpointPath) -> str:
         names = list(unknown)
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise WeightsError(f"{path}: left over, of no known component: {', '.join(map(cut, names[:8]))}{more}")
-    states = {}
+    states, numbers = {}, {}
     for part in dict.fromkeys(PREFIXES.values()):
         if part in COMPONENTS and checkpoint.holds(part):
-            build(part, checkpoint)
+            module, keys = build(part, checkpoint)
+            packed = packed_layers(module)
             states[part] = "whole: every key used once, every shape right"
+            if packed:
+                states[part] += f"; {len(packed):,} layers in {said_of(packed.values())}"
+                shapes = weight_shapes(module, {name: checkpoint.tensors[key] for name, key in keys.items()})
+                numbers[part] = sum(map(prod, shapes.values()))
         elif users := [c for c, shared in SHARED.items() if part in shared.values()]:
             states[part] = f"used by {' and '.join(users)}" if part in parts else "missing"
         else:
@@ -39,7 +45,7 @@ def info(path: CheckpointPath) -> str:
     lines.append(f"  {'component':<20}{'tensors':>8}{'parameters':>16}{'size':>11}  {'dtypes':<10} state")
     for part, state in states.items():
         tensors = [checkpoint.tensors[key] for key in parts.get(part, {}).values()]
-        parameters = sum(prod(tensor.shape) for tensor in tensors)
+        parameters = numbers.get(part, sum(prod(tensor.shape) for tensor in tensors))
         dtypes = "/".join(sorted({tensor.dtype for tensor in tensors})) or "-"
         size = gigabytes(sum(tensor.nbytes for tensor in tensors))
         lines.append(f"  {part:<20}{len(tensors):>8}{parameters:>16,}{size:>11}  {dtypes:<10} {state}")

@@ -14,7 +14,7 @@ from .recipes import RECIPES
 from .request import Request
 
 StagesOf = Callable[[Request], list[Stage]]
-POLICIES = ("fp8-cast",)  # of --quantization, from many bits to few
+POLICIES = ("fp8-cast", "q8", "q4")  # of --quantization, from many bits to few
 
 
 @dataclass

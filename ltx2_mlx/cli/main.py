@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
                 return _generate(argv[0], argv[1:])
             args = _parser().parse_args(argv)
             _require_backend()
+            if args.command == "convert":
+                return _convert(args)
             return _info({k: file for k, file in vars(args).items() if k.endswith("_path") and file is not None})
     except LTX2Error as error:
         _say(f"ltx2-mlx: {error}")
@@ -120,7 +122,48 @@ def _parser() -> Parser:
     )
     for part in ("transformer", "text-encoder", "video-vae", "audio-vae"):
         info.add_argument(f"--{part}-path", metavar="FILE", help=f"the {part} where it is in a file of its own")
+    convert = commands.add_parser("convert", help="write a checkpoint, or a Gemma folder, with weights in 8 or 4 bits")
+    convert.add_argument(
+        "source", metavar="CHECKPOINT", help="a .safetensors file, or a folder of Gemma 3; or its name on Hugging Face"
+    )
+    convert.add_argument("path", metavar="OUT", help="the new .safetensors file, or the new folder")
+    convert.add_argument("--bits", type=int, required=True, metavar="N", help="of a packed number: 8 or 4")
+    convert.add_argument(
+        "--group-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help="how many numbers of a row share a scale and a bias: 32, 64 or 128 (default: 64)",
+    )
+    convert.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="layers that stay as they are, such as '*.ff.net.2' or 'transformer_blocks.0.*'; can be given several "
+        "times. Whatever is not a linear layer of a block stays in any case",
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace what is at OUT; otherwise it is refused")
     return parser
+
+
+def _convert(args: argparse.Namespace) -> int:
+    with stopping(_exit):
+        from ..loading.convert import convert
+        from ..loading.hub import GEMMA_PATTERNS, resolve
+        from ..loading.quantized import Quantization
+
+    how = Quantization(args.bits, args.group_size, tuple(args.keep))
+    source = resolve(args.source, None if args.source.endswith(".safetensors") else GEMMA_PATTERNS)
+    made = convert(source, Path(args.path).expanduser(), how, overwrite=args.overwrite, progress=_written)
+    print(printable(made), flush=True)
+    return 0
+
+
+def _written(done: int, total: int) -> None:
+    """One line for a terminal."""
+    if sys.stderr.isatty():
+        print(f"\rwriting: {done / max(total, 1):4.0%}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
 
 
 def _info(files: dict[str, str]) -> int:

@@ -15,6 +15,7 @@ from ..loading.load import READ_AT_ONCE, build
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import in_pages
 from ..loading.quantization import is_downcast
+from ..loading.quantized import POLICIES, choose, quantized_bytes
 from ..memory import Peaks
 from ..pipelines.ic_lora import reference_downscale_factor
 from ..pipelines.stages import audio_tools, video_tools
@@ -104,16 +105,37 @@ def weights(
     LoRAs change in them; two of them are in memory."""
     size = _sizes(component, request)
     keys = checkpoint.components().get(component, {})
-    taken = {name: prod(checkpoint.tensors[key].shape) * size(name) for name, key in keys.items()}
+    infos = {name: checkpoint.tensors[key] for name, key in keys.items()}
+    taken = {n: info.nbytes if info.dtype == "U32" else prod(info.shape) * size(n) for n, info in infos.items()}
+    packed = _packed(component, checkpoint, request)
+    taken |= packed
+    beside = sum(_size_of(loras)) if packed or any(info.dtype == "U32" for info in infos.values()) else 0
     if not (paged and request.low_memory):
-        return Weights(sum(taken.values()))
+        return Weights(sum(taken.values()) + beside)
     module, keys = build(component, checkpoint)
     resident, pages = in_pages(module, keys)
     in_file = {name: checkpoint.tensors[key].nbytes for name, key in keys.items()}
     largest = sorted(max(_sum(taken, page), _sum(in_file, page)) for page in pages.values())
     read = sum(_sum(in_file, page) for page in pages.values())
-    read += sum(path.stat().st_size for lora in loras if (path := Path(lora.path)).is_file())
-    return Weights(_sum(taken, resident) + sum(largest[-2:]), read)
+    read += sum(_size_of(loras))
+    return Weights(_sum(taken, resident) + sum(largest[-2:]) + 2 * beside // len(pages), read)
+
+
+def _packed(component: str, checkpoint: Checkpoint, request: Request) -> dict[str, int]:
+    """The weights that are packed while they are loaded → their bytes."""
+    how = POLICIES.get(request.quantization or "") if component == "transformer" else None
+    if how is None:
+        return {}
+    module, _ = build(component, checkpoint)
+    layers = dict(module.named_modules())
+    return {
+        f"{path}.weight": quantized_bytes(layers[path].weight.shape, how.bits, how.group_size, request.itemsize)
+        for path in choose(module, how).layers
+    }
+
+
+def _size_of(loras: Iterable[LoraPathStrength]) -> Iterator[int]:
+    return (path.stat().st_size for lora in loras if (path := Path(lora.path)).is_file())
 
 
 @dataclass(frozen=True)
@@ -168,7 +190,7 @@ def _sum(sizes: Mapping[str, int], names: Iterable[str]) -> int:
 
 def _sizes(component: str, request: Request) -> Callable[[str], int]:
     """The bytes of each number of a parameter, by its path."""
-    if component == "transformer" and request.quantization:
+    if component == "transformer" and request.quantization == "fp8-cast":
         return lambda name: 1 if is_downcast(name) else request.itemsize
     return lambda name: 4 if component == "vocoder" else request.itemsize
 
@@ -255,7 +277,8 @@ def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
     texts = estimates.contexts(files.checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
     step = estimates.denoising(files.checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
     working = texts + max(step, reading(files.checkpoint, "transformer", request))
-    smaller = Stage.remedy if request.quantization else f"--quantization fp8-cast, or {Stage.remedy}"
+    fewer = request.quantization or any(info.dtype == "U32" for info in files.checkpoint.tensors.values())
+    smaller = Stage.remedy if fewer else f"--quantization q8 or q4, or {Stage.remedy}"
     smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
     return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
 

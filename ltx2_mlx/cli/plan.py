@@ -17,9 +17,10 @@ from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
 from ..loading.gemma import check_gemma
 from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
-from ..loading.load import build
+from ..loading.load import build, check_packed, weight_shapes
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
 from ..loading.quantization import check_policy
+from ..loading.quantized import POLICIES
 from ..media import outputs
 from ..media.encoding import check_encoding
 from ..media.images import check_image
@@ -175,6 +176,11 @@ def _value_notes(request: Request) -> Iterator[str]:
         yield f"--seed {request.seed} takes a random seed, another one in each run"
     elif request.seed < 0 and request.noise == "torch":
         yield f"--seed {request.seed} is PyTorch's seed of that number, not a random one"
+    if request.low_memory and request.quantization in POLICIES:
+        yield (
+            f"--low-memory packs every block again in each pass with --quantization {request.quantization}: "
+            "ltx2-mlx convert writes a file that is packed once, and is shorter to read"
+        )
     if request.keep_video and request.keep_audio:
         yield "--keep-video and --keep-audio together leave nothing to re-create"
 
@@ -326,7 +332,9 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
     if checkpoint is not None:
         for part in result.recipe.components(result.request):
             with result.checking():
-                build(part, checkpoint)
+                module, _ = build(part, checkpoint)
+                if part == "transformer":
+                    check_packed(module, result.request.quantization, checkpoint.path)
     return checkpoint
 
 
@@ -391,7 +399,8 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
     keys = checkpoint.components().get("transformer", {}) if checkpoint is not None else {}
     if checkpoint is None or not keys:  # there is no transformer to compare it with
         return
-    _, report = fitted_to(opened, {name: checkpoint.tensors[key].shape for name, key in keys.items()})
+    module, keys = build("transformer", checkpoint)
+    _, report = fitted_to(opened, weight_shapes(module, {name: checkpoint.tensors[key] for name, key in keys.items()}))
     found = f"{report.matched} of {report.pairs} pairs fit, strength {report.strength:g}"
     found += f"; {report.note}" if report.note else ""
     result.files.append(("LoRA", str(lora.path), found))

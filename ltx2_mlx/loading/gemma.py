@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigError, WeightsError
 from ..text.tokenizer import LTXVGemmaTokenizer
 from .checkpoint import Checkpoint
 from .header import Tensors, read_header
-from .kinds import check_regular, kind_of_file, packed
+from .kinds import BY_MLX, check_regular, kind_of_file, packed
 
 # Prefix → component, the official one first; then those of transformers 5, and of models that were saved without their
 # head or their images. Only prompt enhancement uses the image tower and the head, so these are not read here.
@@ -34,6 +34,7 @@ GEMMA_PREFIXES = {
 _WITHIN_TEXT = re.compile(r"(layers\.\d+|embed_tokens|norm)\.")
 # Gemma 3 has 262,145 tokens and 262,208 embeddings; Gemma 2, the nearest other model, has 256,000 tokens.
 _LEAST_USED = 0.98
+_QUANTIZED = ("quantization", "quantization_config")
 _GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same weights"
 
 
@@ -45,8 +46,14 @@ class GemmaFolder(Checkpoint):
     prefixes: ClassVar[dict[str, str]] = GEMMA_PREFIXES
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def stated(self) -> dict[str, Any]:
+        """All of ``config.json``."""
         return read_json(self.path / "config.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json`` without how the weights are packed: each layer's shapes say that."""
+        return {key: value for key, value in self.stated.items() if key not in _QUANTIZED}
 
     @property
     def version(self) -> str:
@@ -183,19 +190,25 @@ def _check_index(folder: Path, found: Tensors) -> None:
         raise WeightsError(f"{folder}: index and shards do not agree on {len(wrong)} keys, the first is {first}")
 
 
+def _is_affine(said: object) -> bool:
+    """True for what MLX writes of weights that it packed as ``scale · q + bias``."""
+    return isinstance(said, dict) and "quant_method" not in said and said.get("mode", "affine") == "affine"
+
+
 def _check_kind(folder: GemmaFolder) -> None:
-    """Raises ConfigError for another model, and for one whose weights are packed."""
-    config = folder.config
+    """Raises ConfigError for another model, and for one whose weights are packed, but by MLX."""
+    config, how = folder.stated, packed({key: info.dtype for key, info in folder.tensors.items()})
     text = config.get("text_config")
     for place in (config, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "quantization"):
-            if place.get(key):
-                said = place[key] if isinstance(place[key], dict) else {}
-                how = said.get("quant_method", f"{said.get('bits', 'a few')} bits")
-                raise ConfigError(
-                    f"{folder.path}: a quantized Gemma ({cut(str(how), 40)}), which is not read here. {_GEMMA}"
-                )
-    if how := packed({key: info.dtype for key, info in folder.tensors.items()}):
+        for key in _QUANTIZED:
+            said = place.get(key)
+            if said and not (how == BY_MLX and _is_affine(said)):
+                said = said if isinstance(said, dict) else {}
+                named = said.get("quant_method", f"{said.get('bits', 'a few')} bits")
+                lacks = ", and none of its weights is packed" if how is None and _is_affine(said) else ""
+                what = f"a quantized Gemma ({cut(str(named), 40)}){lacks or ', which is not read here'}"
+                raise ConfigError(f"{folder.path}: {what}. {_GEMMA}")
+    if how and how != BY_MLX:
         raise ConfigError(f"{folder.path}: a Gemma whose weights are {how}, which is not read here. {_GEMMA}")
     if config.get("model_type") not in ("gemma3", "gemma3_text"):
         raise ConfigError(

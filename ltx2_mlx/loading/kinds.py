@@ -159,6 +159,10 @@ _ADAPTERS = re.compile(
     r"lora_[AB]|lora[._](down|up)|lora_linear|lokr_|hada_|dora_scale|lora_magnitude|(^|[._])oft_|\.diff$"
 )
 _OTHERS: tuple[tuple[str, str], ...] = (
+    (
+        r"(^|\.)transformer_blocks\.\d+\.\w+\.(to_out|proj_in|proj_out)\.(weight|bias|scales|biases)$",
+        "a transformer with the names of another MLX program",
+    ),
     (r"^(transformer\.)?(proj_in|time_embed|audio_time_embed|audio_proj_in)\.", "a transformer in diffusers' layout"),
     (
         r"(^|\.)(mid_block|up_blocks|down_blocks)\.\S*\.?(resnets|resamplers|upsamplers|downsamplers)\.",
@@ -174,8 +178,11 @@ _OTHERS: tuple[tuple[str, str], ...] = (
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 
+BY_MLX = "quantized by MLX"
+
+
 def packed(dtypes: Mapping[str, str]) -> str | None:
-    """How the weights are packed, where they are in a way that is not read here. dtypes: key → safetensors' name."""
+    """How the weights are packed; only ``BY_MLX`` is read here. dtypes: key → safetensors' name."""
     for pattern, said in _PACKED:
         if any(re.search(pattern, key) for key in dtypes):
             return said
@@ -185,7 +192,7 @@ def packed(dtypes: Mapping[str, str]) -> str | None:
     if any(dtype == "I8" for dtype in layers.values()):
         return "in int8"
     if any(dtype == "U32" for dtype in layers.values()) or any(key.endswith(".scales") for key in dtypes):
-        return "quantized by MLX"
+        return BY_MLX
     if any(dtype in ("U8", "I32") for dtype in layers.values()):
         return "packed in a few bits"
     return None
@@ -202,11 +209,14 @@ def kind_of_weights(path: Path, dtypes: Mapping[str, str], metadata: Mapping[str
         return "a file of encoded prompts: it goes to --context"
     if any(_ADAPTERS.search(key) for key in dtypes):
         return "a LoRA or another adapter, not a model: it goes to --lora"
-    if how := packed(dtypes):
+    how = packed(dtypes)
+    if how and how != BY_MLX:
         return f"its weights are {how}, which is not read here: get the file in bfloat16 or float8"
     for pattern, said in _OTHERS:
         if any(re.search(pattern, key) for key in dtypes):
             return f"{said}, expected one of LTX-2 in the official layout"
+    if how and not any("transformer_blocks." in key for key in dtypes):
+        return f"its weights are {how}, and it has no transformer: get the file in bfloat16 or float8"
     return None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,19 @@ from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import build_vocoder
 from .checkpoint import OWNERS, PREFIXES, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from .gemma import GEMMA_PREFIXES, read_gemma
-from .header import Arrays
-from .lora import Lora, LoraPathStrength, LoraReport, check_change, fitted_to, fuse, fuse_scaled, read_lora
+from .header import Arrays, TensorInfo
+from .lora import (
+    Lora,
+    LoraPathStrength,
+    LoraReport,
+    beside_layer,
+    check_change,
+    fitted_to,
+    fuse,
+    fuse_scaled,
+    rank_of,
+    read_lora,
+)
 from .paging import Pages, reader
 from .quantization import (
     FP8,
@@ -49,13 +61,29 @@ from .quantization import (
     scale_of,
     to_fp8,
 )
+from .quantized import (
+    PACKED,
+    POLICIES,
+    Quantization,
+    QuantizedLinear,
+    amend_as_in_file,
+    amend_with_packed,
+    choose,
+    pack,
+    packed_layers,
+    said_of,
+)
 
 # The dtypes of weights, by safetensors' names.
 FLOATS = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-_DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "F64": mx.float32} | dict.fromkeys(
-    FLOAT8, mx.bfloat16
-)
+_DTYPES = {
+    "U32": mx.uint32,
+    "BF16": mx.bfloat16,
+    "F16": mx.float16,
+    "F32": mx.float32,
+    "F64": mx.float32,
+} | dict.fromkeys(FLOAT8, mx.bfloat16)
 # Component → where another part's tensors belong in it.
 SHARED = {
     "video_encoder": {"per_channel_statistics.": "video_statistics"},
@@ -137,7 +165,10 @@ def _unused(parts: Parts) -> set[str]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The result of a load: every key of the component was used once, and every parameter was filled."""
+    """The result of a load: every key of the component was used once, and every parameter was filled.
+
+    packed: the number of layers whose weights are packed in ``bits``.
+    """
 
     component: str
     path: Path | CheckpointFiles
@@ -147,10 +178,13 @@ class LoadReport:
     file_dtypes: tuple[str, ...]
     dtype: str
     quantization: str | None = None
+    packed: int = 0
+    bits: str = ""
     loras: tuple[LoraReport, ...] = ()
 
     def __str__(self) -> str:
-        kept = f", blocks in float8 ({self.quantization})" if self.quantization else ""
+        kept = f", {self.packed} layers in {self.bits}" if self.packed else ""
+        kept = f", blocks in float8 ({self.quantization})" if self.quantization and not kept else kept
         line = (
             f"{self.component}: {self.tensors} tensors, {self.parameters:,} parameters from {self.path} "
             f"(version {self.version}, {'/'.join(self.file_dtypes)} → {self.dtype}{kept}); 0 missing, 0 left over"
@@ -171,12 +205,14 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     for at, part in SHARED.get(component, {}).items():
         keys |= {at + name: key for name, key in parts.get(part, {}).items()}
     module = _module(component, checkpoint, keys)
+    if component in PACKED:
+        amend_as_in_file(module, {name: checkpoint.tensors[key] for name, key in keys.items()})
     inside = _parts(module)
     for name in (_unused(inside) | _fp8_scales(keys, checkpoint)) & keys.keys():
         del keys[name]
     axes = _file_axes(inside)
-    parameters = ((name, part) for name, part in inside if isinstance(part, mx.array))
-    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters}
+    parameters = {name: part for name, part in inside if isinstance(part, mx.array)}
+    expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
     if not parts.get(component):
         first = f"missing {_key(component, next(iter(expected)))} and all else of {_NAMES.get(component, component)}"
         raise WeightsError(f"{checkpoint.path} holds {checkpoint.contents()} only: {first}. {_remedy(component)}")
@@ -186,8 +222,9 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
         shape = checkpoint.tensors[key].shape
         if name in expected and shape != expected[name]:
             problems.append(f"misshaped {key}: {shape} in the file, {expected[name]} in the network")
-        if checkpoint.tensors[key].dtype not in FLOATS:
-            problems.append(f"{cut(key)} is {checkpoint.tensors[key].dtype}, expected {', '.join(FLOATS)}")
+        wanted = ("U32",) if name in expected and parameters[name].dtype == mx.uint32 else FLOATS
+        if checkpoint.tensors[key].dtype not in wanted:
+            problems.append(f"{cut(key)} is {checkpoint.tensors[key].dtype}, expected {', '.join(wanted)}")
     if problems:
         if kind := checkpoint.kind:
             raise WeightsError(f"{checkpoint.path}: {kind}")
@@ -249,6 +286,25 @@ def _lacking(component: str, checkpoint: Checkpoint, keys: dict[str, str]) -> We
     return WeightsError(f"{checkpoint.path} {lacks}. {_remedy(component)}")
 
 
+def weight_shapes(module: nn.Module, infos: Mapping[str, TensorInfo]) -> Shapes:
+    """The shape of every parameter in the file; of a packed one as it would be without packing, and without its scales
+    and biases. module: of ``build``."""
+    packed = packed_layers(module)
+    shapes = {name: info.shape for name, info in infos.items()}
+    for path, layer in packed.items():
+        shapes[f"{path}.weight"] = layer.shape
+        for part in ("scales", "biases"):
+            shapes.pop(f"{path}.{part}", None)
+    return shapes
+
+
+def check_packed(module: nn.Module, quantization: str | None, path: object) -> None:
+    """Raises InputError where weights that the file has packed are to be quantized. module: of ``build``."""
+    if quantization and (packed := packed_layers(module)):
+        said = f"its weights are packed in {said_of(packed.values())} already"
+        raise InputError(f"{path}: {said}; leave --quantization {quantization} out, or use the original file")
+
+
 def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
     """Paths of what stands beside float8 weights: their scales (used, see ``_read``), and what kernels that multiply in
     float8 take (not used). Raises WeightsError for a scale that cannot be applied."""
@@ -291,6 +347,7 @@ class Weights:
     """The parameters of a component as they are in the module: decoded, in their dtype, with LoRAs, in our axes.
 
     keys: parameter path → key. axes: parameter path → how the file's axes are ordered here. arrays: of the file.
+    packed: the layers whose weights are packed in the module. packs: those that are packed while they are read → how.
     """
 
     checkpoint: Checkpoint
@@ -300,6 +357,8 @@ class Weights:
     quantization: str | None
     axes: dict[str, tuple[int, ...]]
     arrays: Arrays
+    packed: frozenset[str] = frozenset()
+    packs: Mapping[str, Quantization] = field(default_factory=dict)
 
     def read(self, names: Iterable[str], check: bool = True) -> list[tuple[str, mx.array]]:
         """Read parameters now, some at a time. A float8 weight's scale comes with it. check: raise WeightsError, with
@@ -307,11 +366,33 @@ class Weights:
         for arrays in (self.arrays, *(lora.pairs.arrays for lora in self.loras)):
             arrays.check()
         keys = {name: self.keys[name] for name in names}
+        packed = {name: keys.pop(name) for name in [*keys] if self._is_packed(name)}
         read = (
             (name, mx.contiguous(array.transpose(self.axes[name])) if name in self.axes else array)
             for name, array in _read(self.checkpoint, self.arrays, keys, self.loras, self.dtype, self.quantization)
         )
-        return list(_finite(read, self.checkpoint, keys, self.loras, check))
+        return list(_finite(chain(read, self._packed(packed)), self.checkpoint, keys | packed, self.loras, check))
+
+    def _is_packed(self, name: str) -> bool:
+        layer, _, leaf = name.rpartition(".")
+        return leaf == "weight" and layer in self.packed
+
+    def _packed(self, keys: dict[str, str]) -> Iterator[tuple[str, mx.array]]:
+        """Yield the packed weights of layers, with what belongs to them, and with their LoRAs beside them."""
+        for name, key in keys.items():
+            layer = name.removesuffix(".weight")
+            if how := self.packs.get(layer):
+                # in the file's dtype, so that it is what ``convert`` writes
+                ((_, weight),) = _read(self.checkpoint, self.arrays, {name: key}, (), None, None)
+                weight, *rest = pack(weight, how)
+                rest = [part.astype(self.dtype or part.dtype) for part in rest]
+                mx.eval(weight, *rest)  # or whole weights of many layers would wait in memory
+                yield from zip((f"{layer}.scales", f"{layer}.biases"), rest, strict=True)
+            else:
+                weight = self.arrays[key]
+            yield name, weight
+            if added := beside_layer(self.loras, layer, self.dtype_of(f"{layer}.scales")):
+                yield from zip((f"{layer}.lora_A", f"{layer}.lora_B"), added, strict=True)
 
     def start(self, names: Iterable[str]) -> None:
         """Begin to read what ``read`` will need for these parameters, and return at once."""
@@ -329,9 +410,14 @@ class Weights:
 
     def dtype_of(self, name: str) -> mx.Dtype:
         """The dtype of a parameter of the module when it has been read."""
-        if name not in self.keys:  # the scale of a float8 weight
+        layer, _, leaf = name.rpartition(".")
+        if self._is_packed(name):
+            return mx.uint32
+        if leaf in ("lora_A", "lora_B"):
+            return self.dtype_of(f"{layer}.scales")
+        if leaf == "weight_scale":
             return mx.float32
-        in_file = self.checkpoint.tensors[self.keys[name]].dtype
+        in_file = self.checkpoint.tensors[self.keys.get(name, self.keys.get(f"{layer}.weight", ""))].dtype
         return FP8 if self.quantization and is_downcast(name) else self.dtype or _DTYPES[in_file]
 
 
@@ -429,7 +515,8 @@ def _checked(
         raise CheckpointError(f"{checkpoint.path}: it could not be read to its end ({cut(str(error))})") from None
     for name, array in group if not finite.item() else ():
         if not all_finite(array).item():
-            weight = name if name in keys else name.removesuffix("_scale")
+            layer = name.rpartition(".")[0]
+            weight = name if name in keys else f"{layer}.weight"
             info = checkpoint.tensors[keys[weight]]
             if _whole(checkpoint, keys[weight]):
                 check_change(loras, weight)
@@ -463,8 +550,9 @@ def load(
     component: a name of ``COMPONENTS`` (``transformer``, ``gemma``, …).
     path: a ``.safetensors`` file with ``config`` metadata, or several; for ``gemma`` its Hugging Face folder.
     dtype: of the parameters; the file's own when None (bfloat16 for what the file holds in float8).
-    loras: fused into the transformer, tensor by tensor as it is read.
-    quantization: ``fp8-cast`` keeps the large layers of the transformer in float8 (see ``quantization``).
+    loras: fused into the transformer, tensor by tensor as it is read; beside layers whose weights are packed.
+    quantization: ``fp8-cast`` keeps the large layers of the transformer in float8 (see ``quantization``); ``q8`` and
+    ``q4`` pack those of the transformer or of Gemma in 8 or 4 bits (see ``quantized``), as a converted file has them.
     paged: leave the weights of repeated blocks in the file; each is read when the block is called, and dropped after.
     The result carries them as ``module.pages`` (see ``paging``). The first read of a block finds what is not finite.
 
@@ -475,14 +563,16 @@ def load(
     check_policy(quantization)
     stream = reader() if paged else None
     opened = tuple(read_lora(lora, stream) for lora in loras)
-    if component != "transformer" and (opened or quantization):
+    how = POLICIES.get(quantization or "")
+    if component != "transformer" and (opened or (quantization and not (how and component in PACKED))):
         raise InputError(f"LoRAs and quantization apply to the transformer only, and the component is {component}")
     checkpoint = (
         read_checkpoint(path) if component != "gemma" or isinstance(path, CheckpointFiles) else read_gemma(path)
     )
     module, keys = build(component, checkpoint)
     infos = {name: checkpoint.tensors[key] for name, key in keys.items()}
-    shapes = {name: info.shape for name, info in infos.items()}
+    check_packed(module, quantization, checkpoint.path)
+    shapes = weight_shapes(module, infos)
     fitted = [fitted_to(lora, shapes) for lora in opened]
     opened, reports = tuple(lora for lora, _ in fitted), tuple(report for _, report in fitted)
     for report in reports:
@@ -490,10 +580,26 @@ def load(
             warnings.warn(str(report), stacklevel=2)
     if getattr(module, "float32", False):  # a network that computes in nothing else
         dtype = mx.float32
-    if quantization:
+    packs = dict.fromkeys(choose(module, how).layers, how) if how else {}
+    if how:
+        amend_with_packed(module, packs)
+    elif quantization:
         amend_forward_with_upcast(module, _scale_shapes(checkpoint, keys))
-    axes = _file_axes(_parts(module))
-    source = Weights(checkpoint, keys, opened, dtype, quantization, axes, checkpoint.arrays(stream))
+    packed = packed_layers(module)
+    for path, layer in packed.items():
+        if isinstance(layer, QuantizedLinear) and (rank := rank_of(opened, path)):
+            layer.put_beside(rank)
+    source = Weights(
+        checkpoint,
+        keys,
+        opened,
+        dtype,
+        None if how else quantization,
+        _file_axes(_parts(module)),
+        checkpoint.arrays(stream),
+        frozenset(packed),
+        packs,
+    )
     pages = Pages(module, source, keys) if paged else None
     weights = source.read(keys if pages is None else pages.resident)
     if pages is not None:
@@ -506,10 +612,12 @@ def load(
         path=checkpoint.path,
         version=checkpoint.version,
         tensors=len(infos),
-        parameters=sum(prod(info.shape) for info in infos.values()),
+        parameters=sum(map(prod, shapes.values())),
         file_dtypes=tuple(sorted({info.dtype for info in infos.values()})),
         dtype=str(dtype or "as in the file").removeprefix("mlx.core."),
         quantization=quantization,
+        packed=len(packed),
+        bits=said_of(packed.values()),
         loras=reports,
     )
     module.eval()

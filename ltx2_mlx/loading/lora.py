@@ -349,5 +349,22 @@ def fuse_scaled(
     return quantize_weight_to_fp8_per_tensor(from_fp8(weight, mx.float32) * weight_scale + delta.astype(mx.float32))
 
 
+def rank_of(loras: tuple[Lora, ...], layer: str) -> int:
+    """The rank of all LoRAs of a layer together; 0 where there is none."""
+    return sum(lora.pairs.shapes(layer)[0][0] for lora in loras if layer in lora.pairs)
+
+
+def beside_layer(loras: tuple[Lora, ...], layer: str, dtype: mx.Dtype) -> tuple[mx.array, mx.array] | None:
+    """A ``(rank, in)`` and B·strength ``(out, rank)`` of every LoRA of a layer, one after the other, in ``dtype``: for
+    a packed weight, beside which B·(A·x) is added to what the layer makes. None where there is none."""
+    pairs = [(*lora.pairs[layer], lora) for lora in loras if layer in lora.pairs]
+    if not pairs:
+        return None
+    strengths = [lora.strength * lora.scales.get(layer, 1.0) for _, _, lora in pairs]
+    a = mx.concatenate([a.astype(dtype) for a, _, _ in pairs])
+    b = [(b.astype(mx.float32) * by).astype(dtype) for (_, b, _), by in zip(pairs, strengths, strict=True)]
+    return a, mx.concatenate(b, axis=1)
+
+
 def _some(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(map(cut, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -204,6 +204,8 @@ def _placeholders(block: nn.Module, path: str) -> list[tuple[str, mx.array]]:
 
 
 def _nan(dtype: mx.Dtype) -> mx.array:
+    if dtype == mx.uint32:  # of a packed weight, whose scales are NaN
+        return mx.array(0, dtype)
     return mx.array(0x7F, FP8) if dtype == FP8 else mx.array(float("nan"), dtype)
 
 

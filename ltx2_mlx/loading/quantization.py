@@ -22,11 +22,11 @@ DOWNCAST = (".to_q", ".to_k", ".to_v", ".to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
 def check_policy(quantization: str | None) -> None:
-    """Raises InputError for anything but None and ``fp8-cast``."""
+    """Raises InputError for anything but None, ``fp8-cast``, and ``q8`` and ``q4`` (see ``quantized``)."""
     if quantization == "fp8-scaled-mm":
         raise InputError("quantization is 'fp8-scaled-mm', which needs TensorRT-LLM (CUDA only): use fp8-cast")
-    if quantization not in (None, "fp8-cast"):
-        raise InputError(f"quantization is {quantization!r}, expected fp8-cast or None")
+    if quantization not in (None, "fp8-cast", "q8", "q4"):
+        raise InputError(f"quantization is {quantization!r}, expected fp8-cast, q8, q4 or None")
 
 
 def is_downcast(name: str) -> bool:

@@ -79,6 +79,20 @@ def check_beside(flag: str, path: Path, output: Path, inputs: Iterable[str | Pat
         _check_folder(path)
 
 
+def check_weights(path: Path, *, folder: bool, overwrite: bool, inputs: Iterable[str | Path]) -> None:
+    """Raises InputError where a file of weights, or a folder of them, cannot be written, exists and is not to be
+    overwritten, or is one of the inputs."""
+    if not folder and path.suffix != ".safetensors":
+        raise InputError(f"{path}: a file of weights must be named .safetensors")
+    there = _mode(path)
+    _check_inputs(path, inputs)
+    if there is not None and (not stat.S_ISDIR(there) if folder else not stat.S_ISREG(there)):
+        raise InputError(f"{path}: not a {'folder' if folder else 'file'}; give another name")
+    if there is not None and not overwrite and not (folder and not any(path.iterdir())):
+        raise InputError(f"{path} exists; give another name, or --overwrite to replace it")
+    _check_folder(path)
+
+
 def _mode(path: Path) -> int | None:
     """What kind of thing lies at ``path``; None for nothing."""
     try:

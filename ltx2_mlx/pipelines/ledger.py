@@ -80,7 +80,8 @@ class Kept:
 class Settings:
     """How a pipeline runs, whatever it makes.
 
-    dtype: of weights and latents. quantization: "fp8-cast" keeps the transformer's weights in 8 bits.
+    dtype: of weights and latents. quantization: of the transformer: "fp8-cast" keeps its weights in 8 bits, "q8" and
+    "q4" pack them in 8 or 4 bits as MLX does.
     noise: makes the stream of random numbers of a seed. contexts: prompt → context; for these prompts Gemma is not
     needed. context_path: the file to which new contexts are saved, together with the given ones.
     progress: called with (name of the work, done, total) as work goes on; total is None where it is not known.
@@ -225,4 +226,6 @@ def _scale_cross_attention(block: nn.Module, scale: float) -> None:
     for name in ("attn2", "audio_attn2"):
         if name in block:
             out = block[name].to_out[0]
-            out.weight, out.bias = out.weight * scale, out.bias * scale
+            for part in ("scales", "biases", "bias", "lora_B") if "scales" in out else ("weight", "bias"):
+                if part in out:
+                    out[part] = out[part] * scale

@@ -192,7 +192,7 @@ def test_a_file_that_mlx_cannot_read_gives_the_same_weights(scaled: Path, tmp_pa
 def test_policies_that_are_not_here_say_what_is(scaled: Path) -> None:
     with pytest.raises(ltx2_mlx.InputError, match=r"needs TensorRT-LLM.*use fp8-cast"):
         ltx2_mlx.load("transformer", scaled, quantization="fp8-scaled-mm")
-    with pytest.raises(ltx2_mlx.InputError, match="'int4', expected fp8-cast or None"):
+    with pytest.raises(ltx2_mlx.InputError, match="'int4', expected fp8-cast, q8, q4 or None"):
         ltx2_mlx.load("transformer", scaled, quantization="int4")
     with pytest.raises(ltx2_mlx.InputError, match="the component is video_decoder"):
         ltx2_mlx.load("video_decoder", scaled, quantization="fp8-cast")
