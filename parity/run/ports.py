@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from ..sides.loading import loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..sides.port import NotComparableError, Port, find
+from ..tap.execute import execute
 from ..tap.matching import MatchingSession, comparable, narrowed
 from ..tap.side import Side
 from ..tap.trace import Trace
 from .live import Runner
 from .recorded import Recorded
-from .replay import module_taps, run_tapped
+from .replay import handed_over, module_taps, run_tapped
 
 REFERENCE, OURS = "ltx-core", "ltx2-mlx"
 
@@ -87,10 +89,11 @@ class PortRunner(Runner):
         return {}
 
     def matching(self, pair: Pair, glob: str) -> Iterator[tuple[str, Case, Pair]]:
-        """Without the cases that the reference cannot be given; they are in ``skipped`` then."""
+        """Without the cases that the reference cannot be given, as a run shows; they are in ``skipped`` then."""
         for name, case, own in super().matching(pair, glob):
             try:
-                self.torch.prepared(pair.stage, pair.reference, case, pair.dtype, pair.dtype)
+                if isinstance(self.torch, Port):
+                    execute(self.torch, pair.stage, pair.reference, case, pair.dtype, pair.dtype, None)
             except NotComparableError as error:
                 self.skipped.append((name, str(error)))
                 continue
@@ -158,7 +161,7 @@ def _judge(subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple
         if oracle is None:
             continue
         where["lane"] = "B" if half else "C" if free else "A"
-        only = () if free else ("*",)
+        only = handed_over(pair) if free else ("*",)
         session = MatchingSession(subject.side, recorded.trace, only=only, keeps="module outputs" if free else "all")
         try:
             trace = run_tapped(subject.side, pair, modules, recorded, pair.dtype, session)
@@ -173,5 +176,6 @@ def _judge(subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple
             alignment.compared += len(taps & met)
             alignment.leave("the port has no such module, or calls it otherwise", len(taps - met))
         own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
-        outputs = {tap for tap, _ in keys} if free else None
+        handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
+        outputs = {tap for tap, _ in keys} - handed if free else None
         judge(subject.results, where, pair.stage, own, truth, trace, outputs)

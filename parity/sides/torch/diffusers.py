@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..port import NotComparableError, Part
+from .components import timestep_embedding
 from .port import TorchPort  # first: it makes torchaudio importable
 
 import diffusers  # isort: skip
@@ -64,8 +65,7 @@ def velocity(model: torch.nn.Module, case: SimpleNamespace) -> Any:
         raise NotComparableError("diffusers' self-attention takes strengths in another form")
 
     def times(stream: SimpleNamespace) -> torch.Tensor:
-        tokens = stream.latent.shape[1]
-        return (stream.timesteps * 1000).reshape(len(stream.latent), -1).expand(-1, tokens)
+        return (stream.timesteps * 1000).reshape(len(stream.latent), -1)
 
     return model(
         hidden_states=video.latent,
@@ -230,14 +230,13 @@ def audio_vae(config: Config) -> torch.nn.Module:
 
 class Diffusers(TorchPort):
     name, version = "diffusers", diffusers.__version__
+    wide_functions = {"diffusers.models.embeddings:get_timestep_embedding": timestep_embedding}
     components = {
         "transformer": Part(transformer, velocity, (*_ADALN, *NORMS)),
         "embeddings_processor": Part(
             connectors,
             contexts,
             (
-                (r"(video|audio)_embeddings_connector|(?<![a-z_])(video|audio)_connector", lambda m: f"{m[1] or m[2]}_connector"),
-                (r"embeddings_connector", "connector"),
                 (r"transformer_1d_blocks", "transformer_blocks"),
                 *NORMS,
                 (r"feature_extractor\.(video|audio)_aggregate_embed", r"\1_text_proj_in"),
