@@ -8,9 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..declare.model import Case, Stage
-from ..judge.results import Results
-from ..judge.verdicts import judge
+from ..judge.results import ALLOWED, Results, Row
+from ..judge.tolerance import Floor
+from ..judge.verdicts import judge, tensors
 from ..sides.loading import loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
@@ -18,7 +21,7 @@ from ..sides.port import NotComparableError, Port, find
 from ..tap.execute import execute
 from ..tap.matching import MatchingSession, comparable, narrowed
 from ..tap.side import Side
-from ..tap.trace import Trace
+from ..tap.trace import Tensor, Trace
 from .live import Runner
 from .recorded import Recorded
 from .replay import handed_over, module_taps, run_tapped
@@ -41,6 +44,15 @@ class Alignment:
             self.left_out[why] = self.left_out.get(why, 0) + count
 
 
+@dataclass(frozen=True)
+class Vote:
+    """A tensor that three sides have and not all agree on. odd: the one that differs from the other two; "" where all
+    three differ."""
+
+    place: str
+    odd: str
+
+
 @dataclass
 class Subject:
     """One side that is judged, and what came of it."""
@@ -49,6 +61,7 @@ class Subject:
     side: Side
     results: Results = field(default_factory=Results)
     alignments: list[Alignment] = field(default_factory=list)
+    traces: dict[str, Trace] = field(default_factory=dict)  # of the case that was judged last, by lane
 
     @property
     def version(self) -> str:
@@ -109,9 +122,10 @@ def run(
     subjects: list[Subject],
     progress: Callable[[str], None] = lambda line: None,
     files: Mapping[str, Path] | None = None,
-) -> None:
-    """Judge every subject on every chosen cell; results and alignments are put into the subjects."""
-    runner = PortRunner(reference, progress, files)
+) -> list[Vote]:
+    """Judge every subject on every chosen cell; results and alignments are put into the subjects. Of two subjects, say
+    of every tensor that a side has otherwise which one that is."""
+    runner, votes = PortRunner(reference, progress, files), list[Vote]()
     for stage, config in chosen:
         stage = replace(stage, functions=(), probes=())
         for subject in subjects:
@@ -128,19 +142,47 @@ def run(
         loaded: dict[tuple[str, str], dict[str, Any] | None] = {}
         try:
             for recorded in runner.recording(stage, config, lanes).cases:
-                for subject in able:
-                    _judge(subject, recorded, config, loaded)
+                rows = [_judge(subject, recorded, config, loaded) for subject in able]
+                if len(able) == 2 and all(rows):
+                    votes += _votes(able, rows)
         except NotComparableError as error:
             for subject in able:
                 subject.alignments[-1].leave(f"the config: {error}")
         for subject in able:
             for name, why in dict(runner.skipped).items():
                 subject.alignments[-1].leave(f"case {name}: {why}")
+    return votes
 
 
-def _judge(subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple[str, str], dict[str, Any] | None]) -> None:
+def _votes(subjects: list[Subject], rows: list[list[Row]]) -> list[Vote]:
+    """Who differs, for every tensor that both subjects have and one of them at least has otherwise."""
+    found = []
+    first, second = ({row.place: row for row in some} for some in rows)
+    for place in first.keys() & second.keys():
+        bad = [row.verdict != "pass" for row in (first[place], second[place])]
+        if all(bad):
+            one, other = (subject.traces[first[place].lane] for subject in subjects)
+            found.append(Vote(place, "reference" if _agree(first[place], one, other) else ""))
+        elif any(bad):
+            found.append(Vote(place, subjects[bad.index(True)].name))
+    return sorted(found, key=lambda vote: first[vote.place].order)
+
+
+def _agree(row: Row, one: Trace, other: Trace) -> bool:
+    """True if two subjects have the same tensor, as near as rounding allows."""
+    a, b = tensors(row, one, other)
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.values.shape != b.values.shape:
+        return False
+    size = float(np.linalg.norm(b.values.astype(np.float64)))
+    apart = float(np.linalg.norm(a.values.astype(np.float64) - b.values))
+    return apart <= ALLOWED[row.lane] * max(row.floor, Floor(row.dtype, 1).value) * size
+
+
+def _judge(
+    subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple[str, str], dict[str, Any] | None]
+) -> list[Row]:
     """One case, in each lane that it was recorded for."""
-    pair, alignment = recorded.pair, subject.alignments[-1]
+    pair, alignment, rows = recorded.pair, subject.alignments[-1], list[Row]()
     key = subject.name, pair.dtype
     if key not in loaded:
         try:
@@ -153,7 +195,7 @@ def _judge(subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple
             alignment.leave(f"the config: {error}")
     modules = loaded[key]
     if modules is None:
-        return
+        return rows
     half = pair.dtype != "float32"
     name = f"{recorded.name}@{pair.dtype}" if half else recorded.name
     where = {"stage": pair.stage.name, "config": config, "case": name}
@@ -167,7 +209,7 @@ def _judge(subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple
             trace = run_tapped(subject.side, pair, modules, recorded, pair.dtype, session)
         except NotComparableError as error:
             alignment.leave(f"case {recorded.name}: {error}")
-            return
+            return rows
         keys, trace = comparable(recorded.trace, trace)
         taps = module_taps(pair.stage, recorded.trace)
         if not free:
@@ -178,4 +220,6 @@ def _judge(subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple
         own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
         handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
         outputs = {tap for tap, _ in keys} - handed if free else None
-        judge(subject.results, where, pair.stage, own, truth, trace, outputs)
+        rows += judge(subject.results, where, pair.stage, own, truth, trace, outputs)
+        subject.traces[where["lane"]] = trace
+    return rows

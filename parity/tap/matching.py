@@ -26,7 +26,9 @@ class MatchingSession(Session):
 
     def known_outputs(self, call: Call, known: Call) -> dict[str, Any]:
         named = _named(call.outputs, known.outputs)
-        return {own: known.outputs[name] for own, name in named.items() if _alike(known.outputs[name], call.outputs[own])}
+        return {
+            own: known.outputs[name] for own, name in named.items() if _alike(known.outputs[name], call.outputs[own])
+        }
 
 
 def comparable(reference: Trace, other: Trace) -> tuple[set[tuple[str, int]], Trace]:
@@ -47,7 +49,11 @@ def comparable(reference: Trace, other: Trace) -> tuple[set[tuple[str, int]], Tr
 def narrowed(trace: Trace, other: Trace) -> Trace:
     """Of a trace, the calls, inputs and outputs that another has as well: tensors alone."""
     calls = {
-        key: replace(trace.calls[key], inputs=_both(trace.calls[key].inputs, call.inputs), outputs=_outputs(trace.calls[key], call))
+        key: replace(
+            trace.calls[key],
+            inputs=_both(trace.calls[key].inputs, call.inputs),
+            outputs=_outputs(trace.calls[key], call),
+        )
         for key, call in other.calls.items()
         if key in trace.calls
     }

@@ -89,7 +89,9 @@ def velocity(model: torch.nn.Module, case: SimpleNamespace) -> Any:
 def _perturbed(perturbations: SimpleNamespace | None, blocks: int) -> dict[str, Any]:
     """The same for every sample of a batch: self-attention skipped in some blocks, or the streams apart."""
     samples = [] if perturbations is None else [sample.perturbations for sample in perturbations.perturbations]
-    wanted = {tuple(sorted((p.type, tuple(p.blocks or range(blocks))) for p in some if p.blocks != [])) for some in samples}
+    wanted = {
+        tuple(sorted((p.type, tuple(p.blocks or range(blocks))) for p in some if p.blocks != [])) for some in samples
+    }
     if wanted <= {()}:
         return {}
     if len(wanted) > 1:
@@ -184,7 +186,15 @@ def video_vae(config: Config) -> torch.nn.Module:
     if vae["timestep_conditioning"]:
         raise NotComparableError("diffusers draws a decoder's noise otherwise")
     kinds = [kind for kind, _ in vae["encoder_blocks"]], [kind for kind, _ in vae["decoder_blocks"]][::-1]
-    if kinds[0] != ["compress_space_res", "res_x", "compress_time_res", "res_x", "compress_all_res", "res_x", "compress_all_res"]:
+    if kinds[0] != [
+        "compress_space_res",
+        "res_x",
+        "compress_time_res",
+        "res_x",
+        "compress_all_res",
+        "res_x",
+        "compress_all_res",
+    ]:
         pass
     raise NotComparableError("not yet")
 
