@@ -210,13 +210,17 @@ def _judge(
         except NotComparableError as error:
             alignment.leave(f"case {recorded.name}: {error}")
             return rows
-        keys, trace = comparable(recorded.trace, trace)
+        called = {tap for tap, _ in trace.calls}
+        trace, shapes = comparable(recorded.trace, trace, pair.root)
+        keys = set(trace.calls)
         taps = module_taps(pair.stage, recorded.trace)
         if not free:
             met = {tap for tap, _ in keys}
             alignment.taps += len(taps)
             alignment.compared += len(taps & met)
-            alignment.leave("the port has no such module, or calls it otherwise", len(taps - met))
+            alignment.leave("another shape on the way", len(taps & shapes - met))
+            alignment.leave("called, and nothing that it returns has a counterpart", len(taps & called - met - shapes))
+            alignment.leave("the port has no such module, or does not call it", len(taps - called))
         own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
         handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
         outputs = {tap for tap, _ in keys} - handed if free else None

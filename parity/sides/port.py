@@ -50,8 +50,8 @@ class Part:
     rename: regular expressions and what takes their place, in this order, in the official names of parameters and
         modules; the component's prefix is gone already.
     weights: official name → NumPy array to the same in the port's layouts: joined, split, turned.
-    unused: official parameters (globs) that the port does without; own: parameters of the port (globs) that no
-        checkpoint has. Everything else must meet its counterpart.
+    unused: official parameters (globs) that the port does without; own: parameters of the port (globs) that a checkpoint
+        may lack. Everything else must meet its counterpart, in its shape but for ``loose`` (globs of the port's).
     taps: official module → the port's, where the rename rules do not say it; None for one that is another thing.
     channels_last: arrays within the component, and into and out of it, have their channels last.
     entry: the reference's method, or function around the component, that ``call`` stands for; "" for the call itself.
@@ -63,6 +63,7 @@ class Part:
     weights: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
     unused: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
     taps: dict[str, str | None] = field(default_factory=dict)
     channels_last: bool = False
     entry: str = ""
@@ -118,13 +119,14 @@ class Port(Side):
         arrays = read(path).arrays()
         held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
         tensors = {renamed(name, part): array for name, array in part.weights(held).items()}
-        wanted = {name: shape for name, shape in self.parameters_of(module).items() if not _any(name, part.own)}
-        problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in tensors]
+        wanted = self.parameters_of(module)
+        absent = (name for name in wanted if name not in tensors and not _any(name, part.own))
+        problems = [f"missing {name} {wanted[name]}" for name in absent]
         problems += [f"left over {name} {tuple(a.shape)}" for name, a in tensors.items() if name not in wanted]
         problems += [
             f"misshaped {name}: {tuple(a.shape)} for {wanted[name]}"
             for name, a in tensors.items()
-            if name in wanted and tuple(a.shape) != tuple(wanted[name])
+            if name in wanted and tuple(a.shape) != tuple(wanted[name]) and not _any(name, part.loose)
         ]
         if problems:
             more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
@@ -148,7 +150,7 @@ class Port(Side):
             yield from own.items()
             return
         seen = set()
-        for official in ["", *loaded.paths]:
+        for official in ["", *sorted(loaded.paths, key=len, reverse=True)]:  # a container's name could be its layer's
             path = "" if not official else loaded.part.taps.get(official, renamed(official, loaded.part))
             if path is not None and path in own and id(own[path]) not in seen:
                 seen.add(id(own[path]))
@@ -233,7 +235,7 @@ def find(name: str, role: str) -> Port:
     return side(role)
 
 
-BUNDLED = {"diffusers": "parity.sides.torch.diffusers"}
+BUNDLED = {"diffusers": "parity.sides.torch.diffusers", "mlx-video-with-audio": "parity.sides.ports.mlx_video"}
 
 
 def known() -> list[str]:

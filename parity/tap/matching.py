@@ -31,19 +31,26 @@ class MatchingSession(Session):
         }
 
 
-def comparable(reference: Trace, other: Trace) -> tuple[set[tuple[str, int]], Trace]:
-    """The calls that both sides made and that have an output in common, and the other's trace with the reference's
-    names, of those calls alone."""
+def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[str]]:
+    """What can be compared of another's trace, under the reference's names: calls that both made and that have an
+    output in common, of its shape unless it is of the component itself (``root``). And the taps left out by their shape.
+
+    The root's inputs are what the harness gave it, and are not compared.
+    """
     calls: dict[tuple[str, int], Call] = {}
+    shapes: set[str] = set()
     for key, call in other.calls.items():
         if (known := reference.calls.get(key)) is None:
             continue
         named = _named(call.outputs, known.outputs)
-        if named or call.error:
-            outputs = {name: call.outputs[own] for own, name in named.items()}
-            inputs = {name: leaf for name, leaf in call.inputs.items() if isinstance(known.inputs.get(name), Tensor)}
-            calls[key] = replace(call, inputs=inputs, outputs=outputs)
-    return set(calls), Trace(calls, [e for e in other.events if (e[1], e[2]) in calls], other.places, other.raised)
+        outputs = {name: call.outputs[own] for own, name in named.items()}
+        if key[0] != root:
+            outputs = {name: leaf for name, leaf in outputs.items() if _alike(leaf, known.outputs[name])}
+            shapes |= {key[0]} if len(outputs) < len(named) else set()
+        if outputs or call.error:
+            inputs = {n: leaf for n, leaf in call.inputs.items() if _alike(leaf, known.inputs.get(n))}
+            calls[key] = replace(call, inputs={} if key[0] == root else inputs, outputs=outputs)
+    return Trace(calls, [e for e in other.events if (e[1], e[2]) in calls], other.places, other.raised), shapes
 
 
 def narrowed(trace: Trace, other: Trace) -> Trace:
