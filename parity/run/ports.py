@@ -67,6 +67,10 @@ class Subject:
     def version(self) -> str:
         return self.side.version if isinstance(self.side, Port) else ""
 
+    @property
+    def versions(self) -> dict[str, str]:
+        return {self.name: self.version} if self.version else {}
+
 
 def side(name: str, role: str) -> Side:
     """A side by its name. Raises InputError for one that there is not."""

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -50,8 +51,8 @@ class Part:
     rename: regular expressions and what takes their place, in this order, in the official names of parameters and
         modules; the component's prefix is gone already.
     weights: official name → NumPy array to the same in the port's layouts: joined, split, turned.
-    unused: official parameters (globs) that the port does without; own: parameters of the port (globs) that a checkpoint
-        may lack. Everything else must meet its counterpart, in its shape but for ``loose`` (globs of the port's).
+    unused: official parameters (globs) that the port does without. own: the port's (globs) that a checkpoint may lack.
+        Everything else must meet its counterpart, in its shape but for ``loose`` (globs of the port's).
     taps: official module → the port's, where the rename rules do not say it; None for one that is another thing.
     channels_last: arrays within the component, and into and out of it, have their channels last.
     entry: the reference's method, or function around the component, that ``call`` stands for; "" for the call itself.
@@ -115,22 +116,31 @@ class Port(Side):
         """The component with the checkpoint's weights. Raises PortError where the two do not meet."""
         part, to = self.components[component], self.dtype(dtype)
         official, keys = build(component, read(path))
-        module = part.make(config)
+        try:
+            module = part.make(config)
+        except NotComparableError:
+            raise
+        except Exception as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(line.filename).name}:{line.lineno}"
+            raise PortError(
+                f"{self.name}: {component} cannot be made ({where}): {type(error).__name__}: {error}"
+            ) from error
         arrays = read(path).arrays()
         held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
         tensors = {renamed(name, part): array for name, array in part.weights(held).items()}
         wanted = self.parameters_of(module)
-        absent = (name for name in wanted if name not in tensors and not _any(name, part.own))
-        problems = [f"missing {name} {wanted[name]}" for name in absent]
-        problems += [f"left over {name} {tuple(a.shape)}" for name, a in tensors.items() if name not in wanted]
-        problems += [
-            f"misshaped {name}: {tuple(a.shape)} for {wanted[name]}"
-            for name, a in tensors.items()
-            if name in wanted and tuple(a.shape) != tuple(wanted[name]) and not _any(name, part.loose)
+        absent = [f"missing {n} {wanted[n]}" for n in wanted if n not in tensors and not _any(n, part.own)]
+        over = [f"left over {n} {a.shape}" for n, a in tensors.items() if n not in wanted]
+        other = [
+            f"misshaped {n}: {a.shape} for {wanted[n]}"
+            for n, a in tensors.items()
+            if n in wanted and a.shape != tuple(wanted[n]) and not _any(n, part.loose)
         ]
-        if problems:
-            more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-            raise PortError(f"{self.name}: {component}: {'; '.join(problems[:6])}{more}")
+        if problems := [*absent[:3], *over[:3], *other[:3]]:
+            count = len(absent) + len(over) + len(other) - len(problems)
+            more = f"; and {count} more" if count else ""
+            raise PortError(f"{self.name}: {component}: {'; '.join(problems)}{more}")
         module = self.assign(module, {name: self.from_numpy(a, to) for name, a in tensors.items()})
         self._loaded[id(module)] = _Loaded(component, part, type(official).__name__, _paths(official), module)
         return module
@@ -208,7 +218,8 @@ def _any(name: str, globs: Iterable[str]) -> bool:
 def find(name: str, role: str) -> Port:
     """A side by its name (one of ours, or of an entry point of ``parity.sides``), or from a Python file.
 
-    The file or the entry point's module defines ``SIDE``, a subclass of ``TorchPort`` or ``MLXPort``. Raises InputError.
+    The file, or the entry point's module, defines ``SIDE``, a subclass of ``TorchPort`` or ``MLXPort``. Raises
+    InputError.
     """
     path = Path(name)
     if path.suffix == ".py":

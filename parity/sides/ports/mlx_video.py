@@ -1,4 +1,4 @@
-"""PyPI ``mlx-video-with-audio`` 0.1.37, a port in MLX, as a side. It is installed in a venv of its own: ``make ports``."""
+"""PyPI ``mlx-video-with-audio`` 0.1.37, a port in MLX, as a side. ``make ports`` installs it in a venv of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def transformer(config: dict[str, Any]) -> Any:
             **given | {"audio_in_channels": t["audio_out_channels"]},
             audio_caption_channels=t["caption_channels"],
             rope_type=LTXRopeType(t["rope_type"]),
-            double_precision_rope=t["frequencies_precision"] == "float64",
+            double_precision_rope=t.get("frequencies_precision") == "float64",
             adaln_embedding_coefficient=9 if gated else 6,
         )
     )
