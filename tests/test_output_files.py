@@ -140,6 +140,15 @@ def test_an_input_is_never_the_output(
     assert source.read_bytes() == before and (folder / "frame_00000.png").exists()
 
 
+def test_a_link_to_itself_is_an_input_that_is_not_there(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("a.mp4").write_text("precious")
+    assert "loop" in problems(capsys, *flags, "--lora", "loop", "1", "--overwrite", "--output-path", "a.mp4")
+
+
 @pytest.mark.parametrize(
     ("context", "reason"),
     [

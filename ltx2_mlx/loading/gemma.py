@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,7 +161,7 @@ def _weights(folder: Path) -> list[Path]:
 
 def _stays(file: Path, folder: Path) -> bool:
     """True for a link into the folder itself, or into the blobs of Hugging Face's cache that the folder is in."""
-    target, home = file.resolve(), folder.resolve()
+    target, home = (Path(os.path.realpath(path)) for path in (file, folder))  # for a loop, resolve() is an error
     blobs = home.parent.parent / "blobs"
     return target.is_relative_to(home) or (home.parent.name == "snapshots" and target.is_relative_to(blobs))
 

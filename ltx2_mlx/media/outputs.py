@@ -102,7 +102,7 @@ def _check_inputs(path: Path, inputs: Iterable[str | Path]) -> None:
 def _same(path: Path, source: Path) -> bool:
     """True where ``source`` is ``path`` under any name, or lies within it."""
     try:
-        around = (source, *source.absolute().parents, *source.resolve().parents)
+        around = (source, *source.absolute().parents, *Path(os.path.realpath(source)).parents)
         return path.exists() and source.exists() and any(place.samefile(path) for place in around)
     except (OSError, ValueError):
         return False

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2_mlx import media
-from ltx2_mlx.errors import LTX2Error
+from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.types import Audio
 
 from ..declare.model import Obj
@@ -33,6 +33,8 @@ class Clock:
 def look(subject: Subject, args: argparse.Namespace) -> Finding:
     clocks = {key: _clock(subject, key, args.frames, args.fps) for key in subject.sides}
     duration = args.frames / args.fps
+    if not all(len(clock.audio) for clock in clocks.values()):
+        raise InputError(f"{args.frames} frames at {args.fps:.6g} a second: shorter than a latent frame of audio")
     rows = []
     for key, clock in clocks.items():
         inner = np.diff(clock.audio[1:], axis=1) if len(clock.audio) > 1 else np.array([np.nan])

@@ -7,6 +7,7 @@ for a result.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, NotRequired, TypedDict
 
@@ -22,8 +23,9 @@ AGAIN, ACCEPT = "Run again: python -m parity run", "Store one with: parity accep
 Verdict = Literal["invalid", "diverged", "missing", "inconclusive", "pass"]
 Lane = Literal["A", "B", "C"]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
-Size = Annotated[float, msgspec.Meta(ge=0)]  # null in JSON stands for infinity
-Number = float | None
+_LARGEST = sys.float_info.max  # 1e999 is infinite, and could not be written again
+Size = Annotated[float, msgspec.Meta(ge=0, le=_LARGEST)]  # null in JSON stands for infinity
+Number = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)] | None
 Decibels = Annotated[int, msgspec.Meta(ge=-3300, le=3080)]
 
 
@@ -235,9 +237,9 @@ class Explanation(TypedDict):
 class Allowed(TypedDict):
     """The ratio that each lane allows."""
 
-    A: Annotated[float, msgspec.Meta(gt=0)]
-    B: Annotated[float, msgspec.Meta(gt=0)]
-    C: Annotated[float, msgspec.Meta(gt=0)]
+    A: Annotated[float, msgspec.Meta(gt=0, le=_LARGEST)]
+    B: Annotated[float, msgspec.Meta(gt=0, le=_LARGEST)]
+    C: Annotated[float, msgspec.Meta(gt=0, le=_LARGEST)]
 
 
 class Document(TypedDict):

@@ -127,12 +127,13 @@ def test_the_key_is_made_of_the_bytes_of_the_checkpoints(tmp_path: Path, monkeyp
     assert key("A", [folder], {}, ORIGIN) != own
 
 
-def test_a_kept_cell_with_a_profile_of_another_shape_is_run_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("part", "value"), [("size", 5), ("ours", [0.1, float("inf"), 0.1, 0.1])])
+def test_a_kept_cell_with_a_profile_that_cannot_be_is_run_again(tmp_path: Path, part: str, value: object) -> None:
     cells, run = Cells(tmp_path, "key"), results(False)
     run.rows, run.coverage, run.pipelines = run.rows[:6], run.coverage, []
     cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
     assert cells.load("transformer", "tiny-2.0") is not None
     assert run.rows[1].profile is not None
-    run.rows[1].profile["axes"][0]["size"] = 5
+    run.rows[1].profile["axes"][0][part] = value
     cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
     assert cells.load("transformer", "tiny-2.0") is None

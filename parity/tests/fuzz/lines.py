@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import random
@@ -69,12 +70,13 @@ def prepare(put: Callable[[Any, str, Any], None] = setattr) -> None:
     for name, make in (("fifo", os.mkfifo), ("loop", lambda at: os.symlink(at, at)), ("gone", _to_nothing)):
         if not os.path.lexists(name):
             make(name)
+    explained = likely_causes.Explanation(Row("t", "s", "c", "base", "A", 0, 0, ""))
     light: dict[tuple[Any, str], Any] = {
         (loop, "judge_cells"): lambda *a, **k: results(False),
         (loop, "measure"): lambda *a, **k: results(False).device,
         (calibration, "measure"): lambda *a, **k: results(False).device,
-        (bisect, "_found"): lambda place, out: 0,
-        (likely_causes, "explain"): lambda place: likely_causes.Explanation(Row("t", "s", "c", "base", "A", 0, 0, "")),
+        (bisect, "_found"): lambda runner, place, out: 0,
+        (likely_causes, "explain"): lambda place, runner: explained,
         (likely_causes, "explain_first"): lambda found: None,
         (record, "write"): lambda out, *rest: _written(out),
         (selftest, "run"): lambda *a, **k: Score(0, []),
@@ -84,6 +86,10 @@ def prepare(put: Callable[[Any, str, Any], None] = setattr) -> None:
         (generate, "generate"): lambda planned, progress: planned.request.output_path,
     }
     for (module, name), stand_in in light.items():
+        taken, real = (inspect.signature(f).parameters for f in (stand_in, getattr(module, name)))
+        open_ended = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in taken.values())
+        if not open_ended and len(taken) != len(real):  # or each of its cases would look like a fault
+            raise TypeError(f"the stand-in for {name} takes {list(taken)}, and {name} takes {list(real)}")
         put(module, name, stand_in)
 
 
