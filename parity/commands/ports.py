@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ltx2_mlx.errors import InputError
 
-from ..declare.model import Stage
+from ..declare.model import Pipeline, Stage
 from ..judge.results import EXIT_INCOMPLETE, ORIGIN
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def foreign(args: argparse.Namespace) -> bool:
     return bool((args.reference, args.subject) != ("ltx-core", "ltx2-mlx"))
 
 
-def run_sides(args: argparse.Namespace, chosen: list[Stage | object], lanes: str) -> int:
+def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str]], lanes: str) -> int:
     """Judge each subject; results.json of each, and one page of findings."""
     from ..declare.inputs import seeded
     from ..report.ports import page
@@ -68,7 +68,9 @@ def run_sides(args: argparse.Namespace, chosen: list[Stage | object], lanes: str
     for subject in subjects:
         results = subject.results
         results.environment, results.code = environment(device) | subject.versions, code_digest()
-        results.origin = ORIGIN | {"seed": str(args.seed), "reference": args.reference, "subject": subject.name}
+        sides = {"reference": (args.reference, ports.REFERENCE), "subject": (subject.name, ports.OURS)}
+        named = {key: name for key, (name, usual) in sides.items() if name != usual}
+        results.origin = ORIGIN | {"seed": str(args.seed)} | named
         results.seconds, results.peak_gb = time.monotonic() - start, peak_gb()
         results.write(path_of(args.json, subject, subjects))
     text = page(args.reference, subjects, votes, time.monotonic() - start)

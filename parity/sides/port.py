@@ -112,6 +112,7 @@ class Port(Side):
         dtype: str,
         loras: Loras = (),
         quantization: str | None = None,
+        paged: bool = False,
     ) -> Any:
         """The component with the checkpoint's weights. Raises PortError where the two do not meet."""
         part, to = self.components[component], self.dtype(dtype)

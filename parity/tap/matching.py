@@ -33,7 +33,7 @@ class MatchingSession(Session):
 
 def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[str]]:
     """What can be compared of another's trace, under the reference's names: calls that both made and that have an
-    output in common, of its shape unless it is of the component itself (``root``). And the taps left out by their shape.
+    output in common, of its shape unless it is of the component itself (``root``). And the taps left out by a shape.
 
     The root's inputs are what the harness gave it, and are not compared.
     """

@@ -165,7 +165,9 @@ def test_the_command_writes_results_and_a_page(tmp_path: Path, checkpoints: Path
     assert f"## {TOY} 1" in (tmp_path / "ports.md").read_text()
     capsys.readouterr()
     assert main(["accept", str(tmp_path / "results.json")]) != 0, "another port's run is no baseline"
-    assert "subject" in capsys.readouterr().err
+    assert "its subject is" in capsys.readouterr().err
+    assert main(["bisect", "resblocks.0", "--results", str(tmp_path / "results.json")]) == 2
+    assert "only the code of ltx2-mlx" in capsys.readouterr().err
     assert main([*arguments, "--json", str(tmp_path / "r.json"), "--checkpoint", "a.safetensors"]) == 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 from mlx_video.models.ltx.config import LTXModelConfig, LTXRopeType
 from mlx_video.models.ltx.ltx import LTXModel
@@ -64,7 +64,7 @@ RENAME = (
 
 class MLXVideo(MLXPort):
     name, version = "mlx-video-with-audio", version("mlx-video-with-audio")
-    components: ClassVar[dict[str, Part]] = {
+    components = {  # noqa: RUF012
         "transformer": Part(
             transformer,
             velocity,

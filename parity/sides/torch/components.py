@@ -210,7 +210,7 @@ def _wide_waveform_to_mel(self: audio_vae.AudioProcessor, audio: Audio) -> Any:
 
 
 # What the reference evaluates in float32 whatever its weights' dtype, and the oracle evaluates in float64.
-WIDENED = {
+WIDENED: dict[str, Callable[..., Any]] = {
     "ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": timestep_embedding,
     "ltx_core.model.audio_vae.ops:AudioProcessor.resample_audio": _wide_resample_audio,
     "ltx_core.model.audio_vae.ops:AudioProcessor.waveform_to_mel": _wide_waveform_to_mel,

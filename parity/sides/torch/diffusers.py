@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +12,8 @@ from .components import timestep_embedding
 from .port import TorchPort  # first: it makes torchaudio importable
 
 import diffusers  # isort: skip
-from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel  # isort: skip
-from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors  # isort: skip
+from diffusers import LTX2VideoTransformer3DModel  # isort: skip
+from diffusers.pipelines.ltx2 import LTX2TextConnectors  # isort: skip
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE  # isort: skip
 
 Config = dict[str, Any]
@@ -24,7 +23,7 @@ NORMS = (("q_norm", "norm_q"), ("k_norm", "norm_k"))
 # ---- transformer --------------------------------------------------------------------------------------------------
 
 
-def transformer(config: Config) -> torch.nn.Module:
+def transformer(config: Config) -> Any:
     t = config["transformer"]
     if t["rope_type"] != "split" or not t.get("use_audio_video_cross_attention"):
         raise NotComparableError("diffusers has split rotary embeddings, and video and audio together, only")
@@ -56,7 +55,7 @@ def transformer(config: Config) -> torch.nn.Module:
     )
 
 
-def velocity(model: torch.nn.Module, case: SimpleNamespace) -> Any:
+def velocity(model: Any, case: SimpleNamespace) -> Any:
     """The velocities of both streams."""
     video, audio = case.video, case.audio
     if video is None or audio is None or not getattr(audio, "enabled", True):
@@ -65,7 +64,8 @@ def velocity(model: torch.nn.Module, case: SimpleNamespace) -> Any:
         raise NotComparableError("diffusers' self-attention takes strengths in another form")
 
     def times(stream: SimpleNamespace) -> torch.Tensor:
-        return (stream.timesteps * 1000).reshape(len(stream.latent), -1)
+        scaled: torch.Tensor = stream.timesteps * 1000
+        return scaled.reshape(len(stream.latent), -1)
 
     return model(
         hidden_states=video.latent,
@@ -124,7 +124,7 @@ _ADALN = (
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def connectors(config: Config) -> torch.nn.Module:
+def connectors(config: Config) -> Any:
     t = config["transformer"]
     second = t.get("caption_proj_before_connector", False)
     heads, dim = t["connector_num_attention_heads"], t["connector_attention_head_dim"]
@@ -154,52 +154,15 @@ def connectors(config: Config) -> torch.nn.Module:
     )
 
 
-def contexts(model: torch.nn.Module, case: SimpleNamespace) -> Any:
+def contexts(model: Any, case: SimpleNamespace) -> Any:
     states = torch.stack(case.hidden_states, dim=-1)
     return model(states, case.attention_mask, padding_side=case.padding_side)
 
 
-# ---- VAEs, vocoders, upsampler ------------------------------------------------------------------------------------
+# ---- vocoders ------------------------------------------------------------------------------------------------------
 
 
-class VideoHalf(torch.nn.Module):
-    """One half of the video VAE with the statistics around it, which diffusers leaves to its pipelines."""
-
-    def __init__(self, config: Config, half: str):
-        super().__init__()
-        whole = video_vae(config)
-        self.half, self.net = half, getattr(whole, half)
-        for name in ("latents_mean", "latents_std"):
-            self.register_buffer(name, getattr(whole, name))
-
-    def forward(self, sample: torch.Tensor) -> torch.Tensor:
-        mean, std = (x.view(1, -1, 1, 1, 1).to(sample.dtype) for x in (self.latents_mean, self.latents_std))
-        if self.half == "encoder":
-            latent: torch.Tensor = self.net(sample, causal=True)
-            return (latent[:, : mean.shape[1]] - mean) / std
-        decoded: torch.Tensor = self.net(sample * std + mean, None, causal=False)
-        return decoded
-
-
-def video_vae(config: Config) -> torch.nn.Module:
-    vae = config["vae"]
-    if vae["timestep_conditioning"]:
-        raise NotComparableError("diffusers draws a decoder's noise otherwise")
-    kinds = [kind for kind, _ in vae["encoder_blocks"]], [kind for kind, _ in vae["decoder_blocks"]][::-1]
-    if kinds[0] != [
-        "compress_space_res",
-        "res_x",
-        "compress_time_res",
-        "res_x",
-        "compress_all_res",
-        "res_x",
-        "compress_all_res",
-    ]:
-        pass
-    raise NotComparableError("not yet")
-
-
-def vocoder(config: Config) -> torch.nn.Module:
+def vocoder(config: Config) -> Any:
     section = config["vocoder"]
 
     def sizes(part: Config, prefix: str = "") -> dict[str, Any]:
@@ -214,34 +177,12 @@ def vocoder(config: Config) -> torch.nn.Module:
     return LTX2VocoderWithBWE(**sizes(section["vocoder"]), **sizes(section["bwe"], "bwe_"), final_act_fn="clamp")
 
 
-def upsampler(config: Config) -> torch.nn.Module:
-    return LTX2LatentUpsamplerModel(
-        in_channels=config["in_channels"],
-        mid_channels=config["mid_channels"],
-        num_blocks_per_stage=config["num_blocks_per_stage"],
-        spatial_upsample=config["spatial_upsample"],
-        temporal_upsample=config["temporal_upsample"],
-        rational_spatial_scale=config.get("spatial_scale", 2.0),
-        use_rational_resampler=config.get("rational_resampler", False),
-    )
-
-
-def audio_vae(config: Config) -> torch.nn.Module:
-    d = config["audio_vae"]["model"]["params"]["ddconfig"]
-    names = {"base_channels": "ch", "output_channels": "out_ch", "latent_channels": "z_channels"}
-    same = ("ch_mult", "num_res_blocks", "in_channels", "resolution", "norm_type", "causality_axis", "mel_bins")
-    same += ("mid_block_add_attention", "double_z")
-    return AutoencoderKLLTX2Audio(
-        **{ours: d[theirs] for ours, theirs in names.items()},
-        **{name: d[name] for name in same},
-        attn_resolutions=d["attn_resolutions"] or None,
-    )
-
-
 class Diffusers(TorchPort):
     name, version = "diffusers", diffusers.__version__
-    wide_functions = {"diffusers.models.embeddings:get_timestep_embedding": timestep_embedding}
-    components = {
+    wide_functions = {  # noqa: RUF012
+        "diffusers.models.embeddings:get_timestep_embedding": timestep_embedding
+    }
+    components = {  # noqa: RUF012
         "transformer": Part(transformer, velocity, (*_ADALN, *NORMS)),
         "embeddings_processor": Part(
             connectors,
@@ -256,7 +197,7 @@ class Diffusers(TorchPort):
         ),
         "vocoder": Part(
             vocoder,
-            lambda model, case: model(getattr(case, "mel_spec", None) if hasattr(case, "mel_spec") else case.x),
+            lambda model, case: model(*vars(case).values()),
             (
                 (r"conv_pre", "conv_in"),
                 (r"\bups\b", "upsamplers"),

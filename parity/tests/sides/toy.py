@@ -1,4 +1,5 @@
 """The vocoder of LTX-2.0 in thirty lines of torch, as a side: see "Another port" in ``parity/README.md``."""
+# ruff: noqa: B905, RUF012
 
 import torch
 from torch import nn
