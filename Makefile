@@ -22,9 +22,10 @@ TRACED := patchifiers sampling gemma:*:right transformer:tiny-2.0-interleaved:la
 	video_decoder:tiny-2.0-timestep:pixels vocoder:tiny-2.3-audio-group:base
 REPLAY := .venv-replay
 FLOORS := .venv-floors
+PORTS := .venv-ports
 
 .DEFAULT_GOAL := help
-.PHONY: help parity parity-replay test fuzz demo selftest margins doctor bench lint floors fixtures trace readme clean full-size
+.PHONY: help parity parity-replay test fuzz demo ports selftest margins doctor bench lint floors fixtures trace readme clean full-size
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
@@ -53,6 +54,12 @@ demo: fixtures ## a short video with audio from a tiny checkpoint: reports/lates
 		--lora $(TINY)/tiny-2.3-lora.safetensors 0.7 --height 128 --width 192 --num-frames 25 \
 		--output-path reports/latest/demo.mp4 --overwrite $(ARGS)
 	$(RUN) -m ltx2_mlx info reports/latest/demo.mp4
+
+# A finding is exit code 1, and the next run goes on.
+ports: $(PORTS)/ready ## diffusers, and a published port in MLX, beside the reference: reports/latest/ports/*/ports.md
+	$(PRELOAD)$(PORTS)/bin/python -m parity run --subject diffusers --lane A,C --json reports/latest/ports/diffusers/results.json || test $$? = 1
+	$(PRELOAD)$(PORTS)/bin/python -m parity run --subject ltx2-mlx,diffusers --lane A,C --json reports/latest/ports/three/results.json || test $$? = 1
+	$(PRELOAD)$(PORTS)/bin/python -m parity run --subject mlx-video-with-audio --lane A,C --json reports/latest/ports/mlx-video-with-audio/results.json || test $$? = 1
 
 selftest: $(VENV)/ready ## known faults planted one at a time: is each one noticed, and where?
 	$(RUN) -m parity selftest --gate 12 $(ARGS)
@@ -109,13 +116,14 @@ readme: parity selftest
 	$(PY) -m parity.tests.browser reports/sample/report.html reports/sample/report.png
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(REPLAY) $(FLOORS) fixtures/checkpoints reports/latest
+	rm -rf $(VENV) $(REPLAY) $(FLOORS) $(PORTS) fixtures/checkpoints reports/latest
 
 $(VENV)/ready: EXTRAS := reference,parity,dev
 $(REPLAY)/ready $(FLOORS)/ready: EXTRAS := parity
+$(PORTS)/ready: EXTRAS := reference,parity,ports
 $(FLOORS)/ready: PINS = $(PYTHON) .ci/floors.py > $(@D)/floors.txt &&
 $(FLOORS)/ready: CONSTRAIN = --constraint $(@D)/floors.txt
-$(VENV)/ready $(REPLAY)/ready $(FLOORS)/ready: pyproject.toml
+$(VENV)/ready $(REPLAY)/ready $(FLOORS)/ready $(PORTS)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}; try: make PYTHON=python3.11")'
 	@echo "setting up $(@D), once; this takes a few minutes"
 	$(PYTHON) -m venv $(@D)

@@ -16,6 +16,7 @@ from ..declare.model import Pipeline, Stage
 from ..judge.lines import printable
 from ..judge.results import EXIT_INCOMPLETE
 from ..run.pool import count
+from .ports import add_sides, foreign, run_sides
 
 if TYPE_CHECKING:
     from ..judge.device import Measure
@@ -36,6 +37,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--json", type=Path, default=REPORTS / "results.json", metavar="PATH", help="where results.json goes"
     )
     add_files(run)
+    add_sides(run)
     run.add_argument(
         "--blocks", type=_numbers, metavar="N,N", help="of large files: judge these blocks alone (and what is in none)"
     )
@@ -97,6 +99,8 @@ def _run(args: argparse.Namespace) -> int:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
+    if foreign(args):
+        return run_sides(args, _chosen(args)[0], lanes)
     chosen, real = _chosen(args)
     streaming = _streaming(args, real)
     jobs = 1 if real and real.streamed else args.jobs  # each takes a few GB

@@ -146,6 +146,9 @@ def acceptable(path: Path, code: str) -> Run:
     return _of_results(document)
 
 
+_USUAL = {"reference": "ltx-core", "subject": "ltx2-mlx"}
+
+
 def _against(document: Document, code: str) -> list[str]:
     """Reasons not to accept a run."""
     exit_code, taps, ran = document["summary"]["exit_code"], document["taps"], document["pipelines"]
@@ -155,7 +158,9 @@ def _against(document: Document, code: str) -> list[str]:
         found.append("it was made by other code than this. Run again: python -m parity run")
     for key, usual in ORIGIN.items():
         if (value := document["origin"].get(key, "")) != usual:
-            found.append(f"its {key} is {value!r}, and the baseline is of {usual or 'the tiny checkpoints'!r}")
+            found.append(
+                f"its {key} is {value!r}, and the baseline is of {_USUAL.get(key, usual) or 'the tiny checkpoints'!r}"
+            )
     if document["allowed"] != ALLOWED:
         found.append(f"it allows the ratios {document['allowed']}, and {ALLOWED} is right")
     found += holes(document)

@@ -78,9 +78,12 @@ def find(words: list[str], results: Path, seed: int | None = None) -> Place:
 
 def _in_results(tap: str, path: Path) -> Place:
     try:
-        rows: list[dict[str, Any]] = [dict(row) for row in read_results(path)["taps"]]
+        document = read_results(path)
     except RunError as error:
         raise InputError(f"{error}; or name the place: STAGE CONFIG CASE LANE TAP") from None
+    if other := document["origin"].get("subject") or document["origin"].get("reference"):
+        raise InputError(f"{path}: a run of {other}; only the code of ltx2-mlx beside ltx-core is looked into")
+    rows: list[dict[str, Any]] = [dict(row) for row in document["taps"]]
     named = rows if tap == "first" else [row for row in rows if _matches(row, tap)]
     failed = sorted((row for row in named if row["verdict"] != "pass"), key=lambda row: bool(row["lane"] == "C"))
     if not named or (tap == "first" and not failed):

@@ -20,8 +20,9 @@ from .files import RunError, without_steering, write_whole
 VERDICTS = ("invalid", "diverged", "missing", "inconclusive", "pass")
 EXIT_OK, EXIT_DIVERGED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE = 0, 1, 2, 3, 4
 ALLOWED = {"A": tolerance.K, "B": tolerance.K, "C": tolerance.K_FREE}  # the ratio, by lane
-# What a run is of, unless it says otherwise: its inputs' seed; a checkpoint or a trace in place of the tiny files.
-ORIGIN = {"seed": "0", "checkpoint": "", "trace": ""}
+# What a run is of, unless it says otherwise: its inputs' seed; a checkpoint or a trace in place of the tiny files;
+# other sides than ltx-core and ltx2-mlx.
+ORIGIN = {"seed": "0", "checkpoint": "", "trace": "", "reference": "", "subject": ""}
 
 
 class Reason(StrEnum):

@@ -64,6 +64,11 @@ class MLX(Side):
     def named_modules(self, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         return iter(module.named_modules())
 
+    def channels_last(self, taps: dict[str, Any], root: str) -> set[str]:
+        if not getattr(type(taps[root]), "channels_last", False):
+            return set()
+        return {name for name, m in taps.items() if name != root and not getattr(type(m), "reference_layout", False)}
+
     @contextlib.contextmanager
     def running(self, isolated: bool) -> Iterator[None]:
         """An isolated run is not compiled (a compiled function would be tapped once, while it is traced), and uses no

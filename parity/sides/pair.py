@@ -32,8 +32,9 @@ class Pair:
     ours: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
     session: Callable[..., Session] = in_memory
+    root_name: str = ""
 
     @property
     def root(self) -> str:
         """The class of the component that the stage is about: its tap's name."""
-        return type(self.ours[self.stage.component] if self.stage.component else None).__name__
+        return self.root_name or type(self.ours[self.stage.component] if self.stage.component else None).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from typing import Any
 
 from ..declare.model import Case, Stage
@@ -32,36 +31,24 @@ def execute(
     with side.running(isolated=session is not None and not session.shipped and not case.steps), counted:
         if case.steps:
             return _execute_steps(side, stage, case, lane, model, session)
-        main = modules[stage.main]
-        entry = side.cls(stage, stage.wrapper)(main) if stage.wrapper else main
-        kwargs = side.materialise(case.kwargs, stage, lane, model, modules)
-
-        def run() -> Any:
-            owner = entry if not case.method else getattr(entry, case.method)
-            result = (side.cls(stage, case.function) if case.function else owner)(**kwargs)
-            return list(result) if inspect.isgenerator(result) else result
-
+        entry, run = side.prepared(stage, modules, case, lane, model)
         if session is None:
             return run()
         taps = _module_taps(side, stage, modules, entry, session)
-        functions = [(tap, getattr(tap.at, side.key)) for tap in session.taps(stage.functions)]
-        with tapped(session, taps, functions):
+        with tapped(session, taps, session.taps(side.functions(stage))):
             return run()
 
 
 def _module_taps(side: Side, stage: Stage, modules: dict[str, Any], entry: Any, session: Session) -> dict[str, Any]:
     """Tap → module, of every component; the session is told which of them are roots and which are channels-last."""
-    main = modules[stage.main]
-    session.roots = {type(main).__name__, stage.wrapper or "", *stage.also}
-    taps = {stage.wrapper: entry} if stage.wrapper else {}
+    session.roots = {side.root(modules[stage.main]), stage.wrapper or "", *stage.also}
+    taps = {stage.wrapper: entry} if stage.wrapper and entry is not None else {}
     for component, module in modules.items():
         prefix = "" if component == stage.component else component
-        root = prefix or type(main).__name__
+        root = prefix or side.root(module)
         named = ((join(prefix, name) if name else root, m) for name, m in side.named_modules(module))
         inner = {name: m for name, m in named if type(m) not in side.containers}
-        if getattr(type(module), "channels_last", False):
-            public = {name for name, m in inner.items() if getattr(type(m), "reference_layout", False)}
-            session.channels_last |= inner.keys() - {root} - public
+        session.channels_last |= side.channels_last(inner, root)
         taps |= inner
     session.paths = {id(module): name for name, module in taps.items()}
     return taps

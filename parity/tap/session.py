@@ -66,24 +66,24 @@ class Session:
         if self.kept and not injected and not any(fnmatchcase(tap, pattern) for pattern in self.kept):
             return self._within(tap, functools.partial(original, *args, **kwargs))
         bound = binder.bind(args, kwargs)
-        call = Call(tap, index)
+        call, known = Call(tap, index), None
+        if self.source and (injected or any(fnmatchcase(tap, pattern) for pattern in self.only)):
+            known = self.source.calls.get((tap, index))
+        names = self.names(call, bound.arguments)
         if self.keeps == "all":
             for key, value in bound.arguments.items():
-                flatten(value, _ALIASES.get(key, key), self.fw, call.inputs)
+                flatten(value, names[key], self.fw, call.inputs)
             if channels_last:
                 call.inputs = axis_moved(call.inputs, -1, 1)
         call.sums_before = dict(self._sums[-1])
         self.trace.calls[tap, index] = call
         self.trace.events.append(("in", tap, index))
         self.on_values(bound.arguments.values())
-        known = None
-        if self.source and (injected or any(fnmatchcase(tap, pattern) for pattern in self.only)):
-            known = self.source.calls.get((tap, index))
         if known is not None:
-            recorded = axis_moved(known.inputs, 1, -1) if channels_last else known.inputs
+            inputs = self.known_inputs(call, known)
+            recorded = axis_moved(inputs, 1, -1) if channels_last else inputs
             for key, value in bound.arguments.items():
-                new = graft(value, _ALIASES.get(key, key), self.fw, recorded, wide and self.oracle)
-                bound.arguments[key] = new
+                bound.arguments[key] = graft(value, names[key], self.fw, recorded, wide and self.oracle)
         self._sums.append(call.sums)
         try:
             output = self._within(tap, functools.partial(original, *bound.args, **bound.kwargs))
@@ -103,7 +103,20 @@ class Session:
         self.finished(call)
         if known is None:
             return output
-        return graft(output, "", self.fw, axis_moved(known.outputs, 1, -1) if channels_last else known.outputs)
+        outputs = self.known_outputs(call, known)
+        return graft(output, "", self.fw, axis_moved(outputs, 1, -1) if channels_last else outputs)
+
+    def names(self, call: Call, arguments: dict[str, Any]) -> dict[str, str]:
+        """Argument → its name in the trace."""
+        return {key: _ALIASES.get(key, key) for key in arguments}
+
+    def known_inputs(self, call: Call, known: Call) -> dict[str, Any]:
+        """What was recorded of a call that is about to be made, under the names that its inputs have here."""
+        return known.inputs
+
+    def known_outputs(self, call: Call, known: Call) -> dict[str, Any]:
+        """What was recorded of a call that has just been made, under the names that its outputs have here."""
+        return known.outputs
 
     def finished(self, call: Call) -> None:
         """Called with each call that has been recorded whole."""
@@ -145,12 +158,12 @@ class Session:
         sums = self._sums[-1]
         sums[primitive] = max(terms, sums.get(primitive, 1))
 
-    def taps(self, functions: tuple[FunctionTap, ...]) -> tuple[FunctionTap, ...]:
+    def taps(self, functions: list[tuple[FunctionTap, str]]) -> list[tuple[FunctionTap, str]]:
         """The functions to be tapped: all of them, or none where their values are not kept and none is grafted. A tap
         is named after those around it, so one that is grafted needs them all."""
         ends = [pattern.rpartition(".")[2] for pattern in self.only]
-        grafted = any(tap.injected or any(fnmatchcase(tap.name, end) for end in ends) for tap in functions)
-        return functions if self.keeps != "module outputs" or grafted else ()
+        grafted = any(tap.injected or any(fnmatchcase(tap.name, end) for end in ends) for tap, _ in functions)
+        return functions if self.keeps != "module outputs" or grafted else []
 
     def name_of(self, function: str, owner: Any = None) -> str:
         """A function is named after the tap that calls it, a method called from outside its module after the module."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..declare.model import Data, DType, HasClasses, Loaded, Member, Obj
+from ..declare.model import Case, Data, DType, FunctionTap, HasClasses, Loaded, Member, Obj, Stage
 from .trace import Tensor
 
 PROBE = "low"  # the output's name of a call with its inputs scaled down
@@ -54,7 +55,35 @@ class Side(ABC):
         quantization: str | None = None,
     ) -> Any: ...
     @abstractmethod
-    def named_modules(self, module: Any) -> Iterator[tuple[str, Any]]: ...
+    def named_modules(self, module: Any) -> Iterator[tuple[str, Any]]:
+        """Tap → module: every module, itself under an empty name."""
+
+    def root(self, module: Any) -> str:
+        """The tap of a component itself: the reference's name of its class."""
+        return type(module).__name__
+
+    def channels_last(self, taps: dict[str, Any], root: str) -> set[str]:
+        """Those of a component's taps whose arrays are channels-last here."""
+        return set()
+
+    def prepared(
+        self, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str
+    ) -> tuple[Any, Callable[[], Any]]:
+        """What is called in a case (the component, or its wrapper), and the call."""
+        main = modules[stage.main]
+        entry = self.cls(stage, stage.wrapper)(main) if stage.wrapper else main
+        kwargs = self.materialise(case.kwargs, stage, lane, model, modules)
+
+        def run() -> Any:
+            owner = entry if not case.method else getattr(entry, case.method)
+            result = (self.cls(stage, case.function) if case.function else owner)(**kwargs)
+            return list(result) if inspect.isgenerator(result) else result
+
+        return entry, run
+
+    def functions(self, stage: Stage) -> list[tuple[FunctionTap, str]]:
+        """The stage's function taps, and where this side has them."""
+        return [(tap, getattr(tap.at, self.key)) for tap in stage.functions]
 
     def cls(self, stage: HasClasses, name: str) -> Any:
         owner, attribute = resolve(getattr(stage.classes[name], self.key))

@@ -188,7 +188,7 @@ def _gemma_rms_norm(self: Any, x: torch.Tensor) -> Any:
 WIDENED_MODULES = {"Gemma3RMSNorm": _gemma_rms_norm}
 
 
-def _timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
+def timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
     """get_timestep_embedding in float64 of its float32 argument, for the oracle of that tap alone.
 
     The reference computes 128 frequencies by float32 exp, which no two libraries round alike, and multiplies them by
@@ -214,8 +214,8 @@ def _wide_waveform_to_mel(self: audio_vae.AudioProcessor, audio: Audio) -> Any:
 
 
 # What the reference evaluates in float32 whatever its weights' dtype, and the oracle evaluates in float64.
-WIDENED = {
-    "ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": _timestep_embedding,
+WIDENED: dict[str, Callable[..., Any]] = {
+    "ltx_core.model.transformer.timestep_embedding:get_timestep_embedding": timestep_embedding,
     "ltx_core.model.audio_vae.ops:AudioProcessor.resample_audio": _wide_resample_audio,
     "ltx_core.model.audio_vae.ops:AudioProcessor.waveform_to_mel": _wide_waveform_to_mel,
 }
@@ -277,6 +277,7 @@ def filters_made_once() -> Iterator[None]:
 
 class Torch(Side):
     key, method = "reference", "forward"
+    wide_functions: Mapping[str, Callable[..., Any]] = WIDENED
     containers = (torch.nn.Sequential, torch.nn.ModuleList)
 
     def is_array(self, value: Any) -> bool:
@@ -373,9 +374,9 @@ class Torch(Side):
 
     @contextlib.contextmanager
     def widened(self) -> Iterator[None]:
-        """While the oracle runs grafted: ``WIDENED`` in place of the reference's functions."""
+        """While the oracle runs grafted: float64 in place of the reference's functions that compute in float32."""
         with contextlib.ExitStack() as undo:
-            for place, replacement in WIDENED.items():
+            for place, replacement in self.wide_functions.items():
                 undo.enter_context(mock.patch.object(*resolve(place), replacement))
             yield
 

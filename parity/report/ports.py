@@ -1,0 +1,106 @@
+"""A page about sides from outside: what could be compared, what was found, and how to see it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..judge.lines import printable
+from ..judge.results import PipelineRow, Row
+
+if TYPE_CHECKING:
+    from ..run.ports import Subject, Vote
+
+SHOWN = 12  # findings of one stage and config
+
+
+def plain(text: object) -> str:
+    """The text for a cell of a table."""
+    return printable(text).replace("|", "\\|").replace("`", "'")
+
+
+def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> str:
+    """Markdown."""
+    lines = [f"# {' and '.join(s.name for s in subjects)} beside {reference}", ""]
+    for subject in subjects:
+        lines += [*_subject(reference, subject), ""]
+    if len(subjects) == 2:
+        lines += [*_votes(reference, subjects, votes), ""]
+    return "\n".join([*lines, f"{seconds:.0f} s."]) + "\n"
+
+
+def _subject(reference: str, subject: Subject) -> list[str]:
+    results = subject.results
+    title = f"## {subject.name} {subject.version}".rstrip()
+    lines = [title, "", "| stage | config | taps | compared | tensors | not passed | worst ratio (lane A) |"]
+    lines += ["|---|---|--:|--:|--:|--:|--:|"]
+    for a in subject.alignments:
+        rows = [row for row in results.rows if (row.stage, row.config) == (a.stage, a.config)]
+        bad = sum(row.verdict != "pass" for row in rows)
+        worst = max((row.needed_k for row in rows if row.lane == "A"), default=0.0)
+        lines.append(
+            f"| {a.stage} | {a.config} | {a.taps:,} | {a.compared:,} | {len(rows):,} | {bad:,} | {worst:.3g} |"
+        )
+    reasons = [(a, why, count) for a in subject.alignments for why, count in a.left_out.items()]
+    if reasons:
+        lines += ["", "Not comparable, and not passed:", ""]
+        merged: dict[str, list[str]] = {}
+        for a, why, count in reasons:
+            of = f"{count} taps of " if not why.startswith(("case ", "the ")) or why.startswith("the port") else ""
+            merged.setdefault(why, []).append(f"{of}{a.stage} {a.config}")
+        lines += [f"- {plain(why)}: {'; '.join(places)}" for why, places in merged.items()]
+    failures = [row for row in results.failures() if isinstance(row, Row)]
+    if not failures:
+        return [
+            *lines,
+            "",
+            f"Everything that could be compared is {reference}'s." if results.rows else "Nothing was judged.",
+        ]
+    lines += [
+        "",
+        "Findings, in the order of the data; those of lane A stand for themselves, with the reference's own inputs:",
+        "",
+    ]
+    lines += ["| where | verdict | ratio | rel L2 | tensors like it |", "|---|---|--:|--:|--:|"]
+    for row, like in _grouped(failures):
+        error = row.metrics.get("rel_l2")
+        figure = "–" if error is None else f"{error:.1e}"
+        lines.append(
+            f"| `{plain(row.place)}` | {row.verdict}: {plain(row.why)} | {row.needed_k:.3g} | {figure} | {like} |"
+        )
+    first = failures[0]
+    again = f"python -m parity run --reference {shlex.quote(reference)} --subject {shlex.quote(subject.name)} "
+    again += f"--stage {first.stage} --config {first.config} --lane {first.lane}"
+    return [*lines, "", "Again:", "", "```sh", again, "```"]
+
+
+def _grouped(failures: Iterable[Row | PipelineRow]) -> list[tuple[Row, int]]:
+    """The first failure of each tap name without its numbers, in each stage, config and lane; how many are like it."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in failures:
+        if isinstance(row, Row):
+            name = ".".join("N" if part.isdigit() else part for part in row.name.split("."))
+            groups.setdefault((row.stage, row.config, row.lane, name), []).append(row)
+    counts: dict[tuple[str, ...], int] = {}
+    shown = []
+    for (stage, config, lane, _), rows in groups.items():
+        place = stage, config, lane
+        counts[place] = counts.get(place, 0) + 1
+        if counts[place] <= SHOWN:
+            shown.append((rows[0], len(rows) - 1))
+    return shown
+
+
+def _votes(reference: str, subjects: list[Subject], votes: list[Vote]) -> list[str]:
+    """Two agree, one does not: who."""
+    names = {"reference": reference, "": "all three differ"} | {s.name: s.name for s in subjects}
+    lines = [f"## Who differs, of {reference}, {' and '.join(s.name for s in subjects)}", ""]
+    if not votes:
+        return [*lines, "Nobody, in what all three have."]
+    lines += ["| the odd one | tensors | first of them |", "|---|--:|---|"]
+    for odd, name in names.items():
+        places = [vote.place for vote in votes if vote.odd == odd]
+        if places:
+            lines.append(f"| {name} | {len(places):,} | `{plain(places[0])}` |")
+    return lines

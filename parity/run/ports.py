@@ -1,0 +1,233 @@
+"""Runs of sides from outside: any reference beside any subjects, judged by the rules of every other run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..declare.model import Case, Stage
+from ..judge.results import ALLOWED, Results, Row
+from ..judge.tolerance import Floor
+from ..judge.verdicts import judge, tensors
+from ..sides.loading import loading_options, read
+from ..sides.mlx import MLX
+from ..sides.pair import Pair
+from ..sides.port import NotComparableError, Port, find
+from ..tap.execute import execute
+from ..tap.matching import MatchingSession, comparable, narrowed
+from ..tap.side import Side
+from ..tap.trace import Tensor, Trace
+from .live import Runner
+from .recorded import Recorded
+from .replay import handed_over, module_taps, run_tapped
+
+REFERENCE, OURS = "ltx-core", "ltx2-mlx"
+
+
+@dataclass
+class Alignment:
+    """What could be compared of a subject on one cell, and what not, with the reason."""
+
+    stage: str
+    config: str
+    taps: int = 0  # of the reference, counted once a case
+    compared: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)  # reason → taps, or cases
+
+    def leave(self, why: str, count: int = 1) -> None:
+        if count:
+            self.left_out[why] = self.left_out.get(why, 0) + count
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A tensor that three sides have and not all agree on. odd: the one that differs from the other two; "" where all
+    three differ."""
+
+    place: str
+    odd: str
+
+
+@dataclass
+class Subject:
+    """One side that is judged, and what came of it."""
+
+    name: str
+    side: Side
+    results: Results = field(default_factory=Results)
+    alignments: list[Alignment] = field(default_factory=list)
+    traces: dict[str, Trace] = field(default_factory=dict)  # of the case that was judged last, by lane
+
+    @property
+    def version(self) -> str:
+        return self.side.version if isinstance(self.side, Port) else ""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {self.name: self.version} if self.version else {}
+
+
+def side(name: str, role: str) -> Side:
+    """A side by its name. Raises InputError for one that there is not."""
+    if role == "reference" and name == REFERENCE:
+        from ..sides.torch import Torch
+
+        return Torch()
+    if role != "reference" and name == OURS:
+        return MLX()
+    return find(name, role)
+
+
+class PortRunner(Runner):
+    """The reference's side of such a run. No function taps, no probes, no coverage: a port has modules."""
+
+    def __init__(
+        self,
+        reference: Side,
+        progress: Callable[[str], None] = lambda line: None,
+        files: Mapping[str, Path] | None = None,
+    ):
+        super().__init__(None, progress, files or {})
+        self.torch: Any = reference
+
+    def load(self, stage: Stage, config: str, dtype: str) -> Pair:
+        paths, options = self.paths(stage, config), loading_options(stage, config)
+        reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+        oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
+        root = self.torch.root(reference[stage.main])
+        return Pair(stage, paths, read(paths[stage.main]).config, dtype, reference, oracle, {}, options, root_name=root)
+
+    def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
+        return {}
+
+    def matching(self, pair: Pair, glob: str) -> Iterator[tuple[str, Case, Pair]]:
+        """Without the cases that the reference cannot be given, as a run shows; they are in ``skipped`` then."""
+        for name, case, own in super().matching(pair, glob):
+            try:
+                if isinstance(self.torch, Port):
+                    execute(self.torch, pair.stage, pair.reference, case, pair.dtype, pair.dtype, None)
+            except NotComparableError as error:
+                self.skipped.append((name, str(error)))
+                continue
+            yield name, case, own
+
+    skipped: list[tuple[str, str]]
+
+
+def run(
+    chosen: list[tuple[Stage, str]],
+    lanes: str,
+    reference: Side,
+    subjects: list[Subject],
+    progress: Callable[[str], None] = lambda line: None,
+    files: Mapping[str, Path] | None = None,
+) -> list[Vote]:
+    """Judge every subject on every chosen cell; results and alignments are put into the subjects. Of two subjects, say
+    of every tensor that a side has otherwise which one that is."""
+    runner, votes = PortRunner(reference, progress, files), list[Vote]()
+    for stage, config in chosen:
+        stage = replace(stage, functions=(), probes=())
+        for subject in subjects:
+            subject.alignments.append(Alignment(stage.name, config))
+        reasons = {s.name: s.side.why_not(stage) for s in subjects if isinstance(s.side, Port)}
+        own = reference.why_not(stage) if isinstance(reference, Port) else ""
+        able = [s for s in subjects if not (own or reasons.get(s.name))]
+        for subject in subjects:
+            if why := own or reasons.get(subject.name):
+                subject.alignments[-1].leave(f"the stage: {why}")
+        if not able:
+            continue
+        runner.skipped = []
+        loaded: dict[tuple[str, str], dict[str, Any] | None] = {}
+        try:
+            for recorded in runner.recording(stage, config, lanes).cases:
+                rows = [_judge(subject, recorded, config, loaded) for subject in able]
+                if len(able) == 2 and all(rows):
+                    votes += _votes(able, rows)
+        except NotComparableError as error:
+            for subject in able:
+                subject.alignments[-1].leave(f"the config: {error}")
+        for subject in able:
+            for name, why in dict(runner.skipped).items():
+                subject.alignments[-1].leave(f"case {name}: {why}")
+    return votes
+
+
+def _votes(subjects: list[Subject], rows: list[list[Row]]) -> list[Vote]:
+    """Who differs, for every tensor that both subjects have and one of them at least has otherwise."""
+    found = []
+    first, second = ({row.place: row for row in some} for some in rows)
+    for place in first.keys() & second.keys():
+        bad = [row.verdict != "pass" for row in (first[place], second[place])]
+        if all(bad):
+            one, other = (subject.traces[first[place].lane] for subject in subjects)
+            found.append(Vote(place, "reference" if _agree(first[place], one, other) else ""))
+        elif any(bad):
+            found.append(Vote(place, subjects[bad.index(True)].name))
+    return sorted(found, key=lambda vote: first[vote.place].order)
+
+
+def _agree(row: Row, one: Trace, other: Trace) -> bool:
+    """True if two subjects have the same tensor, as near as rounding allows."""
+    a, b = tensors(row, one, other)
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.values.shape != b.values.shape:
+        return False
+    size = float(np.linalg.norm(b.values.astype(np.float64)))
+    apart = float(np.linalg.norm(a.values.astype(np.float64) - b.values))
+    return apart <= ALLOWED[row.lane] * max(row.floor, Floor(row.dtype, 1).value) * size
+
+
+def _judge(
+    subject: Subject, recorded: Recorded, config: str, loaded: dict[tuple[str, str], dict[str, Any] | None]
+) -> list[Row]:
+    """One case, in each lane that it was recorded for."""
+    pair, alignment, rows = recorded.pair, subject.alignments[-1], list[Row]()
+    key = subject.name, pair.dtype
+    if key not in loaded:
+        try:
+            loaded[key] = {
+                name: subject.side.load(name, path, read(path).config, pair.dtype, **pair.options)
+                for name, path in pair.paths.items()
+            }
+        except NotComparableError as error:
+            loaded[key] = None
+            alignment.leave(f"the config: {error}")
+    modules = loaded[key]
+    if modules is None:
+        return rows
+    half = pair.dtype != "float32"
+    name = f"{recorded.name}@{pair.dtype}" if half else recorded.name
+    where = {"stage": pair.stage.name, "config": config, "case": name}
+    for oracle, free in ((recorded.oracle, False), (recorded.free, True)):
+        if oracle is None:
+            continue
+        where["lane"] = "B" if half else "C" if free else "A"
+        only = handed_over(pair) if free else ("*",)
+        session = MatchingSession(subject.side, recorded.trace, only=only, keeps="module outputs" if free else "all")
+        try:
+            trace = run_tapped(subject.side, pair, modules, recorded, pair.dtype, session)
+        except NotComparableError as error:
+            alignment.leave(f"case {recorded.name}: {error}")
+            return rows
+        called = {tap for tap, _ in trace.calls}
+        trace, shapes = comparable(recorded.trace, trace, pair.root)
+        keys = set(trace.calls)
+        taps = module_taps(pair.stage, recorded.trace)
+        if not free:
+            met = {tap for tap, _ in keys}
+            alignment.taps += len(taps)
+            alignment.compared += len(taps & met)
+            alignment.leave("another shape on the way", len(taps & shapes - met))
+            alignment.leave("called, and nothing that it returns has a counterpart", len(taps & called - met - shapes))
+            alignment.leave("the port has no such module, or does not call it", len(taps - called))
+        own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
+        handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
+        outputs = {tap for tap, _ in keys} - handed if free else None
+        rows += judge(subject.results, where, pair.stage, own, truth, trace, outputs)
+        subject.traces[where["lane"]] = trace
+    return rows

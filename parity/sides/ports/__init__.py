@@ -1,0 +1,1 @@
+"""Published ports that are not ours, declared as sides."""

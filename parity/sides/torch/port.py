@@ -1,0 +1,34 @@
+"""A port in torch: see ``parity.sides.port``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..port import Port
+from .components import Torch
+
+
+class TorchPort(Port, Torch):
+    """A side whose components are ``torch.nn.Module``. It can be the reference as well."""
+
+    def parameters_of(self, module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(t.shape) for name, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}
+
+    def assign(self, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+        module.load_state_dict(tensors, strict=False)  # what it has of its own is declared
+        dtype = next(iter(tensors.values())).dtype
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if name in tensors:
+                tensor.data = tensor.data.to(dtype)
+        return module.eval()
+
+    def modules_of(self, module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+        yield from module.named_modules()
+
+    def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
+        oracle = super().oracle(module)
+        self.also(module, oracle)
+        return oracle

@@ -1,0 +1,177 @@
+"""Sides from outside: code of other names and structure is judged by the rules of every other run."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ltx2_mlx.errors import InputError
+from parity.cli import main
+from parity.declare.stages import stages
+from parity.report.ports import page
+from parity.run import ports
+from parity.run.ports import Subject
+from parity.sides.port import NotComparableError, Part, Port, PortError, find
+from parity.tap.matching import comparable
+from parity.tap.trace import Call, Tensor, Trace
+
+TOY = Path(__file__).parent / "sides" / "toy.py"
+
+
+@pytest.fixture(scope="module")
+def toy() -> Any:
+    spec = importlib.util.spec_from_file_location("toy", TOY)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def judged(side: Port | Any, lanes: str = "A", config: str = "tiny-2.0", reference: str = "ltx-core") -> Subject:
+    subject = Subject("toy", side)
+    ports.run([(stages()["vocoder"], config)], lanes, ports.side(reference, "reference"), [subject])
+    return subject
+
+
+@pytest.fixture(scope="module")
+def subject(toy: Any, checkpoints: Path) -> Subject:
+    return judged(toy.SIDE(), "AC")
+
+
+def test_a_side_of_fifty_lines_is_judged_module_by_module(subject: Subject) -> None:
+    (alignment,) = subject.alignments
+    assert alignment.compared == 113 and alignment.taps == 114
+    rows = subject.results.rows
+    assert {row.lane for row in rows} == {"A", "C"} and len(rows) > 300
+    assert {row.verdict for row in rows} == {"pass"}
+    assert {"Vocoder", "conv_pre", "ups.4", "resblocks.14.convs2.2"} <= {row.name for row in rows}
+    assert "Everything that could be compared is ltx-core's." in page("ltx-core", [subject], [], 1.0)
+
+
+def test_a_fault_of_a_port_is_named_where_it_is(toy: Any, monkeypatch: pytest.MonkeyPatch, checkpoints: Path) -> None:
+    def forward(self: Any, x: Any) -> Any:
+        for dilated, plain in zip(self.dilated, self.plain, strict=True):
+            x = x + plain(toy.leaky_relu(dilated(toy.leaky_relu(x, 0.1)), 0.2))
+        return x
+
+    monkeypatch.setattr(toy.Residual, "forward", forward)
+    found = judged(toy.SIDE())
+    first = found.results.first_divergence()
+    assert first is not None and first.place == "vocoder tiny-2.0 base A resblocks.0.convs2.0:x"
+    assert {row.name.partition(":")[0].split(".")[-2] for row in found.results.failures()} == {"convs2"}
+    text = page("ltx-core", [found], [], 1.0)
+    assert "`vocoder tiny-2.0 base A resblocks.0.convs2.0:x`" in text and "--subject toy --stage vocoder" in text
+
+
+def test_a_parameter_without_a_counterpart_is_named(toy: Any, checkpoints: Path) -> None:
+    class Other(toy.SIDE):  # type: ignore[name-defined,misc]
+        components = {"vocoder": replace(toy.SIDE.components["vocoder"], rename=toy.SIDE.renames[:-1])}  # noqa: RUF012
+
+    with pytest.raises(PortError, match=r"toy: vocoder: missing blocks\.0\.plain.*left over .*convs2"):
+        judged(Other())
+
+
+def test_what_a_port_cannot_be_given_is_counted_and_never_passed(toy: Any, checkpoints: Path) -> None:
+    found = judged(toy.SIDE(), config="tiny-2.3")
+    assert found.alignments[0].left_out == {"the config: it is of LTX-2.0 only": 1}
+    assert not found.results.rows and found.results.exit_code() == 3
+
+    def refuse(model: Any, case: SimpleNamespace) -> Any:
+        raise NotComparableError("it takes no mel")
+
+    class Refusing(toy.SIDE):  # type: ignore[name-defined,misc]
+        components = {"vocoder": replace(toy.SIDE.components["vocoder"], call=refuse)}  # noqa: RUF012
+
+    assert judged(Refusing()).alignments[0].left_out == {"case base: it takes no mel": 1}
+    subject = Subject("toy", toy.SIDE())
+    ports.run([(stages()["transformer"], "tiny-2.0")], "A", ports.side("ltx-core", "reference"), [subject])
+    assert subject.alignments[0].left_out == {"the stage: toy declares no transformer": 1}
+
+
+def test_a_side_that_raises_is_no_pass(toy: Any, checkpoints: Path) -> None:
+    def broken(model: Any, case: SimpleNamespace) -> Any:
+        return model(case.x[:, :1])
+
+    class Broken(toy.SIDE):  # type: ignore[name-defined,misc]
+        components = {"vocoder": replace(toy.SIDE.components["vocoder"], call=broken)}  # noqa: RUF012
+
+    found = judged(Broken())
+    assert found.results.exit_code() == 1 and "RuntimeError" in found.results.failures()[0].why
+
+
+def test_ours_is_judged_by_another_reference(toy: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours"))
+    ports.run([(stages()["vocoder"], "tiny-2.0")], "A", toy.SIDE("reference"), [ours])
+    assert ours.alignments[0].compared > 100 and {row.verdict for row in ours.results.rows} == {"pass"}
+
+
+def test_of_three_sides_the_one_that_differs_is_named(toy: Any, checkpoints: Path) -> None:
+    def shifted(model: Any, case: SimpleNamespace) -> Any:
+        return model(case.x + 1e-3)
+
+    class Shifted(toy.SIDE):  # type: ignore[name-defined,misc]
+        components = {"vocoder": replace(toy.SIDE.components["vocoder"], call=shifted)}  # noqa: RUF012
+
+    cell = [(stages()["vocoder"], "tiny-2.0")]
+    odd = [Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours")), Subject("shifted", Shifted())]
+    votes = ports.run(cell, "C", ports.side("ltx-core", "reference"), odd)
+    assert {vote.odd for vote in votes} == {"shifted"}
+    same = [Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours")), Subject("toy", toy.SIDE())]
+    votes = ports.run(cell, "C", Shifted("reference"), same)
+    assert votes and {vote.odd for vote in votes} == {"reference"}
+
+
+def test_a_single_array_meets_the_single_array_of_the_other_side() -> None:
+    import numpy as np
+
+    def trace(name: str, shape: tuple[int, ...]) -> Trace:
+        call = Call("a", 0, {name: Tensor(np.ones(2), "float32")}, {name: Tensor(np.zeros(shape), "float32")})
+        return Trace({("a", 0): call}, [("in", "a", 0), ("out", "a", 0)])
+
+    found, shapes = comparable(trace("x", (3,)), trace("y", (3,)), "Root")
+    assert list(found.calls["a", 0].outputs) == ["x"] and not shapes
+    found, shapes = comparable(trace("x", (3,)), trace("y", (4,)), "Root")
+    assert not found.calls and shapes == {"a"}
+    found, shapes = comparable(trace("x", (3,)), trace("y", (4,)), "a")
+    assert list(found.calls["a", 0].outputs) == ["x"], "the component's own shape is always judged"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nobody", "no side 'nobody'; a side is a Python file or one of: ltx-core"),
+        ("missing.py", "missing.py: no such file"),
+        ("{empty}", "defines no SIDE"),
+        ("{broken}", "cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_side_is_refused_in_one_line(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    path = name.format(empty=tmp_path / "empty.py", broken=tmp_path / "broken.py")
+    with pytest.raises(InputError) as error:
+        find(path, "port")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_command_writes_results_and_a_page(tmp_path: Path, checkpoints: Path, capsys: Any) -> None:
+    arguments = ["run", "--subject", str(TOY), "--stage", "vocoder", "--config", "tiny-2.0", "--lane", "A"]
+    assert main([*arguments, "--json", str(tmp_path / "results.json")]) == 0
+    assert f"## {TOY} 1" in (tmp_path / "ports.md").read_text()
+    capsys.readouterr()
+    assert main(["accept", str(tmp_path / "results.json")]) != 0, "another port's run is no baseline"
+    assert "its subject is" in capsys.readouterr().err
+    assert main(["bisect", "resblocks.0", "--results", str(tmp_path / "results.json")]) == 2
+    assert "only the code of ltx2-mlx" in capsys.readouterr().err
+    assert main([*arguments, "--json", str(tmp_path / "r.json"), "--checkpoint", "a.safetensors"]) == 2
+
+
+def test_a_part_says_what_is_called(toy: Any, checkpoints: Path) -> None:
+    side = toy.SIDE()
+    assert isinstance(side.components["vocoder"], Part)
+    assert side.why_not(stages()["transformer_lora"]) == "toy declares no transformer"
