@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ltx2_mlx.cli.plan import Plan, plan
 from ltx2_mlx.cli.progress import State
 from ltx2_mlx.cli.recipes import RECIPES, parse
 from ltx2_mlx.cli.request import Request
+from ltx2_mlx.cli.settings_file import FORMAT
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderParams
 from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.header import read_header
@@ -331,6 +333,18 @@ def test_what_is_missing_is_downloaded_when_all_else_is_right(
     assert main(["generate", *named]) == 2  # what the command line names is not asked about
     assert hub.asked == ["owner/model/x.safetensors", "owner/gemma"]
     assert "a download was begun" in capsys.readouterr().err
+
+
+def test_what_settings_of_others_name_is_not_downloaded_unasked(
+    hub: FakeHub, named: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "theirs.json"
+    theirs = {"gemma-root": "owner/gemma", "prompt": "a fox", "distilled-checkpoint-path": "owner/model/x.safetensors"}
+    settings.write_text(json.dumps({"format": FORMAT, "arguments": theirs}))
+    mine = [word for word in named if word not in NAMED]
+    assert main(["generate", "--config", str(settings), *mine]) == 2
+    assert "would be downloaded" in capsys.readouterr().err and not hub.asked
+    assert main(["generate", "--config", str(settings), *mine, "--yes"]) == 2 and hub.asked
 
 
 def test_what_hugging_face_refuses_is_a_problem_before_a_download(

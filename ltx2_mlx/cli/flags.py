@@ -89,7 +89,8 @@ def requests(parser: Parser, argv: Sequence[str]) -> tuple[Request, ...]:
 def _request(parser: Parser, values: dict[str, Any]) -> Request:
     values["assumed"] = assume(parser, values, whole=files(dict(values)) is None)
     values["arguments"] = arguments(parser, values)
-    del values["config"], values["without"]  # their words are in argv already
+    values["from_settings"] = values.pop("config") is not None
+    del values["without"]  # like those of --config, its words are in argv already
     for stream, source in _STREAMS:
         names = {field: _name(flag.format(stream, source)) for flag, field, *_ in _GUIDANCE}
         given = {field: values.pop(name) for field, name in names.items() if name in values}

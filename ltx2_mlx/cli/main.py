@@ -254,9 +254,9 @@ def _print(output: Path, events: bool) -> None:
 
 
 def _confirm(names: Iterable[str], size: str, request: Request) -> None:
-    """Ask before a download of models that the command line does not name. Raises InputError where the answer is no, or
-    nobody can be asked."""
-    unnamed = [name for name in names if name in request.assumed]
+    """Ask before a download of models that are a default, or may be named by the settings of somebody else. Raises
+    InputError where the answer is no, or nobody can be asked."""
+    unnamed = [name for name in names if name in request.assumed or request.from_settings]
     if not unnamed or request.yes:
         return
     text = f"{' and '.join(unnamed)} would be downloaded, {size} in all"

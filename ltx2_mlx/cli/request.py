@@ -102,6 +102,7 @@ class Request:
     json: bool = False
     yes: bool = False
     assumed: tuple[str, ...] = ()  # names on Hugging Face in the place of flags that were not given
+    from_settings: bool = False  # some of its flags are another's, read from a file
 
     @property
     def steps(self) -> int:
