@@ -18,6 +18,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     check = commands.add_parser("check", help="judge ours against a trace; needs no torch")
     check.add_argument("trace", type=Path, metavar="FILE.json", help="the manifest of a trace")
     check.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the trace's one checkpoint is now")
+    check.add_argument(
+        "--subject",
+        type=Path,
+        metavar="OUTPUTS.safetensors",
+        help="judge what a program in any language left there, in the place of ours",
+    )
     check.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
     check.add_argument("--json", type=Path, default=REPORTS / "results.json", metavar="PATH")
     check.add_argument(
@@ -38,6 +44,8 @@ def _check(args: argparse.Namespace) -> int:
     from ..run.workers import WorkerDiedError
 
     start, device = time.monotonic(), chosen_device(args.device)
+    if args.subject:
+        return _check_outputs(args, start)
     open_trace(args.trace, args.checkpoint)  # one that cannot be used is no run
     try:
         with replacing(args.json):
@@ -50,3 +58,13 @@ def _check(args: argparse.Namespace) -> int:
         return EXIT_INCOMPLETE
     terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()
+
+
+def _check_outputs(args: argparse.Namespace, start: float) -> int:
+    from ..run.environment import code_digest, environment
+    from ..run.outputs import check_outputs
+    from .ports import finished
+
+    subject = check_outputs(args.trace, args.subject, args.checkpoint, lambda line: print(line, file=sys.stderr))
+    subject.results.environment, subject.results.code = environment("cpu"), code_digest()
+    return finished(args.json, "ltx-core", [subject], [], time.monotonic() - start)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltx2_mlx.errors import InputError
 
 from ..declare.model import Pipeline, Stage
-from ..judge.results import EXIT_INCOMPLETE, ORIGIN
+from ..judge.files import write_whole
+from ..judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, ORIGIN
 
 if TYPE_CHECKING:
-    from ..run.ports import Subject
+    from ..run.ports import Subject, Vote
 
 
 def add_sides(command: argparse.ArgumentParser) -> None:
@@ -41,10 +43,9 @@ def foreign(args: argparse.Namespace) -> bool:
 def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str]], lanes: str) -> int:
     """Judge each subject; results.json of each, and one page of findings."""
     from ..declare.inputs import seeded
-    from ..report.ports import page
+    from ..report.render import replacing
     from ..run import ports
-    from ..run.environment import code_digest, environment, use_device
-    from ..run.pool import peak_gb
+    from ..run.environment import use_device
 
     for flag in ("checkpoint", "gemma", "upsampler", "blocks", "max_rss", "resume"):
         if getattr(args, flag):
@@ -63,21 +64,41 @@ def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str
     def progress(line: str) -> None:
         print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    with seeded(args.seed):
+    with ExitStack() as stack:
+        for subject in subjects:
+            stack.enter_context(replacing(path_of(args.json, subject, subjects)))
+        stack.enter_context(seeded(args.seed))
         votes = ports.run(cells, lanes, reference, subjects, progress)
+        _describe(args, device, subjects)
+        return finished(args.json, args.reference, subjects, votes, time.monotonic() - start)
+
+
+def _describe(args: argparse.Namespace, device: str, subjects: list[Subject]) -> None:
+    """Say in the results what ran."""
+    from ..run import ports
+    from ..run.environment import code_digest, environment
+
     for subject in subjects:
         results = subject.results
         results.environment, results.code = environment(device) | subject.versions, code_digest()
         sides = {"reference": (args.reference, ports.REFERENCE), "subject": (subject.name, ports.OURS)}
         named = {key: name for key, (name, usual) in sides.items() if name != usual}
         results.origin = ORIGIN | {"seed": str(args.seed)} | named
-        results.seconds, results.peak_gb = time.monotonic() - start, peak_gb()
-        results.write(path_of(args.json, subject, subjects))
-    text = page(args.reference, subjects, votes, time.monotonic() - start)
-    args.json.with_name("ports.md").write_text(text)
+
+
+def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> int:
+    """Write the results of each subject and the page of findings, and show it. Returns the exit code."""
+    from ..report.ports import page
+    from ..run.pool import peak_gb
+
+    for subject in subjects:
+        subject.results.seconds, subject.results.peak_gb = seconds, peak_gb()
+        subject.results.write(path_of(path, subject, subjects))
+    text = page(reference, subjects, votes, seconds)
+    write_whole(path.with_name("ports.md"), text)
     print(text)
     codes = [subject.results.exit_code() if subject.results.rows else EXIT_INCOMPLETE for subject in subjects]
-    return max(codes, key=lambda code: (code == 1, code))
+    return max(codes, key=lambda code: (code == EXIT_DIVERGED, code))
 
 
 def path_of(path: Path, subject: Subject, subjects: list[Subject]) -> Path:

@@ -22,7 +22,7 @@ def plain(text: object) -> str:
 
 def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> str:
     """Markdown."""
-    lines = [f"# {' and '.join(s.name for s in subjects)} beside {reference}", ""]
+    lines = [f"# {' and '.join(plain(s.name) for s in subjects)} beside {plain(reference)}", ""]
     for subject in subjects:
         lines += [*_subject(reference, subject), ""]
     if len(subjects) == 2:
@@ -32,9 +32,9 @@ def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: fl
 
 def _subject(reference: str, subject: Subject) -> list[str]:
     results = subject.results
-    title = f"## {subject.name} {subject.version}".rstrip()
-    lines = [title, "", "| stage | config | taps | compared | tensors | not passed | worst ratio (lane A) |"]
-    lines += ["|---|---|--:|--:|--:|--:|--:|"]
+    title = f"## {plain(subject.name)} {subject.version}".rstrip()
+    lines = [title, "", "| stage | config | taps | compared | tensors | not passed | worst ratio A | C |"]
+    lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
     for a in subject.alignments:
         rows = [row for row in results.rows if (row.stage, row.config) == (a.stage, a.config)]
         bad = sum(row.verdict != "pass" for row in rows)
@@ -72,7 +72,13 @@ def _subject(reference: str, subject: Subject) -> list[str]:
     first = failures[0]
     again = f"python -m parity run --reference {shlex.quote(reference)} --subject {shlex.quote(subject.name)} "
     again += f"--stage {first.stage} --config {first.config} --lane {first.lane}"
-    return [*lines, "", "Again:", "", "```sh", again, "```"]
+    if trace := results.origin.get("trace"):
+        again = f"python -m parity check {shlex.quote(trace)} --subject {shlex.quote(subject.name)}"
+    return [*lines, "", "Again:", "", "```sh", printable(again), "```"]
+
+
+def _ratios(rows: list[Row], lane: str) -> list[float]:
+    return [row.needed_k for row in rows if row.lane == lane]
 
 
 def _grouped(failures: Iterable[Row | PipelineRow]) -> list[tuple[Row, int]]:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ltx2_mlx.errors import InputError
+from ltx2_mlx.errors import InputError, LTX2Error
 from parity.cli import main
 from parity.declare.stages import stages
 from parity.report.ports import page
 from parity.run import ports
+from parity.run.environment import ROOT
+from parity.run.outputs import check_outputs
 from parity.run.ports import Subject
 from parity.sides.port import NotComparableError, Part, Port, PortError, find
 from parity.tap.matching import comparable
 from parity.tap.trace import Call, Tensor, Trace
 
+TRACE = ROOT / "fixtures" / "traces" / "tiny.json"
 TOY = Path(__file__).parent / "sides" / "toy.py"
 
 
@@ -127,8 +133,6 @@ def test_of_three_sides_the_one_that_differs_is_named(toy: Any, checkpoints: Pat
 
 
 def test_a_single_array_meets_the_single_array_of_the_other_side() -> None:
-    import numpy as np
-
     def trace(name: str, shape: tuple[int, ...]) -> Trace:
         call = Call("a", 0, {name: Tensor(np.ones(2), "float32")}, {name: Tensor(np.zeros(shape), "float32")})
         return Trace({("a", 0): call}, [("in", "a", 0), ("out", "a", 0)])
@@ -175,3 +179,49 @@ def test_a_part_says_what_is_called(toy: Any, checkpoints: Path) -> None:
     side = toy.SIDE()
     assert isinstance(side.components["vocoder"], Part)
     assert side.why_not(stages()["transformer_lora"]) == "toy declares no transformer"
+
+
+# ---- outputs of a program in any language -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("outputs") / "gemma.safetensors"
+    subprocess.run([sys.executable, str(TOY.with_name("gemma_numpy.py")), str(TRACE), str(made)], check=True)
+    return made
+
+
+def test_what_a_program_in_numpy_left_is_judged_by_a_trace(outputs: Path) -> None:
+    subject = check_outputs(TRACE, outputs)
+    assert len(subject.results.rows) == 107 and {row.verdict for row in subject.results.rows} == {"pass"}
+    gemma = next(a for a in subject.alignments if a.stage == "gemma")
+    assert gemma.compared == 107 and gemma.taps > 107
+    assert any("the file has nothing of it" in why for a in subject.alignments for why in a.left_out)
+
+
+def test_a_wrong_output_of_a_program_is_named_and_what_is_no_tap_is_refused(outputs: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    arrays, key = load_file(outputs), "gemma/tiny-gemma/right/layers.3.self_attn.q_norm"
+    changed = tmp_path / "changed.safetensors"
+    save_file(arrays | {key: arrays[key] * np.float32(1.001)}, changed, {"lane": "C"})
+    assert [row.name for row in check_outputs(TRACE, changed).results.failures()] == ["layers.3.self_attn.q_norm"]
+    for odd, said in (
+        ("gemma/tiny-gemma/right/nothing", "there is no tap 'nothing'"),
+        ("gemma/tiny-gemma/left/norm", "the trace has no such case"),
+        ("gemma/tiny-gemma/right/norm#x", "is no number of a call"),
+    ):
+        save_file(arrays | {odd: arrays[key]}, changed, {"lane": "C"})
+        with pytest.raises(InputError, match=said):
+            check_outputs(TRACE, changed)
+    save_file(arrays, changed, {"lane": "Z"})
+    with pytest.raises(InputError, match="its lane is 'Z'"):
+        check_outputs(TRACE, changed)
+    changed.write_bytes(b"no")
+    with pytest.raises(LTX2Error):
+        check_outputs(TRACE, changed)
+
+
+def test_the_command_judges_outputs(outputs: Path, tmp_path: Path) -> None:
+    assert main(["check", str(TRACE), "--subject", str(outputs), "--json", str(tmp_path / "results.json")]) == 0
+    assert "| gemma | tiny-gemma |" in (tmp_path / "ports.md").read_text()
