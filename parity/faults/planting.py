@@ -12,10 +12,13 @@ import importlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from . import probe
@@ -100,6 +103,21 @@ class Copy:
         return bool(self.file) and probe.reached(sys.modules.get(name))
 
 
+@dataclass(frozen=True)
+class _Finder(MetaPathFinder):
+    """Finds the product in a folder, before all others: pytest has a finder of its own for what brings a plugin, and an
+    editable install has one as well."""
+
+    folder: str
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name.partition(".")[0] != PACKAGE:
+            return None
+        return PathFinder.find_spec(name, [self.folder] if path is None else path)
+
+
 @contextlib.contextmanager
 def planted(fault: Fault | None) -> Iterator[Copy]:
     """While it lasts, ``import ltx2_mlx`` gives a copy of the package with the fault in it (None: a plain copy).
@@ -123,12 +141,13 @@ def planted(fault: Fault | None) -> Iterator[Copy]:
                 raise BrokenFaultError(f"fault {fault.id} is badly written: {error}") from None
         for name in kept:
             del sys.modules[name]
-        sys.path.insert(0, temporary)
+        finder = _Finder(temporary)
+        sys.meta_path.insert(0, finder)
         importlib.invalidate_caches()
         try:
             yield copy
         finally:
-            sys.path.remove(temporary)
+            sys.meta_path.remove(finder)
             for name in [name for name in sys.modules if name.split(".")[0] == PACKAGE]:
                 del sys.modules[name]
             sys.modules.update(kept)
