@@ -228,7 +228,8 @@ def parse_make(words: list[str]) -> None:
     assert shown.returncode == 0, shown.stderr
     for line in shown.stdout.replace("\\\n", " ").splitlines():
         if "-m parity " in line:
-            parse(["python", *shlex.split("-m parity " + line.partition("-m parity ")[2])])
+            command = line.partition("-m parity ")[2].partition(" || ")[0]
+            parse(["python", *shlex.split(f"-m parity {command}")])
         elif "-m ltx2_mlx " in line:
             parse(["ltx2-mlx", *shlex.split(line.partition("-m ltx2_mlx ")[2])])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -58,8 +59,9 @@ def gigabytes(size: int) -> str:
 
 def is_output(path: Path) -> bool:
     """True for what ``generate`` writes, by its name; for a folder, by what is in it."""
-    if path.is_dir():
-        return (path / SETTINGS).exists() or any(path.glob("frame_*.png"))
+    with suppress(OSError, ValueError):  # what no path can be, reading it says
+        if path.is_dir():
+            return (path / SETTINGS).exists() or any(path.glob("frame_*.png"))
     return path.suffix.lower() in (*MOVIES, ".wav", ".json")
 
 

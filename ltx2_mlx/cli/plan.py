@@ -124,7 +124,7 @@ def _planned(request: Request, others: tuple[Request, ...], download: bool) -> P
     checkpoint = _files(result)
     shape = _check_against_files(result, checkpoint, sound)
     if checkpoint is not None and shape is not None:
-        with result.checking():
+        with suppress(LTX2Error) if result.problems else result.checking():  # a bad file is a problem already
             _fit(result, checkpoint)
     with result.checking():
         check_disk(sum(remote.size for remote in result.remote.values()))
