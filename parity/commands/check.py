@@ -61,10 +61,13 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace, start: float) -> int:
+    from ..report.render import replacing
     from ..run.environment import code_digest, environment
     from ..run.outputs import check_outputs
-    from .ports import finished
+    from .ports import finished, write
 
-    subject = check_outputs(args.trace, args.subject, args.checkpoint, lambda line: print(line, file=sys.stderr))
-    subject.results.environment, subject.results.code = environment("cpu"), code_digest()
+    with replacing(args.json):
+        subject = check_outputs(args.trace, args.subject, args.checkpoint, lambda line: print(line, file=sys.stderr))
+        subject.results.environment, subject.results.code = environment("cpu"), code_digest()
+        write(args.json, [subject], time.monotonic() - start)
     return finished(args.json, "ltx-core", [subject], [], time.monotonic() - start)

@@ -70,7 +70,8 @@ def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str
         stack.enter_context(seeded(args.seed))
         votes = ports.run(cells, lanes, reference, subjects, progress)
         _describe(args, device, subjects)
-        return finished(args.json, args.reference, subjects, votes, time.monotonic() - start)
+        write(args.json, subjects, time.monotonic() - start)
+    return finished(args.json, args.reference, subjects, votes, time.monotonic() - start)
 
 
 def _describe(args: argparse.Namespace, device: str, subjects: list[Subject]) -> None:
@@ -86,14 +87,22 @@ def _describe(args: argparse.Namespace, device: str, subjects: list[Subject]) ->
         results.origin = ORIGIN | {"seed": str(args.seed)} | named
 
 
-def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> int:
-    """Write the results of each subject and the page of findings, and show it. Returns the exit code."""
-    from ..report.ports import page
+def write(path: Path, subjects: list[Subject], seconds: float) -> None:
+    """Write the results of each subject."""
     from ..run.pool import peak_gb
 
     for subject in subjects:
         subject.results.seconds, subject.results.peak_gb = seconds, peak_gb()
         subject.results.write(path_of(path, subject, subjects))
+
+
+def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> int:
+    """Write the pages of each subject and the one of findings, and show it. Returns the exit code."""
+    from ..report.ports import page
+    from ..report.render import render
+
+    for subject in subjects:
+        render(path_of(path, subject, subjects))
     text = page(reference, subjects, votes, seconds)
     write_whole(path.with_name("ports.md"), text)
     print(text)
@@ -102,5 +111,5 @@ def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vo
 
 
 def path_of(path: Path, subject: Subject, subjects: list[Subject]) -> Path:
-    """Where a subject's results go: each has its own file where there are two."""
-    return path if len(subjects) == 1 else path.with_suffix(f".{Path(subject.name).stem}.json")
+    """Where a subject's results go: each has its own folder where there are two."""
+    return path if len(subjects) == 1 else path.parent / Path(subject.name).stem / path.name

@@ -209,8 +209,8 @@ def test_pipelines_gate_and_are_reported(tmp_path: Path, capsys: pytest.CaptureF
     assert document["pipelines"][1]["off_by_more"] == 1 and document["pipelines"][0]["psnr"] is None
     text = summary.markdown(document)
     assert "**diverged at frames**" in text and "First divergence: `pipelines.toy any float32 frames`" in text
-    page = html.page(document)
-    assert "frames 1 pixels off by more than 1" in page
+    page = html.single(html.Report(document))
+    assert "1 pixels off by more than 1" in page
     terminal.show(results, [])
     assert "first divergence: pipelines.toy any float32 frames" in " ".join(capsys.readouterr().out.split())
     cells = Cells(tmp_path / "cells", "key")

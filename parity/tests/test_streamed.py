@@ -360,7 +360,7 @@ def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that
     assert read_results(out)["summary"]["peak_gb"] > 0
     assert read_results(out)["origin"]["blocks"] == "1"
     assert "blocks    1 alone" in capsys.readouterr().out
-    assert "blocks other than 1" in out.with_name("report.html").read_text()
+    assert "blocks other than 1" in (out.parent / "report" / "notes.html").read_text()
     assert main(["run", "--stage", "sampling", "--blocks", "1", "--json", str(out)]) == EXIT_USAGE
 
 
