@@ -16,6 +16,7 @@ from PIL import Image
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import Plan, plan
 from ltx2_mlx.cli.recipes import RECIPES, parse
+from ltx2_mlx.cli.shown import show
 from ltx2_mlx.diffusion.guiders import MultiModalGuiderFactory, MultiModalGuiderParams
 from ltx2_mlx.diffusion.samplers import euler_denoising_loop, res2s_audio_video_denoising_loop
 from ltx2_mlx.diffusion.schedulers import LTX2Scheduler, falls
@@ -226,10 +227,14 @@ def test_an_error_of_the_command_line_is_one_line_that_steers_nothing(
     assert line.isprintable() and len(line) < 2100 and line.endswith(" --help)") and not line.startswith("::")
 
 
-def test_a_long_path_is_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_path_is_cut_in_the_middle(
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["info", f"{'x/' * 3000}file.safetensors"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "…" in line and "/file.safetensors: cannot be read (File name too long)" in line and len(line) < 400
+    result = planned("ti2vid_one_stage", checkpoints, tmp_path, "--preview", f"{'x/' * 3000}a.png")
+    assert result.problems and all(len(line) < 700 for line in show(result).splitlines())
 
 
 def test_audio_that_lasts_long_is_in_the_memory_that_a_plan_states(checkpoints: Path, tmp_path: Path) -> None:

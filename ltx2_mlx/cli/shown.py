@@ -10,6 +10,7 @@ from .info import gigabytes
 from .limit import available
 from .plan import Plan
 from .progress import duration
+from .terminal import one_line
 
 
 def seconds(plan: Plan) -> float | None:
@@ -42,7 +43,7 @@ def show(plan: Plan) -> str:
         lines += ["", *(f"note: {note}" for note in plan.notes)]
     if plan.problems:
         lines += ["", f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''}:"]
-        lines += [f"  - {problem}" for problem in plan.problems]
+        lines += [f"  - {one_line(problem)}" for problem in plan.problems]
     return "\n".join(map(printable, lines))
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ltx2_mlx.errors import InputError
+
 from ..faults import gate
 from ..faults.catalogue import FAULTS, NOT_APPLICABLE
 from ..faults.likely_causes import learn
@@ -49,6 +51,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the results are written")
     parser.add_argument("--learn", action="store_true", help="keep what each fault looks like, for parity explain")
     parser.add_argument(
+        "--subject",
+        metavar="SIDE",
+        help="of this side from outside: change what its modules return and take, and see what is noticed "
+        "(with --stage, --config; --sample taps of each cell, 8 by default)",
+    )
+    parser.add_argument("--stage", default="*", metavar="GLOB", help="with --subject: as of parity run")
+    parser.add_argument("--config", default="*", metavar="NAME", help="with --subject: as of parity run")
+    parser.add_argument(
         "--jobs",
         type=count,
         metavar="N",
@@ -59,6 +69,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _selftest(args: argparse.Namespace) -> int:
     """Plant the chosen faults and the canaries of their kinds, and write and show what became of them."""
+    if args.subject:
+        return _of_side(args)
+    if (args.stage, args.config) != ("*", "*"):
+        raise InputError("--stage and --config go with --subject; a fault names its own: see --only")
     chosen = [m for m in FAULTS if any(fnmatch.fnmatchcase(name, args.only) for name in (m.id, m.known))]
     if not chosen or (args.sample is not None and args.sample < 1):
         wrong = f"no fault '{args.only}'" if not chosen else "--sample takes a number from 1 on"
@@ -90,6 +104,28 @@ def _selftest(args: argparse.Namespace) -> int:
     show(score, document["summary"])
     print(f"written   {printable(args.json)}")
     return EXIT_OK if score.good else EXIT_DIVERGED
+
+
+def _of_side(args: argparse.Namespace) -> int:
+    """What the gate would notice of changes around the modules of a side from outside."""
+    from ..declare.inputs import seeded
+    from ..faults.wrapping import measure, table
+    from ..run import ports
+    from ..run.cells import select
+
+    start = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr)
+
+    ensure_fixtures()
+    if not (chosen := select(args.stage, args.config)):
+        raise InputError(f"no stage '{args.stage}' with config '{args.config}'; see: parity list")
+    side = ports.side(args.subject, "ours" if args.subject == ports.OURS else "port")
+    with seeded(args.seed):
+        found = measure(chosen, side, ports.side(ports.REFERENCE, "reference"), args.sample or 8, progress)
+    print(table(found))
+    return EXIT_OK if found.made and all(wrapped.noticed for wrapped in found.made) else EXIT_DIVERGED
 
 
 def show(score: Score, summary: dict[str, Any]) -> None:

@@ -190,44 +190,69 @@ def _judge(
     key = subject.name, pair.dtype
     if key not in loaded:
         try:
-            loaded[key] = {
-                name: subject.side.load(name, path, read(path).config, pair.dtype, **pair.options)
-                for name, path in pair.paths.items()
-            }
+            loaded[key] = load(subject.side, pair)
         except NotComparableError as error:
             loaded[key] = None
             alignment.leave(f"the config: {error}")
     modules = loaded[key]
     if modules is None:
         return rows
-    half = pair.dtype != "float32"
-    name = f"{recorded.name}@{pair.dtype}" if half else recorded.name
-    where = {"stage": pair.stage.name, "config": config, "case": name}
-    for oracle, free in ((recorded.oracle, False), (recorded.free, True)):
-        if oracle is None:
+    for free in (False, True):
+        if (recorded.free if free else recorded.oracle) is None:
             continue
-        where["lane"] = "B" if half else "C" if free else "A"
-        only = handed_over(pair) if free else ("*",)
-        session = MatchingSession(subject.side, recorded.trace, only=only, keeps="module outputs" if free else "all")
         try:
-            trace = run_tapped(subject.side, pair, modules, recorded, pair.dtype, session)
+            trace = run_side(subject.side, modules, recorded, free)
         except NotComparableError as error:
             alignment.leave(f"case {recorded.name}: {error}")
             return rows
         called = {tap for tap, _ in trace.calls}
         trace, shapes = comparable(recorded.trace, trace, pair.root)
-        keys = set(trace.calls)
-        taps = module_taps(pair.stage, recorded.trace)
         if not free:
-            met = {tap for tap, _ in keys}
+            taps, met = module_taps(pair.stage, recorded.trace), {tap for tap, _ in trace.calls}
             alignment.taps += len(taps)
             alignment.compared += len(taps & met)
             alignment.leave("another shape on the way", len(taps & shapes - met))
             alignment.leave("called, and nothing that it returns has a counterpart", len(taps & called - met - shapes))
             alignment.leave("the port has no such module, or does not call it", len(taps - called))
-        own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
-        handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
-        outputs = {tap for tap, _ in keys} - handed if free else None
-        rows += judge(subject.results, where, pair.stage, own, truth, trace, outputs)
-        subject.traces[where["lane"]] = trace
+        rows += judge_side(subject.results, config, recorded, trace, free)
+        subject.traces[lane_of(recorded, free)] = trace
     return rows
+
+
+def load(side: Side, pair: Pair) -> dict[str, Any]:
+    """The modules of a side that a pair's stage needs."""
+    return {
+        name: side.load(name, path, read(path).config, pair.dtype, **pair.options) for name, path in pair.paths.items()
+    }
+
+
+def run_side(
+    side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[MatchingSession] = MatchingSession
+) -> Trace:
+    """What a side does in a case: each tap on the recorded inputs, or ``free`` from the case's own on."""
+    return run_tapped(
+        side, recorded.pair, modules, recorded, recorded.pair.dtype, session_of(side, recorded, free, kind)
+    )
+
+
+def session_of(side: Side, recorded: Recorded, free: bool, kind: type[MatchingSession] = MatchingSession) -> Any:
+    only = handed_over(recorded.pair) if free else ("*",)
+    return kind(side, recorded.trace, only=only, keeps="module outputs" if free else "all")
+
+
+def lane_of(recorded: Recorded, free: bool) -> str:
+    return "B" if recorded.pair.dtype != "float32" else "C" if free else "A"
+
+
+def judge_side(results: Results, config: str, recorded: Recorded, trace: Trace, free: bool) -> list[Row]:
+    """Judge what can be compared (see ``comparable``) of a side's run."""
+    pair = recorded.pair
+    name = recorded.name if pair.dtype == "float32" else f"{recorded.name}@{pair.dtype}"
+    where = {"stage": pair.stage.name, "config": config, "case": name, "lane": lane_of(recorded, free)}
+    oracle = recorded.free if free else recorded.oracle
+    if oracle is None:
+        raise ValueError(f"{where}: not recorded")
+    taps = {tap for tap, _ in trace.calls}
+    handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
+    own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
+    return judge(results, where, pair.stage, own, truth, trace, taps - handed if free else None)

@@ -16,6 +16,7 @@ import pytest
 from ltx2_mlx.errors import InputError, LTX2Error
 from parity.cli import main
 from parity.declare.stages import stages
+from parity.faults import wrapping
 from parity.report.ports import page
 from parity.run import ports
 from parity.run.environment import ROOT
@@ -179,6 +180,15 @@ def test_a_part_says_what_is_called(toy: Any, checkpoints: Path) -> None:
     side = toy.SIDE()
     assert isinstance(side.components["vocoder"], Part)
     assert side.why_not(stages()["transformer_lora"]) == "toy declares no transformer"
+
+
+def test_changes_around_a_ports_modules_are_noticed_in_place(toy: Any, checkpoints: Path) -> None:
+    cell = [(stages()["vocoder"], "tiny-2.0"), (stages()["transformer"], "tiny-2.0")]
+    found = wrapping.measure(cell, toy.SIDE(), ports.side("ltx-core", "reference"), 2)
+    assert {w.change for w in found.made} == {*wrapping.OUTPUTS, wrapping.ARGUMENT} and len(found.made) == 10
+    assert all(w.noticed and w.in_place for w in found.made)
+    assert found.left_out == {"transformer: toy declares no transformer": 1}
+    assert "| argument dropped | 2 | 2 | 2 |  |" in wrapping.table(found)
 
 
 # ---- outputs of a program in any language -------------------------------------------------------------------------
