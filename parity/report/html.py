@@ -94,7 +94,7 @@ class _Pages:
             "verdict": verdict,
             "headline": headline,
             "lead": _lead(self.document, self.stages, self.groups),
-            "core": self.document["environment"].get("ltx-core", ""),
+            "sides": _sides(self.document),
             "stages": self.stages,
             "others": [(name, title) for name, title in _OTHERS if name in self.parts],
             "files": json.dumps({name.removeprefix("stage-"): file for name, file in self.files.items()}),
@@ -173,6 +173,12 @@ def _lead(document: Document, stages: list[StageView], groups: list[causes.Group
             f"from {_count(len(groups), 'cause')}; {ran}."
         )
     return f"{len(document['taps']):,} tensors pass, judged by torch's own error; {ran}."
+
+
+def _sides(document: Document) -> str:
+    """What was judged, and against what."""
+    origin, core = document.get("origin", {}), document["environment"].get("ltx-core", "")
+    return f"{origin.get('subject') or 'LTX-2 in MLX'}, judged against {origin.get('reference') or f'ltx-core {core}'}"
 
 
 def _count(count: int, noun: str) -> str:

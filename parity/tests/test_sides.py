@@ -168,6 +168,7 @@ def test_the_command_writes_results_and_a_page(tmp_path: Path, checkpoints: Path
     arguments = ["run", "--subject", str(TOY), "--stage", "vocoder", "--config", "tiny-2.0", "--lane", "A"]
     assert main([*arguments, "--json", str(tmp_path / "results.json")]) == 0
     assert f"## {TOY} 1" in (tmp_path / "ports.md").read_text()
+    assert f"{TOY}, judged against ltx-core 1.0.0" in (tmp_path / "report.html").read_text()
     capsys.readouterr()
     assert main(["accept", str(tmp_path / "results.json")]) != 0, "another port's run is no baseline"
     assert "its subject is" in capsys.readouterr().err
