@@ -140,7 +140,7 @@ def run(
         for subject in subjects:
             if why := own or reasons.get(subject.name):
                 subject.alignments[-1].leave(f"the stage: {why}")
-        if not able:
+        if len(able) < len(subjects):  # of two, what only one has says nothing about who differs
             continue
         runner.skipped = []
         loaded: dict[tuple[str, str], dict[str, Any] | None] = {}
