@@ -37,19 +37,23 @@ def _subject(reference: str, subject: Subject) -> list[str]:
     lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
     for a in subject.alignments:
         rows = [row for row in results.rows if (row.stage, row.config) == (a.stage, a.config)]
+        if not a.taps and not rows:
+            continue
         bad = sum(row.verdict != "pass" for row in rows)
-        worst = max((row.needed_k for row in rows if row.lane == "A"), default=0.0)
-        lines.append(
-            f"| {a.stage} | {a.config} | {a.taps:,} | {a.compared:,} | {len(rows):,} | {bad:,} | {worst:.3g} |"
-        )
-    reasons = [(a, why, count) for a in subject.alignments for why, count in a.left_out.items()]
-    if reasons:
+        worst = (max((row.needed_k for row in rows if row.lane == lane), default=None) for lane in "AC")
+        figures = ("–" if ratio is None else f"{ratio:.3g}" for ratio in worst)
+        counts = f"{a.taps:,} | {a.compared:,} | {len(rows):,} | {bad:,}"
+        lines.append(f"| {a.stage} | {a.config} | {counts} | {' | '.join(figures)} |")
+    whole = {a.stage: why for a in subject.alignments for why in a.left_out if why.startswith("the stage: ")}
+    parts = [(a, why, n) for a in subject.alignments for why, n in a.left_out.items() if a.stage not in whole]
+    if parts or whole:
         lines += ["", "Not comparable, and not passed:", ""]
         merged: dict[str, list[str]] = {}
-        for a, why, count in reasons:
-            of = f"{count} taps of " if not why.startswith(("case ", "the ")) or why.startswith("the port") else ""
+        for a, why, count in parts:
+            of = "" if why.startswith(("case ", "the config: ")) else f"{count} taps of "
             merged.setdefault(why, []).append(f"{of}{a.stage} {a.config}")
         lines += [f"- {plain(why)}: {'; '.join(places)}" for why, places in merged.items()]
+        lines += [f"- whole stages (not declared, or no networks): {', '.join(whole)}"] if whole else []
     failures = [row for row in results.failures() if isinstance(row, Row)]
     if not failures:
         return [
@@ -75,10 +79,6 @@ def _subject(reference: str, subject: Subject) -> list[str]:
     if trace := results.origin.get("trace"):
         again = f"python -m parity check {shlex.quote(trace)} --subject {shlex.quote(subject.name)}"
     return [*lines, "", "Again:", "", "```sh", printable(again), "```"]
-
-
-def _ratios(rows: list[Row], lane: str) -> list[float]:
-    return [row.needed_k for row in rows if row.lane == lane]
 
 
 def _grouped(failures: Iterable[Row | PipelineRow]) -> list[tuple[Row, int]]:
