@@ -170,10 +170,15 @@ def vocoder(config: Config) -> Any:
             f"{prefix}hidden_channels": part["upsample_initial_channel"],
             f"{prefix}upsample_kernel_sizes": part["upsample_kernel_sizes"],
             f"{prefix}upsample_factors": part["upsample_rates"],
+            f"{prefix}resnet_kernel_sizes": part["resblock_kernel_sizes"],
+            f"{prefix}resnet_dilations": part["resblock_dilation_sizes"],
         }
 
     if "bwe" not in section:
-        return LTX2Vocoder(**sizes(section))
+        act = "tanh" if section.get("use_tanh_at_final", True) else "clamp"
+        return LTX2Vocoder(**sizes(section), final_bias=section.get("use_bias_at_final", True), final_act_fn=act)
+    if "hop_length" in section["bwe"] and section["bwe"]["hop_length"] != 80:
+        raise NotComparableError("the spectrogram between its networks has the released sizes here")
     return LTX2VocoderWithBWE(**sizes(section["vocoder"]), **sizes(section["bwe"], "bwe_"), final_act_fn="clamp")
 
 
