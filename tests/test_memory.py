@@ -13,12 +13,13 @@ import pytest
 
 from ltx2_mlx.cli import blas, generate, limit
 from ltx2_mlx.cli.main import main
-from ltx2_mlx.cli.memory import Stage, lines
+from ltx2_mlx.cli.memory import Stage, lines, reading
 from ltx2_mlx.cli.plan import Plan, plan
 from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.cli.request import Request
 from ltx2_mlx.cli.shown import show
 from ltx2_mlx.cli.values import size_of_memory
+from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.memory import Peaks
 from ltx2_mlx.pipelines.contexts import save_contexts
 from ltx2_mlx.text.embeddings import EmbeddingsProcessorOutput
@@ -84,8 +85,13 @@ def test_each_phase_takes_what_its_plan_said_within_15_percent(case: str, checkp
     expected = {stage.name: stage.memory for stage in made.stages}
     print("\n".join(lines(made.stages, peaks)))
     assert list(peaks.phases) == list(expected)
-    ratios = {name: expected[name] / peak for name, peak in peaks.phases.items()}
-    assert all(0.85 <= ratio <= 1.15 for ratio in ratios.values()), ratios
+    # An upsampler is read while its phase lasts. How many tensors are on their way at once, from none to twice what the
+    # plan counts, depends on the disk and on what else the machine does.
+    path = made.request.spatial_upsampler_path
+    moving = {} if path is None else {"upsampling": reading(read_checkpoint(path), "upsampler", made.request)}
+    for name, peak in peaks.phases.items():
+        least, most = (expected[name] + sign * moving.get(name, 0) for sign in (-1, 1))
+        assert least <= 1.15 * peak and 0.85 * peak <= most, (name, peak, expected[name])
     assert peaks.most == max(peaks.phases.values())
 
 

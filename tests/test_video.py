@@ -192,7 +192,8 @@ def test_the_estimate_of_memory_holds(on_cpu: None, checkpoints: Path, base: int
     module = VideoDecoder(config(checkpoints, base))
     latent = mx.zeros((1, 128, 3, 4, 6))
     mx.eval(module.parameters(), latent)
-    measured = peak(lambda: mx.eval(module(latent)))
+    # Of a few: what is freed before the next is computed depends on what else the machine does.
+    measured = max(peak(lambda: mx.eval(module(latent))) for _ in range(4))
     estimate = decode_memory(module.config, latent.shape, 4)
     assert 0.85 * measured <= estimate <= 1.15 * measured
 
