@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"ltx2-mlx: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        _say("ltx2-mlx: stopped; nothing was written")
+        _say(f"ltx2-mlx: stopped; {' and '.join(map(str, _finished)) or 'nothing'} was written")
         return code(stop)
     except BrokenPipeError:  # the reader of a plan or of the help has read enough
         _forget(sys.stdout)
@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 # ---- stopping -----------------------------------------------------------------------------------------------------
+
+
+_finished: list[Path] = []  # what the command that runs has written whole
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
@@ -213,7 +216,8 @@ def _make(planned: Plan, shown: Display) -> int:
     logging.captureWarnings(True)
     written = [path for each in planned.requests for path in (each.output_path, each.context, each.preview) if path]
     before = {path: _state(path) for path in written}
-    finished: list[Path] = []
+    finished = _finished
+    finished.clear()
 
     def stopped(number: int) -> None:
         new = [str(path) for path in before if _state(path) != before[path]]

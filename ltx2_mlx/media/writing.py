@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import wave
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -114,11 +113,11 @@ def _add_comment(path: Path, comment: str) -> None:
 
 
 def _write_wav(path: Path, pcm: _Pcm) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(pcm.rate)
-        file.writeframes(pcm.samples.astype("<i2").tobytes())
+    """Not by ``wave``: closing a file of its that a signal has stopped at its beginning is an error of its own."""
+    data = pcm.samples.astype("<i2").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 2, pcm.rate, 4 * pcm.rate, 4, 16)
+    head = struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE") + form + struct.pack("<4sI", b"data", len(data))
+    path.write_bytes(head + data)
 
 
 class _Pcm(NamedTuple):
