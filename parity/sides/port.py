@@ -117,8 +117,11 @@ class Port(Side):
         """The component with the checkpoint's weights. Raises PortError where the two do not meet."""
         part, to = self.components[component], self.dtype(dtype)
         official, keys = build(component, read(path))
+        arrays = read(path).arrays()
+        held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
         try:
             module = part.make(config)
+            tensors = {renamed(name, part): array for name, array in part.weights(held).items()}
         except NotComparableError:
             raise
         except Exception as error:
@@ -127,9 +130,6 @@ class Port(Side):
             raise PortError(
                 f"{self.name}: {component} cannot be made ({where}): {type(error).__name__}: {error}"
             ) from error
-        arrays = read(path).arrays()
-        held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
-        tensors = {renamed(name, part): array for name, array in part.weights(held).items()}
         wanted = self.parameters_of(module)
         absent = [f"missing {n} {wanted[n]}" for n in wanted if n not in tensors and not _any(n, part.own)]
         over = [f"left over {n} {a.shape}" for n, a in tensors.items() if n not in wanted]
