@@ -125,7 +125,8 @@ def _with_files(action: argparse.Action, value: Any, change: Callable[[str, Sequ
     """A flag's value with ``change`` made to each path in it."""
     patterns = GEMMA_PATTERNS if action.dest == "gemma_root" else None
     if isinstance(action, Values):
-        uses = value if value and all(isinstance(use, list) for use in value) else [value]
+        fields = value if isinstance(value, list) else [value]
+        uses = fields if fields and all(isinstance(use, list) for use in fields) else [fields]
         return [[change(use[0], patterns), *use[1:]] if use and isinstance(use[0], str) else use for use in uses]
     if action.type is bare_lora and isinstance(value, list):
         return [change(path, patterns) if isinstance(path, str) else path for path in value]
