@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from ltx2_mlx.cli.info import info
 from ltx2_mlx.diffusion.conditioning import (
     VideoConditionByKeyframeIndex,
     VideoConditionByLatentIndex,
@@ -127,6 +128,17 @@ def test_the_text_encoder_is_the_one_that_the_checkpoint_was_trained_with(
 def test_files_of_two_versions_are_refused(checkpoints: Path, split: CheckpointFiles) -> None:
     with pytest.raises(CheckpointError, match=r"of version 2\.5, .* of version 2\.3"):
         read_checkpoint(replace(split, audio_vae_path=checkpoints / "tiny-2.3.safetensors"))
+
+
+def test_info_says_what_each_of_the_split_files_holds(checkpoints: Path) -> None:
+    said = info(checkpoints / "tiny-2.5-transformer.safetensors")
+    assert (
+        "version   2.5.0" in said and "in part: what begins with text_embedding_projection. is in another file" in said
+    )
+    (line,) = (line for line in said.splitlines() if line.startswith("  transformer "))
+    assert line.endswith("whole: every key used once, every shape right")
+    said = info(checkpoints / "tiny-2.5-video-vae-conv.safetensors")
+    assert said.count("whole: every key used once") == 2
 
 
 # ---- the mark of single pictures ------------------------------------------------------------------------------------
