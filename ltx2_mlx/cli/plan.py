@@ -363,7 +363,7 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
                 check_text_models(folder, checkpoint)
             result.encodes = max(len(new), 1)
             size = sum(info.nbytes for info in folder.tensors.values())
-            result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
+            result.files.append((folder.name, request.gemma_root, gigabytes(size)))
 
 
 def contexts(request: Request) -> Contexts:

@@ -134,6 +134,7 @@ class Stage:
     exact: taps (globs) of modules whose output must be equal to the last bit.
     reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
     different: values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
+    model: ``model_type`` of the config, of a component that is one of several networks.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
     loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
     quantization: how the component is loaded, by the name that both sides know.
@@ -156,6 +157,7 @@ class Stage:
     exact: tuple[str, ...] = ()
     reference_only: dict[str, str] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
+    model: str = ""
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None

@@ -91,12 +91,18 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     for path, checkpoint in headers.items():
         files |= {s.main: path for s in held if checkpoint.holds(s.main) and s.main not in files}
     named = [stage for stage in held if stage.component in files and fnmatchcase(stage.name, glob)]
+    named = [stage for stage in named if _is_of(stage, headers[files[stage.main]])]
     if not files:
         build("transformer", headers[real.given[0]])  # says what is wrong with the file
     needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
     large = {component for component, size in needed.items() if size > IN_MEMORY or not is_mapped(files[component])}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
     return RealCells([(stage, files[stage.main].stem) for stage in named], files, frozenset(streamed))
+
+
+def _is_of(stage: Stage, checkpoint: Checkpoint) -> bool:
+    """True where the checkpoint's component is the network that the stage is for."""
+    return not stage.model or str(checkpoint.config.get("model_type")).startswith(stage.model)
 
 
 def _components(named: list[Stage], files: dict[str, Path]) -> list[str]:

@@ -13,6 +13,7 @@ from .loops import (
     res2s_step,
     simple,
 )
+from .tokens import Gemma4Tokenizer
 
 from ltx_pipelines.utils import media_io, samplers  # isort: skip  after components, which makes torchaudio importable
 
@@ -21,6 +22,7 @@ for _module in (media_io, samplers):
 
 __all__ = [
     "BUILDERS",
+    "Gemma4Tokenizer",
     "Tokenizer",
     "Torch",
     "decoded_in_slabs",
