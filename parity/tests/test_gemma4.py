@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
 
 import ltx2_mlx
 from ltx2_mlx.loading.checkpoint import CheckpointFiles
@@ -31,11 +30,16 @@ def reference(checkpoints: Path) -> Any:
 @pytest.fixture(scope="module")
 def whole(reference: Any) -> Any:
     """transformers' own model of text, images and audio, with the fixture's text model in it."""
+    from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
+
     sizes = {
         "vision_config": {"mm_embed_dim": 8, "patch_size": 2, "mm_posemb_size": 6, "output_proj_dims": 8},
         "audio_config": {"audio_embed_dim": 10},
     }
-    model = Gemma4UnifiedForConditionalGeneration(Gemma4UnifiedConfig.from_dict(read_gemma(GEMMA4).config | sizes)).eval()
+    config = read_gemma(GEMMA4).config
+    text = config["text_config"] | {"dtype": "float32"}
+    said = Gemma4UnifiedConfig.from_dict(config | sizes | {"text_config": text})
+    model = Gemma4UnifiedForConditionalGeneration(said).eval()
     model.model.language_model.load_state_dict(reference.state_dict())
     return model
 
@@ -60,9 +64,11 @@ def test_the_folder_that_transformers_saves_is_read(whole: Any, tmp_path: Path) 
     assert all(mx.array_equal(a, b) for a, b in zip(*both, strict=True))
 
 
-def test_a_prompt_becomes_the_reference_s_contexts(reference: Any, checkpoints: Path, tmp_path: Path) -> None:
-    """The whole way from text on, free-running, 1024 tokens: tokens by the rules, transformers' states, ltx-core's
-    projection and connectors (of 2.3, which 2.5 has too) with the encoder's weights."""
+def test_a_prompt_becomes_the_reference_s_contexts(
+    reference: Any, checkpoints: Path, tmp_path: Path, short_prompts: None
+) -> None:
+    """The whole way from text on, free-running: tokens by the rules, transformers' states, ltx-core's projection and
+    connectors (of 2.3, which 2.5 has too) with the encoder's weights."""
     connectors = checkpoints / "tiny-2.3.safetensors"
     ours = encode_prompts([PROMPT], CheckpointFiles(connectors, text_encoder_path=GEMMA4), GEMMA4, mx.float32)[0]
     projection = {k: t for k, t in load_file(GEMMA4).items() if k.startswith("text_embedding_projection.")}
@@ -71,7 +77,7 @@ def test_a_prompt_becomes_the_reference_s_contexts(reference: Any, checkpoints: 
     processor = Torch().load(
         "embeddings_processor", tmp_path / "joined.safetensors", json.loads(metadata["config"]), "float32"
     )
-    ids, mask = (torch.from_numpy(x) for x in Gemma4Tokenizer(str(GEMMA4), 1024).encode([PROMPT]))
+    ids, mask = (torch.from_numpy(x) for x in Gemma4Tokenizer(str(GEMMA4), 128).encode([PROMPT]))
     with torch.no_grad():
         wanted = processor.process_hidden_states(reference(ids, mask), mask)
     for name in ("video_encoding", "audio_encoding"):
