@@ -80,7 +80,9 @@ def by_layer(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_layout_gives_the_same_model_and_tokens(encoder: Path, tensors: Arrays, tmp_path: Path) -> None:
     expected, config = parameters(encoder), config_of(encoder)
-    nested = {k.replace("model.l", "model.language_model.l") if k.startswith("model.l") else k: x for k, x in tensors.items()}
+    nested = {
+        k.replace("model.l", "model.language_model.l") if k.startswith("model.l") else k: x for k, x in tensors.items()
+    }
     flat = {key: value for key, value in config["text_config"].items()}
     layouts = [
         written(tmp_path / "nested.safetensors", nested, config),

@@ -108,9 +108,7 @@ class Gemma(Checkpoint):
                 component = ""
             other = result.setdefault(component, {}).setdefault(path, key)
             if component == "gemma" and other != key:
-                raise WeightsError(
-                    f"{self.path}: {cut(other)} and {cut(key)} are the same weight twice. {self.remedy}"
-                )
+                raise WeightsError(f"{self.path}: {cut(other)} and {cut(key)} are the same weight twice. {self.remedy}")
         return result
 
 

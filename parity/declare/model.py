@@ -117,10 +117,15 @@ class Case:
     isolated: bool = True
 
 
+Reference = Literal["ltx-core", "transformers", "diffusers"]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One component beside its reference.
 
+    reference: the package whose code the stage is compared with. fits: says of a checkpoint's config whether the stage
+        is about such networks; where it is not, real files that hold the component are not compared in it.
     component: what both sides load from the config's checkpoint; None for a stage of free functions.
     also: further components that a case needs, each with the config whose checkpoint holds it ("" for the same one);
         their taps are named after them, and their coverage is the business of their own stages.
@@ -134,7 +139,6 @@ class Stage:
     exact: taps (globs) of modules whose output must be equal to the last bit.
     reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
     different: values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
-    model: ``model_type`` of the config, of a component that is one of several networks.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
     loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
     quantization: how the component is loaded, by the name that both sides know.
@@ -157,11 +161,17 @@ class Stage:
     exact: tuple[str, ...] = ()
     reference_only: dict[str, str] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
-    model: str = ""
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None
     layout: Literal["sequence", "video", "audio"] = "sequence"
+    reference: Reference = "ltx-core"
+    fits: Callable[[dict[str, Any]], bool] = lambda config: True
+
+    @property
+    def mirrored(self) -> bool:
+        """True where the reference's arguments and results have our names; diffusers has its own."""
+        return self.reference != "diffusers"
 
     @property
     def main(self) -> str:

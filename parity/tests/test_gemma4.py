@@ -18,13 +18,14 @@ from ltx2_mlx.loading.gemma import read_gemma
 from ltx2_mlx.pipelines.prompts import encode_prompts
 from parity.declare.inputs import GEMMA4
 from parity.sides.torch import Gemma4Tokenizer, Torch
+from parity.sides.torch.transformers import Transformers
 
 PROMPT = "Two sailors argue quietly on the pier: 🦊 <image_soft_token> and <bos>"
 
 
 @pytest.fixture(scope="module")
 def reference(checkpoints: Path) -> Any:
-    return Torch().load("gemma", GEMMA4, read_gemma(GEMMA4).config, "float32")
+    return Transformers().load("gemma", GEMMA4, read_gemma(GEMMA4).config, "float32")
 
 
 @pytest.fixture(scope="module")

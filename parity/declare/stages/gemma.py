@@ -14,6 +14,10 @@ _REF, _OURS = "transformers.models.gemma3.modeling_gemma3", "ltx2_mlx.text.gemma
 _REF4, _OURS4 = "transformers.models.gemma4_unified.modeling_gemma4_unified", "ltx2_mlx.text.gemma4"
 
 
+def _is_gemma4(config: dict[str, Any]) -> bool:
+    return str(config.get("model_type")).startswith("gemma4")
+
+
 def _prompts(
     name: str, vocabulary: int, tokens: int, lengths: tuple[int, ...], side: str, standing: tuple[int, ...]
 ) -> dict[str, Data]:
@@ -38,8 +42,8 @@ _LONG = ("embed_tokens", "rotary_emb", "layers.1", "layers.2", "layers.?.self_at
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     """Batches of unequal lengths, one of them whole: transformers drops the mask of a batch without pads."""
     vocabulary = config["text_config"]["vocab_size"]
-    named = ("image_token_id", "video_token_id", "audio_token_id")  # of Gemma 4
-    standing = tuple(config[key] for key in named if key in config)
+    named = ("image_token_id", "video_token_id", "audio_token_id")
+    standing = tuple(config[key] for key in named) if _is_gemma4(config) else ()
 
     def case(name: str, tokens: int, lengths: tuple[int, ...], side: str = "left", half: bool = False) -> Case:
         return Case(_prompts(name, vocabulary, tokens, lengths, side, standing), half=half)
@@ -58,7 +62,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 GEMMA = Stage(
     name="gemma",
     component="gemma",
-    model="gemma3",
+    fits=lambda config: not _is_gemma4(config),
     cases=cases,
     classes={},
     configs=("tiny-gemma",),
@@ -79,7 +83,8 @@ GEMMA = Stage(
 GEMMA4 = replace(
     GEMMA,
     name="gemma4",
-    model="gemma4_unified",
+    reference="transformers",
+    fits=_is_gemma4,
     configs=("tiny-gemma4",),
     functions=(
         FunctionTap(

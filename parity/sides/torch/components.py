@@ -120,38 +120,16 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
 
 
 def gemma_model(config: dict[str, Any]) -> torch.nn.Module:
-    """transformers' text model, with every hidden state as its result: Gemma 3 as ltx-core runs it (built directly: its
-    own builder fails with transformers 5), or Gemma 4."""
-    if str(config.get("model_type")).startswith("gemma4"):
-        return _gemma4_model(config)
+    """Gemma 3 as ltx-core runs it, built directly: its own builder fails with transformers 5."""
     from transformers import Gemma3Config
     from transformers.models.gemma3 import modeling_gemma3
 
     text_config: Any = Gemma3Config.from_dict(config).text_config
-    model: torch.nn.Module = _every_state(modeling_gemma3, "Gemma3TextModel")(text_config)
+    model: torch.nn.Module = every_state(modeling_gemma3, "Gemma3TextModel")(text_config)
     return model
 
 
-def _gemma4_model(config: dict[str, Any]) -> torch.nn.Module:
-    from transformers import Gemma4UnifiedConfig
-    from transformers.models.gemma4_unified import modeling_gemma4_unified
-
-    whole: Any = Gemma4UnifiedConfig.from_dict(config)
-    pad = whole.text_config.pad_token_id
-    standing = torch.tensor([whole.image_token_id, whole.video_token_id, whole.audio_token_id])
-    base = _every_state(modeling_gemma4_unified, "Gemma4UnifiedTextModel")
-
-    def forward(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        """As the whole model calls it (a test compares the two): what stands for an image is embedded as a pad."""
-        return base.forward(self, torch.where(torch.isin(input_ids, standing), pad, input_ids), attention_mask)
-
-    cls = type(base.__name__, (base,), {"forward": forward})
-    with mock.patch.object(modeling_gemma4_unified, "set", _in_order, create=True):  # it keeps its set of layer kinds
-        model: torch.nn.Module = cls(whole.text_config)
-    return model
-
-
-def _every_state(modeling: Any, name: str) -> Any:
+def every_state(modeling: Any, name: str) -> Any:
     """A class of transformers' that returns every hidden state: before each layer, and after the final norm."""
     base = getattr(modeling, name)
 
@@ -162,7 +140,7 @@ def _every_state(modeling: Any, name: str) -> Any:
                 hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
                 undo.callback(hook.remove)
             # It loops over a set of layer kinds, whose order changes from process to process.
-            undo.enter_context(mock.patch.object(modeling, "set", _in_order, create=True))
+            undo.enter_context(mock.patch.object(modeling, "set", in_order, create=True))
             output = base.forward(self, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return (*states, output.last_hidden_state)
 
@@ -190,18 +168,20 @@ def gemma_name(key: str) -> str | None:
     return name if name is not None and name.startswith(_TEXT_PARTS) else None
 
 
-def _gemma(path: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+def with_weights(model: torch.nn.Module, path: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """A text model with the tensors of a Gemma's files, all of them, in a dtype."""
     from safetensors.torch import load_file
 
-    model = gemma_model(config)
     tensors = {k: t for file in gemma_files(path) for k, t in load_file(file).items()}
     model.load_state_dict({name: t for key, t in tensors.items() if (name := gemma_name(key)) is not None})
-    for tensor in model.state_dict(keep_vars=True).values():  # what no file holds stays float32: rotary frequencies, and
+    for tensor in model.state_dict(
+        keep_vars=True
+    ).values():  # what no file holds stays float32: rotary frequencies, and
         tensor.data = tensor.data.to(dtype)  # the scale of the embedding
     return model.eval()
 
 
-def _in_order(values: Iterable[str]) -> list[str]:
+def in_order(values: Iterable[str]) -> list[str]:
     return sorted(set(values))
 
 
@@ -327,6 +307,7 @@ def filters_made_once() -> Iterator[None]:
 class Torch(Side):
     key, method = "reference", "forward"
     wide_functions: Mapping[str, Callable[..., Any]] = WIDENED
+    wide_modules: Mapping[str, Callable[..., Any]] = WIDENED_MODULES
     containers = (torch.nn.Sequential, torch.nn.ModuleList)
 
     def is_array(self, value: Any) -> bool:
@@ -362,7 +343,7 @@ class Torch(Side):
     ) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
         if component == "gemma":
-            return _gemma(path, config, self.dtype(dtype))
+            return with_weights(gemma_model(config), path, self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         for file, strength in loras:
@@ -404,7 +385,7 @@ class Torch(Side):
         """Paths of the modules without children (not of empty lists): the denominator of coverage."""
         return [
             name
-            for name, m in module.named_modules()
+            for name, m in self.named_modules(module)
             if name and not any(m.children()) and type(m) not in self.containers
         ]
 
@@ -412,13 +393,12 @@ class Torch(Side):
         """The same weights, to the last bit, in float64."""
         return self.as_oracle(copy.deepcopy(module))
 
-    @staticmethod
-    def as_oracle(module: torch.nn.Module) -> torch.nn.Module:
+    def as_oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module itself, turned into float64."""
         oracle = module.double()
         for m in oracle.modules():
-            if (name := type(m).__name__) in WIDENED_MODULES:
-                m.__class__ = type(name, (type(m),), {"forward": WIDENED_MODULES[name]})
+            if (name := type(m).__name__) in self.wide_modules:
+                m.__class__ = type(name, (type(m),), {"forward": self.wide_modules[name]})
         return oracle
 
     @contextlib.contextmanager
