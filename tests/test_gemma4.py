@@ -80,15 +80,12 @@ def by_layer(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_layout_gives_the_same_model_and_tokens(encoder: Path, tensors: Arrays, tmp_path: Path) -> None:
     expected, config = parameters(encoder), config_of(encoder)
-    nested = {
-        k.replace("model.l", "model.language_model.l") if k.startswith("model.l") else k: x for k, x in tensors.items()
-    }
-    flat = {key: value for key, value in config["text_config"].items()}
+    nested = {key.replace("model.l", "model.language_model.l"): array for key, array in tensors.items()}
     layouts = [
         written(tmp_path / "nested.safetensors", nested, config),
         written(tmp_path / "layers.safetensors", tensors, by_layer(config)),
         as_by_transformers(tmp_path / "folder", tensors, config),
-        as_by_transformers(tmp_path / "text", tensors, flat),
+        as_by_transformers(tmp_path / "text", tensors, config["text_config"]),
     ]
     ids = LTXVGemmaTokenizer(encoder, 32).encode("a red fox")[0]
     assert ids[0, -1] != 0 and 2 in ids[0].tolist()

@@ -101,9 +101,8 @@ def _without_overrides(section: dict[str, Any]) -> dict[str, Any]:
 def _check_layers(config: Gemma4UnifiedTextConfig) -> None:
     kinds = config.layer_types
     if len(kinds) != config.num_hidden_layers or not set(kinds) <= set(_KINDS):
-        raise ConfigError(
-            f"text_config.layer_types is {short(list(kinds))}, expected {config.num_hidden_layers} of {' or '.join(_KINDS)}"
-        )
+        expected = f"{config.num_hidden_layers} of {' or '.join(_KINDS)}"
+        raise ConfigError(f"text_config.layer_types is {short(list(kinds))}, expected {expected}")
     if kinds[-1] != "full_attention":  # transformers makes it one
         raise ConfigError(f"text_config.layer_types ends in {kinds[-1]}, expected full_attention")
 

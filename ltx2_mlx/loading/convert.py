@@ -68,8 +68,8 @@ def convert(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Conversion:
-    """Write ``source``, a checkpoint or a Gemma (a folder, or a text encoder's file), with packed weights to ``path``, a
-    file or a folder.
+    """Write ``source``, a checkpoint or a Gemma (a folder, or the file of a text encoder), with packed weights to
+    ``path``, a file or a folder.
 
     Memory is that of one tensor. ``progress(done, total)`` counts bytes of the new file. Raises InputError for a path
     that cannot be written or exists, CheckpointError for a source that is damaged, packed already, or has nothing to

@@ -221,7 +221,8 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     parameters = {name: part for name, part in inside if isinstance(part, mx.array)}
     expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
     if not parts.get(component):
-        first = f"missing {_key(component, next(iter(expected)), checkpoint)} and all else of {_NAMES.get(component, component)}"
+        key = _key(component, next(iter(expected)), checkpoint)
+        first = f"missing {key} and all else of {_NAMES.get(component, component)}"
         raise WeightsError(f"{checkpoint.path} holds {checkpoint.contents()} only: {first}. {_remedy(component)}")
     problems = [f"missing {_key(component, n, checkpoint)} {shape}" for n, shape in expected.items() if n not in keys]
     problems += [f"left over {cut(key)}" for name, key in keys.items() if name not in expected]

@@ -136,7 +136,8 @@ def _in_file(file: Path) -> str:
     if held.dtype != np.uint8:
         raise CheckpointError(f"{file}: its {name} is {held.dtype}, expected bytes (U8). Use the official text encoder")
     with _library(file):
-        return held.tobytes().decode()
+        content: str = held.tobytes().decode()
+        return content
 
 
 @contextmanager

@@ -152,7 +152,7 @@ _TEXT_PARTS = ("layers.", "embed_tokens.", "norm.")
 
 
 def gemma_files(path: Path) -> list[Path]:
-    """The files of a Gemma's weights: what is named ``model*`` and the index names, if there is one; or the one file."""
+    """The files of a Gemma's weights: what is named ``model*``, and the index names if there is one; or one file."""
     index = path / "model.safetensors.index.json"
     if path.is_file():
         return [path]
