@@ -85,6 +85,11 @@ class Gemma(Checkpoint):
         return str(self.config.get("model_type"))
 
     @property
+    def gemma_version(self) -> str | None:
+        found = self.config.get("gemma_version")
+        return None if found is None else str(found)
+
+    @property
     def kind(self) -> None:
         """Nothing beyond what ``read_gemma`` says."""
 
@@ -141,12 +146,6 @@ class GemmaFile(Gemma):
     @property
     def remedy(self) -> str:
         return _ENCODER
-
-    @property
-    def gemma_version(self) -> str | None:
-        """The version that the transformer was trained with; None where the file does not say it."""
-        said = self.stated.get("gemma_version")
-        return None if said is None else str(said)
 
 
 CONFIG = "gemma_config"

@@ -69,9 +69,10 @@ def test_a_prompt_becomes_the_reference_s_contexts(
     reference: Any, checkpoints: Path, tmp_path: Path, short_prompts: None
 ) -> None:
     """The whole way from text on, free-running: tokens by the rules, transformers' states, ltx-core's projection and
-    connectors (of 2.3, which 2.5 has too) with the encoder's weights."""
-    connectors = checkpoints / "tiny-2.3.safetensors"
-    ours = encode_prompts([PROMPT], CheckpointFiles(connectors, text_encoder_path=GEMMA4), GEMMA4, mx.float32)[0]
+    connectors with 2.5's weights."""
+    connectors = checkpoints / "tiny-2.5-transformer.safetensors"
+    files = CheckpointFiles(transformer_path=connectors, text_encoder_path=GEMMA4)
+    ours = encode_prompts([PROMPT], files, GEMMA4, mx.float32)[0]
     projection = {k: t for k, t in load_file(GEMMA4).items() if k.startswith("text_embedding_projection.")}
     metadata = ltx2_mlx.read_checkpoint(connectors).metadata
     save_file(load_file(connectors) | projection, tmp_path / "joined.safetensors", metadata)
