@@ -104,6 +104,7 @@ GEMMA4 = (
         "attend(q, k, v, self.head_dim**-0.5, attention_mask)",
         f"{_ATTENTION}.o_proj:x",
         cause="wrong constant",
+        known="T17",
     ),
     _gemma4(
         "T56",
@@ -113,6 +114,7 @@ GEMMA4 = (
         "        self.v_norm(v)\n",
         f"{_ATTENTION}.o_proj:x",
         cause="missing normalisation",
+        known="T17",
     ),
     _gemma4(
         "T57",
@@ -122,6 +124,7 @@ GEMMA4 = (
         "        v = self.v_norm(k if self.v_proj is None else v)\n",
         "layers.2.self_attn.v_norm:hidden_states",
         cause="wrong input",
+        known="T17",
     ),
     _gemma4(
         "T58",
@@ -161,6 +164,7 @@ GEMMA4 = (
         "position_embeddings, attention_mask)",
         "layers.0",
         cause="skipped term",
+        known="T17",
     ),
     _gemma4(
         "T60",
@@ -194,6 +198,7 @@ GEMMA4 = (
         "frequencies = np.resize(_inverse_frequencies(base, 1.0, 2 * turning), width // 2)",
         "rotary_emb",
         cause="wrong constant",
+        known="T17",
     ),
     _gemma4(
         "T62",
