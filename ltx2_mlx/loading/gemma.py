@@ -164,11 +164,15 @@ def is_gemma_file(path: str | Path) -> bool:
 def read_gemma(path: str | Path) -> Gemma:
     """Read and check the headers of a Gemma folder, or of a text encoder of LTX-2.5. Raises CheckpointError in one
     line."""
-    return _read_file(Path(path)) if is_gemma_file(path) else _read_folder(Path(path))
+    return _read_file(Path(path)) if Path(path).is_file() else _read_folder(Path(path))
 
 
 def _read_file(path: Path) -> GemmaFile:
     result = GemmaFile(path, *read_header(path))
+    if CONFIG not in result.metadata:
+        raise CheckpointError(
+            f"{path}: a file without '{CONFIG}' in its metadata. {_GEMMA}; of LTX-2.5 its text encoder"
+        )
     if not is_gemma4(result.stated):
         found = cut(repr(result.stated.get("model_type")))
         raise ConfigError(f"{path}: model_type of '{CONFIG}' is {found}, expected gemma4_unified. {_ENCODER}")
@@ -235,13 +239,9 @@ def _no_folder(path: Path) -> str:
         return "no such folder"
     try:
         check_regular(path)
-        with path.open("rb") as file:
-            named = file.read(9)[8:] != b"{"
-        return f"a file, {kind_of_file(path)}" if named and path.stat().st_size else "a file"
     except CheckpointError as error:
         return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+    return "not a folder"
 
 
 def _weights(folder: Path) -> list[Path]:
