@@ -177,6 +177,14 @@ def test_a_bad_encoder_is_refused_in_one_line(name: str, encoder: Path, tensors:
     assert message in text and str(path) in text and "\n" not in text and "gemma-3" not in text
 
 
+def test_a_damaged_file_is_told_from_one_that_is_no_encoder(encoder: Path, checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.safetensors").write_bytes(encoder.read_bytes()[:9000])
+    with pytest.raises(CheckpointError, match="truncated"):
+        read_gemma(tmp_path / "short.safetensors")
+    with pytest.raises(CheckpointError, match=r"a file without 'gemma_config' in its metadata\. .* its text encoder"):
+        read_gemma(checkpoints / "tiny-2.3.safetensors")
+
+
 def test_a_config_that_is_no_object_is_refused(tensors: Arrays, tmp_path: Path) -> None:
     with pytest.raises(LTX2Error, match="the 'gemma_config' metadata: a JSON list, expected an object"):
         read_gemma(written(tmp_path / "x.safetensors", tensors, []))
@@ -230,7 +238,7 @@ def test_a_prompt_becomes_contexts(encoder: Path, checkpoints: Path, short_promp
         encode_prompts(["a fox"], files, encoder, mx.float32, low_memory=low_memory)[0] for low_memory in (False, True)
     )
     assert plain.video_encoding.shape[1] == 128 and mx.array_equal(plain.video_encoding, paged.video_encoding)
-    with pytest.raises(CheckpointError, match="needs Gemma 3, and .* is gemma4-12b-ltx-v1"):
+    with pytest.raises(CheckpointError, match=r"needs Gemma 3, and .* is gemma4-12b-ltx-v1"):
         encode_prompts(["a fox"], checkpoints / "tiny-2.3.safetensors", encoder, mx.float32)
 
 

@@ -170,9 +170,8 @@ def read_gemma(path: str | Path) -> Gemma:
 def _read_file(path: Path) -> GemmaFile:
     result = GemmaFile(path, *read_header(path))
     if CONFIG not in result.metadata:
-        raise CheckpointError(
-            f"{path}: a file without '{CONFIG}' in its metadata. {_GEMMA}; of LTX-2.5 its text encoder"
-        )
+        said = f"a file without '{CONFIG}' in its metadata"
+        raise CheckpointError(f"{path}: {said}. {_GEMMA}; for LTX-2.5 its text encoder")
     if not is_gemma4(result.stated):
         found = cut(repr(result.stated.get("model_type")))
         raise ConfigError(f"{path}: model_type of '{CONFIG}' is {found}, expected gemma4_unified. {_ENCODER}")
