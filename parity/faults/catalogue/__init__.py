@@ -20,17 +20,18 @@ from .positions import POSITIONS
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
+from .transformer_25 import TRANSFORMER_25
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *GEMMA4, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
+EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *GEMMA4, *POSITIONS, *TRANSFORMER, *TRANSFORMER_25, *VIDEO, *AUDIO)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
     "text": (*TEXT, *GEMMA4),
     "positions": POSITIONS,
-    "transformer": TRANSFORMER,
+    "transformer": (*TRANSFORMER, *TRANSFORMER_25),
     "video": VIDEO,
     "audio": AUDIO,
     "sampling": SAMPLING,
