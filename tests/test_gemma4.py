@@ -242,6 +242,14 @@ def test_a_prompt_becomes_contexts(encoder: Path, checkpoints: Path, short_promp
         encode_prompts(["a fox"], checkpoints / "tiny-2.3.safetensors", encoder, mx.float32)
 
 
+def test_info_says_what_an_encoder_holds(encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(encoder)]) == 0
+    said = capsys.readouterr().out
+    assert "gemma4-12b-ltx-v1 (Gemma 4)" in said and "whole: every key used once, every shape right" in said
+    rows = {line.split()[0]: line.split()[1] for line in said.splitlines()[5:]}
+    assert rows == {"gemma": "97", "text_projection": "4", "gemma_images": "3", "gemma_audio": "1", "gemma_assets": "5"}
+
+
 def test_gemma_4_does_not_write_prompts(encoder: Path, tensors: Arrays, tmp_path: Path) -> None:
     folder = as_by_transformers(tmp_path / "folder", tensors, config_of(encoder))
     for path in (encoder, folder):
