@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-RECIPES = ("make.py", "media.py", "SHA256SUMS", "configs")
+RECIPES = ("make.py", "gemma4.py", "media.py", "SHA256SUMS", "configs")
 
 
 class BuildWithRecipes(build_py):

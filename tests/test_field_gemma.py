@@ -244,5 +244,5 @@ def test_a_gemma_that_the_checkpoint_was_not_made_for_is_a_problem_before_the_wo
     argv += ["--spatial-upsampler-path", f"{tiny}-upsampler-x2.safetensors", "--output-path", str(tmp_path / "a.mp4")]
     assert main(["plan", *argv, "--height", "64", "--width", "64", "--num-frames", "9"]) == 2
     assert "gives 7 hidden states of width 44; " in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="Use the Gemma 3 that belongs to the checkpoint"):
+    with pytest.raises(CheckpointError, match="Use the Gemma that belongs to the checkpoint"):
         encode_prompts(["a fox"], f"{tiny}.safetensors", gemma)

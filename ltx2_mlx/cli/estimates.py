@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..config import (
     AudioVAEConfig,
     EmbeddingsProcessorConfig,
-    Gemma3TextConfig,
+    GemmaTextConfig,
     LatentUpsamplerConfig,
     TransformerConfig,
     VocoderConfig,
@@ -36,12 +36,12 @@ def on_cpu() -> bool:
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def hidden_states(config: Gemma3TextConfig, itemsize: int) -> int:
+def hidden_states(config: GemmaTextConfig, itemsize: int) -> int:
     """Bytes of what Gemma keeps of one prompt: the embedding and each layer's output."""
     return TEXT * config.hidden_size * (config.num_hidden_layers + 1) * itemsize
 
 
-def gemma(config: Gemma3TextConfig, itemsize: int, paged: bool) -> int:
+def gemma(config: GemmaTextConfig, itemsize: int, paged: bool) -> int:
     """Bytes that Gemma takes for one prompt, with what it keeps of it."""
     masks = 7 * TEXT * TEXT  # two kinds of layers, and the distances that they are made of
     kept = hidden_states(config, itemsize)

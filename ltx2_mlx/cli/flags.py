@@ -160,7 +160,7 @@ def add_parts(parser: Parser) -> None:
     """The flags for the files of a checkpoint that is split."""
     for role, what in (
         ("transformer_path", "the transformer"),
-        ("text_encoder_path", "the text projection and connectors"),
+        ("text_encoder_path", "the text projection and connectors, and from 2.5 on Gemma 4"),
         ("video_vae_path", "the video VAE"),
         ("audio_vae_path", "the audio VAE and the vocoder"),
     ):

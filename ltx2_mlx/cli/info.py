@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..config.reading import cut
 from ..errors import MediaError, WeightsError, printable
-from ..loading.checkpoint import PREFIXES, WITHIN, CheckpointPath, read_checkpoint
+from ..loading.checkpoint import PREFIXES, WITHIN, CheckpointFiles, CheckpointPath, read_checkpoint
+from ..loading.gemma import Gemma, check_gemma, is_gemma_file
 from ..loading.load import COMPONENTS, SHARED, build, weight_shapes
 from ..loading.quantized import packed_layers, said_of
 from ..media.outputs import MOVIES, SETTINGS
@@ -19,6 +20,8 @@ from .settings_file import read, shown
 
 def info(path: CheckpointPath) -> str:
     """A table of the checkpoint's components. Raises CheckpointError where one is not whole."""
+    if not isinstance(path, CheckpointFiles) and is_gemma_file(path):
+        return _encoder(check_gemma(path))
     checkpoint = read_checkpoint(path)
     version, config = checkpoint.version, checkpoint.config
     parts = checkpoint.components()
@@ -64,6 +67,25 @@ def _elsewhere(part: str, parts: Mapping[str, Mapping[str, str]]) -> list[str]:
         return []
     lacking = [prefix for prefix, path in own.items() if not any(name.startswith(path) for name in parts[part])]
     return lacking if len(lacking) < len(own) else []
+
+
+_OF_ENCODER = {
+    "gemma": "whole: every key used once, every shape right",
+    "text_projection": "used with the connectors of a transformer",
+    "gemma_assets": "the tokenizer, and what is beside it",
+}
+
+
+def _encoder(gemma: Gemma) -> str:
+    """A table of a text encoder's parts. Raises CheckpointError where its text model is not whole."""
+    build("gemma", gemma)
+    total = sum(tensor.nbytes for tensor in gemma.tensors.values())
+    lines = [f"{gemma.path}", f"  version   {gemma.gemma_version or 'not stated'} ({gemma.name})"]
+    lines += [f"  tensors   {gigabytes(total)}", "", f"  {'part':<20}{'tensors':>8}{'size':>11}  state"]
+    for part, keys in gemma.components().items():
+        size = gigabytes(sum(gemma.tensors[key].nbytes for key in keys.values()))
+        lines.append(f"  {part:<20}{len(keys):>8}{size:>11}  {_OF_ENCODER.get(part, 'not used: a text has none')}")
+    return "\n".join(map(printable, lines))
 
 
 def gigabytes(size: int) -> str:

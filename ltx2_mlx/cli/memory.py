@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
+from ..config import LatentUpsamplerConfig, VideoVAEConfig, read_gemma_config
 from ..loading.checkpoint import Checkpoint
-from ..loading.gemma import read_gemma
+from ..loading.gemma import Gemma, read_gemma
 from ..loading.hub import Remote
 from ..loading.load import READ_AT_ONCE, build
 from ..loading.lora import LoraPathStrength
@@ -147,9 +147,10 @@ class Files:
     remote: Mapping[str, Remote] = field(default_factory=dict)
     _known: dict[object, Weights] = field(default_factory=dict)
     _headers: dict[str, Checkpoint] = field(default_factory=dict)
+    _gemmas: dict[str, Gemma] = field(default_factory=dict)
 
-    def gemma(self, path: str) -> Checkpoint:
-        return self._headers.get(path) or self._headers.setdefault(path, read_gemma(path))
+    def gemma(self, path: str) -> Gemma:
+        return self._gemmas.get(path) or self._gemmas.setdefault(path, read_gemma(path))
 
     def upsampler(self, path: str) -> Checkpoint:
         return self._headers.get(path) or self._headers.setdefault(path, header_of(path, self.remote))
@@ -203,7 +204,7 @@ def _text(request: Request, files: Files, encodes: int) -> Stage:
     if remote := files.remote.get(str(request.gemma_root)):
         return Stage("prompts", "Gemma 3, 1024 tokens each", *gemma_memory(remote, request))
     folder = files.gemma(str(request.gemma_root))
-    config = Gemma3TextConfig.from_metadata(folder.config)
+    config = read_gemma_config(folder.config)
     gemma = files.weights(folder, "gemma", request)
     connectors = files.weights(files.checkpoint, "embeddings_processor", request)
     states = estimates.hidden_states(config, request.itemsize)
@@ -213,7 +214,7 @@ def _text(request: Request, files: Files, encodes: int) -> Stage:
     ]
     held = max(held for held, _ in parts)
     working = max(map(sum, parts)) - held
-    what = "Gemma 3, 1024 tokens each"
+    what = f"{folder.name}, 1024 tokens each"
     what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
     remedy = "a --context file that was made on another machine"
     remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..loading.gemma import is_gemma_file
 from ..loading.lora import LoraPathStrength
 from .terminal import Parser
 
@@ -32,7 +33,11 @@ def assume(parser: Parser, values: dict[str, Any], whole: bool) -> tuple[str, ..
                 parser.error(f"the following arguments are required: {flags[dest]}")
             assumed[dest] = name, value
     if values["gemma_root"] is None and _needs_gemma(values):
-        assumed["gemma_root"] = GEMMA, GEMMA
+        encoder = values["text_encoder_path"]
+        if encoder is not None and is_gemma_file(encoder):  # of 2.5: Gemma is in it
+            values["gemma_root"] = encoder
+        else:
+            assumed["gemma_root"] = GEMMA, GEMMA
     values |= {dest: value for dest, (_, value) in assumed.items()}
     return tuple(name for name, _ in assumed.values())
 

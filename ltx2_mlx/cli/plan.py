@@ -29,7 +29,7 @@ from ..media.writing import aac_rate, frame_rate
 from ..pipelines.checks import block_problems, not_utf8
 from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
-from ..pipelines.enhancement import library
+from ..pipelines.enhancement import check_writes, library
 from ..pipelines.ledger import check_upsampler
 from ..pipelines.prompts import check_text_models
 from ..text.tokenizer import LTXVGemmaTokenizer
@@ -357,13 +357,15 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
         result.encodes = max(len(new), 1)
     elif request.gemma_root not in result.missing:
         with result.checking():
+            if request.enhance_prompt:
+                check_writes(request.gemma_root)
             folder = check_gemma(request.gemma_root)
             build("gemma", folder)
             if checkpoint is not None and checkpoint.holds("embeddings_processor"):
                 check_text_models(folder, checkpoint)
             result.encodes = max(len(new), 1)
             size = sum(info.nbytes for info in folder.tensors.values())
-            result.files.append(("Gemma 3", request.gemma_root, gigabytes(size)))
+            result.files.append((folder.name, request.gemma_root, gigabytes(size)))
 
 
 def contexts(request: Request) -> Contexts:

@@ -5,6 +5,7 @@ keys that are known to change nothing are listed beside those that are read.
 """
 
 from .audio import AudioVAEConfig, CausalityAxis, NormType, VocoderConfig, VocoderWithBWEConfig, read_vocoder_config
+from .gemma4 import Gemma4UnifiedTextConfig, GemmaTextConfig, is_gemma4, read_gemma_config
 from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
 from .transformer import StreamConfig, TransformerConfig
 from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
@@ -18,6 +19,8 @@ __all__ = [
     "ConnectorConfig",
     "EmbeddingsProcessorConfig",
     "Gemma3TextConfig",
+    "Gemma4UnifiedTextConfig",
+    "GemmaTextConfig",
     "LatentUpsamplerConfig",
     "NormType",
     "StreamConfig",
@@ -26,5 +29,7 @@ __all__ = [
     "VideoVAEConfig",
     "VocoderConfig",
     "VocoderWithBWEConfig",
+    "is_gemma4",
+    "read_gemma_config",
     "read_vocoder_config",
 ]

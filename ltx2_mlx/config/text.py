@@ -215,7 +215,7 @@ class Gemma3TextConfig:
             raise ConfigError(f"text_config.model_type is {short(section.get('model_type'))}, expected 'gemma3_text'")
         section = _as_by_transformers_4(section)
         require({"hidden_activation": "gelu_pytorch_tanh"} | section, "text_config", _GEMMA_FIXED)
-        result = cls(**read_fields(cls, section, "text_config", _GEMMA_IGNORED | set(_GEMMA_FIXED)))
+        result = cls(**read_fields(cls, section, "text_config", GEMMA_IGNORED | set(_GEMMA_FIXED)))
         scaling = table_of(section, "text_config", "rope_scaling")
         if set(scaling) != {"factor", "rope_type"} or scaling["rope_type"] != "linear":
             raise ConfigError(f"text_config.rope_scaling is {short(scaling)}, expected a linear one with a factor")
@@ -262,7 +262,7 @@ def _as_by_transformers_4(section: dict[str, Any]) -> dict[str, Any]:
 _KINDS = ("full", "sliding")
 _GEMMA_FIXED = {"hidden_activation": "gelu_pytorch_tanh"}
 # Training, generation and bookkeeping. What is not listed and not off (soft caps, biases) raises.
-_GEMMA_IGNORED = {
+GEMMA_IGNORED = {
     "model_type",
     "max_position_embeddings",
     "initializer_range",

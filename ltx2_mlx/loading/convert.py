@@ -1,4 +1,4 @@
-"""Files with packed weights, made of a checkpoint or of a Gemma folder: a tensor at a time, whole or not at all.
+"""Files with packed weights, made of a checkpoint or of a Gemma: a tensor at a time, whole or not at all.
 
 What is packed is what ``load`` packs with ``quantization``, to the last bit; every other tensor is copied as it is.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import CheckpointError, InputError, MediaError
 from ..media.outputs import check_weights, whole_file, whole_folder
 from .checkpoint import Checkpoint, read_checkpoint
-from .gemma import GemmaFolder, read_gemma
+from .gemma import GemmaFolder, is_gemma_file, read_gemma
 from .header import TensorInfo
 from .hub import GEMMA_PATTERNS
 from .load import Weights, build
@@ -68,7 +68,8 @@ def convert(
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Conversion:
-    """Write ``source``, a checkpoint or a Gemma folder, with packed weights to ``path``, a file or a folder.
+    """Write ``source``, a checkpoint or a Gemma (a folder, or the file of a text encoder), with packed weights to
+    ``path``, a file or a folder.
 
     Memory is that of one tensor. ``progress(done, total)`` counts bytes of the new file. Raises InputError for a path
     that cannot be written or exists, CheckpointError for a source that is damaged, packed already, or has nothing to
@@ -77,8 +78,9 @@ def convert(
     source, path = Path(source), Path(path)
     folder = source.is_dir()
     check_weights(path, folder=folder, overwrite=overwrite, inputs=[source])
-    checkpoint = read_gemma(source) if folder else read_checkpoint(source)
-    file = Contents(checkpoint, "gemma" if folder else "transformer", how)
+    gemma = folder or is_gemma_file(source)
+    checkpoint = read_gemma(source) if gemma else read_checkpoint(source)
+    file = Contents(checkpoint, "gemma" if gemma else "transformer", how)
     _check_space(path, file.nbytes)
     if isinstance(checkpoint, GemmaFolder):
         with whole_folder(path, check_replaced) as part:

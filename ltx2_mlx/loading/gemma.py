@@ -1,4 +1,5 @@
-"""Folders of Gemma 3 as Hugging Face lays them out, in every layout that keeps the text model's weights whole."""
+"""Gemma in files: a folder of Gemma 3 or 4 as Hugging Face lays them out, in every layout that keeps the text model's
+weights whole, or the one file of LTX-2.5's text encoder."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..config.reading import cut, read_json
+from ..config import is_gemma4
+from ..config.reading import cut, parse_json, read_json
 from ..errors import CheckpointError, ConfigError, WeightsError
-from ..text.tokenizer import LTXVGemmaTokenizer
+from ..text.tokenizer import IN_FILE, LTXVGemmaTokenizer
 from .checkpoint import Checkpoint
 from .header import Tensors, read_header
 from .kinds import BY_MLX, check_regular, kind_of_file, packed
@@ -32,29 +34,52 @@ GEMMA_PREFIXES = {
     "language_model.lm_head.": "gemma_head",
 }
 _LONGEST_NAME = 255  # bytes, on every file system that is common
+# What Gemma 4 has beside its text model: as transformers names it, and as LTX-2.5's file does.
+_GEMMA4_PREFIXES = GEMMA_PREFIXES | {
+    "model.vision_embedder.": "gemma_images",
+    "model.embed_vision.": "gemma_images",
+    "model.embed_audio.": "gemma_audio",
+}
+_FILE_PREFIXES = {
+    "model.": "gemma",
+    "model.language_model.": "gemma",
+    "lm_head.": "gemma_head",
+    "vision_model.": "gemma_images",
+    "multi_modal_projector.": "gemma_images",
+    "audio_projector.": "gemma_audio",
+    "text_embedding_projection.": "text_projection",  # read as a part of the checkpoint
+    "hf_asset__": "gemma_assets",
+    "tokenizer_json": "gemma_assets",
+    "": "",
+}
 _WITHIN_TEXT = re.compile(r"(layers\.\d+|embed_tokens|norm)\.")
 # Gemma 3 has 262,145 tokens and 262,208 embeddings; Gemma 2, the nearest other model, has 256,000 tokens.
 _LEAST_USED = 0.98
 _QUANTIZED = ("quantization", "quantization_config")
 _GEMMA = "Use the official google/gemma-3-12b-it folder, or one with the same weights"
+_ENCODER = "Use the official text encoder of LTX-2.5"
 
 
 @dataclass(frozen=True)
-class GemmaFolder(Checkpoint):
-    """A Gemma 3 folder: ``config.json``, and one file or shards with their index. Only headers are read."""
+class Gemma(Checkpoint):
+    """A Gemma, of which only headers are read."""
 
     path: Path
-    prefixes: ClassVar[dict[str, str]] = GEMMA_PREFIXES
 
     @cached_property
     def stated(self) -> dict[str, Any]:
-        """All of ``config.json``."""
-        return read_json(self.path / "config.json")
+        """All of its config."""
+        raise NotImplementedError
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json`` without how the weights are packed: each layer's shapes say that."""
+        """The config without how the weights are packed: each layer's shapes say that."""
         return {key: value for key, value in self.stated.items() if key not in _QUANTIZED}
+
+    @property
+    def name(self) -> str:
+        """``Gemma 3`` or ``Gemma 4``."""
+        return f"Gemma {4 if is_gemma4(self.stated) else 3}"
 
     @property
     def version(self) -> str:
@@ -69,23 +94,97 @@ class GemmaFolder(Checkpoint):
     def kind(self) -> None:
         """Nothing beyond what ``read_gemma`` says."""
 
+    @property
+    def known(self) -> dict[str, str]:
+        """Prefix → component."""
+        return self.prefixes
+
+    @property
+    def remedy(self) -> str:
+        """What to get in the place of a bad one."""
+        return _GEMMA
+
     def components(self) -> dict[str, dict[str, str]]:
-        by_length = sorted(GEMMA_PREFIXES, key=len, reverse=True)
+        by_length = sorted(self.known, key=len, reverse=True)
         result: dict[str, dict[str, str]] = {}
         for key in self.tensors:
             prefix = next(prefix for prefix in by_length if key.startswith(prefix))
-            path, component = key[len(prefix) :], GEMMA_PREFIXES[prefix]
+            path, component = key[len(prefix) :], self.known[prefix]
             if component == "gemma" and not _WITHIN_TEXT.match(path):
                 component = ""
             other = result.setdefault(component, {}).setdefault(path, key)
             if component == "gemma" and other != key:
-                raise WeightsError(f"{self.path}: {cut(other)} and {cut(key)} are the same weight twice. {_GEMMA}")
+                raise WeightsError(f"{self.path}: {cut(other)} and {cut(key)} are the same weight twice. {self.remedy}")
         return result
 
 
-def read_gemma(folder: str | Path) -> GemmaFolder:
-    """Read and check the headers of a Gemma 3 folder. Raises CheckpointError in one line."""
-    folder = Path(folder)
+@dataclass(frozen=True)
+class GemmaFolder(Gemma):
+    """A folder: ``config.json``, and one file or shards with their index."""
+
+    prefixes: ClassVar[dict[str, str]] = GEMMA_PREFIXES
+
+    @cached_property
+    def stated(self) -> dict[str, Any]:
+        return read_json(self.path / "config.json")
+
+    @property
+    def known(self) -> dict[str, str]:
+        return _GEMMA4_PREFIXES if is_gemma4(self.stated) else GEMMA_PREFIXES
+
+
+@dataclass(frozen=True)
+class GemmaFile(Gemma):
+    """The text encoder of LTX-2.5 in one file: Gemma 4 with its config in the metadata (``gemma_config``) and its
+    tokenizer among the tensors, and the text projection, which is a part of the checkpoint."""
+
+    prefixes: ClassVar[dict[str, str]] = _FILE_PREFIXES
+
+    @cached_property
+    def stated(self) -> dict[str, Any]:
+        return parse_json(self.metadata[CONFIG], f"{self.path}: the '{CONFIG}' metadata", ConfigError)
+
+    @property
+    def remedy(self) -> str:
+        return _ENCODER
+
+
+CONFIG = "gemma_config"
+
+
+def is_gemma_file(path: str | Path) -> bool:
+    """True for a readable file whose metadata describe a Gemma."""
+    if not Path(path).is_file():
+        return False
+    try:
+        return CONFIG in read_header(Path(path))[0]
+    except CheckpointError:
+        return False
+
+
+def read_gemma(path: str | Path) -> Gemma:
+    """Read and check the headers of a Gemma folder, or of a text encoder of LTX-2.5. Raises CheckpointError in one
+    line."""
+    return _read_file(Path(path)) if Path(path).is_file() else _read_folder(Path(path))
+
+
+def _read_file(path: Path) -> GemmaFile:
+    result = GemmaFile(path, *read_header(path))
+    if CONFIG not in result.metadata:
+        said = f"a file without '{CONFIG}' in its metadata"
+        raise CheckpointError(f"{path}: {said}. {_GEMMA}; for LTX-2.5 its text encoder")
+    if not is_gemma4(result.stated):
+        found = cut(repr(result.stated.get("model_type")))
+        raise ConfigError(f"{path}: model_type of '{CONFIG}' is {found}, expected gemma4_unified. {_ENCODER}")
+    _check_packing(result)
+    if not any(name in result.tensors for name in IN_FILE):
+        raise WeightsError(f"{path}: it holds no tokenizer (tensor {IN_FILE[0]}). {_ENCODER}")
+    if unknown := sorted(result.components().get("", {})):
+        raise WeightsError(f"{path}: {len(unknown)} unknown keys, the first is {cut(unknown[0])}. {_ENCODER}")
+    return result
+
+
+def _read_folder(folder: Path) -> GemmaFolder:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: {_no_folder(folder)}. {_GEMMA}")
     refuse_code(folder)
@@ -103,24 +202,25 @@ def read_gemma(folder: str | Path) -> GemmaFolder:
     return result
 
 
-def check_gemma(folder: str | Path) -> GemmaFolder:
-    """All that can be known of a Gemma folder before it is used: headers, config, tokenizer. Raises CheckpointError."""
-    result = read_gemma(folder)
-    tokens, rows = LTXVGemmaTokenizer(result.path).vocabulary, _rows(result)
+def check_gemma(path: str | Path) -> Gemma:
+    """All that can be known of a Gemma before it is used: headers, config, tokenizer. Raises CheckpointError."""
+    result = read_gemma(path)
+    tokenizer = LTXVGemmaTokenizer(result.path)
+    tokens, rows = tokenizer.vocabulary, _rows(result)
     if not _LEAST_USED * rows <= tokens <= rows:
         raise CheckpointError(
-            f"{result.path / 'tokenizer.json'}: {tokens:,} tokens, and the weights know {rows:,}: the tokenizer is of "
-            f"another model. {_GEMMA}"
+            f"{tokenizer.file}: {tokens:,} tokens, and the weights know {rows:,}: the tokenizer is of "
+            f"another model. {result.remedy}"
         )
     return result
 
 
-def _rows(folder: GemmaFolder) -> int:
+def _rows(gemma: Gemma) -> int:
     """The number of tokens that the weights have an embedding for."""
-    key = folder.components().get("gemma", {}).get("embed_tokens.weight")
+    key = gemma.components().get("gemma", {}).get("embed_tokens.weight")
     if key is None:
-        raise WeightsError(f"{folder.path}: it has no embed_tokens.weight. {_GEMMA}")
-    return folder.tensors[key].shape[0] if folder.tensors[key].shape else 0
+        raise WeightsError(f"{gemma.path}: it has no embed_tokens.weight. {gemma.remedy}")
+    return gemma.tensors[key].shape[0] if gemma.tensors[key].shape else 0
 
 
 def refuse_code(folder: str | Path) -> None:
@@ -139,13 +239,9 @@ def _no_folder(path: Path) -> str:
         return "no such folder"
     try:
         check_regular(path)
-        with path.open("rb") as file:
-            named = file.read(9)[8:] != b"{"
-        return f"a file, {kind_of_file(path)}" if named and path.stat().st_size else "a file"
     except CheckpointError as error:
         return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+    return "not a folder"
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -202,9 +298,9 @@ def _is_affine(said: object) -> bool:
     return isinstance(said, dict) and "quant_method" not in said and said.get("mode", "affine") == "affine"
 
 
-def _check_kind(folder: GemmaFolder) -> None:
-    """Raises ConfigError for another model, and for one whose weights are packed, but by MLX."""
-    config, how = folder.stated, packed({key: info.dtype for key, info in folder.tensors.items()})
+def _check_packing(gemma: Gemma) -> None:
+    """Raises ConfigError for a Gemma whose weights are packed, but by MLX."""
+    config, how = gemma.stated, packed({key: info.dtype for key, info in gemma.tensors.items()})
     text = config.get("text_config")
     for place in (config, text if isinstance(text, dict) else {}):
         for key in _QUANTIZED:
@@ -214,10 +310,16 @@ def _check_kind(folder: GemmaFolder) -> None:
                 named = said.get("quant_method", f"{said.get('bits', 'a few')} bits")
                 lacks = ", and none of its weights is packed" if how is None and _is_affine(said) else ""
                 what = f"a quantized Gemma ({cut(str(named), 40)}){lacks or ', which is not read here'}"
-                raise ConfigError(f"{folder.path}: {what}. {_GEMMA}")
+                raise ConfigError(f"{gemma.path}: {what}. {gemma.remedy}")
     if how and how != BY_MLX:
-        raise ConfigError(f"{folder.path}: a Gemma whose weights are {how}, which is not read here. {_GEMMA}")
-    if config.get("model_type") not in ("gemma3", "gemma3_text"):
+        raise ConfigError(f"{gemma.path}: a Gemma whose weights are {how}, which is not read here. {gemma.remedy}")
+
+
+def _check_kind(folder: GemmaFolder) -> None:
+    """Raises ConfigError for another model."""
+    _check_packing(folder)
+    found = folder.stated.get("model_type")
+    if found not in ("gemma3", "gemma3_text") and not is_gemma4(folder.stated):
         raise ConfigError(
-            f"{folder.path}: model_type is {cut(repr(config.get('model_type')))}, expected gemma3. {_GEMMA}"
+            f"{folder.path}: model_type is {cut(repr(found))}, expected gemma3 or gemma4_unified. {_GEMMA}"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .checkpoint import Checkpoint, CheckpointPath, read_checkpoint
-from .gemma import read_gemma
+from .gemma import GemmaFile, read_gemma
 from .header import TensorInfo
 from .hub import GEMMA_PATTERNS
 from .load import COMPONENTS
@@ -27,17 +27,22 @@ def text_side(path: CheckpointPath) -> Identity:
     return Identity(read_checkpoint(path), "embeddings_processor")
 
 
-def gemma_side(folder: str | Path) -> Identity:
-    """The identity of Gemma's text model and its tokenizer."""
-    return Identity(read_gemma(folder), "gemma", tuple(Path(folder) / name for name in _TOKENIZER))
+def gemma_side(path: str | Path) -> Identity:
+    """The identity of Gemma's text model and its tokenizer, of which a text encoder of LTX-2.5 holds both."""
+    gemma = read_gemma(path)
+    if isinstance(gemma, GemmaFile):
+        return Identity(gemma, "gemma", within="gemma_assets")
+    return Identity(gemma, "gemma", tuple(Path(path) / name for name in _TOKENIZER))
 
 
 class Identity:
     """The content of one component. ``state`` is cheap: what the file system says of its files. ``digest`` reads every
     byte of the component's tensors, once a process while the state stays: about 2 GB a second and core."""
 
-    def __init__(self, checkpoint: Checkpoint, component: str, beside: tuple[Path, ...] = ()):
-        keys = checkpoint.components().get(component, {})
+    def __init__(self, checkpoint: Checkpoint, component: str, beside: tuple[Path, ...] = (), within: str = ""):
+        """beside: other files that belong to it. within: another component of the checkpoint's that does."""
+        parts = checkpoint.components()
+        keys = parts.get(component, {}) | (parts.get(within, {}) if within else {})
         self._tensors = tuple(sorted((name, checkpoint.tensors[key]) for name, key in keys.items()))
         self._config = repr(COMPONENTS[component].read(checkpoint.config))
         self._beside = beside

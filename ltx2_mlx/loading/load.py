@@ -18,9 +18,11 @@ from ..config import (
     AudioVAEConfig,
     EmbeddingsProcessorConfig,
     Gemma3TextConfig,
+    GemmaTextConfig,
     LatentUpsamplerConfig,
     TransformerConfig,
     VideoVAEConfig,
+    read_gemma_config,
     read_vocoder_config,
 )
 from ..config.reading import count_layers, cut
@@ -28,11 +30,12 @@ from ..errors import CheckpointError, ConfigError, InputError, WeightsError
 from ..nn.finite import all_finite, every_finite
 from ..text.embeddings import EmbeddingsProcessor
 from ..text.gemma3 import Gemma3TextModel
+from ..text.gemma4 import Gemma4UnifiedTextModel
 from ..transformer import LTXModel
 from ..upsampler import LatentUpsampler
 from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import build_vocoder
-from .checkpoint import OWNERS, PREFIXES, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
+from .checkpoint import OWNERS, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
 from .gemma import GEMMA_PREFIXES, read_gemma
 from .header import Arrays, TensorInfo
 from .lora import (
@@ -115,10 +118,14 @@ def _make_embeddings_processor(parsed: EmbeddingsProcessorConfig, keys: Shapes) 
     return EmbeddingsProcessor(parsed, flat_features=keys[weight][-1])
 
 
+def _make_gemma(parsed: GemmaTextConfig) -> nn.Module:
+    return Gemma3TextModel(parsed) if isinstance(parsed, Gemma3TextConfig) else Gemma4UnifiedTextModel(parsed)
+
+
 COMPONENTS = {
     "transformer": Component(TransformerConfig.from_metadata, lambda parsed, keys: LTXModel(parsed)),
     "embeddings_processor": Component(EmbeddingsProcessorConfig.from_metadata, _make_embeddings_processor),
-    "gemma": Component(Gemma3TextConfig.from_metadata, lambda parsed, keys: Gemma3TextModel(parsed)),
+    "gemma": Component(read_gemma_config, lambda parsed, keys: _make_gemma(parsed)),
     "video_encoder": Component(VideoVAEConfig.from_metadata, lambda parsed, keys: VideoEncoder(parsed)),
     "video_decoder": Component(VideoVAEConfig.from_metadata, lambda parsed, keys: VideoDecoder(parsed)),
     "upsampler": Component(LatentUpsamplerConfig.from_metadata, lambda parsed, keys: LatentUpsampler(parsed)),
@@ -220,9 +227,10 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     parameters = {name: part for name, part in inside if isinstance(part, mx.array)}
     expected = {name: _as_in_file(value.shape, axes.get(name)) for name, value in parameters.items()}
     if not parts.get(component):
-        first = f"missing {_key(component, next(iter(expected)))} and all else of {_NAMES.get(component, component)}"
+        key = _key(component, next(iter(expected)), checkpoint)
+        first = f"missing {key} and all else of {_NAMES.get(component, component)}"
         raise WeightsError(f"{checkpoint.path} holds {checkpoint.contents()} only: {first}. {_remedy(component)}")
-    problems = [f"missing {_key(component, n)} {shape}" for n, shape in expected.items() if n not in keys]
+    problems = [f"missing {_key(component, n, checkpoint)} {shape}" for n, shape in expected.items() if n not in keys]
     problems += [f"left over {cut(key)}" for name, key in keys.items() if name not in expected]
     for name, key in keys.items():
         shape = checkpoint.tensors[key].shape
@@ -337,11 +345,11 @@ def _fp8_scales(keys: dict[str, str], checkpoint: Checkpoint) -> set[str]:
     return dropped
 
 
-def _key(component: str, name: str) -> str:
+def _key(component: str, name: str, checkpoint: Checkpoint) -> str:
     """The key in a checkpoint of a component's parameter."""
     prefixes = (
         p
-        for p, c in (*GEMMA_PREFIXES.items(), *PREFIXES.items())
+        for p, c in (*checkpoint.prefixes.items(), *GEMMA_PREFIXES.items())
         if c == component and name.startswith(WITHIN.get(p, ""))
     )
     prefix = next(prefixes, "")
@@ -568,7 +576,8 @@ def load(
     """Load one component of a checkpoint. Every weight is read now, and none is NaN or infinite.
 
     component: a name of ``COMPONENTS`` (``transformer``, ``gemma``, …).
-    path: a ``.safetensors`` file with ``config`` metadata, or several; for ``gemma`` its Hugging Face folder.
+    path: a ``.safetensors`` file with ``config`` metadata, or several; for ``gemma`` its Hugging Face folder, or the
+    text encoder of LTX-2.5.
     dtype: of the parameters; the file's own when None (bfloat16 for what the file holds in float8).
     loras: fused into the transformer, tensor by tensor as it is read; beside layers whose weights are packed.
     quantization: ``fp8-cast`` keeps the large layers of the transformer in float8 (see ``quantization``); ``q8`` and

@@ -11,8 +11,10 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
+from ..config import is_gemma4
+from ..config.reading import read_json
 from ..errors import InputError
-from ..loading.gemma import refuse_code
+from ..loading.gemma import is_gemma_file, refuse_code
 from ..media.images import decode_image, resize_aspect_ratio_preserving
 
 SYSTEM_PROMPT = """\
@@ -73,6 +75,7 @@ def enhance_prompt(
 
     Source: ``ltx_pipelines.utils.helpers.generate_enhanced_prompt``.
     """
+    check_writes(gemma_root)
     refuse_code(gemma_root)
     after = int(np.array(mx.random.randint(0, 2**31 - 1)))  # the state itself can be read but not put back
     try:
@@ -90,6 +93,13 @@ def enhance_prompt(
     if not enhanced:
         raise InputError(f"Gemma made nothing of the prompt ({text[:80]!r}). Use the prompt as it is")
     return enhanced
+
+
+def check_writes(gemma_root: str | Path) -> None:
+    """Raises InputError for a Gemma that writes no prompts: upstream's 2.5 takes another model for that."""
+    config = Path(gemma_root) / "config.json"
+    if is_gemma_file(gemma_root) or (config.is_file() and is_gemma4(read_json(config))):
+        raise InputError(f"{gemma_root}: this Gemma 4 only encodes prompts; leave --enhance-prompt out")
 
 
 Message = dict[str, object]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..config import EmbeddingsProcessorConfig, Gemma3TextConfig
+from ..config import EmbeddingsProcessorConfig, read_gemma_config
 from ..config.reading import cut
 from ..errors import CheckpointError, InputError, NotFiniteError
 from ..loading.checkpoint import Checkpoint, CheckpointPath, check_gemma_version, read_checkpoint
-from ..loading.gemma import GemmaFolder, read_gemma
+from ..loading.gemma import Gemma, read_gemma
 from ..loading.load import build, load
 from ..nn.finite import all_finite
 from ..text.embeddings import EmbeddingsProcessor, EmbeddingsProcessorOutput
@@ -59,16 +59,16 @@ def encode_prompts(
     return outputs
 
 
-def check_text_models(gemma: GemmaFolder, checkpoint: Checkpoint) -> None:
+def check_text_models(gemma: Gemma, checkpoint: Checkpoint) -> None:
     """Raises CheckpointError where a Gemma is another, or has other hidden states, than the checkpoint was made for."""
     check_gemma_version(checkpoint, gemma)
-    found, (processor, _) = Gemma3TextConfig.from_metadata(gemma.config), build("embeddings_processor", checkpoint)
+    found, (processor, _) = read_gemma_config(gemma.config), build("embeddings_processor", checkpoint)
     assert isinstance(processor, EmbeddingsProcessor)
     count, width = found.num_hidden_layers + 1, EmbeddingsProcessorConfig.from_metadata(checkpoint.config).hidden_size
     if (count, found.hidden_size) != (processor.num_hidden_states, width):
         raise CheckpointError(
             f"{gemma.path} gives {count} hidden states of width {found.hidden_size}; {checkpoint.path} was made for a "
-            f"Gemma with {processor.num_hidden_states} of width {width}. Use the Gemma 3 that belongs to the checkpoint"
+            f"Gemma with {processor.num_hidden_states} of width {width}. Use the Gemma that belongs to the checkpoint"
         )
 
 

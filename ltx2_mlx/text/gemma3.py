@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..config import Gemma3TextConfig
+from ..config import Gemma3TextConfig, GemmaTextConfig
 from ..errors import InputError
 from ..nn.activation import GELUTanh
 from ..nn.attention import scaled_dot_product_attention
@@ -58,15 +58,21 @@ def _inverse_frequencies(base: float, factor: float, dim: int) -> np.ndarray:
 class Gemma3RotaryEmbedding(Module):
     """Rotary tables: base 10,000 in windowed layers; 1,000,000, eight times slower, in global ones."""
 
+    config: GemmaTextConfig
+
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.config = config
 
+    def frequencies(self, layer_type: str) -> np.ndarray:
+        """``(head_dim // 2,)`` float32: how far each pair turns from one position to the next."""
+        base, factor = self.config.rope(layer_type)
+        return _inverse_frequencies(base, factor, self.config.head_dim)
+
     def __call__(self, x: mx.array, position_ids: mx.array, layer_type: str) -> Tables:
         """Positions ``(1, T)`` → cosine and sine ``(1, T, head_dim)`` in the dtype of ``x``, two equal halves."""
-        base, factor = self.config.rope(layer_type)
         positions = np.array(position_ids).astype(np.float32)
-        freqs = positions[..., None] * _inverse_frequencies(base, factor, self.config.head_dim)
+        freqs = positions[..., None] * self.frequencies(layer_type)
         angles = np.concatenate([freqs, freqs], axis=-1).astype(np.float64)
         cos, sin = (mx.array(f(angles).astype(np.float32)).astype(x.dtype) for f in (np.cos, np.sin))
         return cos, sin
@@ -84,6 +90,15 @@ def apply_rotary_pos_emb(
     """Turn pairs (i, i + D/2) of ``(B, H, T, D)`` queries and keys by tables ``(1, T, D)``."""
     cos, sin = mx.expand_dims(cos, unsqueeze_dim), mx.expand_dims(sin, unsqueeze_dim)
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array, scale: float, attention_mask: mx.array) -> mx.array:
+    """``(B, H, T, D)`` queries, and keys and values of fewer heads → ``(B, T, H·D)``."""
+    B, _, T, _ = q.shape
+    out = scaled_dot_product_attention(q, k, v, scale=scale, mask=attention_mask)
+    # A pad on the left sees nothing. Its result is zero, as in torch, and neither NaN nor a mean (tap: o_proj:x)
+    out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, 0)
+    return out.swapaxes(1, 2).reshape(B, T, -1)
 
 
 class Gemma3Attention(Module):
@@ -114,16 +129,13 @@ class Gemma3Attention(Module):
 
         q, k, v = (heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k = apply_rotary_pos_emb(self.q_norm(q), self.k_norm(k), *position_embeddings)
-        out = scaled_dot_product_attention(q, k, v, scale=self.scaling, mask=attention_mask)
-        # A pad on the left sees nothing. Its result is zero, as in torch, and neither NaN nor a mean (tap: o_proj:x)
-        out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, 0)
-        return self.o_proj(out.swapaxes(1, 2).reshape(B, T, -1)), None
+        return self.o_proj(attend(q, k, v, self.scaling, attention_mask)), None
 
 
 class Gemma3MLP(Module):
     """``down(gelu(gate(x)) · up(x))``."""
 
-    def __init__(self, config: Gemma3TextConfig):
+    def __init__(self, config: GemmaTextConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -137,6 +149,8 @@ class Gemma3MLP(Module):
 
 class Gemma3DecoderLayer(Module):
     """Attention and MLP, normalised before and after."""
+
+    self_attn: Module
 
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
@@ -173,6 +187,8 @@ class Gemma3TextModel(Module):
     """Embedding, layers and final norm; there is no output projection."""
 
     repeated = ("layers",)
+    config: GemmaTextConfig
+    norm: Module
 
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()

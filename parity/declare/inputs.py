@@ -19,6 +19,7 @@ RECIPES = _CHECKOUT if _IN_CHECKOUT else Path(__file__).resolve().parents[1] / "
 # The folder in which they are built.
 FIXTURES = RECIPES / "checkpoints" if _IN_CHECKOUT else _CACHE / "ltx2-parity" / "checkpoints"
 GEMMA = FIXTURES / "tiny-gemma"  # a Hugging Face folder
+GEMMA4 = FIXTURES / "tiny-gemma4.safetensors"  # the text encoder of 2.5
 
 # The distilled model's schedule (ltx_pipelines.utils.constants); its values round badly in bfloat16, 0.7 would not.
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)

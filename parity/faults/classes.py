@@ -93,7 +93,6 @@ CANARIES = {
 
 # Ids of known faults that are not planted, and why.
 NOT_APPLICABLE = {
-    "T17": "Gemma 4 alone; LTX-2 and 2.3 read Gemma 3",
     "C12": "a probe of the platform: one MLX build's attention at one shape",
     "R13": "the transformer runs whole: no tiles that reference tokens could be spread over",
     "M08": "the transformer runs whole: no mask is cut into tiles",

@@ -99,7 +99,7 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
     large = {component for component, size in needed.items() if size > IN_MEMORY or not is_mapped(files[component])}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
-    if unread := next((s for s in named if s.name in streamed and s.reference != "ltx-core"), None):
+    if unread := next((s for s in named if s.name in streamed and not s.mirrored), None):
         raise InputError(
             f"{files[unread.main]}: too large to be compared in memory, and the reference of the stage {unread.name}, "
             f"{unread.reference}, is not read page by page. Choose other stages by --stage"

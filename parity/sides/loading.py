@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2_mlx.loading.checkpoint import Checkpoint, read_checkpoint
-from ltx2_mlx.loading.gemma import read_gemma
+from ltx2_mlx.loading.gemma import is_gemma_file, read_gemma
 
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
@@ -25,5 +25,5 @@ def load_ours(mlx: MLX, paths: dict[str, Path], dtype: str, **options: Any) -> d
 
 
 def read(path: Path) -> Checkpoint:
-    """The header of a checkpoint, or of a Gemma folder."""
-    return read_gemma(path) if (path / "config.json").exists() else read_checkpoint(path)
+    """The header of a checkpoint, or of a Gemma: a folder, or the file of a text encoder."""
+    return read_gemma(path) if (path / "config.json").exists() or is_gemma_file(path) else read_checkpoint(path)

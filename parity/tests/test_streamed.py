@@ -36,6 +36,7 @@ from parity.tap import raw_safetensors as shards
 CELLS = (
     ("transformer", "tiny-2.0-interleaved"),
     ("gemma", "tiny-gemma"),
+    ("gemma4", "tiny-gemma4"),
     ("video_decoder", "tiny-2.0-timestep"),
     ("vocoder", "tiny-2.3-audio-group"),
     ("transformer_fp8", "tiny-2.3"),

@@ -7,7 +7,7 @@ from .command_line import COMMAND_LINE
 from .denoising import DENOISING
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
 from .files import FILES
-from .gemma import GEMMA
+from .gemma import GEMMA, GEMMA4
 from .lora import LORA, TRANSFORMER_FP8, TRANSFORMER_LORA
 from .patchifiers import PATCHIFIERS
 from .pipelines import PIPELINES
@@ -21,6 +21,7 @@ from .vocoder import DECODE_AUDIO, VOCODER
 STAGES: tuple[Stage, ...] = (
     TOKENIZER,
     GEMMA,
+    GEMMA4,
     EMBEDDINGS_PROCESSOR,
     PATCHIFIERS,
     TRANSFORMER,
@@ -34,7 +35,7 @@ STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, TRANSFORMER_25, COMMAND_LINE
 # The way of the data, from a prompt to a video with audio: the columns of the report's map.
 PHASES = {
     "Command line": ("command_line",),
-    "Prompt": ("tokenizer", "gemma", "embeddings_processor"),
+    "Prompt": ("tokenizer", "gemma", "gemma4", "embeddings_processor"),
     "Image and audio in": ("video_encoder", "audio_processor", "audio_encoder"),
     "Denoising": (
         "sampling",

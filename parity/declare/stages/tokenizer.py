@@ -1,10 +1,11 @@
-"""Prompts to token ids and mask: equal to those of ltx-core's LTXVGemmaTokenizer."""
+"""Prompts to token ids and mask: equal to those of ltx-core's LTXVGemmaTokenizer, and for 2.5 to those of its rules."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from ..inputs import GEMMA, words
+from ..inputs import GEMMA, GEMMA4, words
 from ..model import Case, Counterparts, Obj, Stage, Step
 
 PROMPTS = {
@@ -33,12 +34,16 @@ PROMPTS = {
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
+    return {"prompts": _encoding("LTXVGemmaTokenizer", GEMMA), "gemma4": _encoding("Gemma4Tokenizer", GEMMA4)}
+
+
+def _encoding(name: str, path: Path) -> Case:
     prompts = PROMPTS | {"plain": [*PROMPTS["plain"], words("prompt", 30)]}
     steps = []
     for length in (1024, 16):
-        target = Obj("LTXVGemmaTokenizer", {"tokenizer_path": str(GEMMA), "max_length": length})
-        steps += [Step(f"{name}.{length}", target, {"text": text}, "encode") for name, text in prompts.items()]
-    return {"prompts": Case(steps=tuple(steps))}
+        target = Obj(name, {"tokenizer_path": str(path), "max_length": length})
+        steps += [Step(f"{kind}.{length}", target, {"text": text}, "encode") for kind, text in prompts.items()]
+    return Case(steps=tuple(steps))
 
 
 TOKENIZER = Stage(
@@ -48,6 +53,9 @@ TOKENIZER = Stage(
     classes={
         "LTXVGemmaTokenizer": Counterparts(
             "parity.sides.torch:Tokenizer", "ltx2_mlx.text.tokenizer:LTXVGemmaTokenizer"
+        ),
+        "Gemma4Tokenizer": Counterparts(
+            "parity.sides.torch:Gemma4Tokenizer", "ltx2_mlx.text.tokenizer:LTXVGemmaTokenizer"
         ),
     },
     configs=("any",),

@@ -10,6 +10,7 @@ from .command_line import COMMAND_LINE
 from .conditions import CONDITIONS
 from .denoising import DENOISING
 from .files import FILES, ClipFault, FileFault
+from .gemma4 import GEMMA4
 from .loading import LOADING
 from .lora import LORA
 from .media import MEDIA
@@ -23,12 +24,12 @@ from .transformer_25 import TRANSFORMER_25
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *TRANSFORMER_25, *VIDEO, *AUDIO)
+EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *GEMMA4, *POSITIONS, *TRANSFORMER, *TRANSFORMER_25, *VIDEO, *AUDIO)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
-    "text": TEXT,
+    "text": (*TEXT, *GEMMA4),
     "positions": POSITIONS,
     "transformer": (*TRANSFORMER, *TRANSFORMER_25),
     "video": VIDEO,

@@ -14,6 +14,7 @@ from .loops import (
     res2s_step,
     simple,
 )
+from .tokens import Gemma4Tokenizer
 
 from ltx_pipelines.utils import media_io, samplers  # isort: skip  after components, which makes torchaudio importable
 
@@ -41,6 +42,7 @@ def _side(reference: str) -> Torch:
 
 __all__ = [
     "BUILDERS",
+    "Gemma4Tokenizer",
     "Tokenizer",
     "Torch",
     "decoded_in_slabs",

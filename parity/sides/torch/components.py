@@ -124,40 +124,64 @@ def gemma_model(config: dict[str, Any]) -> torch.nn.Module:
     from transformers import Gemma3Config
     from transformers.models.gemma3 import modeling_gemma3
 
-    class Gemma3TextModel(modeling_gemma3.Gemma3TextModel):  # type: ignore[no-untyped-call]  # its base's hook
-        """Returns every hidden state: before each layer, and after the final norm."""
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            states: list[torch.Tensor] = []
-            with contextlib.ExitStack() as undo:
-                for layer in self.layers:
-                    hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-                    undo.callback(hook.remove)
-                # It loops over a set of layer kinds, whose order changes from process to process.
-                undo.enter_context(mock.patch.object(modeling_gemma3, "set", _in_order, create=True))
-                output = super().forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-            return (*states, output.last_hidden_state)
-
     text_config: Any = Gemma3Config.from_dict(config).text_config
-    model: torch.nn.Module = Gemma3TextModel(text_config)
+    model: torch.nn.Module = every_state(modeling_gemma3, "Gemma3TextModel")(text_config)
     return model
 
 
-GEMMA_PREFIX = "language_model.model."
+def every_state(modeling: Any, name: str) -> Any:
+    """A class of transformers' that returns every hidden state: before each layer, and after the final norm."""
+    base = getattr(modeling, name)
+
+    def forward(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        states: list[torch.Tensor] = []
+        with contextlib.ExitStack() as undo:
+            for layer in self.layers:
+                hook = layer.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+                undo.callback(hook.remove)
+            # It loops over a set of layer kinds, whose order changes from process to process.
+            undo.enter_context(mock.patch.object(modeling, "set", in_order, create=True))
+            output = base.forward(self, input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return (*states, output.last_hidden_state)
+
+    return type(name, (base,), {"forward": forward})
 
 
-def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+_TEXT_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
+_TEXT_PARTS = ("layers.", "embed_tokens.", "norm.")
+
+
+def gemma_files(path: Path) -> list[Path]:
+    """The files of a Gemma's weights: what is named ``model*``, and the index names if there is one; or one file."""
+    index = path / "model.safetensors.index.json"
+    if path.is_file():
+        return [path]
+    if not index.exists():
+        return sorted(path.glob("model*.safetensors"))
+    return [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def gemma_name(key: str) -> str | None:
+    """The name in the text model of a tensor of a file; None for another model's, or a tokenizer."""
+    prefix = next((prefix for prefix in _TEXT_PREFIXES if key.startswith(prefix)), None)
+    name = None if prefix is None else key.removeprefix(prefix)
+    return name if name is not None and name.startswith(_TEXT_PARTS) else None
+
+
+def with_weights(model: torch.nn.Module, path: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """A text model with the tensors of a Gemma's files, all of them, in a dtype."""
     from safetensors.torch import load_file
 
-    model = gemma_model(config)
-    tensors = {k: t for file in folder.glob("model*.safetensors") for k, t in load_file(file).items()}
-    model.load_state_dict({k.removeprefix(GEMMA_PREFIX): t for k, t in tensors.items() if k.startswith(GEMMA_PREFIX)})
-    for parameter in model.parameters():  # buffers stay float32: rotary frequencies, the scale of the embedding
-        parameter.data = parameter.data.to(dtype)
+    tensors = {k: t for file in gemma_files(path) for k, t in load_file(file).items()}
+    model.load_state_dict({name: t for key, t in tensors.items() if (name := gemma_name(key)) is not None})
+    for tensor in model.state_dict(
+        keep_vars=True
+    ).values():  # what no file holds stays float32: rotary frequencies, and
+        tensor.data = tensor.data.to(dtype)  # the scale of the embedding
     return model.eval()
 
 
-def _in_order(values: Iterable[str]) -> list[str]:
+def in_order(values: Iterable[str]) -> list[str]:
     return sorted(set(values))
 
 
@@ -184,8 +208,13 @@ def _gemma_rms_norm(self: Any, x: torch.Tensor) -> Any:
     return self._norm(x) * (1.0 + self.weight)
 
 
+def _gemma4_rms_norm(self: Any, hidden_states: torch.Tensor) -> Any:
+    normed = self._norm(hidden_states)
+    return normed * self.weight if self.with_scale else normed
+
+
 # Modules that compute in float32 whatever they are given, and what the oracle runs in place of their forward.
-WIDENED_MODULES = {"Gemma3RMSNorm": _gemma_rms_norm}
+WIDENED_MODULES = {"Gemma3RMSNorm": _gemma_rms_norm, "Gemma4UnifiedRMSNorm": _gemma4_rms_norm}
 
 
 def timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, **options: Any) -> torch.Tensor:
@@ -314,7 +343,7 @@ class Torch(Side):
     ) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
         if component == "gemma":
-            return _gemma(path, config, self.dtype(dtype))
+            return with_weights(gemma_model(config), path, self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
         builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
         for file, strength in loras:

@@ -20,9 +20,12 @@ import numpy as np
 import torch
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
 
+from ltx2_mlx.config import is_gemma4
+
 from ...tap.raw_safetensors import Place, places
 from ...tap.session import Session
-from .components import BUILDERS, GEMMA_PREFIX, Torch, _randn, filters_made_once, gemma_model, rounded_to_fp8
+from .components import BUILDERS, Torch, _randn, filters_made_once, gemma_files, gemma_model, gemma_name, rounded_to_fp8
+from .transformers import gemma4_model
 
 SMALL = 2**18  # elements of a tensor that stays in memory: norms, biases and tables, 1 % of a block
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -265,25 +268,13 @@ def _built(
     return module, Weights([path], ops.apply_to_key if ops else str, ops, dtype)
 
 
-def _gemma(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[torch.nn.Module, Weights]:
+def _gemma(path: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[torch.nn.Module, Weights]:
     with torch.device("meta"):
-        model: Any = gemma_model(config)
+        model: Any = gemma4_model(config) if is_gemma4(config) else gemma_model(config)
     # No file holds its rotary frequencies and the scale of its embedding: they are made where they are used.
     model.rotary_emb = type(model.rotary_emb)(model.config)
     model.embed_tokens.embed_scale = torch.tensor(model.embed_tokens.scalar_embed_scale)
-
-    def rename(key: str) -> str | None:
-        return key.removeprefix(GEMMA_PREFIX) if key.startswith(GEMMA_PREFIX) else None
-
-    return model, Weights(_gemma_files(folder), rename, None, dtype)
-
-
-def _gemma_files(folder: Path) -> list[Path]:
-    """What is named ``model*`` and the index names, if there is one."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return sorted(folder.glob("model*.safetensors"))
-    return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return model, Weights(gemma_files(path), gemma_name, None, dtype)
 
 
 def _own(layer: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -5,11 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from ...tap.side import Loras
-from .components import Torch
+from .components import Torch, every_state, in_order, with_weights
+
+
+def gemma4_model(config: dict[str, Any]) -> torch.nn.Module:
+    """Gemma 4's text model, with every hidden state as its result."""
+    from transformers import Gemma4UnifiedConfig
+    from transformers.models.gemma4_unified import modeling_gemma4_unified
+
+    whole: Any = Gemma4UnifiedConfig.from_dict(config)
+    pad = whole.text_config.pad_token_id
+    standing = torch.tensor([whole.image_token_id, whole.video_token_id, whole.audio_token_id])
+    base = every_state(modeling_gemma4_unified, "Gemma4UnifiedTextModel")
+
+    def forward(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """As the whole model calls it (a test compares the two): what stands for an image is embedded as a pad."""
+        return base.forward(self, torch.where(torch.isin(input_ids, standing), pad, input_ids), attention_mask)
+
+    cls = type(base.__name__, (base,), {"forward": forward})
+    with mock.patch.object(modeling_gemma4_unified, "set", in_order, create=True):  # it keeps its set of layer kinds
+        model: torch.nn.Module = cls(whole.text_config)
+    return model
 
 
 class Transformers(Torch):
@@ -18,7 +39,9 @@ class Transformers(Torch):
     components: name → its module with the weights of a file (or folder), from the file's config and in a dtype.
     """
 
-    components: dict[str, Callable[[Path, dict[str, Any], torch.dtype], torch.nn.Module]] = {}  # noqa: RUF012
+    components: dict[str, Callable[[Path, dict[str, Any], torch.dtype], torch.nn.Module]] = {  # noqa: RUF012
+        "gemma": lambda path, config, dtype: with_weights(gemma4_model(config), path, dtype)
+    }
 
     def load(
         self,

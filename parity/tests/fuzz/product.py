@@ -169,6 +169,7 @@ def _audio(path: Path) -> None:
 FORMATS = {
     "checkpoint": Format(8, _tensors(*CHECKPOINTS), _checkpoint),
     "LoRA": Format(8, _tensors("tiny-2.0-lora.safetensors", "tiny-2.3-ic-lora.safetensors", inner=""), _lora),
+    "text encoder": Format(4, _tensors("tiny-gemma4.safetensors", inner="gemma_config"), _gemma),
     "Gemma config.json": Format(4, _gemma_file("config.json"), _gemma),
     "Gemma index": Format(3, _gemma_file("model.safetensors.index.json"), _gemma),
     "tokenizer.json": Format(3, _gemma_file("tokenizer.json"), _tokenizer),
