@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config.reading import cut
 from ..errors import MediaError, WeightsError, printable
 from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
-from ..loading.load import COMPONENTS, SHARED, build, weight_shapes
+from ..loading.load import COMPONENTS, SHARED, build, not_used, weight_shapes
 from ..loading.quantized import packed_layers, said_of
 from ..media.outputs import MOVIES, SETTINGS
 from ..media.reading import Coding, probe, read_coding
@@ -31,6 +31,8 @@ def info(path: CheckpointPath) -> str:
             module, keys = build(part, checkpoint)
             packed = packed_layers(module)
             states[part] = "whole: every key used once, every shape right"
+            if unused := not_used(module, parts[part]):
+                states[part] += f"; not used: {cut(', '.join(unused))}"
             if packed:
                 states[part] += f"; {len(packed):,} layers in {said_of(packed.values())}"
                 shapes = weight_shapes(module, {name: checkpoint.tensors[key] for name, key in keys.items()})

@@ -7,15 +7,22 @@ keys that are known to change nothing are listed beside those that are read.
 from .audio import AudioVAEConfig, CausalityAxis, NormType, VocoderConfig, VocoderWithBWEConfig, read_vocoder_config
 from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
 from .transformer import StreamConfig, TransformerConfig
-from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
+from .video import (
+    DiffusionDecoderConfig,
+    LatentUpsamplerConfig,
+    VAEBlock,
+    VideoVAEConfig,
+    read_video_decoder_config,
+)
 
-SUPPORTED_VERSIONS = ("2.0", "2.3")
+SUPPORTED_VERSIONS = ("2.0", "2.3", "2.5")
 
 __all__ = [
     "SUPPORTED_VERSIONS",
     "AudioVAEConfig",
     "CausalityAxis",
     "ConnectorConfig",
+    "DiffusionDecoderConfig",
     "EmbeddingsProcessorConfig",
     "Gemma3TextConfig",
     "LatentUpsamplerConfig",
@@ -26,5 +33,6 @@ __all__ = [
     "VideoVAEConfig",
     "VocoderConfig",
     "VocoderWithBWEConfig",
+    "read_video_decoder_config",
     "read_vocoder_config",
 ]
