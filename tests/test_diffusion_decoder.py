@@ -113,7 +113,7 @@ def test_blocks_give_what_a_mask_over_all_pairs_gives(
     scores: int,
 ) -> None:
     monkeypatch.setattr(neighborhood, "BLOCK", block)
-    monkeypatch.setattr(neighborhood, "SCORES", scores)
+    monkeypatch.setattr(neighborhood, "scores", lambda: scores)
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, *grid, 2, 8)).astype(np.float32) for _ in range(3))
     expected = by_masks(q, k, v, kernel)

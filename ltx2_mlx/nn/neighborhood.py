@@ -20,8 +20,11 @@ Sizes3 = tuple[int, int, int]
 
 # Queries of a block along time, height and width. With a window of 11³ a block reads 14·18·18 keys, 3.4 windows.
 BLOCK: Sizes3 = (4, 8, 8)
-# About the most scores (heads · queries · keys) of one call of MLX's attention, which a CPU writes out.
-SCORES = 2**24
+
+
+def scores() -> int:
+    """About the most scores (heads · queries · keys) of one call of MLX's attention, which a CPU writes out."""
+    return 2**22 if mx.default_device().type == mx.cpu else 2**26
 
 
 def window_starts(positions: np.ndarray, size: int, kernel: int) -> np.ndarray:
@@ -100,8 +103,7 @@ def neighborhood_attention(q: mx.array, k: mx.array, v: mx.array, kernel: Sizes3
     B, T, H, W, heads, _ = q.shape
     axes = (slab or Slab.whole(T), Slab.whole(H), Slab.whole(W))
     times, lines, columns = map(blocks_of, axes, kernel, BLOCK)
-    scores = B * heads * times[0].seen.size * lines[0].seen.size * columns[0].seen.size
-    some = max(1, SCORES // scores)
+    some = max(1, scores() // (B * heads * times[0].seen.size * lines[0].seen.size * columns[0].seen.size))
     groups = [columns[i : i + some] for i in range(0, len(columns), some)]
     frames = []
     for time in times:

@@ -148,6 +148,7 @@ VIDEO_ENCODER = Stage(
 
 VIDEO_DECODER = Stage(
     name="video_decoder",
+    fits=lambda config: config["vae"].get("_class_name") != "CausalDiffusionVAE",
     layout="video",
     component="video_decoder",
     cases=decoder_cases,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..port import NotComparableError, Part
+from . import diffusion_decoder
 from .components import timestep_embedding
 from .port import TorchPort  # first: it makes torchaudio importable
 
@@ -187,7 +188,9 @@ class Diffusers(TorchPort):
     wide_functions = {  # noqa: RUF012
         "diffusers.models.embeddings:get_timestep_embedding": timestep_embedding
     }
+    wide_modules = diffusion_decoder.WIDE_MODULES
     components = {  # noqa: RUF012
+        "video_decoder": diffusion_decoder.PART,
         "transformer": Part(transformer, velocity, (*_ADALN, *NORMS)),
         "embeddings_processor": Part(
             connectors,

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import flex_attention
 
 from ..port import NotComparableError, Part
+from .port import TorchPort as _  # noqa: F401  first: it makes torchaudio importable
 
 from diffusers import LTX2VideoDiffusionDecoderModel  # isort: skip
 
-_MODULE = "diffusers.models.autoencoders.ltx2_diffusion_decoder"
+# Without it torch traces every call as if it were to be compiled, which takes seconds, and counts no sums.
+vars(flex_attention).update(_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG=True)
 
 
-def _make(config: dict[str, Any]) -> Any:
+class Decoder(LTX2VideoDiffusionDecoderModel):
+    """diffusers' decoder, called as upstream's is: with a normalised latent of any size.
+
+    diffusers leaves both to its caller, and refuses latents that are smaller than a window of stage 1. Upstream repeats
+    their edges, at the end of time and at both sides of a frame, and cuts the pixels.
+    """
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        sizes = sample.shape[2:]
+        frames, height, width = sizes
+        least = self.config.decoder_stage_kernels[0]
+        need = [max(wanted - found, 0) for wanted, found in zip(least, sizes, strict=True)]
+        top, left = need[1] // 2, need[2] // 2
+        pad = (left, need[2] - left, top, need[1] - top, 0, need[0])
+        sample = torch.nn.functional.pad(sample, pad, mode="replicate") if any(need) else sample
+        mean, std = (values.view(1, -1, 1, 1, 1) for values in (self.latents_mean, self.latents_std))
+        pixels: torch.Tensor = super().forward(sample * std + mean, return_dict=False)[0]
+        pixels = pixels[:, :, : 8 * frames - 7, 32 * top : 32 * (top + height)]
+        return pixels[..., 32 * left : 32 * (left + width)]
+
+
+def make(config: dict[str, Any]) -> Any:
     vae = config["vae"]
     if vae.get("_class_name") != "CausalDiffusionVAE":
-        raise NotComparableError("it is another decoder, which ltx-core has")
+        raise NotComparableError("its decoder is a convolutional one, which ltx-core has")
     d = vae["decoder"]
-    stages = len(d["upsamples"])
-    return LTX2VideoDiffusionDecoderModel(
+    return Decoder(
         out_channels=d["out_channels"],
         latent_channels=d["in_channels"],
         patch_size=d["patch_size"],
         decoder_head_dim=d["head_dim"],
         decoder_stage_channels=tuple(d["stage_channels"]),
         decoder_stage_depths=tuple(d["stage_depths"]),
-        decoder_stage_kernels=tuple(map(tuple, d["stage_kernels"][:stages])),
+        decoder_stage_kernels=tuple(map(tuple, d["stage_kernels"][: len(d["upsamples"])])),
         decoder_stage5_kernel=tuple(d["stage5_kernel"]),
         decoder_upsample_strides=tuple(tuple(stride) for stride, _ in d["upsamples"]),
         decoder_upsample_channel_reductions=tuple(reduction for _, reduction in d["upsamples"]),
@@ -39,54 +61,18 @@ def _make(config: dict[str, Any]) -> Any:
     )
 
 
-def _call(model: Any, case: SimpleNamespace) -> torch.Tensor:
-    """Pixels of a normalised latent. diffusers refuses latents that are smaller than a window of stage 1; upstream repeats
-    their edges, at the end of time and at both sides of a frame, and cuts the pixels."""
-    sample = case.sample
-    frames, *size = sample.shape[2:]
-    least = model.config.decoder_stage_kernels[0]
-    need = [max(wanted - found, 0) for wanted, found in zip(least, sample.shape[2:], strict=True)]
-    before = [0, need[1] // 2, need[2] // 2]
-    pad = [side for b, n in zip(before[::-1], need[::-1], strict=True) for side in (b, n - b)]
-    sample = torch.nn.functional.pad(sample, pad, mode="replicate") if any(need) else sample
-    shape = (1, -1, 1, 1, 1)
-    pixels: torch.Tensor = model(
-        sample * model.latents_std.view(shape) + model.latents_mean.view(shape), return_dict=False
-    )[0]
-    top, left = 32 * before[1], 32 * before[2]
-    return pixels[:, :, : 8 * frames - 7, top : top + 32 * size[0], left : left + 32 * size[1]]
-
-
-def _weights(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """With one layer each for queries, keys and values, which are thirds of the file's ``qkv``."""
+def in_thirds(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With a layer each for queries, keys and values: the thirds of the file's ``qkv``."""
     result = {}
     for name, array in tensors.items():
-        if ".attn.qkv." in name:
-            parts = np.split(array, 3)
-            result |= {
-                name.replace(".qkv.", f".{to}."): part for to, part in zip(("to_q", "to_k", "to_v"), parts, strict=True)
-            }
-        else:
-            result[name] = array
+        thirds = dict(zip(("to_q", "to_k", "to_v"), np.split(array, 3), strict=True)) if ".attn.qkv." in name else {}
+        result |= {name.replace("qkv", layer): third for layer, third in thirds.items()} or {name: array}
     return result
 
 
-def rotate_axis(
-    self: Any, x: torch.Tensor, positions: torch.Tensor, inv_freqs: torch.Tensor, axis: int
-) -> torch.Tensor:
-    """``_rotate_axis`` in the precision of ``x``, by angles that are float32 as the reference has them."""
-    angles = (positions[:, None] * inv_freqs[None]).double()
-    shape = [1, 1, 1, 1, 1, len(inv_freqs)]
-    shape[axis] = len(positions)
-    cos, sin = angles.cos().reshape(shape).to(x.dtype), angles.sin().reshape(shape).to(x.dtype)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).reshape(x.shape)
-
-
-WIDE = {f"{_MODULE}:LTX2VideoVaeRotaryPosEmbed3D._rotate_axis": rotate_axis}
 PART = Part(
-    _make,
-    _call,
+    make,
+    lambda model, case: model(case.sample),
     (
         (r"per_channel_statistics\.mean-of-means", "latents_mean"),
         (r"per_channel_statistics\.std-of-means", "latents_std"),
@@ -98,5 +84,42 @@ PART = Part(
         (r"t_embedder\.mlp\.1", "t_embedder.timestep_embedder.act"),
         (r"t_embedder\.mlp\.2", "t_embedder.timestep_embedder.linear_2"),
     ),
-    weights=_weights,
+    weights=in_thirds,
 )
+
+
+# ---- in float64 ---------------------------------------------------------------------------------------------------
+
+
+def rotary(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """The rotary embedding in the precision of ``x``, by angles that are float32 as the reference has them."""
+    turned = []
+    for axis, part in enumerate(x.split(self.rope_dim_split, dim=-1), 1):
+        places = torch.arange(x.shape[axis], dtype=torch.float32)
+        angles = (places[:, None] * self._inv_freqs(part.shape[-1], x.device)).to(x.dtype)
+        shape = [1] * (x.ndim - 1) + [-1]
+        shape[axis] = len(places)
+        cos, sin = angles.cos().reshape(shape), angles.sin().reshape(shape)
+        even, odd = part[..., ::2], part[..., 1::2]
+        turned.append(torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2))
+    return torch.cat(turned, dim=-1)
+
+
+def attention(self: Any, x: torch.Tensor, block_mask: Any = None) -> torch.Tensor:
+    """Neighbourhood attention by its definition, with a score for every pair. The reference's own flex attention has no
+    gradients on a CPU, by which coverage is measured."""
+    B, *grid, C = x.shape
+    q, k, v = (part.flatten(1, 3).transpose(1, 2) for part in self.project_qkv(x))
+    seen = torch.ones(1, 1, 1, 1, 1, 1, dtype=torch.bool)
+    for axis, (size, kernel) in enumerate(zip(grid, self.kernel_size, strict=True)):
+        places = torch.arange(size)
+        first = (places - min(kernel, size) // 2).clamp(0, size - min(kernel, size))[:, None]
+        shape = [1] * 6
+        shape[axis] = shape[3 + axis] = size
+        seen = seen & ((places >= first) & (places < first + kernel)).reshape(shape)
+    scores = (q @ k.transpose(-1, -2)).masked_fill(~seen.reshape(q.shape[2], -1), float("-inf"))
+    out: torch.Tensor = self.to_out[0]((scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(B, *grid, C))
+    return out
+
+
+WIDE_MODULES = {"LTX2VideoVaeRotaryPosEmbed3D": rotary, "LTX2VideoVaeNeighborhoodAttention": attention}
