@@ -264,8 +264,12 @@ class DiffusionVideoDecoder(Module):
         side = self.config.patch_size
         noise = randn((B, self.config.out_channels, T, H * side, W * side), sample.dtype, generator)
         top, left = (cells * _SIDE for cells in before)
-        for pixels in self._denoised(context, noise, frames * _TIME - (_TIME - 1)):
-            yield pixels[..., top : top + height * _SIDE, left : left + width * _SIDE]
+        wanted = frames * _TIME - (_TIME - 1)
+        for pixels in self._denoised(context, noise):
+            pixels = pixels[:, :, :wanted, top : top + height * _SIDE, left : left + width * _SIDE]
+            wanted -= pixels.shape[2]
+            if pixels.shape[2]:
+                yield pixels
 
     def decoded(
         self,
@@ -315,8 +319,8 @@ class DiffusionVideoDecoder(Module):
 
     # ---- stage 5 ----
 
-    def _denoised(self, context: mx.array, noise: mx.array, frames: int) -> Iterator[mx.array]:
-        """Pixels ``(B, 3, T, H, W)`` of the first ``frames``, a slab at a time."""
+    def _denoised(self, context: mx.array, noise: mx.array) -> Iterator[mx.array]:
+        """Pixels ``(B, 3, T, H, W)``, a slab of frames at a time."""
         timestep = mx.full((context.shape[0],), 1.0) * self.config.timestep_scale_multiplier
         modulation = self.shared_adaln(self.t_embedder(timestep, hidden_dtype=context.dtype))
         T = context.shape[1]
@@ -324,7 +328,7 @@ class DiffusionVideoDecoder(Module):
         x = _assembled(parts, T)
         for block in self.diff_blocks:
             x = self._through(block, x, block.attn.kernel_size[0], context, modulation)
-        for begin, end in slabs(frames, self.slab or frames):
+        for begin, end in slabs(T, self.slab or T):
             pixels = unpatchify(self.conv_out(self.norm_out(x[:, begin:end])), patch_size_hw=self.config.patch_size)
             yield pixels.transpose(0, 4, 1, 2, 3)
 

@@ -23,9 +23,9 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         return {"sample": Data(normal(f"diffuse {name}", shape[0], channels, *shape[1:]))}
 
     return {
-        "base": Case(latent("base", 2, 3, 3, 3)),
+        "base": Case(latent("base", 2, 3, 3, 5)),
         # Less than a window of the first stage along every axis: the edges are repeated, and the pixels cut.
-        "small": Case(latent("small", 1, 1, 2, 1), half=False),
+        "small": Case(latent("small", 1, 2, 2, 1), half=False),
     }
 
 

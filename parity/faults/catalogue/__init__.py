@@ -9,6 +9,7 @@ from .audio import AUDIO
 from .command_line import COMMAND_LINE
 from .conditions import CONDITIONS
 from .denoising import DENOISING
+from .diffusion_decoder import DIFFUSION_DECODER
 from .files import FILES, ClipFault, FileFault
 from .loading import LOADING
 from .lora import LORA
@@ -22,7 +23,7 @@ from .transformer import TRANSFORMER
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
+EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *DIFFUSION_DECODER, *AUDIO)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
@@ -30,7 +31,7 @@ _FILED = {
     "text": TEXT,
     "positions": POSITIONS,
     "transformer": TRANSFORMER,
-    "video": VIDEO,
+    "video": (*VIDEO, *DIFFUSION_DECODER),
     "audio": AUDIO,
     "sampling": SAMPLING,
     "denoising": DENOISING,
