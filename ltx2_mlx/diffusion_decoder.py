@@ -76,7 +76,7 @@ def _frequencies(dim: int) -> np.ndarray:
 
 
 class NeighborhoodAttention3D(Module):
-    """Attention to a window of ``kernel_size`` cells, with q/k norm of each head. ``qkv`` is one layer, as in the file."""
+    """Attention to a window of ``kernel_size`` cells, with q/k norm of each head. ``qkv`` is one layer, as in files."""
 
     def __init__(self, dim: int, kernel_size: Sizes3, head_dim: int):
         super().__init__()
@@ -278,7 +278,7 @@ class DiffusionVideoDecoder(Module):
         generator: Generator | None = None,
         memory_budget: int | None = None,
     ) -> Iterator[mx.array]:
-        """Chunks ``(B, 3, F, H, W)`` in order of time, in slabs that a budget of memory allows (see ``decode_video``)."""
+        """Chunks ``(B, 3, F, H, W)`` in order of time, in slabs that a budget of memory allows."""
         check_tiling(tiling_config)
         budget = memory_budget or decode_budget()
         self.slab = choose_frames(self.config, latent.shape, budget, latent.dtype.size).frames

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from ltx2_mlx import diffusion_decoder, load, read_checkpoint
+from ltx2_mlx import load, read_checkpoint
 from ltx2_mlx.cli.plan import plan
 from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.config import DiffusionDecoderConfig, VideoVAEConfig

@@ -114,12 +114,14 @@ def _append(
     the mask goes through the latent's dtype (0.2 is 0.2002 in bfloat16), both as in the reference."""
     tokens = tools.patchifier.patchify(latent)
     mask = mx.full((*tokens.shape[:2], 1), 1.0 - strength, latent.dtype).astype(state.denoise_mask.dtype)
+    marks = state.keyframes_mask  # what is added is not marked, nor is a single picture among it
     return LatentState(
         latent=mx.concatenate([state.latent, tokens], axis=1),
         denoise_mask=mx.concatenate([state.denoise_mask, mask], axis=1),
         positions=mx.concatenate([state.positions.astype(mx.float32), mx.array(positions)], axis=2),
         clean_latent=mx.concatenate([state.clean_latent, tokens], axis=1),
         attention_mask=update_attention_mask(state, None, tools.target_shape.token_count(), tokens.shape[1]),
+        keyframes_mask=None if marks is None else mx.concatenate([marks, mx.zeros((*tokens.shape[:2], 1))], axis=1),
     )
 
 

@@ -21,7 +21,7 @@ from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
 from ..diffusion_decoder import DiffusionVideoDecoder
 from ..errors import InputError
-from ..loading.checkpoint import CheckpointPath
+from ..loading.checkpoint import CheckpointPath, read_checkpoint
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import amend_blocks
@@ -143,6 +143,12 @@ class ModelLedger:
 
     def with_additional_loras(self, loras: tuple[LoraPathStrength, ...]) -> ModelLedger:
         return self.with_loras((*self.loras, *loras))
+
+    @property
+    def marks_keyframes(self) -> bool:
+        """True where the transformer is told which tokens hold a single picture, as from 2.5 on."""
+        section = read_checkpoint(self.checkpoint_path).config.get("transformer", {})
+        return bool(section.get("use_keyframes_abs_pos_embedding"))
 
     def transformer(self) -> X0Model:
         """The transformer with its LoRAs fused and every weight read, so that all of its steps take the same time; with

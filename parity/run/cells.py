@@ -101,8 +101,8 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
     if unread := next((s for s in named if s.name in streamed and s.reference != "ltx-core"), None):
         raise InputError(
-            f"{files[unread.main]}: too large to be compared in memory, and {unread.reference}, the reference of the stage "
-            f"{unread.name}, is not read page by page. Choose other stages by --stage"
+            f"{files[unread.main]}: too large to be compared in memory, and the reference of the stage {unread.name}, "
+            f"{unread.reference}, is not read page by page. Choose other stages by --stage"
         )
     return RealCells([(stage, files[stage.main].stem) for stage in named], files, frozenset(streamed))
 

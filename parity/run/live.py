@@ -102,7 +102,9 @@ class Runner:
 
     def oracle(self, recorded: Recorded, session: Session) -> Trace:
         pair = recorded.pair
-        return close_to(recorded.trace, run_tapped(self.side(pair.stage), pair, pair.oracle, recorded, "float64", session))
+        return close_to(
+            recorded.trace, run_tapped(self.side(pair.stage), pair, pair.oracle, recorded, "float64", session)
+        )
 
     def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
         """Parameter → share of it that moves a compared tensor, without those ``known`` to move whole."""

@@ -100,7 +100,7 @@ def as_judged(recorded: Recorded, ours: Trace) -> tuple[Trace, Trace]:
     """The reference's trace and a run of ours, as they are judged: beside a reference with names of its own (see
     ``Stage.mirrored``) what has a counterpart, under the reference's names."""
     pair = recorded.pair
-    return (recorded.trace, ours) if pair.stage.mirrored else met(recorded.trace, ours, pair.root)
+    return (recorded.trace, ours) if pair.stage.mirrored else met(recorded.trace, ours, pair.root, pair.stage.results)
 
 
 def judge_recording(recording: Recording, results: Results) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..declare.model import FunctionTap
 from .binding import Binder
-from .matching import matched_inputs, matched_names, matched_outputs
+from .matching import Names, matched_inputs, matched_names, matched_outputs
 from .nest import axis_moved, flatten, graft, join
 from .side import PROBE, Side
 from .trace import Call, Sums, Tensor, Trace
@@ -41,6 +41,7 @@ class Session:
     ):
         self.fw, self.source, self.probes, self.oracle, self.only = fw, source, probes, oracle, only
         self.keeps, self.matching = keeps, matching
+        self.single = False  # of inputs only those of calls with a single array meet, as ``met`` judges them
         self.trace = Trace()
         self._stack: list[str] = []
         self._counts: Counter[str] = Counter()
@@ -48,6 +49,7 @@ class Session:
         self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
         self.paths: dict[int, str] = {}  # id of a tapped module → its tap
         self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
+        self.results: Names = {}  # of some taps, beside a source with names of its own
         self.kept: tuple[str, ...] = ()  # globs of the taps that are seen at all; empty for all
         self.shipped = False  # the product's own caches and compiled functions stay on
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
@@ -83,7 +85,7 @@ class Session:
         self.trace.events.append(("in", tap, index))
         self.on_values(self._compared(bound.arguments))
         if known is not None:
-            inputs = matched_inputs(call, known) if self.matching else known.inputs
+            inputs = matched_inputs(call, known, self.single) if self.matching else known.inputs
             recorded = axis_moved(inputs, 1, -1) if channels_last else inputs
             for key, value in bound.arguments.items():
                 bound.arguments[key] = graft(value, names[key], self.fw, recorded, wide and self.oracle)
@@ -106,7 +108,7 @@ class Session:
         self.finished(call)
         if known is None:
             return output
-        outputs = matched_outputs(call, known) if self.matching else known.outputs
+        outputs = matched_outputs(call, known, self.results) if self.matching else known.outputs
         return graft(output, "", self.fw, axis_moved(outputs, 1, -1) if channels_last else outputs)
 
     def names(self, call: Call, arguments: dict[str, Any]) -> dict[str, str]:
@@ -118,10 +120,10 @@ class Session:
         return matched_names(names, arrays, self.source.calls.get((call.name, call.index)))
 
     def _compared(self, arguments: dict[str, Any]) -> list[Any]:
-        """The arguments that are compared for certain: a single array where names are each side's own."""
+        """The arguments that are compared."""
         values = list(arguments.values())
         arrays = [value for value in values if self.fw.is_array(value)]
-        return values if not self.matching else arrays if len(arrays) == 1 else []
+        return values if not self.single else arrays if len(arrays) == 1 else []
 
     def finished(self, call: Call) -> None:
         """Called with each call that has been recorded whole."""

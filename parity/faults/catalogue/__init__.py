@@ -20,17 +20,27 @@ from .positions import POSITIONS
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
+from .transformer_25 import TRANSFORMER_25
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *DIFFUSION_DECODER, *AUDIO)
+EDITS: tuple[Fault, ...] = (
+    *LOADING,
+    *TEXT,
+    *POSITIONS,
+    *TRANSFORMER,
+    *TRANSFORMER_25,
+    *VIDEO,
+    *DIFFUSION_DECODER,
+    *AUDIO,
+)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
     "text": TEXT,
     "positions": POSITIONS,
-    "transformer": TRANSFORMER,
+    "transformer": (*TRANSFORMER, *TRANSFORMER_25),
     "video": (*VIDEO, *DIFFUSION_DECODER),
     "audio": AUDIO,
     "sampling": SAMPLING,

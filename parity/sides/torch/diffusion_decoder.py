@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import flex_attention
 
 from ..port import NotComparableError, Part
-from .port import TorchPort as _  # noqa: F401  first: it makes torchaudio importable
+from .components import Torch  # noqa: F401  first: it makes torchaudio importable
 
 from diffusers import LTX2VideoDiffusionDecoderModel  # isort: skip
 
