@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from .config import DiffusionDecoderConfig, VideoVAEConfig
 from .errors import InputError
+from .nn import neighborhood
 from .nn.slabs import slabs
 from .tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig, largest_tile_for_decoding
 from .types import VIDEO_SCALE_FACTORS
@@ -320,13 +321,23 @@ def diffusion_memory(config: DiffusionDecoderConfig, shape: Sequence[int], items
         whole, last = T * H * W * channels, i == len(config.upsamples)
         seen = min(T, frames + kernel[0] - 1) * H * W * channels
         # What comes in and what is made, the context of the last stage, and a slab's queries, keys and values
-        steps.append((3 if last else 2) * whole * itemsize + seen * (10 * itemsize + 16))
+        step = (3 if last else 2) * whole * itemsize + seen * (10 * itemsize + 16)
+        steps.append(step + _scores(channels // config.head_dim, (min(frames, T), H, W), kernel))
         if not last:
             (t, h, w), before = config.upsamples[i].stride, whole
             T, H, W = T * t - (t - 1), H * h, W * w
             steps.append((before + T * H * W * config.stage_channels[i + 1]) * itemsize)
     noise = T * H * W * config.out_channels * config.patch_size**2 * itemsize
     return int(shape[0] * (max(steps) + noise))
+
+
+def _scores(heads: int, grid: Sequence[int], kernel: Sequence[int]) -> int:
+    """Bytes of the scores of attention to windows, which a CPU writes out: four arrays of those of one call."""
+    if not _on_cpu():
+        return 0
+    axes = list(zip(grid, kernel, neighborhood.BLOCK, strict=True))
+    block = heads * prod(min(n, b) * min(n, b + k - 1) for n, k, b in axes)
+    return 16 * max(block, min(neighborhood.scores(), block * ceil(grid[2] / neighborhood.BLOCK[2])))
 
 
 def decode_budget(low_memory: bool = False) -> int:

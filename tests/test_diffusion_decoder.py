@@ -131,15 +131,15 @@ def test_blocks_give_what_a_mask_over_all_pairs_gives(
 
 
 def test_slabs_of_any_length_give_the_pixels_of_the_whole_clip(decoder: DiffusionVideoDecoder) -> None:
-    latent = mx.array(np.random.default_rng(1).standard_normal((1, 128, 4, 3, 4)).astype(np.float32))
+    latent = mx.array(np.random.default_rng(1).standard_normal((1, 128, 3, 3, 4)).astype(np.float32))
     whole = pixels(decoder, latent)
-    assert whole.shape == (1, 3, 25, 96, 128)
-    for frames in (1, 7, 24):
+    assert whole.shape == (1, 3, 17, 96, 128)
+    for frames in (3, 16):
         assert distance(pixels(decoder, latent, frames), whole) < 2e-6, frames
     decoder.slab = 6
     chunks = [chunk.shape[2] for chunk in decoder.decode_in_slabs(latent, Generator(3))]
     decoder.slab = None
-    assert sum(chunks) == 25 and max(chunks) <= 6
+    assert sum(chunks) == 17 and max(chunks) <= 6
 
 
 def test_each_frame_is_told_by_its_neighbours_alone(decoder: DiffusionVideoDecoder) -> None:
@@ -198,7 +198,7 @@ def test_tiles_latents_of_another_kind_and_small_budgets_are_refused(decoder: Di
 
 
 def test_memory_stays_within_its_estimate_and_shorter_slabs_take_less(decoder: DiffusionVideoDecoder) -> None:
-    latent = mx.random.normal((1, 128, 6, 8, 8))
+    latent = mx.random.normal((1, 128, 5, 8, 8))
     taken = []
     for frames in (32, 4):
         decoder.slab = frames
