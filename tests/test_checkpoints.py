@@ -21,6 +21,7 @@ from ltx2_mlx.loading.load import read_checkpoint
 from ltx2_mlx.loading.quantization import FP8
 from ltx2_mlx.nn.finite import SMALL, every_finite
 from parity.cli import main as parity_main
+from parity.declare.inputs import FIXTURES
 
 KEY = "model.diffusion_model.transformer_blocks.1.attn2.to_k.weight"
 
@@ -165,6 +166,21 @@ def test_info_of_a_whole_checkpoint(name: str, checkpoints: Path, capsys: pytest
     assert f"version   {name[5:8]}.0" in out
     assert "whole: every key used once, every shape right" in out
     assert "missing" in out  # the parts that these files do not hold
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info", "~nosuchuser/x"],
+        ["convert", "~nosuchuser/x.safetensors", "made", "--bits", "8"],
+        ["convert", str(FIXTURES / "tiny-2.0.safetensors"), "~nosuchuser/x", "--bits", "8"],
+        ["plan", "--config", "~nosuchuser/x", "--output-path", "x.mp4"],
+    ],
+)
+def test_the_home_of_nobody_is_refused_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ltx2_mlx_main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "~nosuchuser/x" in said and "no such user" in said
 
 
 def test_load_uses_every_key_once_and_keeps_every_bit(checkpoints: Path) -> None:

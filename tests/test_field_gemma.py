@@ -163,6 +163,7 @@ def _gguf(folder: Path) -> None:
 GEMMAS: dict[str, tuple[Callable[[Path], None], str]] = {
     "shard above": (_shard_named("../model-00001-of-00002.safetensors"), "which is not in the folder"),
     "shard at an absolute path": (_shard_named("/etc/passwd"), "which is not in the folder"),
+    "shard with a name longer than any": (_shard_named("x" * 256), "which is not in the folder"),
     "shard below": (_shard_named("a/b.safetensors"), "which is not in the folder"),
     "shard linked outside": (_linked_outside, "a link to a file outside of the folder"),
     "shard missing": (_shard_named("model-00003-of-00002.safetensors"), "no such file, and model.safetensors.index"),

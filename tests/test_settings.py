@@ -117,6 +117,17 @@ def test_frames_and_audio_have_their_settings_too_and_none_where_none_are_wanted
     assert b"rare words" not in (tmp_path / "b.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("lora", ["mine.safetensors", ["mine.safetensors"], [["mine.safetensors"]]])
+def test_a_flag_with_one_value_needs_no_list(lora: object, tmp_path: Path, checkpoints: Path) -> None:
+    (tmp_path / "mine.safetensors").symlink_to(checkpoints / "tiny-2.0-lora.safetensors")
+    files = {"distilled-checkpoint-path": "tiny-2.0.safetensors", "spatial-upsampler-path": "x.safetensors"}
+    arguments = {"prompt": "a fox", "placeholder": True, "lora": lora, **files}
+    settings = tmp_path / "mine.json"
+    settings.write_text(json.dumps({"format": FORMAT, "arguments": arguments, "files": {}}))
+    loras = parsed("--config", settings, "--output-path", "x.mp4")["loras"]
+    assert isinstance(loras, tuple) and [Path(lora.path).name for lora in loras] == ["mine.safetensors"]
+
+
 def test_a_file_of_the_same_name_is_not_taken_for_another(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,12 +153,12 @@ def _parser() -> Parser:
 def _convert(args: argparse.Namespace) -> int:
     with stopping(_exit):
         from ..loading.convert import convert
-        from ..loading.hub import GEMMA_PATTERNS, resolve
+        from ..loading.hub import GEMMA_PATTERNS, expanded, resolve
         from ..loading.quantized import Quantization
 
     how = Quantization(args.bits, args.group_size, tuple(args.keep))
     source = resolve(args.source, None if args.source.endswith(".safetensors") else GEMMA_PATTERNS)
-    made = convert(source, Path(args.path).expanduser(), how, overwrite=args.overwrite, progress=_written)
+    made = convert(source, expanded(args.path), how, overwrite=args.overwrite, progress=_written)
     print(printable(made), flush=True)
     return 0
 
@@ -172,11 +172,12 @@ def _written(done: int, total: int) -> None:
 def _info(files: dict[str, str]) -> int:
     with stopping(_exit):
         from ..loading.checkpoint import CheckpointFiles
+        from ..loading.hub import expanded
         from .info import info, is_output, made_by
 
     if not files:
         raise InputError("info needs a file: see ltx2-mlx info --help")
-    one = Path(files["checkpoint_path"]).expanduser() if {*files} == {"checkpoint_path"} else None
+    one = expanded(files["checkpoint_path"]) if {*files} == {"checkpoint_path"} else None
     if one is not None and is_output(one):
         print(made_by(one))
     else:

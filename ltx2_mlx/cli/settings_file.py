@@ -28,7 +28,7 @@ import numpy as np
 from .. import __version__
 from ..config.reading import cut, parse_json, short
 from ..errors import HubError, InputError, LTX2Error, MediaError
-from ..loading.hub import GEMMA_PATTERNS, on_hub, resolve
+from ..loading.hub import GEMMA_PATTERNS, expanded, on_hub, resolve
 from ..loading.identity import fingerprint
 from ..loading.lora import LoraPathStrength
 from ..media.files import regular_file
@@ -125,7 +125,8 @@ def _with_files(action: argparse.Action, value: Any, change: Callable[[str, Sequ
     """A flag's value with ``change`` made to each path in it."""
     patterns = GEMMA_PATTERNS if action.dest == "gemma_root" else None
     if isinstance(action, Values):
-        uses = value if value and all(isinstance(use, list) for use in value) else [value]
+        fields = value if isinstance(value, list) else [value]
+        uses = fields if fields and all(isinstance(use, list) for use in fields) else [fields]
         return [[change(use[0], patterns), *use[1:]] if use and isinstance(use[0], str) else use for use in uses]
     if action.type is bare_lora and isinstance(value, list):
         return [change(path, patterns) if isinstance(path, str) else path for path in value]
@@ -196,7 +197,7 @@ def merged(argv: Sequence[str], command: str, default: str, parser_of: Callable[
         if without and known.config is None:
             raise InputError("--without leaves out flags of a --config, and none is given")
         return list(argv)
-    settings = read(Path(known.config).expanduser())
+    settings = read(expanded(known.config))
     if unknown := next((name for name in without if name not in settings.arguments), None):
         have = cut(", ".join(settings.arguments), 400)
         raise InputError(f"--without {unknown}: {settings.path} has no such setting; it has {have}")

@@ -31,6 +31,7 @@ GEMMA_PREFIXES = {
     "lm_head.": "gemma_head",
     "language_model.lm_head.": "gemma_head",
 }
+_LONGEST_NAME = 255  # bytes, on every file system that is common
 _WITHIN_TEXT = re.compile(r"(layers\.\d+|embed_tokens|norm)\.")
 # Gemma 3 has 262,145 tokens and 262,208 embeddings; Gemma 2, the nearest other model, has 256,000 tokens.
 _LEAST_USED = 0.98
@@ -161,7 +162,8 @@ def _weights(folder: Path) -> list[Path]:
     files = []
     for name in sorted(set(_named(index).values())):
         file = folder / name
-        if Path(name).name != name or name in (".", "..") or "\\" in name or not name.isprintable():
+        plain = Path(name).name == name and name not in (".", "..") and "\\" not in name and name.isprintable()
+        if not plain or len(os.fsencode(name)) > _LONGEST_NAME:
             raise CheckpointError(f"{index}: it names {cut(name)!r}, which is not in the folder. {_GEMMA}")
         if file.is_symlink() and not _stays(file, folder):
             raise CheckpointError(f"{file}: a link to a file outside of the folder. {_GEMMA}")

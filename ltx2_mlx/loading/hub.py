@@ -20,10 +20,18 @@ _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
 _FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
 
 
+def expanded(path: str | Path) -> Path:
+    """The path, with a user's home for ``~``. Raises HubError for a user that is not known here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise HubError(f"{path}: no such user on this machine") from None
+
+
 def on_hub(reference: str | Path, patterns: Sequence[str] | None = None) -> bool:
     """True for what is no path here and has the form of a name on Hugging Face; the arguments are those of resolve."""
     form = _FILE if patterns is None else _REPOSITORY
-    return not Path(reference).expanduser().exists() and form.fullmatch(str(reference)) is not None
+    return not expanded(reference).exists() and form.fullmatch(str(reference)) is not None
 
 
 def resolve(reference: str | Path, patterns: Sequence[str] | None = None, download: bool = True) -> Path:
@@ -33,7 +41,7 @@ def resolve(reference: str | Path, patterns: Sequence[str] | None = None, downlo
     ``patterns`` are given (GEMMA_PATTERNS for Gemma) ``owner/name`` is a folder of those of its top-level files that
     match one. Without patterns a repository is not fetched: LTX-2's holds hundreds of gigabytes. Raises HubError.
     """
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.exists():
         return path
     name = str(reference)

@@ -167,6 +167,12 @@ def _file_axes(parts: Parts) -> dict[str, tuple[int, ...]]:
     return {f"{path}.{name}" if path else name: axes for path, rules in owners for name, axes in rules.items()}
 
 
+def _looked_up(parts: Parts) -> frozenset[str]:
+    """Paths of tables whose rows are cast when they are taken, so that a wider copy of the whole is never needed."""
+    owners = ((path, getattr(type(part), "looked_up", ())) for path, part in parts)
+    return frozenset(f"{path}.{name}" if path else name for path, names in owners for name in names)
+
+
 def _as_in_file(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(size for _, size in sorted(zip(axes, shape, strict=True))) if axes else shape
 
@@ -367,6 +373,7 @@ class Weights:
 
     keys: parameter path → key. axes: parameter path → how the file's axes are ordered here. arrays: of the file.
     packed: the layers whose weights are packed in the module. packs: those that are packed while they are read → how.
+    looked_up: parameters that stay as narrow as they are in the file.
     """
 
     checkpoint: Checkpoint
@@ -378,6 +385,7 @@ class Weights:
     arrays: Arrays
     packed: frozenset[str] = frozenset()
     packs: Mapping[str, Quantization] = field(default_factory=dict)
+    looked_up: frozenset[str] = frozenset()
 
     def read(self, names: Iterable[str], check: bool = True) -> list[tuple[str, mx.array]]:
         """Read parameters now, some at a time. A float8 weight's scale comes with it. check: raise WeightsError, with
@@ -388,9 +396,20 @@ class Weights:
         packed = {name: keys.pop(name) for name in [*keys] if self._is_packed(name)}
         read = (
             (name, mx.contiguous(array.transpose(self.axes[name])) if name in self.axes else array)
-            for name, array in _read(self.checkpoint, self.arrays, keys, self.loras, self.dtype, self.quantization)
+            for name, key in keys.items()
+            for name, array in self._read(name, key)
         )
         return list(_finite(chain(read, self._packed(packed)), self.checkpoint, keys | packed, self.loras, check))
+
+    def _read(self, name: str, key: str) -> Iterator[tuple[str, mx.array]]:
+        dtype = self._dtype(name, key)
+        return _read(self.checkpoint, self.arrays, {name: key}, self.loras, dtype, self.quantization)
+
+    def _dtype(self, name: str, key: str) -> mx.Dtype | None:
+        """The dtype that a parameter is cast to."""
+        in_file = _DTYPES.get(self.checkpoint.tensors[key].dtype)
+        narrow = name in self.looked_up and in_file is not None and self.dtype is not None
+        return in_file if narrow and in_file.size < self.dtype.size else self.dtype
 
     def _is_packed(self, name: str) -> bool:
         layer, _, leaf = name.rpartition(".")
@@ -437,8 +456,9 @@ class Weights:
             return self.dtype_of(f"{layer}.scales")
         if leaf == "weight_scale":
             return mx.float32
-        in_file = self.checkpoint.tensors[self.keys.get(name, self.keys.get(f"{layer}.weight", ""))].dtype
-        return FP8 if self.quantization and is_downcast(name) else self.dtype or _DTYPES[in_file]
+        key = self.keys.get(name, self.keys.get(f"{layer}.weight", ""))
+        own = self._dtype(name, key) or _DTYPES[self.checkpoint.tensors[key].dtype]
+        return FP8 if self.quantization and is_downcast(name) else own
 
 
 def _read(
@@ -625,6 +645,7 @@ def load(
         checkpoint.arrays(stream),
         frozenset(packed),
         packs,
+        _looked_up(_parts(module)),
     )
     pages = Pages(module, source, keys) if paged else None
     weights = source.read(keys if pages is None else pages.resident)

@@ -117,10 +117,11 @@ class QuantizedWordEmbedding(Gemma3TextScaledWordEmbedding):
         """``(rows, width)``: of the table, were it not packed."""
         return self.weight.shape[0], self.weight.shape[1] * 32 // self.bits
 
-    def __call__(self, input_ids: mx.array) -> mx.array:
-        """``(B, T)`` ids → ``(B, T, D)``."""
+    def __call__(self, input_ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+        """``(B, T)`` ids → ``(B, T, D)`` in ``dtype``, or in that of the scales."""
         parts = (self.weight[input_ids], self.scales[input_ids], self.biases[input_ids])
         rows = mx.dequantize(*parts, group_size=self.group_size, bits=self.bits)
+        rows = rows.astype(dtype or rows.dtype)
         return rows * mx.array(self.shape[1] ** 0.5, mx.float32).astype(rows.dtype)
 
 

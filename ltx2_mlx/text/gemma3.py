@@ -24,12 +24,14 @@ Tables = tuple[mx.array, mx.array]
 
 
 class Gemma3TextScaledWordEmbedding(nn.Embedding):
-    """Embedding · √hidden, the factor rounded to the dtype of the weights: in bfloat16, √3840 = 61.9677 is 62."""
+    """Embedding · √hidden, the factor rounded to the dtype of the network: in bfloat16, √3840 = 61.9677 is 62."""
 
-    def __call__(self, input_ids: mx.array) -> mx.array:
-        """``(B, T)`` ids → ``(B, T, D)``."""
-        scale = mx.array(self.weight.shape[1] ** 0.5, mx.float32).astype(self.weight.dtype)
-        return self.weight[input_ids] * scale
+    looked_up = ("weight",)
+
+    def __call__(self, input_ids: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+        """``(B, T)`` ids → ``(B, T, D)`` in ``dtype``, or in that of the table."""
+        rows = self.weight[input_ids].astype(dtype or self.weight.dtype)
+        return rows * mx.array(self.weight.shape[1] ** 0.5, mx.float32).astype(rows.dtype)
 
 
 class Gemma3RMSNorm(Module):
@@ -190,7 +192,7 @@ class Gemma3TextModel(Module):
         """
         if input_ids.shape != attention_mask.shape:
             raise InputError(f"the mask is {attention_mask.shape}, expected {input_ids.shape}, the shape of the ids")
-        hidden_states = self.embed_tokens(input_ids)
+        hidden_states = self.embed_tokens(input_ids, self.norm.weight.dtype)
         if early_layers_only:
             return (hidden_states,) * (len(self.layers) + 1)
         masks = attention_masks(attention_mask, self.config.sliding_window)

@@ -85,7 +85,8 @@ class Cells:
 
 
 def _sound(kept: _Kept, stage: str, config: str) -> bool:
-    """True if the rows are of this cell, and are such as may stand in results.json. Raises msgspec.MsgspecError."""
+    """True if the rows are of this cell, and are such as may stand in results.json. Raises msgspec.MsgspecError
+    and ValueError for others."""
     rows = msgspec.convert([row.record() for row in kept.rows], list[TapRecord])
     runs = msgspec.convert([row.record() for row in kept.pipelines], list[PipelineRecord])
     msgspec.convert([asdict(entry) for entry in kept.coverage], list[CoverageRecord])
@@ -93,6 +94,7 @@ def _sound(kept: _Kept, stage: str, config: str) -> bool:
     beyond = [row for row in kept.rows if row.verdict == "pass" and not row.needed_k <= ALLOWED[row.lane]]
     if any(map(row_problem, rows)):
         return False
+    json.dumps([row.record() for row in (*kept.rows, *kept.pipelines)], allow_nan=False)  # NaN is no JSON
     return of_cell == {(stage, config)} and not beyond and isfinite(kept.peak_gb) and kept.carried >= 0
 
 

@@ -136,7 +136,9 @@ def test_the_key_is_made_of_the_bytes_of_the_checkpoints(tmp_path: Path, monkeyp
     assert key("A", [folder], {}, ORIGIN) != own
 
 
-@pytest.mark.parametrize(("part", "value"), [("size", 5), ("ours", [0.1, float("inf"), 0.1, 0.1])])
+@pytest.mark.parametrize(
+    ("part", "value"), [("size", 5), ("ours", [0.1, float("inf"), 0.1, 0.1]), ("unknown", float("nan"))]
+)
 def test_a_kept_cell_with_a_profile_that_cannot_be_is_run_again(tmp_path: Path, part: str, value: object) -> None:
     cells, run = Cells(tmp_path, "key"), results(False)
     run.rows, run.coverage, run.pipelines = run.rows[:6], run.coverage, []

@@ -186,6 +186,46 @@ def _values(action: argparse.Action, rng: random.Random) -> list[str]:
     return [rng.choice(kind if rng.random() < 0.7 else rng.choice((EDGES, mutate.WORDS))) for _ in range(count)]
 
 
+def _settings_line(folder: Path, rng: random.Random) -> list[str]:
+    """``--config`` with the settings of some pipeline, changed, in a file or beside PNG frames."""
+    from ltx2_mlx.cli import recipes, settings_file
+
+    name = rng.choice(list(recipes.RECIPES))
+    every = recipes.parser("plan", name)._actions
+    actions = [a for a in every if a.option_strings and a.nargs != 0 and (rng.random() < 0.01 or not _refused(a))]
+    here = (*settings_file.OF_THIS_RUN, "pipeline")
+    wanted = [a for a in actions if rng.random() < (0.01 if a.dest in here else 1 if a.dest in NEEDED else 0.1)]
+    given = {a.option_strings[0].removeprefix("--"): _setting(a, rng) for a in wanted}
+    files = {Path(str(v)).name: "0" * 64 for v in given.values() if isinstance(v, str) and rng.random() < 0.1}
+    given = mutate.tree(given, rng) if rng.random() < 0.5 else given
+    settings = {"pipeline": name, **given} if isinstance(given, dict) else given
+    content = {"format": settings_file.FORMAT, "arguments": settings, "files": files}
+    at = folder / rng.choice(("settings.json", "frames"))
+    path = at
+    if not at.suffix:
+        at.mkdir(exist_ok=True)
+        path = at / settings_file.SETTINGS
+    path.write_bytes(mutate.text(content, rng) if rng.random() < 0.4 else json.dumps(content).encode())
+    return [rng.choice(("plan", "plan", "generate")), "--config", str(at), "--output-path", "made.mp4"]
+
+
+def _refused(action: argparse.Action) -> bool:
+    from ltx2_mlx.cli.values import Refused
+
+    return isinstance(action, Refused)
+
+
+def _setting(action: argparse.Action, rng: random.Random) -> Any:
+    values = [str(v) for v in NEEDED[action.dest]] if action.dest in NEEDED else _values(action, rng)
+    plain: list[Any] = []
+    for text in values:
+        try:
+            plain.append(json.loads(text))
+        except ValueError:
+            plain.append(text)
+    return plain[0] if len(plain) == 1 else plain
+
+
 def _info_line(folder: Path, rng: random.Random) -> list[str]:
     parts = ("--transformer-path", "--text-encoder-path", "--video-vae-path", "--audio-vae-path")
     line = [str(FIXTURES / rng.choice(("tiny-2.0.safetensors", "tiny-2.3-lora.safetensors", "media", "none")))]
@@ -204,4 +244,5 @@ FORMATS = {
     "ltx2-mlx plan": Format(8, _product_line("plan"), _run_product),
     "ltx2-mlx generate": Format(8, _product_line("generate"), _run_product),
     "ltx2-mlx info": Format(2, _info_line, _run_product),
+    "settings": Format(4, _settings_line, _run_product),
 }
