@@ -477,11 +477,8 @@ def _read(
             array, scale, in_fp8 = _decoded(array, scale, from_e5m2), None, False
             array = array if dtype else array.astype(mx.bfloat16)
         if gate := gate_key(checkpoint, key):
-            array, scale, in_fp8 = (
-                folded(_decoded(array, scale, from_fp8) if in_fp8 else array, arrays[gate]),
-                None,
-                False,
-            )
+            whole = _decoded(array, scale, from_fp8) if in_fp8 else array
+            array, scale, in_fp8 = folded(whole, arrays[gate]), None, False
         if quantization and is_downcast(name) and scale is not None:
             shape = scale.shape
             array, scale = fuse_scaled(loras, name, array, scale)
