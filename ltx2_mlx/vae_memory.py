@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .config import VideoVAEConfig
+from .config import DiffusionDecoderConfig, VideoVAEConfig
 from .errors import InputError
+from .nn import neighborhood
 from .nn.slabs import slabs
 from .tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig, largest_tile_for_decoding
 from .types import VIDEO_SCALE_FACTORS
@@ -274,6 +275,69 @@ def tiles_memory(
 # Sizes and overlaps that are tried.
 _FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
 _PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
+
+
+# ---- the diffusion decoder ----------------------------------------------------------------------------------------
+
+
+class Frames(NamedTuple):
+    """The frames of a slab of a diffusion decoder, and the bytes that decoding takes beside the weights."""
+
+    frames: int
+    memory: int
+
+
+_SLABS = (32, 16, 8, 4, 2, 1)  # frames that are tried
+
+
+def choose_frames(config: DiffusionDecoderConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> Frames:
+    """Choose the longest slabs with which decoding a latent ``(B, C, F, H, W)`` stays within ``budget`` bytes.
+
+    Raises InputError when even slabs of one frame are too large.
+    """
+    chosen = fitting_frames(config, shape, budget, itemsize)
+    if chosen.memory > budget:
+        raise InputError(
+            f"decoding a latent of {tuple(shape)} takes {chosen.memory / 1e9:.2f} GB in the shortest slabs, and the "
+            f"budget is {budget / 1e9:.2f} GB: give more memory, or make a smaller or shorter video"
+        )
+    return chosen
+
+
+def fitting_frames(config: DiffusionDecoderConfig, shape: Sequence[int], budget: int, itemsize: int = 2) -> Frames:
+    """The longest slabs that fit into ``budget``, or the shortest of all."""
+    tried = [Frames(frames, diffusion_memory(config, shape, itemsize, frames)) for frames in _SLABS]
+    return next((each for each in tried if each.memory <= budget), tried[-1])
+
+
+def diffusion_memory(config: DiffusionDecoderConfig, shape: Sequence[int], itemsize: int, frames: int) -> int:
+    """Estimate the peak memory, in bytes, of decoding a latent ``(B, C, F, H, W)`` with a diffusion decoder in slabs of
+    ``frames``, without the weights. It is compared with real runs (tests/test_memory.py)."""
+    T, H, W = (max(size, least) for size, least in zip(shape[2:], config.least_size, strict=True))
+    T += config.ghost_frames
+    steps = []
+    kernels = (*config.stage_kernels[: len(config.upsamples)], config.stage5_kernel)
+    for i, (channels, kernel) in enumerate(zip(config.stage_channels, kernels, strict=True)):
+        whole, last = T * H * W * channels, i == len(config.upsamples)
+        seen = min(T, frames + kernel[0] - 1) * H * W * channels
+        # What comes in and what is made, the context of the last stage, and a slab's queries, keys and values
+        step = (3 if last else 2) * whole * itemsize + seen * (10 * itemsize + 16)
+        steps.append(step + _scores(channels // config.head_dim, (min(frames, T), H, W), kernel))
+        if not last:
+            (t, h, w), before = config.upsamples[i].stride, whole
+            T, H, W = T * t - (t - 1), H * h, W * w
+            steps.append((before + T * H * W * config.stage_channels[i + 1]) * itemsize)
+    noise = T * H * W * config.out_channels * config.patch_size**2 * itemsize
+    return int(shape[0] * (max(steps) + noise))
+
+
+def _scores(heads: int, grid: Sequence[int], kernel: Sequence[int]) -> int:
+    """Bytes of the scores of attention to windows, which a CPU writes out: four arrays of those of one call."""
+    if not _on_cpu():
+        return 0
+    axes = list(zip(grid, kernel, neighborhood.BLOCK, strict=True))
+    block = heads * prod(min(n, b) * min(n, b + k - 1) for n, k, b in axes)
+    return 16 * max(block, min(neighborhood.scores(), block * ceil(grid[2] / neighborhood.BLOCK[2])))
 
 
 def decode_budget(low_memory: bool = False) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import groupby
 from math import prod
+from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -392,6 +393,23 @@ class VideoDecoder(Module):
                 else:
                     yield flow.pace(self._pixels(x[:, begin:end], scaled, flow))
 
+    def decoded(
+        self,
+        latent: mx.array,
+        tiling_config: TilingConfig | None = None,
+        generator: Generator | None = None,
+        memory_budget: int | None = None,
+    ) -> Iterator[mx.array]:
+        """Chunks ``(B, 3, F, H, W)`` in order of time, in tiles or in slabs as ``decode_video`` says."""
+        self.slab = None
+        if tiling_config is None:
+            budget = memory_budget or decode_budget()
+            pieces = choose_pieces(self.config, latent.shape, budget, latent.dtype.size)
+            self.slab, tiling_config = pieces.slab, pieces.tiling
+        if tiling_config is None:
+            return self.decode_in_slabs(latent, generator=generator)
+        return self.tiled_decode(latent, tiling_config, generator=generator)
+
     def _begun(
         self, sample: mx.array, timestep: mx.array | None, generator: Generator | None
     ) -> tuple[mx.array, mx.array | None]:
@@ -529,9 +547,21 @@ def to_uint8(frames: mx.array) -> mx.array:
     return scaled.astype(mx.uint8).transpose(1, 2, 3, 0)
 
 
+class DecodesVideo(Protocol):
+    """A video decoder, of whichever kind."""
+
+    def decoded(
+        self,
+        latent: mx.array,
+        tiling_config: TilingConfig | None = None,
+        generator: Generator | None = None,
+        memory_budget: int | None = None,
+    ) -> Iterator[mx.array]: ...
+
+
 def decode_video(
     latent: mx.array,
-    video_decoder: VideoDecoder,
+    video_decoder: DecodesVideo,
     tiling_config: TilingConfig | None = None,
     generator: Generator | None = None,
     memory_budget: int | None = None,
@@ -546,14 +576,5 @@ def decode_video(
     second video in the same process: set ``MLX_CUDA_CONV_CACHE_SIZE=1024`` in the environment first. The command line
     does so by itself.
     """
-    video_decoder.slab = None
-    if tiling_config is None:
-        budget = memory_budget or decode_budget()
-        pieces = choose_pieces(video_decoder.config, latent.shape, budget, latent.dtype.size)
-        video_decoder.slab, tiling_config = pieces.slab, pieces.tiling
-    if tiling_config is None:
-        chunks = video_decoder.decode_in_slabs(latent, generator=generator)
-    else:
-        chunks = video_decoder.tiled_decode(latent, tiling_config, generator=generator)
-    for frames in chunks:
+    for frames in video_decoder.decoded(latent, tiling_config, generator, memory_budget):
         yield to_uint8(frames[0])

@@ -11,7 +11,7 @@ from ..config.reading import cut
 from ..errors import MediaError, WeightsError, printable
 from ..loading.checkpoint import PREFIXES, WITHIN, CheckpointFiles, CheckpointPath, read_checkpoint
 from ..loading.gemma import Gemma, check_gemma, is_gemma_file
-from ..loading.load import COMPONENTS, SHARED, build, weight_shapes
+from ..loading.load import COMPONENTS, SHARED, build, not_used, weight_shapes
 from ..loading.quantized import packed_layers, said_of
 from ..media.outputs import MOVIES, SETTINGS
 from ..media.reading import Coding, probe, read_coding
@@ -37,6 +37,8 @@ def info(path: CheckpointPath) -> str:
             module, keys = build(part, checkpoint)
             packed = packed_layers(module)
             states[part] = "whole: every key used once, every shape right"
+            if unused := not_used(module, parts[part]):
+                states[part] += f"; not used: {cut(', '.join(unused))}"
             if packed:
                 states[part] += f"; {len(packed):,} layers in {said_of(packed.values())}"
                 shapes = weight_shapes(module, {name: checkpoint.tensors[key] for name, key in keys.items()})

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..config import LatentUpsamplerConfig, VideoVAEConfig, read_gemma_config
+from ..config import (
+    DiffusionDecoderConfig,
+    LatentUpsamplerConfig,
+    VideoVAEConfig,
+    read_gemma_config,
+    read_video_decoder_config,
+)
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import Gemma, read_gemma
 from ..loading.hub import Remote
@@ -22,9 +28,11 @@ from ..pipelines.stages import audio_tools, video_tools
 from ..types import VideoPixelShape
 from ..vae_memory import (
     Pieces,
+    choose_frames,
     choose_pieces,
     decode_budget,
     encode_memory,
+    fitting_frames,
     fitting_pieces,
     slab_size,
     tiles_memory,
@@ -294,8 +302,10 @@ def _audio(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
 
 
 def _frames(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
-    config, latent = VideoVAEConfig.from_metadata(files.checkpoint.config), tuple(video_tools(shape).target_shape)
+    config, latent = read_video_decoder_config(files.checkpoint.config), tuple(video_tools(shape).target_shape)
     held = files.weights(files.checkpoint, "video_decoder", request, paged=False).held
+    if isinstance(config, DiffusionDecoderConfig):
+        return _diffused(config, latent, held, request, files, shape)
     picked = ""
     if (tiling := request.tiling_config) is not None:
         pieces = Pieces(slab_size(), tiling, tiles_memory(config, latent, tiling, request.itemsize))
@@ -310,6 +320,23 @@ def _frames(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
     what = f"{shape.frames} of {shape.height}x{shape.width}, in {_tiles(pieces)}"
     working = max(pieces.memory, reading(files.checkpoint, "video_decoder", request))
     return Stage("frames", what, held, working, picked=picked)
+
+
+def _diffused(
+    config: DiffusionDecoderConfig,
+    latent: tuple[int, ...],
+    held: int,
+    request: Request,
+    files: Files,
+    shape: VideoPixelShape,
+) -> Stage:
+    """The frames of a diffusion decoder. Shorter slabs take less memory, and change no number."""
+    if request.memory_limit is None:
+        slab = choose_frames(config, latent, decode_budget(request.low_memory), request.itemsize)
+    else:
+        slab = fitting_frames(config, latent, request.memory_limit - held, request.itemsize)
+    what = f"{shape.frames} of {shape.height}x{shape.width}, in slabs of {min(slab.frames, shape.frames)} frames"
+    return Stage("frames", what, held, max(slab.memory, reading(files.checkpoint, "video_decoder", request)))
 
 
 def _tiles(pieces: Pieces) -> str:

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..config import LatentUpsamplerConfig
+from ..config import DiffusionDecoderConfig, LatentUpsamplerConfig
 from ..config.reading import cut
+from ..diffusion_decoder import check_tiling
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
 from ..loading.gemma import check_gemma
@@ -481,6 +482,9 @@ def _check_against_files(result: Plan, checkpoint: Checkpoint | None, sound: boo
         for check in recipe.file_checks:
             with result.checking():
                 check(request)
+    if checkpoint is not None and DiffusionDecoderConfig.describes(checkpoint.config):
+        with result.checking():
+            check_tiling(request.tiling_config)
     if checkpoint is not None and not request.placeholder:
         guidance = {f"{stream}_guider_params": params for stream, params in recipe.guidance(request).items()}
         with result.checking():

@@ -8,7 +8,13 @@ from .audio import AudioVAEConfig, CausalityAxis, NormType, VocoderConfig, Vocod
 from .gemma4 import Gemma4UnifiedTextConfig, GemmaTextConfig, is_gemma4, read_gemma_config
 from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
 from .transformer import StreamConfig, TransformerConfig
-from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
+from .video import (
+    DiffusionDecoderConfig,
+    LatentUpsamplerConfig,
+    VAEBlock,
+    VideoVAEConfig,
+    read_video_decoder_config,
+)
 
 SUPPORTED_VERSIONS = ("2.0", "2.3", "2.5")
 
@@ -17,6 +23,7 @@ __all__ = [
     "AudioVAEConfig",
     "CausalityAxis",
     "ConnectorConfig",
+    "DiffusionDecoderConfig",
     "EmbeddingsProcessorConfig",
     "Gemma3TextConfig",
     "Gemma4UnifiedTextConfig",
@@ -31,5 +38,6 @@ __all__ = [
     "VocoderWithBWEConfig",
     "is_gemma4",
     "read_gemma_config",
+    "read_video_decoder_config",
     "read_vocoder_config",
 ]

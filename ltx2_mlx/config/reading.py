@@ -197,7 +197,8 @@ def count_layers(config: Any) -> int:
     types, total = get_type_hints(type(config), include_extras=True), 0
     for item in fields(config):
         value, limits = getattr(config, item.name), _limits(types[item.name])
-        total += value if limits is not None and limits.layers and value is not None else count_layers(value)
+        counts = limits is not None and limits.layers and value is not None
+        total += (sum(value) if isinstance(value, tuple) else value) if counts else count_layers(value)
     return total
 
 

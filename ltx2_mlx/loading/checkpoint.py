@@ -222,6 +222,8 @@ def _guess(tensors: Tensors) -> str:
         return "transformer_path"
     if any(key.startswith((*_CONNECTORS, *_PROJECTION)) for key in bare):
         return "text_encoder_path"
+    if any(key.endswith("decoder.conv_in_x_t.weight") for key in tensors):
+        return "video_vae_path"  # a diffusion decoder, which has no convolutions
     kernels = [len(info.shape) for key, info in tensors.items() if key.startswith(_VAE) and len(info.shape) > 3]
     return {5: "video_vae_path", 4: "audio_vae_path"}.get(max(kernels, default=0), "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -16,6 +17,7 @@ import mlx.nn as nn
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import (
     AudioVAEConfig,
+    DiffusionDecoderConfig,
     EmbeddingsProcessorConfig,
     Gemma3TextConfig,
     GemmaTextConfig,
@@ -23,9 +25,11 @@ from ..config import (
     TransformerConfig,
     VideoVAEConfig,
     read_gemma_config,
+    read_video_decoder_config,
     read_vocoder_config,
 )
 from ..config.reading import count_layers, cut
+from ..diffusion_decoder import DiffusionVideoDecoder
 from ..errors import CheckpointError, ConfigError, InputError, WeightsError
 from ..nn.finite import all_finite, every_finite
 from ..text.embeddings import EmbeddingsProcessor
@@ -36,6 +40,7 @@ from ..upsampler import LatentUpsampler
 from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import build_vocoder
 from .checkpoint import OWNERS, WITHIN, Checkpoint, CheckpointFiles, CheckpointPath, read_checkpoint
+from .gates import folded, gate_key, gates_of
 from .gemma import GEMMA_PREFIXES, read_gemma
 from .header import Arrays, TensorInfo
 from .lora import (
@@ -122,12 +127,16 @@ def _make_gemma(parsed: GemmaTextConfig) -> nn.Module:
     return Gemma3TextModel(parsed) if isinstance(parsed, Gemma3TextConfig) else Gemma4UnifiedTextModel(parsed)
 
 
+def _video_decoder(parsed: VideoVAEConfig | DiffusionDecoderConfig) -> nn.Module:
+    return DiffusionVideoDecoder(parsed) if isinstance(parsed, DiffusionDecoderConfig) else VideoDecoder(parsed)
+
+
 COMPONENTS = {
     "transformer": Component(TransformerConfig.from_metadata, lambda parsed, keys: LTXModel(parsed)),
     "embeddings_processor": Component(EmbeddingsProcessorConfig.from_metadata, _make_embeddings_processor),
     "gemma": Component(read_gemma_config, lambda parsed, keys: _make_gemma(parsed)),
     "video_encoder": Component(VideoVAEConfig.from_metadata, lambda parsed, keys: VideoEncoder(parsed)),
-    "video_decoder": Component(VideoVAEConfig.from_metadata, lambda parsed, keys: VideoDecoder(parsed)),
+    "video_decoder": Component(read_video_decoder_config, lambda parsed, keys: _video_decoder(parsed)),
     "upsampler": Component(LatentUpsamplerConfig.from_metadata, lambda parsed, keys: LatentUpsampler(parsed)),
     "audio_encoder": Component(AudioVAEConfig.from_metadata, lambda parsed, keys: AudioEncoder(parsed)),
     "audio_decoder": Component(AudioVAEConfig.from_metadata, lambda parsed, keys: AudioDecoder(parsed)),
@@ -154,6 +163,11 @@ def _parts(value: Any, path: str = "", into: Parts | None = None) -> Parts:
     return into
 
 
+def not_used(module: nn.Module, keys: Iterable[str]) -> list[str]:
+    """Those of a component's paths in a file that its network does without, in order."""
+    return sorted(_unused(_parts(module), keys))
+
+
 def _file_axes(parts: Parts) -> dict[str, tuple[int, ...]]:
     """Parameter path → how the file's axes are ordered here, from the leaf classes that store them otherwise."""
     owners = ((path, getattr(type(part), "from_file", {})) for path, part in parts)
@@ -170,17 +184,19 @@ def _as_in_file(shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[i
     return tuple(size for _, size in sorted(zip(axes, shape, strict=True))) if axes else shape
 
 
-def _unused(parts: Parts) -> set[str]:
-    """Paths that released files hold beside the parameters of a leaf class, and that it does not need."""
+def _unused(parts: Parts, keys: Iterable[str]) -> set[str]:
+    """Those of the keys' paths that released files hold beside the parameters of a class, and that it does not need."""
     owners = ((path, getattr(type(part), "unused_in_file", ())) for path, part in parts)
-    return {f"{path}.{name}" if path else name for path, names in owners for name in names}
+    globs = [f"{path}.{name}" if path else name for path, names in owners for name in names]
+    return {name for name in keys if any(fnmatchcase(name, glob) for glob in globs)}
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """The result of a load: every key of the component was used once, and every parameter was filled.
 
-    packed: the number of layers whose weights are packed in ``bits``.
+    packed: the number of layers whose weights are packed in ``bits``. unused: paths in the file that the network does
+    without.
     """
 
     component: str
@@ -194,6 +210,7 @@ class LoadReport:
     packed: int = 0
     bits: str = ""
     loras: tuple[LoraReport, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kept = f", {self.packed} layers in {self.bits}" if self.packed else ""
@@ -202,6 +219,7 @@ class LoadReport:
             f"{self.component}: {self.tensors} tensors, {self.parameters:,} parameters from {self.path} "
             f"(version {self.version}, {'/'.join(self.file_dtypes)} → {self.dtype}{kept}); 0 missing, 0 left over"
         )
+        line += f"; not used: {cut(', '.join(self.unused))}" if self.unused else ""
         return "\n".join([line, *map(str, self.loras)])
 
 
@@ -221,7 +239,8 @@ def build(component: str, checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, 
     if component in PACKED:
         amend_as_in_file(module, {name: checkpoint.tensors[key] for name, key in keys.items()})
     inside = _parts(module)
-    for name in (_unused(inside) | _fp8_scales(keys, checkpoint)) & keys.keys():
+    gates = gates_of(keys, checkpoint) if isinstance(module, DiffusionVideoDecoder) else set()
+    for name in (_unused(inside, keys) | _fp8_scales(keys, checkpoint) | gates) & keys.keys():
         del keys[name]
     axes = _file_axes(inside)
     parameters = {name: part for name, part in inside if isinstance(part, mx.array)}
@@ -425,7 +444,8 @@ class Weights:
         """Begin to read what ``read`` will need for these parameters, and return at once."""
         keys = [self.keys[name] for name in names]
         scales = (other for key in keys if (other := _scale_key(self.checkpoint, key)) is not None)
-        self.arrays.start([*keys, *scales])
+        gates = (gate for key in keys if (gate := gate_key(self.checkpoint, key)))
+        self.arrays.start([*keys, *scales, *gates])
         for lora in self.loras:
             lora.pairs.start(name.removesuffix(".weight") for name in names if name.endswith(".weight"))
 
@@ -464,6 +484,9 @@ def _read(
         if checkpoint.tensors[key].dtype == "F8_E5M2":  # exact in bfloat16; ours are e4m3
             array, scale, in_fp8 = _decoded(array, scale, from_e5m2), None, False
             array = array if dtype else array.astype(mx.bfloat16)
+        if gate := gate_key(checkpoint, key):
+            whole = _decoded(array, scale, from_fp8) if in_fp8 else array
+            array, scale, in_fp8 = folded(whole, arrays[gate]), None, False
         if quantization and is_downcast(name) and scale is not None:
             shape = scale.shape
             array, scale = fuse_scaled(loras, name, array, scale)
@@ -649,6 +672,7 @@ def load(
         packed=len(packed),
         bits=said_of(packed.values()),
         loras=reports,
+        unused=tuple(not_used(module, checkpoint.components().get(component, ()))),
     )
     module.eval()
     return module

@@ -1,4 +1,4 @@
-"""Normalisation without trained weights."""
+"""Normalisation."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def on_cuda() -> bool:
 def _normalised(x: mx.array, eps: mx.array) -> mx.array:
     y = x.astype(mx.float32)
     return (y * mx.rsqrt((y * y).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+class RMSNorm(Module):
+    """``rms_norm`` with a trained weight, ``(…, C)`` → the same shape."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = mx.ones((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return rms_norm(x, self.weight, self.eps)
 
 
 class PixelNorm(Module):

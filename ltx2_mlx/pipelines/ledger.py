@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
+from ..diffusion_decoder import DiffusionVideoDecoder
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath, read_checkpoint
 from ..loading.load import load
@@ -177,8 +178,8 @@ class ModelLedger:
     def video_encoder(self) -> VideoEncoder:
         return self._load("video_encoder", VideoEncoder)
 
-    def video_decoder(self) -> VideoDecoder:
-        return self._load("video_decoder", VideoDecoder)
+    def video_decoder(self) -> VideoDecoder | DiffusionVideoDecoder:
+        return cast("VideoDecoder | DiffusionVideoDecoder", self._load("video_decoder", nn.Module))
 
     def audio_encoder(self) -> AudioEncoder:
         return self._load("audio_encoder", AudioEncoder)

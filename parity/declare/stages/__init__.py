@@ -5,6 +5,7 @@ from .audio_processor import AUDIO_PROCESSOR
 from .audio_vae import AUDIO_DECODER, AUDIO_ENCODER
 from .command_line import COMMAND_LINE
 from .denoising import DENOISING
+from .diffusion_decoder import VIDEO_DECODER_25
 from .embeddings_processor import EMBEDDINGS_PROCESSOR
 from .files import FILES
 from .gemma import GEMMA, GEMMA4
@@ -30,7 +31,7 @@ STAGES: tuple[Stage, ...] = (
     UPSAMPLER,
 )
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING)
-STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, TRANSFORMER_25, COMMAND_LINE, FILES)
+STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, TRANSFORMER_25, VIDEO_DECODER_25, COMMAND_LINE, FILES)
 
 # The way of the data, from a prompt to a video with audio: the columns of the report's map.
 PHASES = {
@@ -48,7 +49,7 @@ PHASES = {
         "transformer_25",
         "upsampler",
     ),
-    "Video out": ("video_decoder",),
+    "Video out": ("video_decoder", "video_decoder_25"),
     "Audio out": ("audio_decoder", "vocoder", "decode_audio"),
     "Files": ("files",),
 }

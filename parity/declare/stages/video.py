@@ -129,8 +129,14 @@ def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
     return {"base": Case(kwargs, function="upsample_video"), "long": long}
 
 
+def _is_flat(config: dict[str, Any]) -> bool:
+    """True for a VAE whose config ltx-core 1.0.0 can read: that of a diffusion VAE is nested."""
+    return bool(config["vae"].get("_class_name") != "CausalDiffusionVAE")
+
+
 VIDEO_ENCODER = Stage(
     name="video_encoder",
+    fits=_is_flat,
     layout="video",
     component="video_encoder",
     cases=encoder_cases,
@@ -148,6 +154,7 @@ VIDEO_ENCODER = Stage(
 
 VIDEO_DECODER = Stage(
     name="video_decoder",
+    fits=_is_flat,
     layout="video",
     component="video_decoder",
     cases=decoder_cases,

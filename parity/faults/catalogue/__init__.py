@@ -9,6 +9,7 @@ from .audio import AUDIO
 from .command_line import COMMAND_LINE
 from .conditions import CONDITIONS
 from .denoising import DENOISING
+from .diffusion_decoder import DIFFUSION_DECODER
 from .files import FILES, ClipFault, FileFault
 from .gemma4 import GEMMA4
 from .loading import LOADING
@@ -24,7 +25,17 @@ from .transformer_25 import TRANSFORMER_25
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *GEMMA4, *POSITIONS, *TRANSFORMER, *TRANSFORMER_25, *VIDEO, *AUDIO)
+EDITS: tuple[Fault, ...] = (
+    *LOADING,
+    *TEXT,
+    *GEMMA4,
+    *POSITIONS,
+    *TRANSFORMER,
+    *TRANSFORMER_25,
+    *VIDEO,
+    *DIFFUSION_DECODER,
+    *AUDIO,
+)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
@@ -32,7 +43,7 @@ _FILED = {
     "text": (*TEXT, *GEMMA4),
     "positions": POSITIONS,
     "transformer": (*TRANSFORMER, *TRANSFORMER_25),
-    "video": VIDEO,
+    "video": (*VIDEO, *DIFFUSION_DECODER),
     "audio": AUDIO,
     "sampling": SAMPLING,
     "denoising": DENOISING,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..port import NotComparableError, Part
+from . import diffusion_decoder
 from .components import timestep_embedding
 from .port import TorchPort  # first: it makes torchaudio importable
 
@@ -230,8 +231,9 @@ class Diffusers(TorchPort):
         "diffusers.models.embeddings:get_timestep_embedding": timestep_embedding,
         "diffusers.models.transformers.transformer_ltx2:apply_split_rotary_emb": _split_rotary,
     }
-    wide_modules = {"RMSNorm": _rms_norm}  # noqa: RUF012
+    wide_modules = {"RMSNorm": _rms_norm, **diffusion_decoder.WIDE_MODULES}  # noqa: RUF012
     components = {  # noqa: RUF012
+        "video_decoder": diffusion_decoder.PART,
         "transformer": Part(transformer, velocity, (*_ADALN, *NORMS)),
         "embeddings_processor": Part(
             connectors,

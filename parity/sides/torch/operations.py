@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import ceil, prod
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Terms = Callable[..., int]
@@ -42,6 +43,13 @@ def _attended(query: Any, key: Any, value: Any) -> int:
     return int(max(query.shape[-1], key.shape[-2]))
 
 
+def _attended_in_windows(query: Any, key: Any, value: Any, score: Any, block_mask: Any) -> int:
+    """The same where a mask shows every query as many keys."""
+    zero = torch.zeros((), dtype=torch.int64)
+    seen = block_mask[-1](zero, zero, zero, torch.arange(key.shape[-2]))
+    return int(max(query.shape[-1], seen.sum()))
+
+
 def _transformed(x: Any, axes: Any) -> int:
     return int(prod(x.shape[axis] for axis in axes))
 
@@ -70,6 +78,7 @@ _LOG = ("log", "log10"), ("log", _one, 0)
 OPERATIONS: dict[str, tuple[str, Terms, int]] = {
     "native_group_norm": ("group_norm", _grouped, 7),
     "native_layer_norm": ("layer_norm", _normalised, 2),
+    "flex_attention": ("attention", _attended_in_windows, 5),
     "upsample_bilinear2d": ("sum", _four, 0),
     **{name: (name, _one, 0) for name in ("sin", "cos", "rsqrt", "sqrt")},
 }
@@ -97,6 +106,8 @@ def operation(name: str, arguments: tuple[Any, ...], result: Any) -> tuple[str, 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it lasts, ``count`` is told of every operation that sums: its primitive, and how many terms."""
 
+    supports_higher_order_operators = True  # flex_attention is one
+
     def __init__(self, count: Callable[[str, int], None]):
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = count
@@ -108,7 +119,7 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **kwargs or {})
-        found = operation(func.overloadpacket.__name__, args, result)
+        found = operation(getattr(func, "overloadpacket", func).__name__, args, result)
         if found:
             self.count(*found)
         return result
