@@ -9,6 +9,7 @@ import torch
 
 from ..port import NotComparableError, Part
 from .components import timestep_embedding
+from .diffusers_vae import COMPONENTS
 from .port import TorchPort  # first: it makes torchaudio importable
 
 import diffusers  # isort: skip
@@ -212,6 +213,7 @@ class Diffusers(TorchPort):
                 (r"downsample\.lowpass", "downsample"),
             ),
         ),
+        **COMPONENTS,
     }
 
 
