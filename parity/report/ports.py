@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..judge.lines import printable
 from ..judge.results import PipelineRow, Row
+from ..sides import versions
 
 if TYPE_CHECKING:
     from ..run.ports import Subject, Vote
@@ -23,11 +24,23 @@ def plain(text: object) -> str:
 def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> str:
     """Markdown."""
     lines = [f"# {' and '.join(plain(s.name) for s in subjects)} beside {plain(reference)}", ""]
+    if reference == versions.PACKAGE and (found := versions.other()):
+        lines += [*_reference(found, subjects), ""]
     for subject in subjects:
         lines += [*_subject(reference, subject), ""]
     if len(subjects) == 2:
         lines += [*_votes(reference, subjects, votes), ""]
     return "\n".join([*lines, f"{seconds:.0f} s."]) + "\n"
+
+
+def _reference(found: str, subjects: list[Subject]) -> list[str]:
+    """What is known of a reference that is not the release that everything is declared of."""
+    known = versions.changes(found, {row.stage for subject in subjects for row in subject.results.rows})
+    lines = [versions.about(found), ""]
+    if known:
+        lines += [f"What it has otherwise than {versions.DECLARED} in these stages; a finding in them may be that:", ""]
+        lines += [f"- since {c.since}, {', '.join(c.stages)}: {c.what}" for c in known]
+    return lines
 
 
 def _subject(reference: str, subject: Subject) -> list[str]:
