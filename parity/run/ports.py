@@ -154,6 +154,8 @@ def run(
             if why := own or reasons.get(subject.name):
                 subject.alignments[-1].leave(f"the stage: {why}")
         if len(able) < len(subjects):  # of two, what only one has says nothing about who differs
+            for subject in able:
+                subject.alignments[-1].leave("the stage: the other subject does not have it")
             continue
         runner.skipped = []
         loaded: dict[tuple[str, str], dict[str, Any] | None] = {}
