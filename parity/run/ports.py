@@ -22,7 +22,8 @@ from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..sides.port import NotComparableError, Port, find
 from ..tap.execute import execute
-from ..tap.matching import MatchingSession, comparable, narrowed
+from ..tap.matching import comparable, narrowed
+from ..tap.session import Session
 from ..tap.side import Side, resolve
 from ..tap.trace import Tensor, Trace
 from .live import Runner
@@ -100,19 +101,23 @@ class PortRunner(Runner):
         files: Mapping[str, Path] | None = None,
     ):
         super().__init__(None, progress, files or {})
-        self.torch: Any = reference
+        self.reference = reference
+
+    def side(self, stage: Stage) -> Any:
+        return self.reference
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         paths, options = self.paths(stage, config), loading_options(stage, config)
+        side = self.side(stage)
         try:
-            reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+            reference = {name: side.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
         except (ImportError, AttributeError, TypeError) as error:
-            if isinstance(self.torch, Port) or not versions.other():
+            if isinstance(side, Port) or not versions.other():
                 raise
             said = f"{type(error).__name__}: {error}"
             raise NotComparableError(f"{REFERENCE} {versions.other()} does not answer here: {said}") from error
-        oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
-        root = self.torch.root(reference[stage.main])
+        oracle = {name: side.oracle(module) for name, module in reference.items()}
+        root = side.root(reference[stage.main])
         return Pair(stage, paths, read(paths[stage.main]).config, dtype, reference, oracle, {}, options, root_name=root)
 
     def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
@@ -122,8 +127,8 @@ class PortRunner(Runner):
         """Without the cases that the reference cannot be given, as a run shows; they are in ``skipped`` then."""
         for name, case, own in super().matching(pair, glob):
             try:
-                if isinstance(self.torch, Port):
-                    execute(self.torch, pair.stage, pair.reference, case, pair.dtype, pair.dtype, None)
+                if isinstance(self.reference, Port):
+                    execute(self.reference, pair.stage, pair.reference, case, pair.dtype, pair.dtype, None)
             except NotComparableError as error:
                 self.skipped.append((name, str(error)))
                 continue
@@ -148,7 +153,7 @@ def run(
         for subject in subjects:
             subject.alignments.append(Alignment(stage.name, config))
         reasons = {s.name: s.side.why_not(stage) for s in subjects if isinstance(s.side, Port)}
-        own = reference.why_not(stage) if isinstance(reference, Port) else ""
+        own = why_not(reference, stage)
         able = [s for s in subjects if not (own or reasons.get(s.name))]
         for subject in subjects:
             if why := own or reasons.get(subject.name):
@@ -184,6 +189,14 @@ def _found(place: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return hasattr(owner, name)
+
+
+def why_not(reference: Side, stage: Stage) -> str:
+    """Why a stage cannot be compared with a reference; "" where it can."""
+    own = reference.name if isinstance(reference, Port) else REFERENCE
+    if stage.reference not in (REFERENCE, own):
+        return f"ltx-core has no such thing; its reference is {stage.reference}"
+    return reference.why_not(stage) if isinstance(reference, Port) else ""
 
 
 def _votes(subjects: list[Subject], rows: list[list[Row]]) -> list[Vote]:
@@ -255,7 +268,7 @@ def load(side: Side, pair: Pair) -> dict[str, Any]:
 
 
 def run_side(
-    side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[MatchingSession] = MatchingSession
+    side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[Session] = Session
 ) -> Trace:
     """What a side does in a case: each tap on the recorded inputs, or ``free`` from the case's own on."""
     return run_tapped(
@@ -263,9 +276,9 @@ def run_side(
     )
 
 
-def session_of(side: Side, recorded: Recorded, free: bool, kind: type[MatchingSession] = MatchingSession) -> Any:
+def session_of(side: Side, recorded: Recorded, free: bool, kind: type[Session] = Session) -> Any:
     only = handed_over(recorded.pair) if free else ("*",)
-    return kind(side, recorded.trace, only=only, keeps="module outputs" if free else "all")
+    return kind(side, recorded.trace, only=only, keeps="module outputs" if free else "all", matching=True)
 
 
 def lane_of(recorded: Recorded, free: bool) -> str:

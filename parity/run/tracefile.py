@@ -147,6 +147,7 @@ def declaration(stage: Stage) -> dict[str, Any]:
     """The parts of a stage that decide which taps there are and what flows into them."""
     functions = [[tap.name, tap.at.reference, tap.wide, tap.injected] for tap in stage.functions]
     rest = {name: getattr(stage, name) for name in ("wrapper", "also", "probes", "defined")}
+    rest |= {"reference": stage.reference} if stage.reference != "ltx-core" else {}  # traces from before had no other
     portable: dict[str, Any] = json.loads(json.dumps({"functions": functions, **rest}))
     return portable
 

@@ -1,34 +1,67 @@
-"""A run of code whose arguments and results have names of their own, beside a recording of another's."""
+"""A run of code whose arguments and results have names of their own, beside a recording of another's.
+
+Names and recorded values meet where they can: a single array meets the single array of the other side, whatever it is
+called; others by their names. Only what has the shape of what is there takes its place.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from .session import Session
 from .trace import Call, Tensor, Trace
 
 
-class MatchingSession(Session):
-    """Names and recorded values meet where they can: a single array meets the single array of the other side, whatever
-    it is called; others by their names. Only what has the shape of what is there takes its place."""
+def matched_names(names: dict[str, str], arrays: list[str], known: Call | None) -> dict[str, str]:
+    """Argument → its name in the trace: a single array has that of the recorded single array. arrays: the arguments
+    that are arrays."""
+    single = _single(known.inputs) if known else None
+    return names | {arrays[0]: single} if single is not None and len(arrays) == 1 else names
 
-    def names(self, call: Call, arguments: dict[str, Any]) -> dict[str, str]:
-        names = super().names(call, arguments)
-        known = self.source.calls.get((call.name, call.index)) if self.source else None
-        arrays = [key for key, value in arguments.items() if self.fw.is_array(value)]
-        if known and len(arrays) == 1 and (name := _single(known.inputs)):
-            names[arrays[0]] = name
-        return names
 
-    def known_inputs(self, call: Call, known: Call) -> dict[str, Any]:
-        return {name: leaf for name, leaf in known.inputs.items() if _alike(leaf, call.inputs.get(name))}
+def matched_inputs(call: Call, known: Call) -> dict[str, Any]:
+    """What was recorded of the inputs of a call, as far as it has the shape of what is there."""
+    return {name: leaf for name, leaf in known.inputs.items() if _alike(leaf, call.inputs.get(name))}
 
-    def known_outputs(self, call: Call, known: Call) -> dict[str, Any]:
-        named = _named(call.outputs, known.outputs)
-        return {
-            own: known.outputs[name] for own, name in named.items() if _alike(known.outputs[name], call.outputs[own])
-        }
+
+def matched_outputs(call: Call, known: Call) -> dict[str, Any]:
+    """The same of its outputs, under the names that they have here."""
+    named = _named(call.outputs, known.outputs)
+    return {own: known.outputs[name] for own, name in named.items() if _alike(known.outputs[name], call.outputs[own])}
+
+
+def met(reference: Trace, ours: Trace, root: str) -> tuple[Trace, Trace]:
+    """The traces of a reference with names of its own and of ours, as they are judged: under the reference's names.
+
+    Every array that the reference returns stays, and is red where ours has none or another. Of the inputs stay those
+    that meet: single arrays, and what has one name and shape on both sides; those of the component itself (``root``)
+    are what the harness gave it. A call of ours stays that the reference makes as well, or makes less often.
+    """
+    taps = {tap for tap, _ in reference.calls}
+    own: dict[tuple[str, int], Call] = {}
+    for key, call in ours.calls.items():
+        if (known := reference.calls.get(key)) is not None:
+            named = _named(call.outputs, known.outputs)
+            both = {} if key[0] == root else _met_inputs(call.inputs, known.inputs)
+            own[key] = replace(call, inputs=both, outputs={name: call.outputs[mine] for mine, name in named.items()})
+        elif key[0] in taps:
+            own[key] = call
+    theirs = {
+        key: replace(
+            call,
+            inputs=_both(call.inputs, own[key].inputs) if key in own else {},
+            outputs={name: leaf for name, leaf in call.outputs.items() if isinstance(leaf, Tensor)},
+        )
+        for key, call in reference.calls.items()
+    }
+    return replace(reference, calls=theirs), replace(ours, calls=own)
+
+
+def _met_inputs(own: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    single = _single(own)
+    if single is not None and single == _single(known):
+        return {single: own[single]}
+    return {name: leaf for name, leaf in own.items() if _alike(leaf, known.get(name))}
 
 
 def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[str]]:
