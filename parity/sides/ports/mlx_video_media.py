@@ -45,6 +45,8 @@ def turned(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def video_encoder(config: Config) -> Any:
     vae = config["vae"]
+    if any(kind == "res_x_y" for kind, _ in vae["encoder_blocks"]):
+        raise NotComparableError("its blocks that change the number of channels have no norm; no released file has them")
     return VideoEncoder(
         out_channels=vae["latent_channels"],
         encoder_blocks=[tuple(block) for block in vae["encoder_blocks"]],
@@ -141,7 +143,6 @@ COMPONENTS = {
         (
             (r"per_channel_statistics\.mean-of-means", "per_channel_statistics.mean"),
             (r"per_channel_statistics\.std-of-means", "per_channel_statistics.std"),
-            (r"conv_shortcut", "shortcut.conv"),
             (r"non_linearity", "act"),
         ),
         turned,
