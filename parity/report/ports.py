@@ -86,7 +86,10 @@ def _left_out(subject: Subject) -> list[str]:
 def _findings(reference: str, subject: Subject, failures: list[Row]) -> list[str]:
     shown = _grouped(failures)
     hidden = len(failures) - sum(1 + like for _, like in shown)
-    lines = ["", "Findings, in the order of the data; those of lane A stand for themselves, with the reference's own inputs:"]
+    lines = [
+        "",
+        "Findings, in the order of the data; those of lane A stand for themselves, with the reference's own inputs:",
+    ]
     lines += ["", "| where | verdict | ratio | rel L2 | tensors like it |", "|---|---|--:|--:|--:|"]
     for row, like in shown:
         error = row.metrics.get("rel_l2")
@@ -94,7 +97,10 @@ def _findings(reference: str, subject: Subject, failures: list[Row]) -> list[str
         said = f"{row.verdict}: {plain(row.why)}"
         lines.append(f"| `{plain(row.place)}` | {said} | {row.needed_k:.3g} | {figure} | {like} |")
     if hidden:
-        lines += ["", f"{hidden:,} more tensors of these cells are off: beyond the first {SHOWN} kinds, or in lane C only."]
+        lines += [
+            "",
+            f"{hidden:,} more tensors of these cells are off: beyond the first {SHOWN} kinds, or in lane C only.",
+        ]
     return [*lines, "", "Again:", "", "```sh", *_again(reference, subject, failures), "```"]
 
 
@@ -140,7 +146,9 @@ def _votes(reference: str, subjects: list[Subject], votes: list[Vote]) -> list[s
     for row in first.values():
         if row.place in second:
             both[row.stage, row.config] = both.get((row.stage, row.config), 0) + 1
-    lines += [f"| stage | config | tensors of all three | all agree | {' | '.join(names.values())} | all differ | first |"]
+    lines += [
+        f"| stage | config | tensors of all three | all agree | {' | '.join(names.values())} | all differ | first |"
+    ]
     lines += ["|---|---|--:|--:|" + "--:|" * len(names) + "--:|---|"]
     for (stage, config), count in both.items():
         own = [vote for vote in votes if vote.place.split(" ")[:2] == [stage, config]]

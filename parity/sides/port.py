@@ -181,7 +181,9 @@ class Port(Side):
     def channels_last(self, taps: dict[str, Any], root: str) -> set[str]:
         loaded = self._loaded.get(id(taps[root]))
         last = loaded.part.channels_last if loaded else False
-        return {name for name, module in taps.items() if last(module)} if callable(last) else set(taps) if last else set()
+        return (
+            {name for name, module in taps.items() if last(module)} if callable(last) else set(taps) if last else set()
+        )
 
     def prepared(
         self, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str

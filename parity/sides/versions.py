@@ -1,7 +1,7 @@
 """The releases of ltx-core after the one that everything here is declared of, and what each of them changed.
 
-``pip install`` gives 1.0.0. A newer one, from its repository, is the reference as it is: where its classes answer to the
-names of 1.0.0. What it computes otherwise is in ``CHANGES``, and nowhere else.
+``pip install`` gives 1.0.0. A newer one, from its repository, is the reference as it is: where its classes answer to
+the names of 1.0.0. What it computes otherwise is in ``CHANGES``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Change:
 CHANGES = (
     Change("1.1.0", ("vocoder", "decode_audio"), "LTX-2.3's vocoder computes in float32, whatever its weights are in"),
     Change("1.1.2", ("denoising",), "a keyframe stands at [t, t + 1) frames, not at [t, t + 8)"),
-    Change("1.1.3", ("denoising", "patchifiers"), "positions of video tokens are float32, no longer the weights' dtype"),
+    Change(
+        "1.1.3", ("denoising", "patchifiers"), "positions of video tokens are float32, no longer the weights' dtype"
+    ),
     Change("1.1.3", ("lora", "transformer_lora"), "the products of several LoRAs are added up before they are rounded"),
     Change("1.1.3", ("embeddings_processor",), "connectors take a batch, and sort tokens; their results are the same"),
     Change("1.1.3", ("files",), "frames are written as BT.709, by the package's own conversion"),
@@ -40,7 +42,9 @@ CHANGES = (
     Change("1.2.0", ("denoising", "sampling"), "a frozen stream has the noise level 0; LTX-2.5 takes ancestral steps"),
     Change("1.2.0", ("video_encoder", "video_decoder"), "masks of tiles are float32, and the default tiles are larger"),
     Change("1.2.0", ("tokenizer", "gemma"), "one BOS begins a prompt, always; Gemma 4 goes with LTX-2.5"),
-    Change("1.2.0", ("command_line",), "flags for files in parts, and for LTX-2.5; images are compressed by CRF 18 there"),
+    Change(
+        "1.2.0", ("command_line",), "flags for files in parts, and for LTX-2.5; images are compressed by CRF 18 there"
+    ),
 )
 
 

@@ -46,7 +46,9 @@ def turned(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def video_encoder(config: Config) -> Any:
     vae = config["vae"]
     if any(kind == "res_x_y" for kind, _ in vae["encoder_blocks"]):
-        raise NotComparableError("its blocks that change the number of channels have no norm; no released file has them")
+        raise NotComparableError(
+            "its blocks that change the number of channels have no norm; no released file has them"
+        )
     return VideoEncoder(
         out_channels=vae["latent_channels"],
         encoder_blocks=[tuple(block) for block in vae["encoder_blocks"]],
@@ -111,7 +113,9 @@ def _sizes(section: Config) -> Config:
 
 def _big_vgan(section: Config, final: bool) -> Any:
     ends = {name: section.get(name, False) for name in ("use_tanh_at_final", "use_bias_at_final")}
-    return BigVGANVocoder(**_sizes(section), **ends, apply_final_activation=section.get("apply_final_activation", final))
+    return BigVGANVocoder(
+        **_sizes(section), **ends, apply_final_activation=section.get("apply_final_activation", final)
+    )
 
 
 def vocoder(config: Config) -> Any:
