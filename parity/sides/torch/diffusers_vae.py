@@ -147,6 +147,8 @@ def video_encoder(config: Config) -> Any:
 def video_decoder(config: Config) -> Any:
     vae, channels = config["vae"], 8 * config["vae"].get("decoder_base_channels", 128)
     rows, resamplings = _grouped(_blocks(config, "decoder"))
+    if vae["timestep_conditioning"] and not all(row["num_layers"] for row in rows):
+        raise NotComparableError("diffusers has a timestep embedding in every block of a decoder with timesteps")
     widths, factors = [], []
     for _, options in resamplings:
         widths.append(channels)
