@@ -19,7 +19,7 @@ class MLXPort(Port, MLX):
     def parameters_of(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
         """Those of names that begin with an underscore as well, which MLX itself leaves out."""
         arrays = module.filter_and_map(lambda module, name, value: isinstance(value, (dict, list, mx.array)))
-        return {name: array.shape for name, array in tree_flatten(arrays)}
+        return {name: array.shape for name, array in dict(tree_flatten(arrays)).items()}
 
     def assign(self, module: nn.Module, tensors: dict[str, mx.array]) -> nn.Module:
         module.load_weights(list(tensors.items()), strict=False)  # what it has of its own is declared

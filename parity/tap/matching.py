@@ -89,13 +89,14 @@ def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[st
 def narrowed(trace: Trace, other: Trace) -> Trace:
     """Of a trace, the calls, inputs and outputs that another has as well: tensors alone. The sums of a call that the
     other does not have are those of the code around it: it rounds there."""
-    sums = _sums(trace, set(other.calls))
+    inside, before = _sums(trace, set(other.calls))
     calls = {
         key: replace(
             trace.calls[key],
             inputs=_both(trace.calls[key].inputs, call.inputs),
             outputs=_outputs(trace.calls[key], call),
-            **sums.get(key, {}),
+            sums=inside.get(key, trace.calls[key].sums),
+            sums_before=before.get(key, trace.calls[key].sums_before),
         )
         for key, call in other.calls.items()
         if key in trace.calls
@@ -103,9 +104,10 @@ def narrowed(trace: Trace, other: Trace) -> Trace:
     return Trace(calls, [e for e in trace.events if (e[1], e[2]) in calls], trace.places, trace.raised)
 
 
-def _sums(trace: Trace, kept: set[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Sums]]:
+def _sums(trace: Trace, kept: set[tuple[str, int]]) -> tuple[dict[tuple[str, int], Sums], dict[tuple[str, int], Sums]]:
     """``sums`` and ``sums_before`` of the kept calls, with those of the calls within and before them that are not."""
-    found: dict[tuple[str, int], dict[str, Sums]] = {}
+    inside: dict[tuple[str, int], Sums] = {}
+    before: dict[tuple[str, int], Sums] = {}
     around: list[Sums] = [{}]  # for each kept call that is open: the sums of those that ended in it and are not kept
     for kind, tap, index in trace.events:
         if (call := trace.calls.get((tap, index))) is None:
@@ -113,11 +115,11 @@ def _sums(trace: Trace, kept: set[tuple[str, int]]) -> dict[tuple[str, int], dic
         if (tap, index) not in kept:
             around[-1] = _largest(around[-1], call.sums_before if kind == "in" else call.sums)
         elif kind == "in":
-            found[tap, index] = {"sums_before": _largest(around[-1], call.sums_before)}
+            before[tap, index] = _largest(around[-1], call.sums_before)
             around.append({})
         else:
-            found[tap, index]["sums"] = _largest(around.pop(), call.sums)
-    return found
+            inside[tap, index] = _largest(around.pop(), call.sums)
+    return inside, before
 
 
 def _largest(one: Sums, other: Sums) -> Sums:

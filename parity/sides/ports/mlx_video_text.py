@@ -22,7 +22,7 @@ class States(nn.Module):
     """Its Gemma, with nothing but its hidden states as the result."""
 
     def __init__(self, config: Config):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.language_model = Gemma(TextConfig.from_dict(config["text_config"]))
 
     def __call__(self, input_ids: mx.array, attention_mask: mx.array) -> tuple[mx.array, ...]:
