@@ -169,6 +169,8 @@ def run(
                 rows = [_judge(subject, recorded, config, loaded) for subject in able]
                 if len(able) == 2 and all(rows):
                     votes += _votes(able, rows)
+                if loaded and all(modules is None for modules in loaded.values()):
+                    break  # nobody has such a config
         except NotComparableError as error:
             for subject in able:
                 subject.alignments[-1].leave(f"the config: {error}")
