@@ -14,6 +14,7 @@ from ltx2_mlx.errors import InputError
 from ..declare.model import Pipeline, Stage
 from ..judge.files import write_whole
 from ..judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, ORIGIN
+from ..sides import versions
 
 if TYPE_CHECKING:
     from ..run.ports import Subject, Vote
@@ -36,8 +37,8 @@ def add_sides(command: argparse.ArgumentParser) -> None:
 
 
 def foreign(args: argparse.Namespace) -> bool:
-    """True where another side than the usual two is asked for."""
-    return bool((args.reference, args.subject) != ("ltx-core", "ltx2-mlx"))
+    """True where another side than the usual two is asked for, or another ltx-core than 1.0.0 is installed."""
+    return bool((args.reference, args.subject) != ("ltx-core", "ltx2-mlx") or versions.other())
 
 
 def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str]], lanes: str) -> int:
@@ -82,9 +83,14 @@ def _describe(args: argparse.Namespace, device: str, subjects: list[Subject]) ->
     for subject in subjects:
         results = subject.results
         results.environment, results.code = environment(device) | subject.versions, code_digest()
-        sides = {"reference": (args.reference, ports.REFERENCE), "subject": (subject.name, ports.OURS)}
-        named = {key: name for key, (name, usual) in sides.items() if name != usual}
-        results.origin = ORIGIN | {"seed": str(args.seed)} | named
+        sides = {"reference": (named(args.reference), ports.REFERENCE), "subject": (subject.name, ports.OURS)}
+        given = {key: name for key, (name, usual) in sides.items() if name != usual}
+        results.origin = ORIGIN | {"seed": str(args.seed)} | given
+
+
+def named(reference: str) -> str:
+    """The reference with its version where it is ltx-core and not 1.0.0."""
+    return f"{reference} {found}" if reference == versions.PACKAGE and (found := versions.other()) else reference
 
 
 def write(path: Path, subjects: list[Subject], seconds: float) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..judge.lines import printable
 from ..judge.results import PipelineRow, Row
+from ..sides import versions
 
 if TYPE_CHECKING:
     from ..run.ports import Subject, Vote
@@ -23,6 +24,8 @@ def plain(text: object) -> str:
 def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> str:
     """Markdown."""
     lines = [f"# {' and '.join(plain(s.name) for s in subjects)} beside {plain(reference)}", ""]
+    if reference == versions.PACKAGE and (found := versions.other()):
+        lines += [*_reference(found, subjects), ""]
     for subject in subjects:
         lines += [*_subject(reference, subject), ""]
     if len(subjects) == 2:
@@ -30,13 +33,31 @@ def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: fl
     return "\n".join([*lines, f"{seconds:.0f} s."]) + "\n"
 
 
+def _reference(found: str, subjects: list[Subject]) -> list[str]:
+    """What is known of a reference that is not the release that everything is declared of."""
+    known = versions.changes(found, {row.stage for subject in subjects for row in subject.results.rows})
+    lines = [versions.about(found), ""]
+    if known:
+        lines += [f"What it has otherwise than {versions.DECLARED} in these stages; a finding in them may be that:", ""]
+        lines += [f"- since {c.since}, {', '.join(c.stages)}: {c.what}" for c in known]
+    return lines
+
+
 def _subject(reference: str, subject: Subject) -> list[str]:
     results = subject.results
-    title = f"## {plain(subject.name)} {subject.version}".rstrip()
-    lines = [title, "", "| stage | config | taps | compared | tensors | not passed | worst ratio A | C |"]
+    lines = [f"## {plain(subject.name)} {subject.version}".rstrip(), "", *_compared(subject), *_left_out(subject)]
+    if failures := [row for row in results.failures() if isinstance(row, Row)]:
+        return [*lines, *_findings(reference, subject, failures)]
+    said = f"Everything that could be compared is {plain(reference)}'s." if results.rows else "Nothing was judged."
+    return [*lines, "", said]
+
+
+def _compared(subject: Subject) -> list[str]:
+    """A row for each cell: how much of it was compared, and the worst ratios."""
+    lines = ["| stage | config | taps | compared | tensors | not passed | worst ratio A | C |"]
     lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
     for a in subject.alignments:
-        rows = [row for row in results.rows if (row.stage, row.config) == (a.stage, a.config)]
+        rows = [row for row in subject.results.rows if (row.stage, row.config) == (a.stage, a.config)]
         if not a.taps and not rows:
             continue
         bad = sum(row.verdict != "pass" for row in rows)
@@ -44,48 +65,66 @@ def _subject(reference: str, subject: Subject) -> list[str]:
         figures = ("–" if ratio is None else f"{ratio:.3g}" for ratio in worst)
         counts = f"{a.taps:,} | {a.compared:,} | {len(rows):,} | {bad:,}"
         lines.append(f"| {a.stage} | {a.config} | {counts} | {' | '.join(figures)} |")
+    return lines
+
+
+def _left_out(subject: Subject) -> list[str]:
+    """What could not be compared, by its reason."""
     whole = {a.stage: why for a in subject.alignments for why in a.left_out if why.startswith("the stage: ")}
     parts = [(a, why, n) for a in subject.alignments for why, n in a.left_out.items() if a.stage not in whole]
-    if parts or whole:
-        lines += ["", "Not comparable, and not passed:", ""]
-        merged: dict[str, list[str]] = {}
-        for a, why, count in parts:
-            of = "" if why.startswith(("case ", "the config: ")) else f"{count} taps of "
-            merged.setdefault(why, []).append(f"{of}{a.stage} {a.config}")
-        lines += [f"- {plain(why)}: {'; '.join(places)}" for why, places in merged.items()]
-        lines += [f"- whole stages (not declared, or no networks): {', '.join(whole)}"] if whole else []
-    failures = [row for row in results.failures() if isinstance(row, Row)]
-    if not failures:
-        return [
-            *lines,
-            "",
-            f"Everything that could be compared is {reference}'s." if results.rows else "Nothing was judged.",
-        ]
-    lines += [
+    if not (parts or whole):
+        return []
+    merged: dict[str, list[str]] = {}
+    for a, why, count in parts:
+        of = "" if why.startswith(("case ", "the config: ")) else f"{count} taps of "
+        merged.setdefault(why, []).append(f"{of}{a.stage} {a.config}")
+    lines = ["", "Not comparable, and not passed:", ""]
+    lines += [f"- {plain(why)}: {'; '.join(places)}" for why, places in merged.items()]
+    return lines + ([f"- whole stages (not declared, or no networks): {', '.join(whole)}"] if whole else [])
+
+
+def _findings(reference: str, subject: Subject, failures: list[Row]) -> list[str]:
+    shown = _grouped(failures)
+    hidden = len(failures) - sum(1 + like for _, like in shown)
+    lines = [
         "",
         "Findings, in the order of the data; those of lane A stand for themselves, with the reference's own inputs:",
-        "",
     ]
-    lines += ["| where | verdict | ratio | rel L2 | tensors like it |", "|---|---|--:|--:|--:|"]
-    for row, like in _grouped(failures):
+    lines += ["", "| where | verdict | ratio | rel L2 | tensors like it |", "|---|---|--:|--:|--:|"]
+    for row, like in shown:
         error = row.metrics.get("rel_l2")
         figure = "–" if error is None else f"{error:.1e}"
-        lines.append(
-            f"| `{plain(row.place)}` | {row.verdict}: {plain(row.why)} | {row.needed_k:.3g} | {figure} | {like} |"
-        )
-    first = failures[0]
-    again = f"python -m parity run --reference {shlex.quote(reference)} --subject {shlex.quote(subject.name)} "
-    again += f"--stage {first.stage} --config {first.config} --lane {first.lane}"
-    if trace := results.origin.get("trace"):
-        again = f"python -m parity check {shlex.quote(trace)} --subject {shlex.quote(subject.name)}"
-    return [*lines, "", "Again:", "", "```sh", printable(again), "```"]
+        said = f"{row.verdict}: {plain(row.why)}"
+        lines.append(f"| `{plain(row.place)}` | {said} | {row.needed_k:.3g} | {figure} | {like} |")
+    if hidden:
+        lines += [
+            "",
+            f"{hidden:,} more tensors of these cells are off: beyond the first {SHOWN} kinds, or in lane C only.",
+        ]
+    return [*lines, "", "Again:", "", "```sh", *_again(reference, subject, failures), "```"]
 
 
-def _grouped(failures: Iterable[Row | PipelineRow]) -> list[tuple[Row, int]]:
-    """The first failure of each tap name without its numbers, in each stage, config and lane; how many are like it."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+def _again(reference: str, subject: Subject, failures: list[Row]) -> list[str]:
+    """A command for each cell with a finding."""
+    if trace := subject.results.origin.get("trace"):
+        return [printable(f"python -m parity check {shlex.quote(trace)} --subject {shlex.quote(subject.name)}")]
+    lanes: dict[tuple[str, str], str] = {}
     for row in failures:
-        if isinstance(row, Row):
+        lanes.setdefault((row.stage, row.config), row.lane)
+    sides = f"--reference {shlex.quote(reference)} --subject {shlex.quote(subject.name)}"
+    return [
+        printable(f"python -m parity run {sides} --stage {stage} --config {config} --lane {lane}")
+        for (stage, config), lane in lanes.items()
+    ]
+
+
+def _grouped(failures: Sequence[Row | PipelineRow]) -> list[tuple[Row, int]]:
+    """The first failure of each tap name without its numbers, in each stage and config; how many are like it. Of a cell
+    that has some in lane A, those alone: what runs from the inputs on inherits them."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    isolated = {(row.stage, row.config) for row in failures if isinstance(row, Row) and row.lane == "A"}
+    for row in failures:
+        if isinstance(row, Row) and (row.lane == "A" or (row.stage, row.config) not in isolated):
             name = ".".join("N" if part.isdigit() else part for part in row.name.split("."))
             groups.setdefault((row.stage, row.config, row.lane, name), []).append(row)
     counts: dict[tuple[str, ...], int] = {}
@@ -100,13 +139,21 @@ def _grouped(failures: Iterable[Row | PipelineRow]) -> list[tuple[Row, int]]:
 
 def _votes(reference: str, subjects: list[Subject], votes: list[Vote]) -> list[str]:
     """Two agree, one does not: who."""
-    names = {"reference": reference, "": "all three differ"} | {s.name: s.name for s in subjects}
-    lines = [f"## Who differs, of {reference}, {' and '.join(s.name for s in subjects)}", ""]
-    if not votes:
-        return [*lines, "Nobody, in what all three have."]
-    lines += ["| the odd one | tensors | first of them |", "|---|--:|---|"]
-    for odd, name in names.items():
-        places = [vote.place for vote in votes if vote.odd == odd]
-        if places:
-            lines.append(f"| {name} | {len(places):,} | `{plain(places[0])}` |")
-    return lines
+    names = {"reference": plain(reference)} | {s.name: plain(s.name) for s in subjects}
+    lines = [f"## Who differs, of {names['reference']}, {' and '.join(plain(s.name) for s in subjects)}", ""]
+    first, second = ({row.place: row for row in s.results.rows} for s in subjects)
+    both: dict[tuple[str, str], int] = {}
+    for row in first.values():
+        if row.place in second:
+            both[row.stage, row.config] = both.get((row.stage, row.config), 0) + 1
+    lines += [
+        f"| stage | config | tensors of all three | all agree | {' | '.join(names.values())} | all differ | first |"
+    ]
+    lines += ["|---|---|--:|--:|" + "--:|" * len(names) + "--:|---|"]
+    for (stage, config), count in both.items():
+        own = [vote for vote in votes if vote.place.split(" ")[:2] == [stage, config]]
+        odd = [sum(vote.odd == name for vote in own) for name in (*names, "")]
+        where = f"`{plain(own[0].place.split(' ', 2)[2])}`" if own else ""
+        counts = " | ".join(f"{n:,}" if n else "–" for n in odd)
+        lines.append(f"| {stage} | {config} | {count:,} | {count - len(own):,} | {counts} | {where} |")
+    return [*lines, "", "The column of a side counts the tensors in which the other two agree and it does not."]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ltx2_mlx.errors import InputError
 
+from ..sides import versions
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers", "diffusers")
 # Further ones that numbers depend on, and what the environment tells the libraries: for resuming, not for the report.
@@ -70,13 +72,15 @@ def environment(device: str) -> dict[str, str]:
     cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    versions = {name: found for name in LIBRARIES if (found := _version(name))}
+    libraries = {name: found for name in LIBRARIES if (found := _version(name))}
+    other = {"reference": versions.about(found)} if (found := versions.other()) else {}
     elsewhere = {} if judged_package().parent == ROOT else {"ltx2_mlx": str(judged_package())}
     return {
         "machine": f"{platform.system()} {platform.machine()}, {cpu}, {os.cpu_count()} cores",
         "device": device,
         "python": platform.python_version(),
-        **versions,
+        **libraries,
+        **other,
         **elsewhere,
     }
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..declare.model import Case, Stage
+from ltx2_mlx.errors import InputError
+
+from ..declare.model import Case, FunctionTap, Stage
 from ..judge.results import ALLOWED, Results, Row
 from ..judge.tolerance import Floor
 from ..judge.verdicts import judge, tensors
+from ..sides import versions
 from ..sides.loading import loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
@@ -21,7 +24,7 @@ from ..sides.port import NotComparableError, Port, find
 from ..tap.execute import execute
 from ..tap.matching import comparable, narrowed
 from ..tap.session import Session
-from ..tap.side import Side
+from ..tap.side import Side, resolve
 from ..tap.trace import Tensor, Trace
 from .live import Runner
 from .recorded import Recorded
@@ -76,8 +79,12 @@ class Subject:
 def side(name: str, role: str) -> Side:
     """A side by its name. Raises InputError for one that there is not."""
     if role == "reference" and name == REFERENCE:
-        from ..sides.torch import Torch
-
+        try:
+            from ..sides.torch import Torch
+        except (ImportError, AttributeError) as error:
+            if found := versions.other():
+                raise InputError(f"{REFERENCE} {found} does not answer as {versions.DECLARED} does: {error}") from error
+            raise
         return Torch()
     if role != "reference" and name == OURS:
         return MLX()
@@ -85,7 +92,7 @@ def side(name: str, role: str) -> Side:
 
 
 class PortRunner(Runner):
-    """The reference's side of such a run. No function taps, no probes, no coverage: a port has modules."""
+    """The reference's side of such a run. No probes, no coverage: a port has modules."""
 
     def __init__(
         self,
@@ -102,7 +109,13 @@ class PortRunner(Runner):
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         paths, options = self.paths(stage, config), loading_options(stage, config)
         side = self.side(stage)
-        reference = {name: side.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+        try:
+            reference = {name: side.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+        except (ImportError, AttributeError, TypeError) as error:
+            if isinstance(side, Port) or not versions.other():
+                raise
+            said = f"{type(error).__name__}: {error}"
+            raise NotComparableError(f"{REFERENCE} {versions.other()} does not answer here: {said}") from error
         oracle = {name: side.oracle(module) for name, module in reference.items()}
         root = side.root(reference[stage.main])
         return Pair(stage, paths, read(paths[stage.main]).config, dtype, reference, oracle, {}, options, root_name=root)
@@ -136,7 +149,7 @@ def run(
     of every tensor that a side has otherwise which one that is."""
     runner, votes = PortRunner(reference, progress, files), list[Vote]()
     for stage, config in chosen:
-        stage = replace(stage, functions=(), probes=())
+        stage = replace(stage, functions=functions(reference, stage), probes=())
         for subject in subjects:
             subject.alignments.append(Alignment(stage.name, config))
         reasons = {s.name: s.side.why_not(stage) for s in subjects if isinstance(s.side, Port)}
@@ -146,6 +159,8 @@ def run(
             if why := own or reasons.get(subject.name):
                 subject.alignments[-1].leave(f"the stage: {why}")
         if len(able) < len(subjects):  # of two, what only one has says nothing about who differs
+            for subject in able:
+                subject.alignments[-1].leave("the stage: the other subject does not have it")
             continue
         runner.skipped = []
         loaded: dict[tuple[str, str], dict[str, Any] | None] = {}
@@ -154,6 +169,8 @@ def run(
                 rows = [_judge(subject, recorded, config, loaded) for subject in able]
                 if len(able) == 2 and all(rows):
                     votes += _votes(able, rows)
+                if loaded and all(modules is None for modules in loaded.values()):
+                    break  # nobody has such a config
         except NotComparableError as error:
             for subject in able:
                 subject.alignments[-1].leave(f"the config: {error}")
@@ -161,6 +178,19 @@ def run(
             for name, why in dict(runner.skipped).items():
                 subject.alignments[-1].leave(f"case {name}: {why}")
     return votes
+
+
+def functions(reference: Side, stage: Stage) -> tuple[FunctionTap, ...]:
+    """The stage's function taps that the reference has. Ours is judged at them as well; a port has none."""
+    return () if isinstance(reference, Port) else tuple(tap for tap in stage.functions if _found(tap.at.reference))
+
+
+def _found(place: str) -> bool:
+    try:
+        owner, name = resolve(place)
+    except (ImportError, AttributeError):
+        return False
+    return hasattr(owner, name)
 
 
 def why_not(reference: Side, stage: Stage) -> str:

@@ -17,7 +17,9 @@ class MLXPort(Port, MLX):
     """A side whose components are ``mlx.nn.Module``."""
 
     def parameters_of(self, module: nn.Module) -> dict[str, tuple[int, ...]]:
-        return {name: array.shape for name, array in dict(tree_flatten(module.parameters())).items()}
+        """Those of names that begin with an underscore as well, which MLX itself leaves out."""
+        arrays = module.filter_and_map(lambda module, name, value: isinstance(value, (dict, list, mx.array)))
+        return {name: array.shape for name, array in dict(tree_flatten(arrays)).items()}
 
     def assign(self, module: nn.Module, tensors: dict[str, mx.array]) -> nn.Module:
         module.load_weights(list(tensors.items()), strict=False)  # what it has of its own is declared

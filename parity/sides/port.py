@@ -25,7 +25,7 @@ import numpy as np
 from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.load import build
 
-from ..declare.model import Case, HasClasses, Stage
+from ..declare.model import Case, FunctionTap, HasClasses, Stage
 from ..tap.side import Loras, Side
 from .loading import read
 
@@ -49,24 +49,25 @@ class Part:
     call: the module, and the case's inputs by the reference's names (arrays are the port's) → its result. Raises
         NotComparableError for inputs that the port cannot take.
     rename: regular expressions and what takes their place, in this order, in the official names of parameters and
-        modules; the component's prefix is gone already.
+        modules; the component's prefix is gone already. A function of the config where they depend on it.
     weights: official name → NumPy array to the same in the port's layouts: joined, split, turned.
     unused: official parameters (globs) that the port does without. own: the port's (globs) that a checkpoint may lack.
         Everything else must meet its counterpart, in its shape but for ``loose`` (globs of the port's).
     taps: official module → the port's, where the rename rules do not say it; None for one that is another thing.
-    channels_last: arrays within the component, and into and out of it, have their channels last.
+    channels_last: arrays within the component, and into and out of it, have their channels last. A function of a module
+        where that is so of some of them.
     entry: the reference's method, or function around the component, that ``call`` stands for; "" for the call itself.
     """
 
     make: Callable[[dict[str, Any]], Any]
     call: Callable[[Any, SimpleNamespace], Any]
-    rename: tuple[Rename, ...] = ()
+    rename: tuple[Rename, ...] | Callable[[dict[str, Any]], tuple[Rename, ...]] = ()
     weights: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
     unused: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
     taps: dict[str, str | None] = field(default_factory=dict)
-    channels_last: bool = False
+    channels_last: bool | Callable[[Any], bool] = False
     entry: str = ""
 
 
@@ -116,6 +117,8 @@ class Port(Side):
     ) -> Any:
         """The component with the checkpoint's weights. Raises PortError where the two do not meet."""
         part, to = self.components[component], self.dtype(dtype)
+        if callable(part.rename):
+            part = replace(part, rename=part.rename(config))
         official, keys = build(component, read(path))
         arrays = read(path).arrays()
         held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
@@ -131,7 +134,8 @@ class Port(Side):
                 f"{self.name}: {component} cannot be made ({where}): {type(error).__name__}: {error}"
             ) from error
         wanted = self.parameters_of(module)
-        absent = [f"missing {n} {wanted[n]}" for n in wanted if n not in tensors and not _any(n, part.own)]
+        lacking = [n for n in wanted if n not in tensors and not _any(n, part.own) and "._" not in f".{n}"]
+        absent = [f"missing {n} {wanted[n]}" for n in lacking]
         over = [f"left over {n} {a.shape}" for n, a in tensors.items() if n not in wanted]
         other = [
             f"misshaped {n}: {a.shape} for {wanted[n]}"
@@ -176,7 +180,10 @@ class Port(Side):
 
     def channels_last(self, taps: dict[str, Any], root: str) -> set[str]:
         loaded = self._loaded.get(id(taps[root]))
-        return set(taps) if loaded and loaded.part.channels_last else set()
+        last = loaded.part.channels_last if loaded else False
+        return (
+            {name for name, module in taps.items() if last(module)} if callable(last) else set(taps) if last else set()
+        )
 
     def prepared(
         self, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str
@@ -186,6 +193,10 @@ class Port(Side):
             raise NotComparableError(f"it calls {called or 'the component itself'}, which is not declared of the port")
         inputs = SimpleNamespace(**self.materialise(case.kwargs, stage, lane, model, modules))
         return None, lambda: part.call(main, inputs)
+
+    def functions(self, stage: Stage) -> list[tuple[FunctionTap, str]]:
+        """Those of a stage whose reference this is; as a subject it has modules only."""
+        return super().functions(stage) if self.key == "reference" else []
 
     def cls(self, stage: HasClasses, name: str) -> Any:
         """Objects of the reference's are plain ones with the same fields; members of its enums are their values."""
@@ -209,6 +220,7 @@ def _paths(official: Any) -> list[str]:
 
 def renamed(name: str, part: Part) -> str:
     """The port's name of an official parameter or module."""
+    assert not callable(part.rename)  # ``load`` has called it
     for pattern, by in part.rename:
         name = re.sub(pattern, by, name)
     return name

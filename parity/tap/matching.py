@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 
-from .trace import Call, Tensor, Trace
+from .trace import Call, Sums, Tensor, Trace
 
 Names = Mapping[str, Mapping[str, str]]
 NONE: Mapping[str, str] = MappingProxyType({})
@@ -96,17 +96,43 @@ def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[st
 
 
 def narrowed(trace: Trace, other: Trace) -> Trace:
-    """Of a trace, the calls, inputs and outputs that another has as well: tensors alone."""
+    """Of a trace, the calls, inputs and outputs that another has as well: tensors alone. The sums of a call that the
+    other does not have are those of the code around it: it rounds there."""
+    inside, before = _sums(trace, set(other.calls))
     calls = {
         key: replace(
             trace.calls[key],
             inputs=_both(trace.calls[key].inputs, call.inputs),
             outputs=_outputs(trace.calls[key], call),
+            sums=inside.get(key, trace.calls[key].sums),
+            sums_before=before.get(key, trace.calls[key].sums_before),
         )
         for key, call in other.calls.items()
         if key in trace.calls
     }
     return Trace(calls, [e for e in trace.events if (e[1], e[2]) in calls], trace.places, trace.raised)
+
+
+def _sums(trace: Trace, kept: set[tuple[str, int]]) -> tuple[dict[tuple[str, int], Sums], dict[tuple[str, int], Sums]]:
+    """``sums`` and ``sums_before`` of the kept calls, with those of the calls within and before them that are not."""
+    inside: dict[tuple[str, int], Sums] = {}
+    before: dict[tuple[str, int], Sums] = {}
+    around: list[Sums] = [{}]  # for each kept call that is open: the sums of those that ended in it and are not kept
+    for kind, tap, index in trace.events:
+        if (call := trace.calls.get((tap, index))) is None:
+            continue
+        if (tap, index) not in kept:
+            around[-1] = _largest(around[-1], call.sums_before if kind == "in" else call.sums)
+        elif kind == "in":
+            before[tap, index] = _largest(around[-1], call.sums_before)
+            around.append({})
+        else:
+            inside[tap, index] = _largest(around.pop(), call.sums)
+    return inside, before
+
+
+def _largest(one: Sums, other: Sums) -> Sums:
+    return {name: max(one.get(name, 0), other.get(name, 0)) for name in one.keys() | other.keys()}
 
 
 def _outputs(call: Call, other: Call) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from parity.run.live import Runner
 from parity.run.outputs import check_outputs
 from parity.run.ports import Subject
 from parity.sides.port import NotComparableError, Part, Port, PortError, find
-from parity.tap.matching import comparable
+from parity.tap.matching import comparable, narrowed
 from parity.tap.trace import Call, Tensor, Trace
 
 TRACE = ROOT / "fixtures" / "traces" / "tiny.json"
@@ -146,6 +146,15 @@ def test_a_single_array_meets_the_single_array_of_the_other_side() -> None:
     assert not found.calls and shapes == {"a"}
     found, shapes = comparable(trace("x", (3,)), trace("y", (4,)), "a")
     assert list(found.calls["a", 0].outputs) == ["x"], "the component's own shape is always judged"
+
+
+def test_what_a_port_does_between_its_taps_has_the_sums_of_the_taps_that_it_lacks() -> None:
+    calls = {(name, 0): Call(name, 0, {}, {}, sums={"sum": n}) for name, n in (("a", 3), ("b", 5), ("c", 7), ("d", 9))}
+    order = ("in", "a"), ("in", "b"), ("out", "b"), ("in", "c"), ("in", "d"), ("out", "d"), ("out", "c"), ("out", "a")
+    whole = Trace(calls, [(kind, name, 0) for kind, name in order])
+    found = narrowed(whole, Trace({("a", 0): whole.calls["a", 0], ("d", 0): whole.calls["d", 0]}))
+    assert found.calls["d", 0].sums_before == {"sum": 5} and found.calls["d", 0].sums == {"sum": 9}
+    assert found.calls["a", 0].sums == {"sum": 7} and found.calls["a", 0].sums_before == {}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from mlx_video.models.ltx.transformer import Modality
 
 from ..mlx_port import MLXPort
 from ..port import NotComparableError, Part
+from .mlx_video_media import COMPONENTS as MEDIA
+from .mlx_video_text import COMPONENTS as TEXT
 
 
 def transformer(config: dict[str, Any]) -> Any:
@@ -71,7 +73,9 @@ class MLXVideo(MLXPort):
             RENAME,
             own=("*prompt_scale_shift_table",),
             loose=("transformer_blocks.*scale_shift_table",),  # made with six rows, whatever the model
-        )
+        ),
+        **TEXT,
+        **MEDIA,
     }
 
 

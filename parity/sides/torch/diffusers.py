@@ -13,6 +13,7 @@ import torch
 from ..port import NotComparableError, Part
 from . import diffusion_decoder
 from .components import timestep_embedding
+from .diffusers_vae import COMPONENTS
 from .port import TorchPort  # first: it makes torchaudio importable
 
 import diffusers  # isort: skip
@@ -258,6 +259,7 @@ class Diffusers(TorchPort):
                 (r"downsample\.lowpass", "downsample"),
             ),
         ),
+        **COMPONENTS,
     }
 
 
