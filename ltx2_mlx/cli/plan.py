@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..config import LatentUpsamplerConfig
 from ..config.reading import cut
+from ..diffusion.behaviour import behaviour_of
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
 from ..loading.gemma import check_gemma
@@ -27,7 +28,7 @@ from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
 from ..media.writing import aac_rate, frame_rate
 from ..pipelines.checks import block_problems, not_utf8
-from ..pipelines.constants import params_of
+from ..pipelines.constants import numbers_of, params_of
 from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
@@ -328,7 +329,8 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
         checkpoint = header_of(path, result.remote)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
         result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
-        result.request = replace(result.request, defaults=params_of(checkpoint.version))
+        behaviour = behaviour_of(result.request.behaviour, numbers_of(checkpoint.version)).name
+        result.request = replace(result.request, defaults=params_of(checkpoint.version), behaviour=behaviour)
     if checkpoint is not None:
         for part in result.recipe.components(result.request):
             with result.checking():
@@ -408,11 +410,11 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
 
 def _media_files(result: Plan) -> None:
     request = result.request
-    for image in request.images:
+    for image in request.pictures:
         with result.checking():
-            picture = check_image(image.path, image.crf)
+            picture = check_image(image.path, float(image.crf or 0))
             height, width = picture.pixels.shape[:2]
-            result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}"))
+            result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}, CRF {image.crf}"))
             result.notes += [f"{image.path} {note}" for note in picture.notes]
     for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask):
         with result.checking():

@@ -95,8 +95,12 @@ def recorded(request: Request, parser: Parser) -> tuple[str, dict[str, str]]:
         "num_inference_steps": request.steps,
         "video_stg_blocks": list(request.video_guidance.stg_blocks or ()),
         "audio_stg_blocks": list(request.audio_guidance.stg_blocks or ()),
+        "negative_prompt": request.avoided,
+        "behaviour": request.behaviour,
     }
     given = {**request.arguments, "prompt": request.prompt, "seed": request.seed}
+    if request.images:
+        given["image"] = [list(image) for image in request.pictures]
     files, paths = dict[str, str](), dict[str, str]()
 
     def named(path: str, patterns: Sequence[str] | None) -> str:

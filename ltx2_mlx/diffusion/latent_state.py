@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import VIDEO_SCALE_FACTORS, AudioLatentShape, LatentState, SpatioTemporalScaleFactors, VideoLatentShape
+from .behaviour import V1_0_0, Behaviour
 from .patchifiers import AudioPatchifier, Patchifier, Shape, VideoLatentPatchifier, get_pixel_coords
 
 
@@ -57,20 +58,35 @@ class _LatentTools(Generic[Shape]):
 
 @dataclass(frozen=True)
 class VideoLatentTools(_LatentTools[VideoLatentShape]):
-    """The tools of a video latent. ``fps``, in frames per second, places the tokens in time."""
+    """The tools of a video latent. ``fps``, in frames per second, places the tokens in time.
+
+    behaviour: of positions and of conditioning. marks_keyframes: for a model with an embedding of keyframes.
+    """
 
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape
     fps: float
     scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS
     causal_fix: bool = True
+    behaviour: Behaviour = V1_0_0
+    marks_keyframes: bool = False
+
+    def create_initial_state(self, dtype: mx.Dtype, initial_latent: mx.array | None = None) -> LatentState:
+        """The same, with the tokens of the first latent frame marked, which stands for one frame as a keyframe does."""
+        state = super().create_initial_state(dtype, initial_latent)
+        if not self.marks_keyframes:
+            return state
+        first = self.patchifier.get_token_count(self.target_shape._replace(frames=1))
+        marked = mx.arange(state.denoise_mask.shape[1]) < first
+        mask = mx.broadcast_to(marked[None, :, None], state.denoise_mask.shape)
+        return replace(state, keyframes_mask=mask.astype(mx.float32))
 
     def _positions(self, dtype: mx.Dtype) -> mx.array:
-        """``(B, 3, T, 2)`` in (seconds, pixels, pixels), rounded to the model's dtype: in bfloat16, 1/24 s becomes
-        0.041748 s. The reference does so for video and not for audio."""
+        """``(B, 3, T, 2)`` in (seconds, pixels, pixels); ``behaviour.positions`` may round them to the latent's dtype,
+        which 1.0.0 does for video and not for audio."""
         coords = np.array(get_pixel_coords(self.bounds(), self.scale_factors, self.causal_fix)).astype(np.float32)
         coords[:, 0] = coords[:, 0] / np.float32(self.fps)
-        return mx.array(coords).astype(dtype)
+        return self.behaviour.positions(mx.array(coords), dtype)
 
 
 @dataclass(frozen=True)
