@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..types import LatentState
 
-Timesteps = Literal["other", "own"]
+Timing = Literal["1.0.0", "upstream"]
 Predictions = Sequence[mx.array | float]
 
 
@@ -139,12 +139,12 @@ def first_stage(first: mx.array, second: mx.array) -> mx.array:
 class Behaviour:
     """One value for each row of ``CHANGES``, by its name.
 
-    audio_video_timesteps: the transformer's rule, see ``CHANGES``. start: what the latent has at conditioned tokens,
+    audio_video_timing: the transformer's switch. start: what the latent has at conditioned tokens,
     from what it had and the condition; it goes with ``noised``.
     """
 
     name: str
-    audio_video_timesteps: Timesteps
+    audio_video_timing: Timing
     positions: Callable[[mx.array, mx.Dtype], mx.array]
     keyframe_span: Callable[[np.ndarray], np.ndarray]
     start: Callable[[mx.array, mx.array], mx.array]
@@ -156,7 +156,7 @@ class Behaviour:
 
 V1_0_0 = Behaviour(
     "1.0.0",
-    audio_video_timesteps="other",
+    audio_video_timing="1.0.0",
     positions=rounded,
     keyframe_span=latent_frame,
     start=conditioned,
@@ -167,7 +167,7 @@ V1_0_0 = Behaviour(
 )
 UPSTREAM = Behaviour(
     "upstream",
-    audio_video_timesteps="own",
+    audio_video_timing="upstream",
     positions=unrounded,
     keyframe_span=one_frame,
     start=unconditioned,
@@ -206,7 +206,7 @@ class Change(NamedTuple):
 FORMULA = "the formula in float64; not proven here against upstream's code"
 CHANGES = (
     Change(
-        "audio_video_timesteps",
+        "audio_video_timing",
         "which noise levels set scale and shift in attention between video and audio; the gate is set by the other "
         "stream's in both",
         "1.1.4",
@@ -233,14 +233,11 @@ def values_of(change: Change) -> tuple[str, str]:
     return _in_words(getattr(V1_0_0, change.field)), _in_words(getattr(UPSTREAM, change.field))
 
 
-_TIMESTEPS = {
-    "other": "the σ of the other stream",
-    "own": "the stream's own, of each token",
-}
+_TIMING = {"1.0.0": "the σ of the other stream", "upstream": "the stream's own, token by token"}
 
 
 def _in_words(value: Callable[..., object] | str) -> str:
-    return _TIMESTEPS[value] if isinstance(value, str) else " ".join((value.__doc__ or "").split())
+    return _TIMING[value] if isinstance(value, str) else " ".join((value.__doc__ or "").split())
 
 
 def table() -> str:

@@ -60,7 +60,7 @@ class _LatentTools(Generic[Shape]):
 class VideoLatentTools(_LatentTools[VideoLatentShape]):
     """The tools of a video latent. ``fps``, in frames per second, places the tokens in time.
 
-    behaviour: of positions and of conditioning. marks_keyframes: for a model with an embedding of keyframes.
+    behaviour: of positions and of conditioning. keyframes: for a model with an embedding of keyframes.
     """
 
     patchifier: VideoLatentPatchifier
@@ -69,12 +69,12 @@ class VideoLatentTools(_LatentTools[VideoLatentShape]):
     scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS
     causal_fix: bool = True
     behaviour: Behaviour = V1_0_0
-    marks_keyframes: bool = False
+    keyframes: bool = False
 
     def create_initial_state(self, dtype: mx.Dtype, initial_latent: mx.array | None = None) -> LatentState:
         """The same, with the tokens of the first latent frame marked, which stands for one frame as a keyframe does."""
         state = super().create_initial_state(dtype, initial_latent)
-        if not self.marks_keyframes:
+        if not self.keyframes:
             return state
         first = self.patchifier.get_token_count(self.target_shape._replace(frames=1))
         marked = mx.arange(state.denoise_mask.shape[1]) < first

@@ -191,6 +191,7 @@ class ModelLedger:
             model = cast(LTXModel, loaded)
             if settings.cross_attn_scale != 1.0:
                 amend_blocks(model, partial(_scale_cross_attention, scale=settings.cross_attn_scale))
+            model.audio_video_timing = self.behaviour.audio_video_timing
             mx.eval(model)
         return X0Model(model)
 

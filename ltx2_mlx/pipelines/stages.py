@@ -211,7 +211,7 @@ def denoise_audio_video(
     """
     settings = ledger.settings
     behaviour = ledger.behaviour
-    of_video = replace(video_tools(output_shape), behaviour=behaviour, marks_keyframes=ledger.marks_keyframes)
+    of_video = replace(video_tools(output_shape), behaviour=behaviour, keyframes=ledger.marks_keyframes)
     of_audio = audio_tools(output_shape)
     video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)
     audio_scale = 0.0 if frozen_audio else noise_scale

@@ -24,6 +24,8 @@ _STEPS = (
     "noise_interpolated",
     "guidance_in_float32",
     "frozen_stream",
+    "of_version",
+    "wired",
 )
 CLASSES = {
     name: Counterparts(f"parity.sides.torch.upstream:{name}", f"parity.sides.mlx_upstream:{name}") for name in _STEPS
@@ -171,6 +173,27 @@ def _frozen() -> tuple[Step, ...]:
     return (Step("frozen", "frozen_stream", kwargs, exact=False),)
 
 
+_VERSIONS = ("2.0", "2.0.1", "2.3.0", "2.3.7-rc1", "2.4.0", "2.5.0", "2.5-rc", "2.10.0", "3.0")
+_RECIPES = (
+    *("distilled", "ti2vid_one_stage", "ti2vid_two_stages", "ti2vid_two_stages_hq", "keyframe_interpolation"),
+    *("a2vid_two_stage", "ic_lora", "retake"),
+)
+
+
+def _choices() -> tuple[Step, ...]:
+    """What each version has as defaults, and what each pipeline makes of a version and a behaviour."""
+    steps = []
+    for version in _VERSIONS:
+        for asked in (None, "1.0.0", "upstream"):
+            kwargs = {"version": version, "behaviour": asked}
+            steps.append(Step(f"version.{version}.{asked or 'default'}", "of_version", kwargs))
+    for recipe in _RECIPES:
+        for version, asked in (("2.3.0", None), ("2.3.0", "upstream"), ("2.5.0", None), ("2.5.0", "1.0.0")):
+            kwargs = {"recipe": recipe, "version": version, "behaviour": asked, "seed": 271}
+            steps.append(Step(f"wired.{recipe}.{version}.{asked or 'default'}", "wired", kwargs))
+    return tuple(steps)
+
+
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     return {
         "ancestral": Case(steps=_ancestral()),
@@ -180,6 +203,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         "noise": Case(steps=_noise()),
         "guidance": Case(steps=_guidance()),
         "frozen": Case(steps=_frozen()),
+        "choices": Case(steps=_choices(), half=False),
     }
 
 

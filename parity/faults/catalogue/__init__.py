@@ -19,11 +19,13 @@ from .positions import POSITIONS
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
+from .upstream import UPSTREAM
 from .video import VIDEO
 from .views import VIEWS
 
 EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
+EDITS += UPSTREAM
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
@@ -33,7 +35,7 @@ _FILED = {
     "video": VIDEO,
     "audio": AUDIO,
     "sampling": SAMPLING,
-    "denoising": DENOISING,
+    "denoising": (*DENOISING, *UPSTREAM),
     "LoRA and float8": LORA,
     "pipelines": (*PIPELINES, *PIPELINE_OPTIONS),
     "command line": COMMAND_LINE,

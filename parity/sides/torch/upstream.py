@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..values import compared
+from .components import Torch
 from .loops import _listed, _Network, stand_in
 
 Size = Sequence[int]  # batch, channels, frames, height and width of a latent
@@ -185,3 +187,61 @@ def frozen_stream(
         network(told(video, v_context, sigma), told(audio, a_context, torch.zeros(())), None) for sigma in sigmas[:-1]
     ]
     return results, _listed(network.calls)
+
+
+# ---- what a version and a behaviour choose ------------------------------------------------------------------------
+
+
+def _behaviour(version: str, asked: str | None) -> str:
+    return asked or ("upstream" if _at_least(version, 2, 5) else "1.0.0")
+
+
+def _at_least(version: str, *numbers: int) -> bool:
+    major, minor = (int(number) for number in version.split("-")[0].split(".")[:2])
+    return (major, minor) >= numbers
+
+
+def of_version(version: str, behaviour: str | None) -> dict[str, Any]:
+    late, block = _at_least(version, 2, 4), 28 if _at_least(version, 2, 3) else 29
+    labels = ("has_subtitles", "has_blurbox", "transition from black", "transition to black", "speech_ending_short")
+    return compared(
+        Torch(),
+        "",
+        {
+            "behaviour": _behaviour(version, behaviour),
+            "steps": 30 if _at_least(version, 2, 3) else 40,
+            "video_blocks": [block],
+            "audio_blocks": [block],
+            "image_crf": 18 if late else 33,
+            "avoided": "".join(f"{label}, " for label in labels) if late else "",
+            "our own text": True,
+        },
+    )
+
+
+_PLAIN, _SECOND_ORDER = "euler_denoising_loop", "res2s_audio_video_denoising_loop"
+_GUIDED = ("ti2vid_one_stage", "ti2vid_two_stages", "ti2vid_two_stages_hq", "keyframe_interpolation", "a2vid_two_stage")
+
+
+def wired(recipe: str, version: str, behaviour: str | None, seed: int) -> dict[str, Any]:
+    """What each stage of a pipeline is told, and whose audio is decoded: the rules in words, stage by stage."""
+    name, found = _behaviour(version, behaviour), dict[str, Any]()
+    for number in range(1, 2 if recipe in ("ti2vid_one_stage", "retake") else 3):
+        told: dict[str, Any] = {"loop": _SECOND_ORDER if recipe == "ti2vid_two_stages_hq" else _PLAIN}
+        if recipe == "ti2vid_two_stages_hq":
+            told |= {"step_seed": seed + number * 20000, "substep_seed": seed + number * 20000 + 10000}
+        if (recipe, number) == ("distilled", 1) and _at_least(version, 2, 5):
+            told |= {"loop": "euler_ancestral_denoising_loop", "seed": seed + 10000}
+        told |= {"noise": name, "video": name, "marks": True, "video_sigma": None, "audio_sigma": None}
+        if number == 1 and recipe in (*_GUIDED, "retake"):
+            told["guidance"] = name
+        if recipe in ("a2vid_two_stage", "retake") and name == "upstream":
+            told["audio_sigma"] = 0.0  # it is given, and stays
+        found |= {f"{number}.{part}": value for part, value in told.items()}
+    if recipe == "a2vid_two_stage":
+        found["audio"] = None  # that of the file
+    elif recipe in ("ti2vid_one_stage", "retake") or (name == "upstream" and recipe.startswith("ti2vid_two_stages")):
+        found["audio"] = 1
+    else:
+        found["audio"] = 2
+    return compared(Torch(), "", found)
