@@ -194,7 +194,7 @@ def behaviour_of(name: str | None, version: tuple[int, ...]) -> Behaviour:
 
 class Change(NamedTuple):
     """A row of the table. field: of ``Behaviour``. since: the release of ltx-core that has it first. reference: what it
-    is judged by. proof: the case of the stage ``upstream``, or the test, that judges it."""
+    is judged by. proof: the case of the harness's stage ``upstream``, or the test, that judges it."""
 
     field: str
     what: str
@@ -211,7 +211,7 @@ CHANGES = (
         "stream's in both",
         "1.1.4",
         "diffusers, with the gates given the other stream's σ",
-        "parity/tests/test_upstream.py",
+        "parity/tests/test_upstream.py::test_the_transformer_is_told_the_rule_of_the_behaviour",
     ),
     Change("positions", "positions of the video's tokens", "1.1.3", FORMULA, "positions"),
     Change("keyframe_span", "the time that a keyframe of one image spans", "1.1.2", FORMULA, "keyframes"),
@@ -222,8 +222,8 @@ CHANGES = (
         "audio",
         "the audio of ti2vid_two_stages and ti2vid_two_stages_hq",
         "1.2.0",
-        "what upstream's documents say; not proven here",
-        "parity/tests/test_upstream.py",
+        "what upstream's pipelines say; not proven here",
+        "choices",
     ),
 )
 
@@ -244,7 +244,7 @@ def table() -> str:
     """All rows as Markdown."""
     lines = ["| what | 1.0.0 | upstream | since | judged by | proof |", "|---|---|---|---|---|---|"]
     for change in CHANGES:
-        proof = f"`{change.proof}`" if "/" in change.proof else f"stage `upstream`, case `{change.proof}`"
+        proof = f"`{change.proof}`" if "::" in change.proof else f"stage `upstream`, case `{change.proof}`"
         cells = (change.what, *values_of(change), change.since, change.reference, proof)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

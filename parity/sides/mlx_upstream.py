@@ -277,8 +277,8 @@ class _Seen:
         return video, audio
 
     def guided(self, *args: Any) -> Any:
-        (behaviour,) = (arg for arg in args if isinstance(arg, _product("diffusion.behaviour").Behaviour))
-        self.put("guidance", behaviour.name)
+        kind = _product("diffusion.behaviour").Behaviour
+        self.put("guidance", next((arg.name for arg in args if isinstance(arg, kind)), "1.0.0"))
 
     def decoded(self, ledger: Any, video: Any, audio: Any, *args: Any) -> tuple[str, Any]:
         self.found["audio"] = next((i for i, each in enumerate(self.audio, 1) if each is audio), None)

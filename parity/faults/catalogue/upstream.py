@@ -17,7 +17,7 @@ _default = partial(_upstream, case="choices", kind="defaults")
 
 UPSTREAM = (
     _ancestral(
-        "U01",
+        "B01",
         "eta ignored: every ancestral step goes all the way down",
         _STEPS,
         "(sigma_next / sigma - 1) * self.eta)",
@@ -26,7 +26,7 @@ UPSTREAM = (
         cause="wrong constant",
     ),
     _ancestral(
-        "U02",
+        "B02",
         "fresh noise as if the noise that is kept were not scaled",
         _STEPS,
         "(down * signal) ** 2",
@@ -35,7 +35,7 @@ UPSTREAM = (
         cause="skipped term",
     ),
     _ancestral(
-        "U03",
+        "B03",
         "the signal not scaled to its share at the next sigma",
         _STEPS,
         "return a * (r * x + (1 - r) * x0) +",
@@ -44,7 +44,7 @@ UPSTREAM = (
         cause="skipped term",
     ),
     _loop(
-        "U04",
+        "B04",
         "noise drawn at the last step as well",
         _SAMPLERS,
         "    if sigmas[index + 1] == 0:\n        return x0.astype(dtype)\n    noise = generator.randn(state.latent.shape, dtype)\n",
@@ -53,7 +53,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _loop(
-        "U05",
+        "B05",
         "the audio's noise drawn before the video's",
         _SAMPLERS,
         "        video_state = replace(video_state, latent=_renoised(stepper, video_state, video, sigmas, i, generator))\n"
@@ -64,7 +64,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _loop(
-        "U06",
+        "B06",
         "kept tokens not put back after the noise",
         _SAMPLERS,
         "return post_process_latent(after, mask, clean).astype(dtype)",
@@ -73,7 +73,7 @@ UPSTREAM = (
         cause="mask",
     ),
     _loop(
-        "U07",
+        "B07",
         "kept tokens not put back before the step",
         _SAMPLERS,
         "x0 = post_process_latent(denoised.astype(mx.float32), mask, clean)",
@@ -82,7 +82,7 @@ UPSTREAM = (
         cause="mask",
     ),
     _loop(
-        "U08",
+        "B08",
         "noise drawn in float32, whatever the latent's dtype",
         _SAMPLERS,
         "noise = generator.randn(state.latent.shape, dtype)",
@@ -92,7 +92,7 @@ UPSTREAM = (
         cause="precision",
     ),
     _choice(
-        "U09",
+        "B09",
         "deterministic steps in the first distilled stage of 2.5",
         _DISTILLED,
         "if not is_ancestral(ledger.version):",
@@ -101,7 +101,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U10",
+        "B10",
         "ancestral steps in the second distilled stage as well, as 1.4.0 has it",
         _DISTILLED,
         "stages.simple(context), images, transformer=transformer",
@@ -110,7 +110,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U11",
+        "B11",
         "the sampler's noise with the video's own seed",
         _DISTILLED,
         "ledger.settings.noise(seed + ANCESTRAL_SEED)",
@@ -120,7 +120,7 @@ UPSTREAM = (
         cause="wrong constant",
     ),
     _default(
-        "U12",
+        "B12",
         "the defaults of 2.4 for 2.5 alone",
         "pipelines/constants.py",
         "if numbers_of(version) >= (2, 4):",
@@ -129,7 +129,7 @@ UPSTREAM = (
         cause="wrong constant",
     ),
     _default(
-        "U13",
+        "B13",
         "versions read as decimal numbers: 2.10 before 2.4",
         "pipelines/constants.py",
         'version.replace("-", ".").split(".") if part.isdecimal()',
@@ -138,7 +138,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _default(
-        "U14",
+        "B14",
         "images of 2.5 compressed as those of 2.3",
         "pipelines/constants.py",
         ", image_crf=18",
@@ -147,7 +147,7 @@ UPSTREAM = (
         cause="wrong constant",
     ),
     _default(
-        "U15",
+        "B15",
         "upstream's behaviour for every version",
         _BEHAVIOUR,
         "return UPSTREAM if version >= UPSTREAM_FROM else V1_0_0",
@@ -156,7 +156,7 @@ UPSTREAM = (
         cause="wrong constant",
     ),
     _choice(
-        "U16",
+        "B16",
         "the behaviour that is asked for ignored",
         "pipelines/ledger.py",
         "return behaviour_of(self.settings.behaviour, self.version)",
@@ -165,7 +165,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _rule(
-        "U17",
+        "B17",
         "positions rounded to the latent's dtype, as 1.0.0 does",
         _BEHAVIOUR,
         "positions=unrounded,",
@@ -176,7 +176,7 @@ UPSTREAM = (
         cause="precision",
     ),
     _rule(
-        "U18",
+        "B18",
         "a keyframe that spans eight frames, as in 1.0.0",
         _BEHAVIOUR,
         "keyframe_span=one_frame,",
@@ -186,7 +186,7 @@ UPSTREAM = (
         cause="position/offset",
     ),
     _rule(
-        "U19",
+        "B19",
         "every cell of a clip cut to one frame",
         _CONDITIONING,
         "latent_tools.behaviour.keyframe_span if self.keyframes.shape[2] == 1 else latent_frame",
@@ -196,7 +196,7 @@ UPSTREAM = (
         cause="position/offset",
     ),
     _rule(
-        "U20",
+        "B20",
         "conditions written into the latent too",
         _BEHAVIOUR,
         "start=unconditioned,",
@@ -206,7 +206,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _rule(
-        "U21",
+        "B21",
         "the scale of the noise counted in the mask as well",
         _BEHAVIOUR,
         "_between(wide[2], noised, state.denoise_mask)",
@@ -216,7 +216,7 @@ UPSTREAM = (
         cause="mask",
     ),
     _rule(
-        "U22",
+        "B22",
         "noise drawn to the latent in the place of the clean latent",
         _BEHAVIOUR,
         "(state.latent, noise, state.clean_latent)]",
@@ -226,16 +226,16 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U23",
+        "B23",
         "guidance of given audio's video in its own dtype, whatever the behaviour is",
         "pipelines/a2vid_two_stage.py",
         "                transformer,\n                ledger.behaviour,\n",
-        "                transformer,\n                replace(ledger.behaviour, name='1.0.0'),\n",
+        "                transformer,\n",
         "wired.a2vid_two_stage.2.3.0.upstream.1.guidance",
         cause="wrong input",
     ),
     _rule(
-        "U24",
+        "B24",
         "a stream that is given told the σ of the step",
         _BEHAVIOUR,
         "frozen=at_zero,",
@@ -245,7 +245,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U25",
+        "B25",
         "audio that a retake keeps not frozen",
         "pipelines/retake.py",
         "audio_mask = TemporalRegionMask(*span) if regenerate_audio else kept",
@@ -254,7 +254,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U26",
+        "B26",
         "the audio of the second stage, as in 1.0.0",
         _BEHAVIOUR,
         "audio=first_stage,",
@@ -263,7 +263,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U27",
+        "B27",
         "the first stage's audio for keyframes too",
         "pipelines/keyframe_interpolation.py",
         "        return second\n",
@@ -272,7 +272,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U28",
+        "B28",
         "noise of an in-context LoRA's video mixed as in 1.0.0, whatever the behaviour is",
         "pipelines/ic_lora.py",
         "GaussianNoiser(generator, ledger.behaviour)",
@@ -281,7 +281,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U29",
+        "B29",
         "tools that know no behaviour",
         "pipelines/stages.py",
         "replace(video_tools(output_shape), behaviour=behaviour, keyframes=ledger.marks_keyframes)",
@@ -290,7 +290,7 @@ UPSTREAM = (
         cause="wrong input",
     ),
     _choice(
-        "U30",
+        "B30",
         "no token marked, whatever the checkpoint has",
         "pipelines/stages.py",
         ", keyframes=ledger.marks_keyframes)",
@@ -299,7 +299,7 @@ UPSTREAM = (
         cause="mask",
     ),
     _rule(
-        "U31",
+        "B31",
         "an image that is added marked as a keyframe",
         _CONDITIONING,
         "mx.concatenate([marks, mx.zeros_like(mask)], axis=1)",
@@ -309,7 +309,7 @@ UPSTREAM = (
         cause="mask",
     ),
     _rule(
-        "U32",
+        "B32",
         "all tokens but the first latent frame's marked",
         "diffusion/latent_state.py",
         "marked = mx.arange(state.denoise_mask.shape[1]) < first",

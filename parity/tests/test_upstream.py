@@ -1,0 +1,89 @@
+"""What upstream does otherwise than 1.0.0: its table, its constants, and diffusers' ancestral step beside ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+import parity.sides.torch.port  # noqa: F401  it makes torchaudio importable, which diffusers asks for
+from ltx2_mlx.diffusion import behaviour
+from ltx2_mlx.diffusion.diffusion_steps import EulerAncestralDiffusionStep
+from ltx2_mlx.nn.module import Module
+from ltx2_mlx.pipelines import ledger
+from ltx2_mlx.pipelines.constants import DISTILLED_SIGMA_VALUES
+from parity.declare.stages.upstream import UPSTREAM
+
+from diffusers import LTXEulerAncestralRFScheduler  # isort: skip  after the port's module
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "ltx2_mlx" / "BEHAVIOUR.md"
+# (a, r, c) of the distilled schedule from σ = 1 on: ltx25.md §5, from upstream's code.
+CONSTANTS = (
+    (0.501567, 0.987539, 0.861510),
+    (0.668067, 0.987461, 0.738504),
+    (0.751189, 0.987382, 0.652982),
+    (0.801020, 0.987302, 0.590269),
+    (0.596873, 0.869915, 0.755431),
+    (0.651669, 0.635609, 0.619472),
+    (0.766223, 0.338604, 0.377621),
+)
+
+
+def test_the_distilled_schedule_has_the_known_constants() -> None:
+    pairs = list(zip(DISTILLED_SIGMA_VALUES[:-2], DISTILLED_SIGMA_VALUES[1:-1], strict=True))
+    found = [EulerAncestralDiffusionStep().coefficients(*pair) for pair in pairs]
+    np.testing.assert_allclose(found, CONSTANTS, atol=6e-7)
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_the_ancestral_step_is_that_of_diffusers(eta: float) -> None:
+    sigmas = np.array(DISTILLED_SIGMA_VALUES, np.float32)
+    scheduler = LTXEulerAncestralRFScheduler(eta=eta)
+    scheduler.set_timesteps(sigmas=torch.from_numpy(sigmas))
+    rng = np.random.default_rng(5)
+    for i in range(len(sigmas) - 2):
+        x, velocity = rng.standard_normal((2, 1, 40, 8), dtype=np.float32)
+        noise = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(i))
+        theirs = scheduler.step(
+            torch.from_numpy(velocity),
+            scheduler.timesteps[i],
+            torch.from_numpy(x),
+            generator=torch.Generator().manual_seed(i),
+            return_dict=False,
+        )[0]
+        ours = EulerAncestralDiffusionStep(eta).step(
+            mx.array(x), mx.array(x - sigmas[i] * velocity), sigmas, i, mx.array(noise.numpy())
+        )
+        np.testing.assert_allclose(np.array(ours), theirs.numpy(), atol=2e-6)
+
+
+def test_each_row_of_the_table_has_a_case_or_a_test_that_exists() -> None:
+    fields = set(vars(behaviour.V1_0_0)) - {"name", "start"}  # start goes with noised
+    assert [change.field for change in behaviour.CHANGES] == [f for f in vars(behaviour.V1_0_0) if f in fields]
+    for change in behaviour.CHANGES:
+        old, new = (getattr(b, change.field) for b in (behaviour.V1_0_0, behaviour.UPSTREAM))
+        assert old != new and all(behaviour.values_of(change)), change
+        if "::" in change.proof:
+            path, _, name = change.proof.partition("::")
+            assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), change
+        else:
+            assert change.proof in UPSTREAM.cases({}), change
+
+
+def test_the_page_shows_the_table() -> None:
+    shown = PAGE.read_text().partition("<!-- behaviour: start -->\n")[2].partition("\n<!-- behaviour: end -->")[0]
+    assert shown == behaviour.table(), behaviour.table()
+
+
+@pytest.mark.parametrize("name", ["1.0.0", "upstream"])
+def test_the_transformer_is_told_the_rule_of_the_behaviour(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "load", lambda *args, **kwargs: Module())
+    monkeypatch.setattr(ledger, "read_checkpoint", lambda path: SimpleNamespace(version="2.3"))
+    made = ledger.ModelLedger("x", settings=ledger.Settings(behaviour=name)).transformer()
+    assert made.velocity_model.audio_video_timing == name
