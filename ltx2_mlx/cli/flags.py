@@ -223,7 +223,8 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
         counts=(3, 4),
         metavar=("PATH FRAME STRENGTH", "CRF"),
         help="an image to show at a frame (0: the first). STRENGTH: 0 to 1, how closely to keep to it. CRF: how "
-        "strongly it is first compressed, as videos are (default: 33, or 18 from 2.4 on; 0: not at all). Can be given several times",
+        "strongly it is first compressed, as videos are (default: 33, or 18 from 2.4 on; 0: not at all). Can be given "
+        "several times",
     )
     _add_lora(parser, "--lora", "loras", "a LoRA and its strength (default: 1); can be given several times")
     parser.add_argument(

@@ -31,9 +31,10 @@ class Request:
 
     checkpoint_path (all files of the checkpoint), gemma_root, spatial_upsampler_path and LoRAs: a path, or a name on
     Hugging Face until ``plan`` puts the path in its place. defaults: those of the checkpoint's version, which ``plan``
-    reads from its header. They stand in for num_inference_steps, stg_blocks, negative_prompt and the CRF of images where
-    these are None: see ``steps``, ``video_guidance``, ``audio_guidance``, ``avoided``, ``pictures``. behaviour: its name,
-    or None until ``plan`` puts that of the checkpoint's version in its place. arguments: the flags as they were parsed, which ``settings_file`` records.
+    reads from its header. They stand in for num_inference_steps, stg_blocks, negative_prompt and an image's CRF where
+    these are None: see ``steps``, ``video_guidance``, ``audio_guidance``, ``avoided``, ``pictures``. behaviour: None
+    until ``plan`` puts the name of the version's in its place. arguments: the flags as they were parsed, which
+    ``settings_file`` records.
     """
 
     pipeline: str

@@ -1,7 +1,7 @@
 """What upstream (ltx-core and ltx-pipelines 1.2.0) computes otherwise than 1.0.0, which the harness compares with.
 
-``CHANGES`` is the table: what differs, since which release, and what proves it. A ``Behaviour`` has one value in each of
-its rows, most of them a function of this file; whoever does the work calls it, and asks for no version.
+``CHANGES`` is the table: what differs, since which release, and what proves it. A ``Behaviour`` has one value in each
+of its rows, most of them a function of this file; whoever does the work calls it, and asks for no version.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def weighted(noise: mx.array, state: LatentState, scale: float) -> mx.array:
 
 
 def interpolated(noise: mx.array, state: LatentState, scale: float) -> mx.array:
-    """a condition is in the clean latent alone, and the noised latent is drawn to it: x ← x + s·(ε − x), then c + m·(x − c)"""
+    """a condition is in the clean latent alone, to which the noised one is drawn: x ← x + s·(ε − x), c + m·(x − c)"""
     wide = [x.astype(mx.float32) for x in (state.latent, noise, state.clean_latent)]
     noised = _between(wide[0], wide[1], mx.array(scale, mx.float32))
     return _between(wide[2], noised, state.denoise_mask).astype(state.latent.dtype)

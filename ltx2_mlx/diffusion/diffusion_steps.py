@@ -41,17 +41,19 @@ class EulerAncestralDiffusionStep:
     eta: float = 1.0
     s_noise: float = 1.0
 
-    def coefficients(self, sigma: float, sigma_next: float) -> tuple[float, float, float]:
-        """(a, r, c): the step is a·(r·x + (1 − r)·x₀) + c·ε."""
-        down = sigma_next * (1 + (sigma_next / sigma - 1) * self.eta)
-        signal = (1 - sigma_next) / (1 - down)
-        return signal, down / sigma, max(sigma_next**2 - (down * signal) ** 2, 0.0) ** 0.5
+    def coefficients(self, sigma: np.float32, sigma_next: np.float32) -> tuple[np.float32, np.float32, np.float32]:
+        """(a, r, c): the step is a·(r·x + (1 − r)·x₀) + c·ε. In float32: near σ = 1 the rounding of 1 − σ shows."""
+        one, eta = np.float32(1), np.float32(self.eta)
+        down = sigma_next * (one + (sigma_next / sigma - one) * eta)
+        signal = (one - sigma_next) / (one - down)
+        return signal, down / sigma, np.sqrt(max(sigma_next**2 - down**2 * signal**2, np.float32(0)))
 
     def step(
         self, sample: mx.array, denoised_sample: mx.array, sigmas: np.ndarray, step_index: int, noise: mx.array
     ) -> mx.array:
-        """``(B, T, C)`` noisy and denoised latents → float32 latents at ``sigmas[step_index + 1]``, which is above 0."""
-        a, r, c = self.coefficients(float(sigmas[step_index]), float(sigmas[step_index + 1]))
+        """``(B, T, C)`` noisy and denoised latents → float32 ones at ``sigmas[step_index + 1]``, which is above 0."""
+        coefficients = self.coefficients(np.float32(sigmas[step_index]), np.float32(sigmas[step_index + 1]))
+        a, r, c = map(float, coefficients)
         x, x0, fresh = (array.astype(mx.float32) for array in (sample, denoised_sample, noise))
         return a * (r * x + (1 - r) * x0) + self.s_noise * c * fresh
 

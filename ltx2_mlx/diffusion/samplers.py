@@ -115,10 +115,11 @@ def euler_ancestral_denoising_loop(
     stepper, total = stepper or EulerAncestralDiffusionStep(), len(sigmas) - 1
     for i in range(total):
         progress(i, total)
-        video, audio = denoise_fn(video_state, audio_state, sigmas, i)
-        video_state = replace(video_state, latent=_renoised(stepper, video_state, video, sigmas, i, generator))
-        audio_state = replace(audio_state, latent=_renoised(stepper, audio_state, audio, sigmas, i, generator))
-        _evaluated(video_state.latent, audio_state.latent, i + 1, total)
+        video_x0, audio_x0 = denoise_fn(video_state, audio_state, sigmas, i)
+        video = _renoised(stepper, video_state, video_x0, sigmas, i, generator)
+        audio = _renoised(stepper, audio_state, audio_x0, sigmas, i, generator)
+        video_state, audio_state = replace(video_state, latent=video), replace(audio_state, latent=audio)
+        _evaluated(video, audio, i + 1, total)
     progress(total, total)
     return video_state, audio_state
 

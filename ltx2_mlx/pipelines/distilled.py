@@ -18,7 +18,6 @@ from . import checks, stages
 from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
 
-
 ANCESTRAL_FROM = (2, 5)  # models of this version and later are sampled with fresh noise in the first stage
 ANCESTRAL_SEED = 10000  # that noise's seed is this much above the video's
 

@@ -28,9 +28,9 @@ def _upstream() -> Any:
     return _product("diffusion.behaviour").UPSTREAM
 
 
-def ancestral_coefficients(sigmas: mx.array, index: int, eta: float) -> np.ndarray:
+def ancestral_coefficients(sigmas: mx.array, index: int, eta: float, like: mx.array) -> np.ndarray:
     stepper, host = _product("diffusion.diffusion_steps").EulerAncestralDiffusionStep(eta), np.array(sigmas)
-    return np.array(stepper.coefficients(float(host[index]), float(host[index + 1])))
+    return np.array(stepper.coefficients(host[index], host[index + 1]))
 
 
 def ancestral_step(
@@ -216,8 +216,8 @@ class _Seen:
             shape = _product("types").VideoPixelShape(1, 9, 64, 64, 24.0)
             replaced += [(module, "source_shape", lambda path: shape), (module, "_encoded_audio", lambda *args: sound)]
             replaced.append((module, "_encoded_video", lambda *args: latent))
-        for owner, name, stand_in in replaced:
-            undo.enter_context(mock.patch.object(owner, name, stand_in))
+        for owner, name, other in replaced:
+            undo.enter_context(mock.patch.object(owner, name, other))
 
     def arguments(self, pipeline: type) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of the constructor, and of the call without prompt and seed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,9 +37,9 @@ CONSTANTS = (
 
 
 def test_the_distilled_schedule_has_the_known_constants() -> None:
-    pairs = list(zip(DISTILLED_SIGMA_VALUES[:-2], DISTILLED_SIGMA_VALUES[1:-1], strict=True))
-    found = [EulerAncestralDiffusionStep().coefficients(*pair) for pair in pairs]
-    np.testing.assert_allclose(found, CONSTANTS, atol=6e-7)
+    sigmas = np.array(DISTILLED_SIGMA_VALUES[:-1], np.float32)
+    found = [EulerAncestralDiffusionStep().coefficients(*pair) for pair in pairwise(sigmas)]
+    np.testing.assert_allclose(found, CONSTANTS, atol=4e-6)  # they are those of float64; 1 − σ is rounded
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
@@ -60,7 +61,7 @@ def test_the_ancestral_step_is_that_of_diffusers(eta: float) -> None:
         ours = EulerAncestralDiffusionStep(eta).step(
             mx.array(x), mx.array(x - sigmas[i] * velocity), sigmas, i, mx.array(noise.numpy())
         )
-        np.testing.assert_allclose(np.array(ours), theirs.numpy(), atol=2e-6)
+        np.testing.assert_allclose(np.array(ours), theirs.numpy(), rtol=0, atol=5e-7)
 
 
 def test_each_row_of_the_table_has_a_case_or_a_test_that_exists() -> None:

@@ -58,7 +58,8 @@ def _ancestral() -> tuple[Step, ...]:
         for index in range(len(_SCHEDULE) - 2):
             kwargs: dict[str, Any] = {"sigmas": Data(_SCHEDULE, "none"), "index": index, "eta": eta}
             name = f"{eta:g}.{index}"
-            steps.append(Step(f"coefficients.{name}", "ancestral_coefficients", kwargs, exact=False))
+            asked = kwargs | {"like": Data(np.ones(1, np.float32))}
+            steps.append(Step(f"coefficients.{name}", "ancestral_coefficients", asked, exact=False))
             latents = {
                 part: Data(normal(f"ancestral:{part}:{name}", 2, 7, 5), "lane" if part == "noise" else "model")
                 for part in ("sample", "denoised", "noise")

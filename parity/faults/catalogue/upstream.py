@@ -20,8 +20,8 @@ UPSTREAM = (
         "B01",
         "eta ignored: every ancestral step goes all the way down",
         _STEPS,
-        "(sigma_next / sigma - 1) * self.eta)",
-        "(sigma_next / sigma - 1))",
+        "(sigma_next / sigma - one) * eta)",
+        "(sigma_next / sigma - one))",
         "coefficients.0.5.0",
         cause="wrong constant",
     ),
@@ -29,7 +29,7 @@ UPSTREAM = (
         "B02",
         "fresh noise as if the noise that is kept were not scaled",
         _STEPS,
-        "(down * signal) ** 2",
+        "down**2 * signal**2",
         "down**2",
         "coefficients.1.0",
         cause="skipped term",
@@ -47,8 +47,9 @@ UPSTREAM = (
         "B04",
         "noise drawn at the last step as well",
         _SAMPLERS,
-        "    if sigmas[index + 1] == 0:\n        return x0.astype(dtype)\n    noise = generator.randn(state.latent.shape, dtype)\n",
-        "    noise = generator.randn(state.latent.shape, dtype)\n    if sigmas[index + 1] == 0:\n        return x0.astype(dtype)\n",
+        "        return x0.astype(dtype)\n    noise = generator.randn(state.latent.shape, dtype)\n",
+        "        generator.randn(state.latent.shape, dtype)\n        return x0.astype(dtype)\n"
+        "    noise = generator.randn(state.latent.shape, dtype)\n",
         "loop.distilled",
         cause="wrong input",
     ),
@@ -56,10 +57,10 @@ UPSTREAM = (
         "B05",
         "the audio's noise drawn before the video's",
         _SAMPLERS,
-        "        video_state = replace(video_state, latent=_renoised(stepper, video_state, video, sigmas, i, generator))\n"
-        "        audio_state = replace(audio_state, latent=_renoised(stepper, audio_state, audio, sigmas, i, generator))\n",
-        "        audio_state = replace(audio_state, latent=_renoised(stepper, audio_state, audio, sigmas, i, generator))\n"
-        "        video_state = replace(video_state, latent=_renoised(stepper, video_state, video, sigmas, i, generator))\n",
+        "        video = _renoised(stepper, video_state, video_x0, sigmas, i, generator)\n"
+        "        audio = _renoised(stepper, audio_state, audio_x0, sigmas, i, generator)\n",
+        "        audio = _renoised(stepper, audio_state, audio_x0, sigmas, i, generator)\n"
+        "        video = _renoised(stepper, video_state, video_x0, sigmas, i, generator)\n",
         "loop.distilled",
         cause="wrong input",
     ),

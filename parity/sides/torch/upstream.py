@@ -5,7 +5,6 @@ Float32 arithmetic is done in the wider of float32 and the arrays' dtype, so tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -27,16 +26,13 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
 # ---- ancestral steps ----------------------------------------------------------------------------------------------
 
 
-def _coefficients(sigma: float, after: float, eta: float) -> tuple[float, float, float]:
-    """Down to the sigma between ``after`` (eta 0) and after²/σ (eta 1), then noise up to ``after``: with x = (1 − s)·x₀
-    + s·ε at every sigma s, the signal must shrink to 1 − after, and the two noises add up to after²."""
-    down = (1 - eta) * after + eta * after * after / sigma
-    shrink = (1.0 - after) / (1.0 - down)
-    return shrink, down / sigma, math.sqrt(max(0.0, (after - shrink * down) * (after + shrink * down)))
-
-
-def ancestral_coefficients(sigmas: torch.Tensor, index: int, eta: float) -> np.ndarray:
-    return np.array(_coefficients(float(sigmas[index]), float(sigmas[index + 1]), eta))
+def ancestral_coefficients(sigmas: torch.Tensor, index: int, eta: float, like: torch.Tensor) -> torch.Tensor:
+    """(a, r, c), in the dtype of float32 arithmetic: with x = (1 − s)·x₀ + s·ε at every sigma s, the step goes down to
+    d, shrinks the signal's 1 − d to 1 − σ', and adds noise so that the two noises come to σ'²."""
+    sigma, after = (sigmas[i].to(_wide(like).dtype) for i in (index, index + 1))
+    down = after * (1 + (after / sigma - 1) * eta)
+    shrink = (1 - after) / (1 - down)
+    return torch.stack([shrink, down / sigma, (after**2 - down**2 * shrink**2).clamp(min=0).sqrt()])
 
 
 def ancestral_step(
@@ -48,7 +44,7 @@ def ancestral_step(
     eta: float,
     s_noise: float = 1.0,
 ) -> torch.Tensor:
-    shrink, keep, fresh = _coefficients(float(sigmas[index]), float(sigmas[index + 1]), eta)
+    shrink, keep, fresh = ancestral_coefficients(sigmas, index, eta, sample)
     x, x0, epsilon = _wide(sample), _wide(denoised), noise.to(_wide(sample).dtype)
     return shrink * (x0 + keep * (x - x0)) + s_noise * fresh * epsilon
 
