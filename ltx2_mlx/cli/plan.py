@@ -412,7 +412,7 @@ def _media_files(result: Plan) -> None:
     request = result.request
     for image in request.pictures:
         with result.checking():
-            picture = check_image(image.path, float(image.crf or 0))
+            picture = check_image(image.path, image.crf or 0)
             height, width = picture.pixels.shape[:2]
             result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}, CRF {image.crf}"))
             result.notes += [f"{image.path} {note}" for note in picture.notes]

@@ -121,6 +121,8 @@ def recorded(request: Request, parser: Parser) -> tuple[str, dict[str, str]]:
             given.setdefault(key, known[action.dest])
         if key in given:
             given[key] = _with_files(action, given[key], named)
+    order = [_key(action) for action in parser._actions if action.option_strings]
+    given = {key: given[key] for key in order if key in given}
     content = {"format": FORMAT, "arguments": given, "files": files, "versions": _versions()}
     return json.dumps(content), paths
 

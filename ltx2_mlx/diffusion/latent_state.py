@@ -71,16 +71,6 @@ class VideoLatentTools(_LatentTools[VideoLatentShape]):
     behaviour: Behaviour = V1_0_0
     keyframes: bool = False
 
-    def create_initial_state(self, dtype: mx.Dtype, initial_latent: mx.array | None = None) -> LatentState:
-        """The same, with the tokens of the first latent frame marked, which stands for one frame as a keyframe does."""
-        state = super().create_initial_state(dtype, initial_latent)
-        if not self.keyframes:
-            return state
-        first = self.patchifier.get_token_count(self.target_shape._replace(frames=1))
-        marked = mx.arange(state.denoise_mask.shape[1]) < first
-        mask = mx.broadcast_to(marked[None, :, None], state.denoise_mask.shape)
-        return replace(state, keyframes_mask=mask.astype(mx.float32))
-
     def _positions(self, dtype: mx.Dtype) -> mx.array:
         """``(B, 3, T, 2)`` in (seconds, pixels, pixels); ``behaviour.positions`` may round them to the latent's dtype,
         which 1.0.0 does for video and not for audio."""
