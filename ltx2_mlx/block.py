@@ -158,7 +158,7 @@ class BasicAVTransformerBlock(Module):
         layers = BlockLayers(
             attn1=self._attention(dim, None, stream),
             attn2=self._attention(dim, stream.cross_attention_dim, stream),
-            ff=FeedForward(dim, dim),
+            ff=FeedForward(dim, dim, bias=stream.ff_bias),
             scale_shift_table=mx.zeros((config.adaln_rows, dim)),
             prompt_scale_shift_table=mx.zeros((2, dim)) if config.cross_attention_adaln else None,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,14 +25,18 @@ from .nn.module import Module
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
 from .types import Modality
 
+AudioVideoTiming = Literal["1.0.0", "upstream"]
+
 
 class ModelLayers(NamedTuple):
     """One stream's layers before and after the blocks. Each is an attribute of the model under the stream's prefix.
 
-    caption_projection: 2.0 only. prompt_adaln_single: 2.3 only. scale_shift_table: ``(2, D)`` of the output.
+    keyframes_abs_pos_embedding: ``(1, D)``, video of 2.5 only. caption_projection: 2.0 only. prompt_adaln_single: from
+    2.3 on. scale_shift_table: ``(2, D)`` of the output.
     """
 
     patchify_proj: nn.Linear
+    keyframes_abs_pos_embedding: mx.array | None
     caption_projection: PixArtAlphaTextProjection | None
     adaln_single: AdaLayerNormSingle
     prompt_adaln_single: AdaLayerNormSingle | None
@@ -65,13 +69,19 @@ class _Started:
 
 
 class LTXModel(Module):
-    """Predicts the velocity of video and audio latents. Source: ``ltx_core.model.transformer.model.LTXModel``."""
+    """Predicts the velocity of video and audio latents. Source: ``ltx_core.model.transformer.model.LTXModel``.
+
+    audio_video_timing: "1.0.0" times the scale, shift and gate of audio-video attention by the other stream's sigma;
+    "upstream" times scale and shift by the stream's own timesteps, token by token. By default it is the rule that the
+    checkpoint's version was released with.
+    """
 
     repeated = ("transformer_blocks",)
 
     def __init__(self, config: TransformerConfig, video: bool = True, audio: bool | None = None):
         super().__init__()
         self.config = config
+        self.audio_video_timing: AudioVideoTiming = "upstream" if config.use_keyframes_abs_pos_embedding else "1.0.0"
         self.video_enabled = video
         self.audio_enabled = config.use_audio_video_cross_attention if audio is None else audio
         if self.video_enabled:
@@ -93,6 +103,7 @@ class LTXModel(Module):
         projected = not config.caption_proj_before_connector
         layers = ModelLayers(
             patchify_proj=nn.Linear(stream.in_channels, dim),
+            keyframes_abs_pos_embedding=mx.zeros((1, dim)) if stream.keyframes else None,
             caption_projection=PixArtAlphaTextProjection(config.caption_channels, dim) if projected else None,
             adaln_single=AdaLayerNormSingle(dim, config.adaln_rows),
             prompt_adaln_single=AdaLayerNormSingle(dim, 2) if config.cross_attention_adaln else None,
@@ -138,6 +149,8 @@ class LTXModel(Module):
         _check_modality(modality, cross_modality, stream)
         layers = self._layers(stream)
         x = layers.patchify_proj(modality.latent)
+        if layers.keyframes_abs_pos_embedding is not None and modality.keyframes_mask is not None:
+            x = marked(x, modality.keyframes_mask, layers.keyframes_abs_pos_embedding)
         B = x.shape[0]
         timesteps, embedded = self._prepare_timestep(modality.timesteps, layers.adaln_single, B, dtype)
         prompt_timestep = None
@@ -161,9 +174,10 @@ class LTXModel(Module):
         )
         if cross_modality is None:
             return args
-        # Audio-video attention is timed by the other stream's sigma, one value a sample (ltx-core 1.0.0).
+        # Audio-video attention is timed by the other stream's sigma, one value a sample; upstream only its gate is.
         cross_timestep = cross_modality.sigma.reshape(B, *[1] * (modality.timesteps.ndim - 1))
-        scale_shift, gate = self._prepare_cross_attention_timestep(cross_timestep, B, dtype, stream)
+        own = modality.timesteps if self.audio_video_timing == "upstream" else None
+        scale_shift, gate = self._prepare_cross_attention_timestep(cross_timestep, B, dtype, stream, own)
         return replace(
             args,
             cross_positional_embeddings=self._prepare_positional_embeddings(
@@ -182,8 +196,14 @@ class LTXModel(Module):
         return rows.reshape(batch_size, -1, rows.shape[-1]), embedded.reshape(batch_size, -1, embedded.shape[-1])
 
     def _prepare_cross_attention_timestep(
-        self, timestep: mx.array, batch_size: int, hidden_dtype: mx.Dtype, stream: StreamConfig
+        self,
+        timestep: mx.array,
+        batch_size: int,
+        hidden_dtype: mx.Dtype,
+        stream: StreamConfig,
+        own_timestep: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
+        """Rows of scale and shift, by ``own_timestep`` where it is given, and of the gate, by ``timestep``."""
         config = self.config
         if stream.name == "video":
             scale_shift_adaln, gate_adaln = self.av_ca_video_scale_shift_adaln_single, self.av_ca_a2v_gate_adaln_single
@@ -192,7 +212,8 @@ class LTXModel(Module):
         assert config.av_ca_timestep_scale_multiplier is not None  # from_metadata insists on it
         scaled = (timestep * config.timestep_scale_multiplier).flatten()
         factor = config.av_ca_timestep_scale_multiplier / config.timestep_scale_multiplier
-        rows, _ = scale_shift_adaln(scaled, hidden_dtype=hidden_dtype)
+        own = scaled if own_timestep is None else (own_timestep * config.timestep_scale_multiplier).flatten()
+        rows, _ = scale_shift_adaln(own, hidden_dtype=hidden_dtype)
         gate, _ = gate_adaln(scaled * factor, hidden_dtype=hidden_dtype)
         return rows.reshape(batch_size, -1, rows.shape[-1]), gate.reshape(batch_size, -1, gate.shape[-1])
 
@@ -267,6 +288,13 @@ def _check_modality(modality: Modality, cross_modality: Modality | None, stream:
         raise InputError(f"{name} timesteps are {modality.timesteps.shape}, expected {(B, T, 1)} or {(B, 1, 1)}")
     if cross_modality is not None and cross_modality.sigma.shape != (B,):
         raise InputError(f"sigma of the stream beside {name} is {cross_modality.sigma.shape}, expected {(B,)}")
+
+
+def marked(x: mx.array, keyframes_mask: mx.array, embedding: mx.array) -> mx.array:
+    """``x`` ``(B, T, D)`` with ``embedding`` ``(1, D)`` added to the tokens whose mask ``(B, T, 1)`` is above 0."""
+    if keyframes_mask.shape != (*x.shape[:2], 1):
+        raise InputError(f"the keyframes' mask is {keyframes_mask.shape}, expected {(*x.shape[:2], 1)}")
+    return x + (keyframes_mask > 0).astype(x.dtype) * embedding.astype(x.dtype)
 
 
 def prepare_attention_mask(attention_mask: mx.array | None, x_dtype: mx.Dtype) -> mx.array | None:

@@ -127,6 +127,7 @@ class Modality:
     enabled: False leaves the stream's own layers out; the other stream can still attend to it.
     context_mask: ``(B, S)`` integers, 1 for a token to attend to; floats are taken as additive biases.
     attention_mask: ``(B, T, T)`` strengths in [0, 1] of self-attention from row to column.
+    keyframes_mask: ``(B, T, 1)``, above 0 for tokens of a latent frame that holds a single picture (2.5).
     """
 
     latent: mx.array
@@ -137,6 +138,7 @@ class Modality:
     enabled: bool = True
     context_mask: mx.array | None = None
     attention_mask: mx.array | None = None
+    keyframes_mask: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,7 @@ class LatentState:
     latent: ``(B, T, C)`` noisy tokens. denoise_mask: ``(B, T, 1)`` float32, 1 where the token is denoised fully, 0
     where it is kept. positions: as in :class:`Modality`. clean_latent: ``(B, T, C)`` what kept tokens stay at.
     attention_mask: ``(B, T, T)`` strengths in [0, 1], None for full attention. keyframes_mask: as in
-    :class:`Modality`, None for a model without keyframe embedding. sigma: its noise level at every step, None
-    for that of the step.
+    :class:`Modality`, None where nothing is marked. sigma: its noise level at every step, None for that of the step.
     """
 
     latent: mx.array

@@ -9,7 +9,7 @@ from .text import ConnectorConfig, EmbeddingsProcessorConfig, Gemma3TextConfig
 from .transformer import StreamConfig, TransformerConfig
 from .video import LatentUpsamplerConfig, VAEBlock, VideoVAEConfig
 
-SUPPORTED_VERSIONS = ("2.0", "2.3")
+SUPPORTED_VERSIONS = ("2.0", "2.3", "2.5")
 
 __all__ = [
     "SUPPORTED_VERSIONS",

@@ -14,7 +14,8 @@ from .reading import Base, Epsilon, Factor, Layers, Size, check_product, choice,
 class StreamConfig:
     """The sizes of one stream.
 
-    name: "video" or "audio". prefix: of its parameters' names. axes, max_pos: of its positions.
+    name: "video" or "audio". prefix: of its parameters' names. axes, max_pos: of its positions. ff_bias: the
+    feed-forward layers have biases. keyframes: the tokens of single pictures are marked.
     """
 
     name: str
@@ -26,6 +27,8 @@ class StreamConfig:
     out_channels: int
     cross_attention_dim: int
     max_pos: tuple[int, ...]
+    ff_bias: bool = True
+    keyframes: bool = False
 
     @property
     def inner_dim(self) -> int:
@@ -53,6 +56,8 @@ class TransformerConfig:
     apply_gated_attention: bool = False
     cross_attention_adaln: bool = False
     caption_proj_before_connector: bool = False
+    ff_bias: bool = True
+    use_keyframes_abs_pos_embedding: bool = False
     # Audio-video checkpoints only (``use_audio_video_cross_attention``).
     use_audio_video_cross_attention: bool = False
     audio_num_attention_heads: Size = 32
@@ -60,6 +65,7 @@ class TransformerConfig:
     audio_in_channels: Size = 128
     audio_out_channels: Size = 128
     audio_cross_attention_dim: Size = 2048
+    audio_ff_bias: bool = True
     audio_positional_embedding_max_pos: tuple[Size, ...] = (20,)
     av_ca_timestep_scale_multiplier: Factor | None = None
 
@@ -83,6 +89,8 @@ class TransformerConfig:
             out_channels=self.out_channels,
             cross_attention_dim=self.cross_attention_dim,
             max_pos=self.positional_embedding_max_pos,
+            ff_bias=self.ff_bias,
+            keyframes=self.use_keyframes_abs_pos_embedding,
         )
 
     @property
@@ -97,6 +105,7 @@ class TransformerConfig:
             out_channels=self.audio_out_channels,
             cross_attention_dim=self.audio_cross_attention_dim,
             max_pos=self.audio_positional_embedding_max_pos,
+            ff_bias=self.audio_ff_bias,
         )
 
     @property
@@ -119,9 +128,9 @@ class TransformerConfig:
         require(section, "transformer", _TRANSFORMER_FIXED)
         av = section.get("use_audio_video_cross_attention", False)
         require(section, "transformer", _TRANSFORMER_FIXED_AV if av else {})
-        read = read_fields(
-            cls, section, "transformer", _TRANSFORMER_IGNORED | {*_TRANSFORMER_FIXED, *_TRANSFORMER_FIXED_AV}
-        )
+        require(_TRANSFORMER_FIXED_WHERE_STATED | section, "transformer", _TRANSFORMER_FIXED_WHERE_STATED)
+        fixed = {*_TRANSFORMER_FIXED, *_TRANSFORMER_FIXED_AV, *_TRANSFORMER_FIXED_WHERE_STATED}
+        read = read_fields(cls, section, "transformer", _TRANSFORMER_IGNORED | fixed)
         if av and read.get("av_ca_timestep_scale_multiplier") is None:
             raise ConfigError(
                 "transformer.av_ca_timestep_scale_multiplier is missing. Every released audio-video checkpoint says "
@@ -179,6 +188,7 @@ _TRANSFORMER_FIXED = {
     "use_middle_indices_grid": True,
 }
 _TRANSFORMER_FIXED_AV = {"share_ff": False, "av_cross_ada_norm": True}
+_TRANSFORMER_FIXED_WHERE_STATED = {"use_prompt_adaln_single": True}  # no file before 2.5 has it
 # Keys of released headers that change nothing in this section's network (``connector_*`` belong to the text side).
 _TRANSFORMER_IGNORED = {
     "_class_name",

@@ -131,7 +131,7 @@ def _append(
         positions=mx.concatenate([state.positions.astype(mx.float32), mx.array(positions)], axis=2),
         clean_latent=mx.concatenate([state.clean_latent, tokens], axis=1),
         attention_mask=update_attention_mask(state, None, tools.target_shape.token_count(), tokens.shape[1]),
-        keyframes_mask=None if marks is None else mx.concatenate([marks, mx.zeros_like(mask)], axis=1),
+        keyframes_mask=None if marks is None else mx.concatenate([marks, mx.zeros((*tokens.shape[:2], 1))], axis=1),
     )
 
 

@@ -38,6 +38,7 @@ def modality_from_latent_state(state: LatentState, context: mx.array, sigma: flo
         context=context,
         enabled=enabled,
         attention_mask=state.attention_mask,
+        keyframes_mask=state.keyframes_mask,
     )
 
 

@@ -25,6 +25,9 @@ class _LatentTools(Generic[Shape]):
     def _positions(self, dtype: mx.Dtype) -> mx.array:
         raise NotImplementedError
 
+    def _keyframes_mask(self) -> mx.array | None:
+        return None
+
     def create_initial_state(self, dtype: mx.Dtype, initial_latent: mx.array | None = None) -> LatentState:
         """All tokens to be denoised, starting from ``initial_latent`` or from zeros."""
         shape = tuple(self.target_shape)
@@ -33,7 +36,8 @@ class _LatentTools(Generic[Shape]):
             raise InputError(f"the initial latent is {latent.shape}, expected {shape}")
         mask = mx.ones(tuple(self.target_shape.mask_shape()), mx.float32)
         tokens = self.patchifier.patchify(latent)
-        return LatentState(tokens, self.patchifier.patchify(mask), self._positions(dtype), tokens)
+        state = LatentState(tokens, self.patchifier.patchify(mask), self._positions(dtype), tokens)
+        return replace(state, keyframes_mask=self._keyframes_mask())
 
     def unpatchify(self, state: LatentState) -> LatentState:
         """Tokens back to ``target_shape``; conditioning tokens must have been cleared."""
@@ -53,15 +57,15 @@ class _LatentTools(Generic[Shape]):
             denoise_mask=mx.ones_like(state.denoise_mask)[:, :n],
             positions=state.positions[:, :, :n],
             clean_latent=state.clean_latent[:, :n],
+            keyframes_mask=None if state.keyframes_mask is None else state.keyframes_mask[:, :n],
         )
 
 
 @dataclass(frozen=True)
 class VideoLatentTools(_LatentTools[VideoLatentShape]):
-    """The tools of a video latent. ``fps``, in frames per second, places the tokens in time.
-
-    behaviour: of positions and of conditioning. keyframes: for a model with an embedding of keyframes.
-    """
+    """The tools of a video latent. ``fps``, in frames per second, places the tokens in time. ``keyframes``: mark the
+    first latent frame, which holds a single picture, for a transformer that is told so (2.5). ``behaviour``: of positions
+    and of conditioning."""
 
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape
@@ -70,6 +74,14 @@ class VideoLatentTools(_LatentTools[VideoLatentShape]):
     causal_fix: bool = True
     behaviour: Behaviour = V1_0_0
     keyframes: bool = False
+
+    def _keyframes_mask(self) -> mx.array | None:
+        """``(B, T, 1)`` float32: 1 for the tokens of the first latent frame, whatever it is made from."""
+        if not self.keyframes:
+            return None
+        shape = self.target_shape.mask_shape()
+        first = mx.arange(shape.frames)[:, None, None] == 0
+        return self.patchifier.patchify(mx.broadcast_to(first, tuple(shape)).astype(mx.float32))
 
     def _positions(self, dtype: mx.Dtype) -> mx.array:
         """``(B, 3, T, 2)`` in (seconds, pixels, pixels); ``behaviour.positions`` may round them to the latent's dtype,

@@ -122,10 +122,27 @@ class Checkpoint:
     def version(self) -> str:
         """``model_version`` of the metadata; ``2.0`` where it is absent, as ltx-pipelines reads such a file."""
         version = self.metadata.get("model_version", "2.0")
-        if not version.startswith(tuple(f"{v}" for v in SUPPORTED_VERSIONS)) or version[3:4] not in ("", "."):
-            supported = " and ".join(SUPPORTED_VERSIONS)
+        if release_of(version) not in map(release_of, SUPPORTED_VERSIONS):
+            supported = f"{', '.join(SUPPORTED_VERSIONS[:-1])} or {SUPPORTED_VERSIONS[-1]}"
             raise ConfigError(f"{self.path}: model_version is {cut(version)!r}, expected {supported}")
         return version
+
+    @property
+    def gemma_needed(self) -> str | None:
+        """The version of the text encoder that it was trained with; None where it does not say, as before 2.5."""
+        return self._gemma_version("gemma_source_checkpoint")
+
+    @property
+    def gemma_version(self) -> str | None:
+        """The version of the text encoder that it holds or is; None where it does not say, as Gemma 3's."""
+        return self._gemma_version("gemma_config")
+
+    def _gemma_version(self, key: str) -> str | None:
+        text = self.metadata.get(key)
+        if text is None:
+            return None
+        found = parse_json(text, f"{self.path}: the '{key}' metadata", ConfigError).get("gemma_version")
+        return None if found is None else str(found)
 
     def components(self) -> dict[str, dict[str, str]]:
         """Component → {parameter path: key in the file}. Keys that belong to no component are under ``""``."""
@@ -154,6 +171,28 @@ class Checkpoint:
     def arrays(self, stream: mx.Stream | None = None) -> Arrays:
         """All tensors by their keys. Lazy: each is read when it is first used."""
         return Arrays(self.tensors, stream)
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    """The release of a ``model_version``, as numbers to compare: (2, 5) of "2.5.0" and of "2.5-1"; empty for what is no
+    version. Source: upstream reads a dash as a point."""
+    found = re.match(r"(\d{1,4})[.-](\d{1,4})(?:[.-]|$)", version)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def check_gemma_version(checkpoint: Checkpoint, gemma: Checkpoint) -> None:
+    """Raises CheckpointError where a text encoder is not the one that a checkpoint was trained with. From 2.4 on both
+    say which it is; where both do not, their shapes alone are compared."""
+    needed, found = checkpoint.gemma_needed, gemma.gemma_version
+    if needed == found:
+        return
+    wants = f"needs the text encoder {needed}"
+    if needed is None:
+        old = release_of(checkpoint.version) < (2, 4)
+        wants = "needs Gemma 3" if old else "does not say which text encoder it needs (gemma_source_checkpoint)"
+    raise CheckpointError(
+        f"{checkpoint.path} {wants}, and {gemma.path} is {found or 'one that states no version, as Gemma 3 does not'}"
+    )
 
 
 _OFFICIAL = "Use a checkpoint in the official single-file format"
@@ -260,13 +299,16 @@ def _merged_metadata(files: CheckpointFiles, parts: Mapping[str, Checkpoint]) ->
     versions = {}
     for part in parts.values():
         if "model_version" in part.metadata:
-            versions[part.version[:3]] = part
+            versions[release_of(part.version)] = part
     if len(versions) > 1:
-        said = ", ".join(f"{part.path} is of version {version}" for version, part in versions.items())
+        said = ", ".join(f"{part.path} is of version {'.'.join(map(str, v))}" for v, part in versions.items())
         raise CheckpointError(f"the files are of different versions: {said}. Give files of one")
     metadata = {}
     for part in versions.values():
         metadata["model_version"] = part.metadata["model_version"]
+    for key in ("gemma_source_checkpoint", "gemma_config"):
+        if stating := [part for part in parts.values() if key in part.metadata]:
+            metadata[key] = stating[0].metadata[key]
     stated = [part for part in parts.values() if "config" in part.metadata]
     if stated:
         config: dict[str, Any] = {}

@@ -60,6 +60,11 @@ class GemmaFolder(Checkpoint):
         return str(self.config.get("model_type"))
 
     @property
+    def gemma_version(self) -> str | None:
+        found = self.config.get("gemma_version")
+        return None if found is None else str(found)
+
+    @property
     def kind(self) -> None:
         """Nothing beyond what ``read_gemma`` says."""
 

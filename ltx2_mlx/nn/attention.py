@@ -116,9 +116,9 @@ class Attention(Module):
 class GELUApprox(Module):
     """A projection and its activation. ``(…, dim_in)`` → ``(…, dim_out)``."""
 
-    def __init__(self, dim_in: int, dim_out: int):
+    def __init__(self, dim_in: int, dim_out: int, bias: bool = True):
         super().__init__()
-        self.proj = nn.Linear(dim_in, dim_out)
+        self.proj = nn.Linear(dim_in, dim_out, bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         return gelu_tanh(self.proj(x))
@@ -127,9 +127,9 @@ class GELUApprox(Module):
 class FeedForward(Module):
     """D → 4D → D. ``net`` is a plain list: parameters are ``net.0.proj`` and ``net.2``, as in the checkpoint."""
 
-    def __init__(self, dim: int, dim_out: int, mult: int = 4):
+    def __init__(self, dim: int, dim_out: int, mult: int = 4, bias: bool = True):
         super().__init__()
-        self.net = [GELUApprox(dim, dim * mult), nn.Identity(), nn.Linear(dim * mult, dim_out)]
+        self.net = [GELUApprox(dim, dim * mult, bias), nn.Identity(), nn.Linear(dim * mult, dim_out, bias)]
 
     def __call__(self, x: mx.array) -> mx.array:
         for layer in self.net:

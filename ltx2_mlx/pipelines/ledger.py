@@ -158,16 +158,16 @@ class ModelLedger:
     def behaviour(self) -> Behaviour:
         return behaviour_of(self.settings.behaviour, self.version)
 
-    @cached_property
-    def marks_keyframes(self) -> bool:
-        """True for a transformer with an embedding of tokens that stand for a single frame."""
-        section = read_checkpoint(self.checkpoint_path).config.get("transformer", {})
-        return bool(section.get("use_keyframes_abs_pos_embedding"))
-
     @property
     def params(self) -> PipelineParams:
         """The defaults of the checkpoint's version."""
         return params_of(read_checkpoint(self.checkpoint_path).version)
+
+    @property
+    def marks_keyframes(self) -> bool:
+        """True where the transformer is told which tokens hold a single picture, as from 2.5 on."""
+        section = read_checkpoint(self.checkpoint_path).config.get("transformer", {})
+        return bool(section.get("use_keyframes_abs_pos_embedding"))
 
     def transformer(self) -> X0Model:
         """The transformer with its LoRAs fused and every weight read, so that all of its steps take the same time; with

@@ -14,7 +14,7 @@ import mlx.core as mx
 from ..config import EmbeddingsProcessorConfig, Gemma3TextConfig
 from ..config.reading import cut
 from ..errors import CheckpointError, InputError, NotFiniteError
-from ..loading.checkpoint import Checkpoint, CheckpointPath, read_checkpoint
+from ..loading.checkpoint import Checkpoint, CheckpointPath, check_gemma_version, read_checkpoint
 from ..loading.gemma import GemmaFolder, read_gemma
 from ..loading.load import build, load
 from ..nn.finite import all_finite
@@ -60,7 +60,8 @@ def encode_prompts(
 
 
 def check_text_models(gemma: GemmaFolder, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError where a Gemma has other hidden states than the checkpoint was made for."""
+    """Raises CheckpointError where a Gemma is another, or has other hidden states, than the checkpoint was made for."""
+    check_gemma_version(checkpoint, gemma)
     found, (processor, _) = Gemma3TextConfig.from_metadata(gemma.config), build("embeddings_processor", checkpoint)
     assert isinstance(processor, EmbeddingsProcessor)
     count, width = found.num_hidden_layers + 1, EmbeddingsProcessorConfig.from_metadata(checkpoint.config).hidden_size

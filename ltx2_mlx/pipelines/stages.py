@@ -151,9 +151,9 @@ def evaluated(task: str, latent: mx.array) -> None:
 # ---- denoising ----------------------------------------------------------------------------------------------------
 
 
-def video_tools(shape: VideoPixelShape) -> VideoLatentTools:
+def video_tools(shape: VideoPixelShape, keyframes: bool = False) -> VideoLatentTools:
     target = VideoLatentShape.from_pixel_shape(shape, VIDEO_LATENT_CHANNELS)
-    return VideoLatentTools(VideoLatentPatchifier(patch_size=1), target, shape.fps)
+    return VideoLatentTools(VideoLatentPatchifier(patch_size=1), target, shape.fps, keyframes=keyframes)
 
 
 def audio_tools(shape: VideoPixelShape) -> AudioLatentTools:
@@ -211,7 +211,7 @@ def denoise_audio_video(
     """
     settings = ledger.settings
     behaviour = ledger.behaviour
-    of_video = replace(video_tools(output_shape), behaviour=behaviour, keyframes=ledger.marks_keyframes)
+    of_video = replace(video_tools(output_shape, ledger.marks_keyframes), behaviour=behaviour)
     of_audio = audio_tools(output_shape)
     video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)
     audio_scale = 0.0 if frozen_audio else noise_scale

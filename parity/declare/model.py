@@ -117,10 +117,17 @@ class Case:
     isolated: bool = True
 
 
+Reference = Literal["ltx-core", "transformers", "diffusers"]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One component beside its reference.
 
+    reference: the package whose code the stage is compared with. results: of one that has names of its own: tap (a
+        glob) → its name of a result → ours, where a tap has several results of other names.
+    fits: says of a checkpoint's config whether the stage is about such networks; where it is not, real files that hold
+        the component are not compared in it.
     component: what both sides load from the config's checkpoint; None for a stage of free functions.
     also: further components that a case needs, each with the config whose checkpoint holds it ("" for the same one);
         their taps are named after them, and their coverage is the business of their own stages.
@@ -160,6 +167,14 @@ class Stage:
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None
     layout: Literal["sequence", "video", "audio"] = "sequence"
+    reference: Reference = "ltx-core"
+    results: dict[str, dict[str, str]] = field(default_factory=dict)
+    fits: Callable[[dict[str, Any]], bool] = lambda config: True
+
+    @property
+    def mirrored(self) -> bool:
+        """True where the reference's arguments and results have our names; diffusers has its own."""
+        return self.reference != "diffusers"
 
     @property
     def main(self) -> str:

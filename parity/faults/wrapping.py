@@ -14,12 +14,13 @@ import numpy as np
 
 from ..declare.model import Stage
 from ..judge.results import Results, Row
-from ..run.ports import PortRunner, judge_side, load, session_of
+from ..run.ports import PortRunner, judge_side, load, session_of, why_not
 from ..run.recorded import Recorded
 from ..run.replay import run_tapped
 from ..sides.port import NotComparableError, Port
-from ..tap.matching import MatchingSession, comparable
+from ..tap.matching import comparable
 from ..tap.nest import flatten, graft
+from ..tap.session import Session
 from ..tap.side import Side
 from ..tap.trace import Tensor
 
@@ -72,7 +73,7 @@ class Wrappings:
         self.left_out[why] = self.left_out.get(why, 0) + 1
 
 
-class _Changing(MatchingSession):
+class _Changing(Session):
     """A run in which one tap's result, or its last array argument, is another."""
 
     change: tuple[str, str] = ("", "")  # the tap, and the change's name
@@ -118,7 +119,7 @@ def measure(
     found, runner = Wrappings(), PortRunner(reference, progress)
     for declared, config in chosen:
         stage = replace(declared, functions=(), probes=())
-        why = next((why for s in (reference, side) if isinstance(s, Port) and (why := s.why_not(stage))), "")
+        why = why_not(reference, stage) or (side.why_not(stage) if isinstance(side, Port) else "")
         if why:
             found.leave(f"{stage.name}: {why}")
             continue

@@ -30,7 +30,7 @@ from ..judge.results import Results, Row
 from ..judge.verdicts import judge
 from ..run.live import Runner
 from ..run.recorded import Recorded
-from ..run.replay import handed_over, module_taps, run_tapped
+from ..run.replay import as_judged, handed_over, module_taps, run_tapped
 from ..tap.session import Session
 from ..tap.side import PROBE, Side
 from ..tap.trace import Tensor, Trace
@@ -171,7 +171,8 @@ def record(runner: Runner, place: Place) -> Recorded:
 def isolated_rows(recorded: Recorded, ours: Trace, where: dict[str, str]) -> list[Row]:
     """The verdicts on a run of ours on the reference's inputs. where: ``Place.where``."""
     assert recorded.oracle is not None  # recorded to be judged isolated
-    return judge(Results(), where, recorded.pair.stage, recorded.trace, recorded.oracle, ours)
+    theirs, ours = as_judged(recorded, ours)
+    return judge(Results(), where, recorded.pair.stage, theirs, recorded.oracle, ours)
 
 
 def bisect(
@@ -194,7 +195,7 @@ def bisect(
     operands, made = _operands(runner, recorded, ours, scope, target)
     theirs, own = (
         _module(side, modules, recorded.pair.stage, scope[0])
-        for side, modules in ((runner.torch, recorded.pair.reference), (runner.mlx, ours))
+        for side, modules in ((runner.side(recorded.pair.stage), recorded.pair.reference), (runner.mlx, ours))
     )
     held = constants(theirs, own) if theirs is not None and own is not None else []
     cls = _class_of_step(runner, recorded, scope) if own is None else type(own)
@@ -214,8 +215,9 @@ def _operands(
     focus = Focus(runner.mlx, scope, versions, target, recorder=recorder)
     answers, oracle = focus.ask(recorded, ours, pair.dtype), {}
     if changed:
-        with runner.torch.widened():
-            oracle = Focus(runner.torch, scope, versions, target, oracle=True).ask(recorded, pair.oracle, "float64")
+        side = runner.side(pair.stage)
+        with side.widened():
+            oracle = Focus(side, scope, versions, target, oracle=True).ask(recorded, pair.oracle, "float64")
     found = []
     for name in changed:
         use = _use([answers.get(""), answers.get(name)], [oracle.get(""), oracle.get(name)])
@@ -270,11 +272,11 @@ def culprit(runner: Runner, recorded: Recorded, ours: dict[str, Any], place: Pla
         known = set(order[:grafted])
         only = (*handed_over(pair), *known)
         trace = run_tapped(runner.mlx, pair, ours, recorded, pair.dtype, Session(runner.mlx, recorded.trace, only=only))
-        oracle = run_tapped(
-            runner.torch, pair, pair.oracle, recorded, "float64", Session(runner.torch, recorded.trace, only=only)
-        )
+        side = runner.side(stage)
+        oracle = run_tapped(side, pair, pair.oracle, recorded, "float64", Session(side, recorded.trace, only=only))
         rest = modules - known - handed
-        rows = judge(Results(), place.where | {"lane": lane}, stage, recorded.trace, oracle, trace, rest)
+        theirs, trace = as_judged(recorded, trace)
+        rows = judge(Results(), place.where | {"lane": lane}, stage, theirs, oracle, trace, rest)
         return [row for row in rows if row.verdict != "pass"]
 
     failed = failing(0)

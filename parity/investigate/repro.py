@@ -92,9 +92,9 @@ class Repro:
 
     def reference_now(self) -> float:
         """How far what the reference gives now is from what it gave. Raises ImportError without torch."""
-        from ..sides.torch import Torch
+        from ..sides.torch import reference_of
 
-        torch = Torch()
+        torch = reference_of(self.stage)
         modules = {
             part: torch.load(part, path, read(path).config, self.dtype, **self.options)
             for part, path in self.paths.items()
@@ -179,9 +179,9 @@ def module_at_reference(pair: Pair, tap: str) -> Any:
     """The reference's module of a tap; None without the reference, or for a function's tap."""
     if not pair.reference:
         return None
-    from ..sides.torch import Torch
+    from ..sides.torch import reference_of
 
-    return module_at(Torch(), pair.reference, pair.stage, tap)
+    return module_at(reference_of(pair.stage), pair.reference, pair.stage, tap)
 
 
 def _pack(trace: Trace, name: str, arrays: dict[str, np.ndarray]) -> list[Any]:

@@ -191,6 +191,7 @@ class StageRecord(TypedDict):
     """A stage that there is, and what it leaves out with the reason: ``cells.manifest``."""
 
     stage: str
+    reference: str
     phase: str
     configs: list[str]
     ran: list[str]

@@ -188,7 +188,7 @@ def notes(document: Document, stages: list[StageView]) -> dict[str, Any]:
         if document["summary"]["coverage"]
         else "Not looked for: coverage is measured in lane A, over all blocks.",
         "absent": _absent(document, stages),
-        "declared": _declared(stages),
+        "declared": _references(document, stages) + _declared(stages),
         "carried": document["summary"]["carried"],
         "bound": calibration.get("bound"),
         "measures": [
@@ -214,6 +214,17 @@ _RULES = (
     ("different", "a value that is otherwise in ours on purpose"),
     ("constant", "an output that may be constant in the reference"),
 )
+
+
+def _references(document: Document, stages: list[StageView]) -> list[list[str]]:
+    """The stages with another reference than ltx-core."""
+    versions = document["environment"]
+    others = [(stage.name, stage.declared.get("reference", "ltx-core")) for stage in stages]
+    return [
+        [name, "all taps", f"compared with {other} {versions.get(other, '')}", "ltx-core 1.0.0 has no such thing"]
+        for name, other in others
+        if other != "ltx-core"
+    ]
 
 
 def _declared(stages: list[StageView]) -> list[list[str]]:

@@ -177,8 +177,10 @@ def _lead(document: Document, stages: list[StageView], groups: list[causes.Group
 
 def _sides(document: Document) -> str:
     """What was judged, and against what."""
-    origin, core = document.get("origin", {}), document["environment"].get("ltx-core", "")
-    return f"{origin.get('subject') or 'LTX-2 in MLX'}, judged against {origin.get('reference') or f'ltx-core {core}'}"
+    origin, versions = document.get("origin", {}), document["environment"]
+    names = dict.fromkeys(("ltx-core", *(e["reference"] for e in document.get("stages", []) if e["ran"])))
+    references = ", ".join(f"{name} {versions.get(name, '')}" for name in names)
+    return f"{origin.get('subject') or 'LTX-2 in MLX'}, judged against {origin.get('reference') or references}"
 
 
 def _count(count: int, noun: str) -> str:

@@ -30,6 +30,7 @@ def table(document: dict[str, Any], by_config: bool = True) -> str:
     def key(entry: dict[str, Any]) -> tuple[str, str]:
         return entry["stage"], entry["config"] if by_config else ""
 
+    references = {entry["stage"]: entry["reference"] for entry in document["stages"]}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in document["taps"]:
         groups.setdefault(key(row), []).append(row)
@@ -39,7 +40,7 @@ def table(document: dict[str, Any], by_config: bool = True) -> str:
         covered = [c for c in document["summary"]["coverage"] if key(c) == (stage, config)]
         bad = sum(row["verdict"] != "pass" for row in rows)
         cells = [
-            plain(stage),
+            plain(stage) + _beside(references.get(stage, "ltx-core")),
             plain(config) or f"{len({row['config'] for row in rows})}",
             _of(covered, "leaves_compared", "leaves"),
             _of(covered, "parameters_moving", "parameters"),
@@ -50,6 +51,10 @@ def table(document: dict[str, Any], by_config: bool = True) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines)
     return text if by_config else text.replace("| checkpoint |", "| checkpoints |")
+
+
+def _beside(reference: str) -> str:
+    return "" if reference == "ltx-core" else plain(f" (beside {reference})")
 
 
 def pipelines_table(document: dict[str, Any], by_config: bool = True) -> str:

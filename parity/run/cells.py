@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ltx2_mlx.errors import InputError
 from ltx2_mlx.loading.checkpoint import Checkpoint
 from ltx2_mlx.loading.load import build
 
@@ -29,6 +30,7 @@ def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage.name,
+            "reference": stage.reference,
             "phase": phases.get(stage.name, ""),
             "configs": list(stage.configs),
             "ran": ran.get(stage.name, []),
@@ -83,7 +85,7 @@ class RealCells:
 def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     """The cells of the parts that files hold, as far as their stages match a glob: what does not is not looked at.
 
-    Raises CheckpointError unless each part is whole.
+    Raises CheckpointError unless each part is whole, and InputError for one that no run can hold.
     """
     headers = {path: read(path) for path in real.given}
     held = [stage for stage in stages().values() if stage.component and not stage.loras]
@@ -91,11 +93,17 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     for path, checkpoint in headers.items():
         files |= {s.main: path for s in held if checkpoint.holds(s.main) and s.main not in files}
     named = [stage for stage in held if stage.component in files and fnmatchcase(stage.name, glob)]
+    named = [stage for stage in named if stage.fits(headers[files[stage.main]].config)]
     if not files:
         build("transformer", headers[real.given[0]])  # says what is wrong with the file
     needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
     large = {component for component, size in needed.items() if size > IN_MEMORY or not is_mapped(files[component])}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
+    if unread := next((s for s in named if s.name in streamed and s.reference != "ltx-core"), None):
+        raise InputError(
+            f"{files[unread.main]}: too large to be compared in memory, and the reference of the stage {unread.name}, "
+            f"{unread.reference}, is not read page by page. Choose other stages by --stage"
+        )
     return RealCells([(stage, files[stage.main].stem) for stage in named], files, frozenset(streamed))
 
 

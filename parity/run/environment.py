@@ -13,7 +13,7 @@ from pathlib import Path
 from ltx2_mlx.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARIES = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers")
+LIBRARIES = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers", "diffusers")
 # Further ones that numbers depend on, and what the environment tells the libraries: for resuming, not for the report.
 FURTHER: tuple[str, ...] = (
     "mlx-cpu",

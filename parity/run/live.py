@@ -36,18 +36,23 @@ class Runner:
         progress: Callable[[str], None] = lambda line: None,
         files: Mapping[str, Path] = MappingProxyType({}),
     ):
-        from ..sides.torch import Torch  # not above: what only imports this module does without torch
-
-        self.torch, self.mlx = Torch(), MLX()
+        self.mlx = MLX()
         self.checkpoint, self.progress, self.files = checkpoint, progress, files
+
+    def side(self, stage: Stage) -> Any:
+        """The reference's side of a stage."""
+        from ..sides.torch import reference_of  # not above: what only imports this module does without torch
+
+        return reference_of(stage)
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         if stage.component is None:
             return Pair(stage, {}, {}, dtype, {}, {}, {})
         paths = self.paths(stage, config)
         options = loading_options(stage, config)
-        reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
-        oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
+        side = self.side(stage)
+        reference = {name: side.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+        oracle = {name: side.oracle(module) for name, module in reference.items()}
         ours = self.ours(paths, dtype, **options)
         config_of = read(paths[stage.main]).config
         return Pair(stage, paths, config_of, dtype, reference, oracle, ours, options)
@@ -71,7 +76,7 @@ class Runner:
     ) -> Recorded:
         """The reference's run, its oracle's runs (grafted from it if it is to be judged isolated, and free), and
         whether the reference repeats itself untapped (taken for granted without ``repeat``)."""
-        stage, dtype, torch = pair.stage, pair.dtype, self.torch
+        stage, dtype, torch = pair.stage, pair.dtype, self.side(pair.stage)
         session = pair.session("reference", torch, probes=probes_of(pair))
         result = execute(torch, stage, pair.reference, case, dtype, dtype, session)
         recorded = Recorded(pair, case, session.trace, None, True)
@@ -91,18 +96,23 @@ class Runner:
 
     def repeats(self, recorded: Recorded, session: Session, result: Any) -> bool:
         """True if the reference gives the same result again, untapped."""
-        pair, torch = recorded.pair, self.torch
+        pair, torch = recorded.pair, self.side(recorded.pair.stage)
         again = execute(torch, pair.stage, pair.reference, recorded.case, pair.dtype, pair.dtype, None)
         return equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
 
     def oracle(self, recorded: Recorded, session: Session) -> Trace:
         pair = recorded.pair
-        return close_to(recorded.trace, run_tapped(self.torch, pair, pair.oracle, recorded, "float64", session))
+        return close_to(
+            recorded.trace, run_tapped(self.side(pair.stage), pair, pair.oracle, recorded, "float64", session)
+        )
 
     def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
         """Parameter → share of it that moves a compared tensor, without those ``known`` to move whole."""
         pair = recorded.pair
-        return self.torch.influence(pair.stage, pair.oracle, recorded.case, recorded.trace, known)
+        moved: dict[str, float] = self.side(pair.stage).influence(
+            pair.stage, pair.oracle, recorded.case, recorded.trace, known
+        )
+        return moved
 
     def replay(self, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
         """Ours (or other modules in their place), every tap on the reference's recorded inputs."""
@@ -115,9 +125,9 @@ class Runner:
         pair = self.load(stage, config, "float32") if set(lanes) & {"A", "C"} else None
         inventory = None
         if pair and "A" in lanes and stage.component and case == "*":
-            main = pair.reference[stage.component]
-            sizes = {name: tensor.numel() for name, tensor in self.torch.tensors(main).items()}
-            inventory = Inventory(self.torch.leaves(main), sizes)
+            main, side = pair.reference[stage.component], self.side(stage)
+            sizes = {name: tensor.numel() for name, tensor in side.tensors(main).items()}
+            inventory = Inventory(side.leaves(main), sizes)
         return Recording(stage, config, inventory, self._cases(stage, config, lanes, case, pair))
 
     def _cases(self, stage: Stage, config: str, lanes: str, glob: str, pair: Pair | None) -> Iterator[Recorded]:

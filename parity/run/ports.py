@@ -19,7 +19,8 @@ from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..sides.port import NotComparableError, Port, find
 from ..tap.execute import execute
-from ..tap.matching import MatchingSession, comparable, narrowed
+from ..tap.matching import comparable, narrowed
+from ..tap.session import Session
 from ..tap.side import Side
 from ..tap.trace import Tensor, Trace
 from .live import Runner
@@ -93,13 +94,17 @@ class PortRunner(Runner):
         files: Mapping[str, Path] | None = None,
     ):
         super().__init__(None, progress, files or {})
-        self.torch: Any = reference
+        self.reference = reference
+
+    def side(self, stage: Stage) -> Any:
+        return self.reference
 
     def load(self, stage: Stage, config: str, dtype: str) -> Pair:
         paths, options = self.paths(stage, config), loading_options(stage, config)
-        reference = {name: self.torch.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
-        oracle = {name: self.torch.oracle(module) for name, module in reference.items()}
-        root = self.torch.root(reference[stage.main])
+        side = self.side(stage)
+        reference = {name: side.load(name, p, read(p).config, dtype, **options) for name, p in paths.items()}
+        oracle = {name: side.oracle(module) for name, module in reference.items()}
+        root = side.root(reference[stage.main])
         return Pair(stage, paths, read(paths[stage.main]).config, dtype, reference, oracle, {}, options, root_name=root)
 
     def influence(self, recorded: Recorded, known: dict[str, float]) -> dict[str, float]:
@@ -109,8 +114,8 @@ class PortRunner(Runner):
         """Without the cases that the reference cannot be given, as a run shows; they are in ``skipped`` then."""
         for name, case, own in super().matching(pair, glob):
             try:
-                if isinstance(self.torch, Port):
-                    execute(self.torch, pair.stage, pair.reference, case, pair.dtype, pair.dtype, None)
+                if isinstance(self.reference, Port):
+                    execute(self.reference, pair.stage, pair.reference, case, pair.dtype, pair.dtype, None)
             except NotComparableError as error:
                 self.skipped.append((name, str(error)))
                 continue
@@ -135,7 +140,7 @@ def run(
         for subject in subjects:
             subject.alignments.append(Alignment(stage.name, config))
         reasons = {s.name: s.side.why_not(stage) for s in subjects if isinstance(s.side, Port)}
-        own = reference.why_not(stage) if isinstance(reference, Port) else ""
+        own = why_not(reference, stage)
         able = [s for s in subjects if not (own or reasons.get(s.name))]
         for subject in subjects:
             if why := own or reasons.get(subject.name):
@@ -156,6 +161,14 @@ def run(
             for name, why in dict(runner.skipped).items():
                 subject.alignments[-1].leave(f"case {name}: {why}")
     return votes
+
+
+def why_not(reference: Side, stage: Stage) -> str:
+    """Why a stage cannot be compared with a reference; "" where it can."""
+    own = reference.name if isinstance(reference, Port) else REFERENCE
+    if stage.reference not in (REFERENCE, own):
+        return f"ltx-core has no such thing; its reference is {stage.reference}"
+    return reference.why_not(stage) if isinstance(reference, Port) else ""
 
 
 def _votes(subjects: list[Subject], rows: list[list[Row]]) -> list[Vote]:
@@ -227,7 +240,7 @@ def load(side: Side, pair: Pair) -> dict[str, Any]:
 
 
 def run_side(
-    side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[MatchingSession] = MatchingSession
+    side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[Session] = Session
 ) -> Trace:
     """What a side does in a case: each tap on the recorded inputs, or ``free`` from the case's own on."""
     return run_tapped(
@@ -235,9 +248,9 @@ def run_side(
     )
 
 
-def session_of(side: Side, recorded: Recorded, free: bool, kind: type[MatchingSession] = MatchingSession) -> Any:
+def session_of(side: Side, recorded: Recorded, free: bool, kind: type[Session] = Session) -> Any:
     only = handed_over(recorded.pair) if free else ("*",)
-    return kind(side, recorded.trace, only=only, keeps="module outputs" if free else "all")
+    return kind(side, recorded.trace, only=only, keeps="module outputs" if free else "all", matching=True)
 
 
 def lane_of(recorded: Recorded, free: bool) -> str:

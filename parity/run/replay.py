@@ -17,6 +17,7 @@ from ..sides.loading import load_ours, read
 from ..sides.mlx import MLX, compiler_trouble, shipped
 from ..sides.pair import Pair
 from ..tap.execute import execute
+from ..tap.matching import met
 from ..tap.session import Session
 from ..tap.side import Side
 from ..tap.trace import Tensor, Trace
@@ -95,6 +96,13 @@ def module_taps(stage: Stage, trace: Trace) -> set[str]:
     return {tap for tap, _ in trace.calls if tap.rsplit(".", 1)[-1] not in function_names(stage)}
 
 
+def as_judged(recorded: Recorded, ours: Trace) -> tuple[Trace, Trace]:
+    """The reference's trace and a run of ours, as they are judged: beside a reference with names of its own (see
+    ``Stage.mirrored``) what has a counterpart, under the reference's names."""
+    pair = recorded.pair
+    return (recorded.trace, ours) if pair.stage.mirrored else met(recorded.trace, ours, pair.root, pair.stage.results)
+
+
 def judge_recording(recording: Recording, results: Results) -> None:
     """Judge every case in the lanes that it was recorded for; coverage of the isolated lane at the end."""
     mlx, stage = MLX(), recording.stage
@@ -107,10 +115,11 @@ def judge_recording(recording: Recording, results: Results) -> None:
         where = {"stage": stage.name, "config": recording.config, "case": name}
         if recorded.oracle is not None:
             where["lane"] = "B" if half else "A"
-            rows = judge(results, where, stage, recorded.trace, recorded.oracle, replay(mlx, recorded))
+            theirs, ours = as_judged(recorded, replay(mlx, recorded))
+            rows = judge(results, where, stage, theirs, recorded.oracle, ours)
             _require(rows, recorded.repeats, Reason.REPEAT, "the reference does not repeat itself")
             if not half:
-                compared |= {tap for tap, _ in recorded.trace.calls}
+                compared |= {tap for tap, _ in theirs.calls}
                 moving |= {k: max(share, moving.get(k, 0.0)) for k, share in recorded.moving.items()}
         if recorded.free is not None:
             where["lane"] = "B" if half else "C"
@@ -128,7 +137,8 @@ def judge_free(results: Results, where: dict[str, str], recorded: Recorded, ours
     handed = {tap for tap, _ in trace.calls if any(fnmatchcase(tap, pattern) for pattern in stage.defined)}
     if recorded.free is None:
         raise ValueError(f"{where}: nothing was recorded of a free run")
-    rows = judge(results, where, stage, trace, recorded.free, ours, module_taps(stage, trace) - handed)
+    theirs, ours = as_judged(recorded, ours)
+    rows = judge(results, where, stage, theirs, recorded.free, ours, module_taps(stage, trace) - handed)
     _require(rows, not (trouble := compiler_trouble()), Reason.COMPILER, trouble)
     return rows
 

@@ -331,7 +331,7 @@ class StreamedRunner(Runner):
     def repeats(self, recorded: Recorded, session: Session, result: Any) -> bool:
         """Each page was run twice as it was recorded; what is around the pages is run again here."""
         session = _paged(session)
-        pair, torch = recorded.pair, self.torch
+        pair, torch = recorded.pair, self.side(recorded.pair.stage)
         walk = _Walk(session.shelf, self.streaming, "again", torch, keeps="nothing")
         again = execute(torch, pair.stage, pair.reference, recorded.case, pair.dtype, pair.dtype, walk)
         return session.repeats and equal(flatten(result, "", torch, {}), flatten(again, "", torch, {}))
@@ -339,7 +339,7 @@ class StreamedRunner(Runner):
     def oracle(self, recorded: Recorded, session: Session) -> Trace:
         session = _paged(session)
         pair = recorded.pair
-        run = partial(run_tapped, self.torch, pair, pair.oracle, recorded, "float64", session)
+        run = partial(run_tapped, self.side(pair.stage), pair, pair.oracle, recorded, "float64", session)
         if session.run != "oracle" or pair.dtype != "float32" or recorded.case.taps:
             return run()
         pager = self._pagers[pair.stage.main][1]

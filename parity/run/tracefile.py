@@ -147,6 +147,8 @@ def declaration(stage: Stage) -> dict[str, Any]:
     """The parts of a stage that decide which taps there are and what flows into them."""
     functions = [[tap.name, tap.at.reference, tap.wide, tap.injected] for tap in stage.functions]
     rest = {name: getattr(stage, name) for name in ("wrapper", "also", "probes", "defined")}
+    if stage.reference != "ltx-core":  # traces from before had no other
+        rest |= {"reference": stage.reference, "results": stage.results}
     portable: dict[str, Any] = json.loads(json.dumps({"functions": functions, **rest}))
     return portable
 

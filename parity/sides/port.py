@@ -25,7 +25,7 @@ import numpy as np
 from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.load import build
 
-from ..declare.model import Case, FunctionTap, HasClasses, Stage
+from ..declare.model import Case, HasClasses, Stage
 from ..tap.side import Loras, Side
 from .loading import read
 
@@ -143,7 +143,8 @@ class Port(Side):
             more = f"; and {count} more" if count else ""
             raise PortError(f"{self.name}: {component}: {'; '.join(problems)}{more}")
         module = self.assign(module, {name: self.from_numpy(a, to) for name, a in tensors.items()})
-        self._loaded[id(module)] = _Loaded(component, part, type(official).__name__, _paths(official), module)
+        names = {renamed(name, part): name for name in held}
+        self._loaded[id(module)] = _Loaded(component, part, type(official).__name__, _paths(official), names, module)
         return module
 
     def also(self, module: Any, copy: Any) -> None:
@@ -152,6 +153,12 @@ class Port(Side):
 
     def root(self, module: Any) -> str:
         return self._loaded[id(module)].root if id(module) in self._loaded else type(module).__name__
+
+    def official(self, module: Any) -> dict[str, str]:
+        """Parameter that a checkpoint holds → its official name; its own where it is one of a joined or split one."""
+        loaded = self._loaded[id(module)]
+        held = (name for name in self.parameters_of(module) if not _any(name, loaded.part.own))
+        return {name: loaded.names.get(name, name) for name in held}
 
     def named_modules(self, module: Any) -> Iterator[tuple[str, Any]]:
         """The official name of every module that the port has as well."""
@@ -180,9 +187,6 @@ class Port(Side):
         inputs = SimpleNamespace(**self.materialise(case.kwargs, stage, lane, model, modules))
         return None, lambda: part.call(main, inputs)
 
-    def functions(self, stage: Stage) -> list[tuple[FunctionTap, str]]:
-        return []
-
     def cls(self, stage: HasClasses, name: str) -> Any:
         """Objects of the reference's are plain ones with the same fields; members of its enums are their values."""
         return lambda *value, **fields: value[0] if value else SimpleNamespace(**fields)
@@ -194,6 +198,7 @@ class _Loaded:
     part: Part
     root: str
     paths: list[str]
+    names: dict[str, str]  # its parameters → the official ones
     module: Any  # or its identity could become another's
 
 

@@ -27,6 +27,9 @@ def execute(
     counted = side.counted(session.count) if session and counts else contextlib.nullcontext()
     if session is not None:
         session.kept = case.taps
+        session.single = not stage.mirrored
+        session.matching |= session.single
+        session.results = stage.results if side.key == "ours" else {}
     # Steps are recorded as calls from outside, which no cache can spare: they run as the product is shipped.
     with side.running(isolated=session is not None and not session.shipped and not case.steps), counted:
         if case.steps:

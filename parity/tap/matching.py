@@ -1,34 +1,76 @@
-"""A run of code whose arguments and results have names of their own, beside a recording of another's."""
+"""A run of code whose arguments and results have names of their own, beside a recording of another's.
+
+Names and recorded values meet where they can: a single array meets the single array of the other side, whatever it is
+called; others by their names. Only what has the shape of what is there takes its place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
-from .session import Session
 from .trace import Call, Tensor, Trace
 
+Names = Mapping[str, Mapping[str, str]]
+NONE: Mapping[str, str] = MappingProxyType({})
 
-class MatchingSession(Session):
-    """Names and recorded values meet where they can: a single array meets the single array of the other side, whatever
-    it is called; others by their names. Only what has the shape of what is there takes its place."""
 
-    def names(self, call: Call, arguments: dict[str, Any]) -> dict[str, str]:
-        names = super().names(call, arguments)
-        known = self.source.calls.get((call.name, call.index)) if self.source else None
-        arrays = [key for key, value in arguments.items() if self.fw.is_array(value)]
-        if known and len(arrays) == 1 and (name := _single(known.inputs)):
-            names[arrays[0]] = name
-        return names
+def matched_names(names: dict[str, str], arrays: list[str], known: Call | None) -> dict[str, str]:
+    """Argument → its name in the trace: a single array has that of the recorded single array. arrays: the arguments
+    that are arrays."""
+    single = _single(known.inputs) if known else None
+    return names | {arrays[0]: single} if single is not None and len(arrays) == 1 else names
 
-    def known_inputs(self, call: Call, known: Call) -> dict[str, Any]:
-        return {name: leaf for name, leaf in known.inputs.items() if _alike(leaf, call.inputs.get(name))}
 
-    def known_outputs(self, call: Call, known: Call) -> dict[str, Any]:
-        named = _named(call.outputs, known.outputs)
-        return {
-            own: known.outputs[name] for own, name in named.items() if _alike(known.outputs[name], call.outputs[own])
-        }
+def matched_inputs(call: Call, known: Call, single: bool = False) -> dict[str, Any]:
+    """What was recorded of the inputs of a call, as far as it has the shape of what is there. single: nothing of a call
+    with several arrays."""
+    if single and _single(call.inputs) is None:
+        return {}
+    return {name: leaf for name, leaf in known.inputs.items() if _alike(leaf, call.inputs.get(name))}
+
+
+def matched_outputs(call: Call, known: Call, names: Names) -> dict[str, Any]:
+    """The same of its outputs, under the names that they have here. names: those of the results of some taps, as in
+    ``Stage.results``."""
+    named = _named(call.outputs, known.outputs, _of(call.name, names))
+    return {own: known.outputs[name] for own, name in named.items() if _alike(known.outputs[name], call.outputs[own])}
+
+
+def met(reference: Trace, ours: Trace, root: str, names: Names) -> tuple[Trace, Trace]:
+    """The traces of a reference with names of its own and of ours, as they are judged: under the reference's names.
+
+    Every array that the reference returns stays, and is red where ours has none or another. Of the inputs stay single
+    arrays, which leaf modules are given: whatever flows on inside a module comes to one of them. Those of the component
+    itself (``root``) are what the harness gave it. A call of ours stays that the reference makes as well, or makes less
+    often.
+    """
+    taps = {tap for tap, _ in reference.calls}
+    own: dict[tuple[str, int], Call] = {}
+    for key, call in ours.calls.items():
+        if (known := reference.calls.get(key)) is not None:
+            named = _named(call.outputs, known.outputs, _of(call.name, names))
+            both = {} if key[0] == root else _met_inputs(call.inputs, known.inputs)
+            own[key] = replace(call, inputs=both, outputs={name: call.outputs[mine] for mine, name in named.items()})
+        elif key[0] in taps:
+            own[key] = call
+    theirs = {
+        key: replace(
+            call,
+            inputs=_both(call.inputs, own[key].inputs) if key in own else {},
+            outputs={name: leaf for name, leaf in call.outputs.items() if isinstance(leaf, Tensor)},
+        )
+        for key, call in reference.calls.items()
+    }
+    return replace(reference, calls=theirs), replace(ours, calls=own)
+
+
+def _met_inputs(own: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    single = _single(own)
+    return {single: own[single]} if single is not None and single == _single(known) else {}
 
 
 def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[str]]:
@@ -75,8 +117,16 @@ def _both(leaves: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     return {name: leaf for name, leaf in leaves.items() if name in others and isinstance(leaf, Tensor)}
 
 
-def _named(own: dict[str, Any], known: dict[str, Any]) -> dict[str, str]:
+def _of(tap: str, names: Names) -> dict[str, str]:
+    """Own name of a tap's result → the recorded one's, as far as they are declared."""
+    found = next((declared for pattern, declared in names.items() if fnmatchcase(tap, pattern)), NONE)
+    return {own: theirs for theirs, own in found.items()}
+
+
+def _named(own: dict[str, Any], known: dict[str, Any], declared: Mapping[str, str] = NONE) -> dict[str, str]:
     """Own name of an output → the recorded one's."""
+    if declared:
+        return {name: theirs for name, theirs in declared.items() if name in own and theirs in known}
     arrays = [name for name, leaf in own.items() if isinstance(leaf, Tensor)]
     single = _single(known)
     if len(arrays) == 1 and single is not None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..declare.model import FunctionTap
 from .binding import Binder
+from .matching import Names, matched_inputs, matched_names, matched_outputs
 from .nest import axis_moved, flatten, graft, join
 from .side import PROBE, Side
 from .trace import Call, Sums, Tensor, Trace
@@ -25,6 +26,7 @@ class Session:
     """One tapped run. With ``source`` it grafts the taps ``only`` (globs) from that trace; without, it runs free.
 
     keeps: what goes into the trace: all; of modules alone, their outputs; or nothing.
+    matching: the source's names and arguments are its own, and meet those here where they can; see ``matching``.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class Session:
         oracle: bool = False,
         only: tuple[str, ...] = ("*",),
         keeps: Literal["all", "module outputs", "nothing"] = "all",
+        matching: bool = False,
     ):
         self.fw, self.source, self.probes, self.oracle, self.only = fw, source, probes, oracle, only
-        self.keeps = keeps
+        self.keeps, self.matching = keeps, matching
+        self.single = False  # of inputs only those of calls with a single array meet, as ``met`` judges them
         self.trace = Trace()
         self._stack: list[str] = []
         self._counts: Counter[str] = Counter()
@@ -45,6 +49,7 @@ class Session:
         self.roots: set[str] = set()  # tapped root modules: what they call is named as in the checkpoint, without them
         self.paths: dict[int, str] = {}  # id of a tapped module → its tap
         self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
+        self.results: Names = {}  # of some taps, beside a source with names of its own
         self.kept: tuple[str, ...] = ()  # globs of the taps that are seen at all; empty for all
         self.shipped = False  # the product's own caches and compiled functions stay on
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
@@ -78,9 +83,9 @@ class Session:
         call.sums_before = dict(self._sums[-1])
         self.trace.calls[tap, index] = call
         self.trace.events.append(("in", tap, index))
-        self.on_values(bound.arguments.values())
+        self.on_values(self._compared(bound.arguments))
         if known is not None:
-            inputs = self.known_inputs(call, known)
+            inputs = matched_inputs(call, known, self.single) if self.matching else known.inputs
             recorded = axis_moved(inputs, 1, -1) if channels_last else inputs
             for key, value in bound.arguments.items():
                 bound.arguments[key] = graft(value, names[key], self.fw, recorded, wide and self.oracle)
@@ -98,25 +103,27 @@ class Session:
                 call.outputs = axis_moved(call.outputs, -1, 1)
         self.on_values(output if isinstance(output, tuple) else (output,))
         if any(fnmatchcase(tap, pattern) for pattern in self.probes):
-            self._probe(call, known, original, bound, channels_last)
+            self._probe(call, known, original, bound, names, channels_last)
         self.trace.events.append(("out", tap, index))
         self.finished(call)
         if known is None:
             return output
-        outputs = self.known_outputs(call, known)
+        outputs = matched_outputs(call, known, self.results) if self.matching else known.outputs
         return graft(output, "", self.fw, axis_moved(outputs, 1, -1) if channels_last else outputs)
 
     def names(self, call: Call, arguments: dict[str, Any]) -> dict[str, str]:
         """Argument → its name in the trace."""
-        return {key: _ALIASES.get(key, key) for key in arguments}
+        names = {key: _ALIASES.get(key, key) for key in arguments}
+        if not (self.matching and self.source):
+            return names
+        arrays = [key for key, value in arguments.items() if self.fw.is_array(value)]
+        return matched_names(names, arrays, self.source.calls.get((call.name, call.index)))
 
-    def known_inputs(self, call: Call, known: Call) -> dict[str, Any]:
-        """What was recorded of a call that is about to be made, under the names that its inputs have here."""
-        return known.inputs
-
-    def known_outputs(self, call: Call, known: Call) -> dict[str, Any]:
-        """What was recorded of a call that has just been made, under the names that its outputs have here."""
-        return known.outputs
+    def _compared(self, arguments: dict[str, Any]) -> list[Any]:
+        """The arguments that are compared."""
+        values = list(arguments.values())
+        arrays = [value for value in values if self.fw.is_array(value)]
+        return values if not self.single else arrays if len(arrays) == 1 else []
 
     def finished(self, call: Call) -> None:
         """Called with each call that has been recorded whole."""
@@ -136,6 +143,7 @@ class Session:
         known: Call | None,
         original: Callable[..., Any],
         bound: inspect.BoundArguments,
+        names: dict[str, str],
         channels_last: bool,
     ) -> None:
         source = (known or call).inputs
@@ -147,7 +155,7 @@ class Session:
         if channels_last:
             small = axis_moved(small, 1, -1)
         for key, value in bound.arguments.items():
-            bound.arguments[key] = graft(value, _ALIASES.get(key, key), self.fw, small)
+            bound.arguments[key] = graft(value, names[key], self.fw, small)
         self._sums.append({})
         output = flatten(original(*bound.args, **bound.kwargs), PROBE, self.fw, {})
         self._sums.pop()

@@ -36,8 +36,8 @@ def test_waveforms_are_the_references_whatever_the_models_dtype(dtype: str, conf
     ((name, data),) = stage.cases(pair.config)["base"].kwargs.items()
     rounded = np.array(mx.array(data.values).astype(getattr(mx, dtype)).astype(mx.float32))
     case = Case({name: Data(rounded)})
-    reference = execute(runner.torch, stage, pair.reference, case, dtype, dtype, None).float().numpy()
-    exact = execute(runner.torch, stage, pair.oracle, case, dtype, "float64", None).numpy()
+    reference = execute(runner.side(stage), stage, pair.reference, case, dtype, dtype, None).float().numpy()
+    exact = execute(runner.side(stage), stage, pair.oracle, case, dtype, "float64", None).numpy()
     result = execute(runner.mlx, stage, pair.ours, case, dtype, dtype, None)
     assert result.dtype == mx.float32
     ours = np.array(result)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import parity.sides.torch
 from ltx2_mlx.errors import InputError, LTX2Error
 from parity.cli import main
 from parity.declare.stages import stages
@@ -20,6 +21,7 @@ from parity.faults import wrapping
 from parity.report.ports import page
 from parity.run import ports
 from parity.run.environment import ROOT
+from parity.run.live import Runner
 from parity.run.outputs import check_outputs
 from parity.run.ports import Subject
 from parity.sides.port import NotComparableError, Part, Port, PortError, find
@@ -236,3 +238,58 @@ def test_a_wrong_output_of_a_program_is_named_and_what_is_no_tap_is_refused(outp
 def test_the_command_judges_outputs(outputs: Path, tmp_path: Path) -> None:
     assert main(["check", str(TRACE), "--subject", str(outputs), "--json", str(tmp_path / "results.json")]) == 0
     assert "| gemma | tiny-gemma |" in (tmp_path / "ports.md").read_text()
+
+
+# ---- a stage whose reference is another than ltx-core ---------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(toy: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the vocoder as a stage whose reference is the toy."""
+    side = toy.SIDE("reference")
+    monkeypatch.setattr(parity.sides.torch, "_side", lambda name: side)
+    stage = replace(stages()["vocoder"], reference="diffusers", functions=(), probes=())
+
+    def run(lanes: str, stage: Any = stage) -> Any:
+        return Runner().run([(stage, "tiny-2.0")], lanes)
+
+    return run
+
+
+def test_a_stage_that_names_its_reference_is_judged_and_covered_as_any_other(beside: Any) -> None:
+    results = beside("AC")
+    assert {row.verdict for row in results.rows} == {"pass"} and {row.lane for row in results.rows} == {"A", "C"}
+    assert {"Vocoder", "conv_pre", "ups.4", "ups.4:x", "resblocks.14.convs2.2"} <= {row.name for row in results.rows}
+    (coverage,) = results.coverage
+    assert not coverage.uncovered and coverage.parameters == coverage.parameters_moving > 100
+    assert coverage.leaves == coverage.leaves_compared == 97
+
+
+def test_what_ours_does_not_call_or_returns_otherwise_is_red_beside_a_named_reference(
+    beside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltx2_mlx.vocoder import Vocoder
+
+    monkeypatch.setattr(
+        Vocoder, "__call__", lambda self, x: self.conv_pre(x.swapaxes(2, 3).flatten(1, 2).swapaxes(1, 2))
+    )
+    found = {row.name: row for row in beside("A").failures()}
+    assert found["ups.0"].verdict == "missing" and found["Vocoder"].verdict == "invalid"
+
+
+def test_a_parameter_of_a_named_reference_that_moves_nothing_is_a_hole(beside: Any, toy: Any, monkeypatch: Any) -> None:
+    def forward(self: Any, x: Any) -> Any:
+        for _, plain in zip(self.dilated, self.plain, strict=True):
+            x = x + plain(toy.leaky_relu(x, 0.1))
+        return x
+
+    monkeypatch.setattr(toy.Residual, "forward", forward)
+    (coverage,) = beside("A").coverage
+    assert "resblocks.0.convs1.0.weight" in coverage.uncovered and "resblocks.0.convs1.0" in coverage.uncovered
+
+
+def test_a_stage_with_a_reference_of_its_own_is_not_compared_with_another(toy: Any, checkpoints: Path) -> None:
+    subject = Subject("toy", toy.SIDE())
+    stage = replace(stages()["vocoder"], reference="diffusers")
+    ports.run([(stage, "tiny-2.0")], "A", ports.side("ltx-core", "reference"), [subject])
+    assert subject.alignments[0].left_out == {"the stage: ltx-core has no such thing; its reference is diffusers": 1}

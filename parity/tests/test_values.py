@@ -15,9 +15,9 @@ import pytest
 from parity.declare.model import Step
 from parity.declare.stages import command_line, defaults, differences, files, stages
 from parity.declare.stages.differences import DIFFERENCES
-from parity.run.live import Runner
 from parity.sides import mlx_command_line, mlx_files, values
 from parity.sides.mlx import MLX
+from parity.sides.torch import Torch
 from parity.sides.torch import command_line as torch_command_line
 from parity.sides.torch import files as torch_files
 from parity.tap.side import Side
@@ -83,7 +83,7 @@ def test_every_declared_difference_is_one(monkeypatch: pytest.MonkeyPatch) -> No
         return found
 
     monkeypatch.setattr(values, "declared", declared)
-    for side in (Runner().torch, MLX()):
+    for side in (Torch(), MLX()):
         for stage in ("command_line", "files"):
             _run(side, stage)
     for index, difference in enumerate(DIFFERENCES):

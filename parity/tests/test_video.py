@@ -26,7 +26,7 @@ def test_free_running_results_agree_to_1e_5(name: str, config: str, case: str, c
     pair = runner.load(stage, config, "float32")
     chosen = stage.cases(pair.config)[case]
     results = []
-    for side, modules in ((runner.torch, pair.reference), (runner.mlx, pair.ours)):
+    for side, modules in ((runner.side(pair.stage), pair.reference), (runner.mlx, pair.ours)):
         result = execute(side, stage, modules, chosen, "float32", "float32", None)
         chunks = result if isinstance(result, list) else [result]
         results.append(np.concatenate([side.to_numpy(chunk).values for chunk in chunks], axis=2).astype(np.float64))

@@ -14,6 +14,7 @@ from .pipelines import PIPELINES
 from .sampling import SAMPLING
 from .tokenizer import TOKENIZER
 from .transformer import TRANSFORMER
+from .transformer_25 import TRANSFORMER_25
 from .upstream import UPSTREAM
 from .video import UPSAMPLER, VIDEO_DECODER, VIDEO_ENCODER
 from .vocoder import DECODE_AUDIO, VOCODER
@@ -29,7 +30,7 @@ STAGES: tuple[Stage, ...] = (
     UPSAMPLER,
 )
 STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING, UPSTREAM)
-STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, COMMAND_LINE, FILES)
+STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, TRANSFORMER_25, COMMAND_LINE, FILES)
 
 # The way of the data, from a prompt to a video with audio: the columns of the report's map.
 PHASES = {
@@ -45,6 +46,7 @@ PHASES = {
         "transformer",
         "transformer_lora",
         "transformer_fp8",
+        "transformer_25",
         "upsampler",
     ),
     "Video out": ("video_decoder",),

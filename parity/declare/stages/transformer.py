@@ -103,7 +103,7 @@ def seconds(frames: int, first: int = 0) -> np.ndarray:
     return bounds[None]
 
 
-def _modality(
+def modality(
     config: dict[str, Any], audio: bool, name: str, sigma: list[float], positions: list[np.ndarray], **extra: Any
 ) -> Obj:
     """One stream: random latents and text, timesteps that vary from token to token unless given. No two samples of a
@@ -128,7 +128,7 @@ def _modality(
     return Obj("Modality", fields | extra)
 
 
-def _skip(*samples: dict[str, list[int] | None]) -> Obj:
+def skip(*samples: dict[str, list[int] | None]) -> Obj:
     """One ``{perturbation: blocks}`` a sample."""
     return Obj(
         "BatchedPerturbationConfig",
@@ -177,12 +177,12 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     pair = [0.909375, 0.725], [0.421875, 0.98125]  # sigma of video, of audio
 
     def video(name: str, positions: list[np.ndarray] = video_grid, sigma: list[float] = pair[0], **extra: Any) -> Obj:
-        return _modality(config, False, name, sigma, positions, **extra)
+        return modality(config, False, name, sigma, positions, **extra)
 
     def audio(
         name: str, positions: list[np.ndarray] = audio_grid, sigma: list[float] = pair[1], **extra: Any
     ) -> Obj | None:
-        return _modality(config, True, name, sigma, positions, **extra) if av else None
+        return modality(config, True, name, sigma, positions, **extra) if av else None
 
     def case(v: Obj | None, a: Obj | None, perturbations: Obj | None = None, half: bool = False, **extra: Any) -> Case:
         return Case({"video": v, "audio": a, "perturbations": perturbations}, half=half, **extra)
@@ -224,9 +224,9 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     # Spatio-temporal guidance: self-attention skipped in one block for all samples, in another for one of them.
     both: dict[str, list[int] | None] = {"skip_video_self_attn": [1], "skip_audio_self_attn": [0]}
     one: dict[str, list[int] | None] = {"skip_video_self_attn": [0, 1], "skip_audio_self_attn": [0, 1]}
-    result["stg"] = case(video("stg"), audio("stg"), _skip(both, one))
+    result["stg"] = case(video("stg"), audio("stg"), skip(both, one))
     # Lists of nothing: a sample without perturbations, and a perturbation of no block.
-    result["stg-none"] = case(video("stg"), audio("stg"), _skip({}, {"skip_video_self_attn": []}))
+    result["stg-none"] = case(video("stg"), audio("stg"), skip({}, {"skip_video_self_attn": []}))
 
     # Positions past 10 s and far from the corner, at other frame rates: angles grow to ±15,708.
     late = [grid(3, 2, 3, fps=30.0, first=70), grid(3, 2, 3, fps=23.976, first=51, corner=(20, 33))]
@@ -242,7 +242,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         # Modality guidance: each way cut for all samples in one block, for one sample in another, in every block.
         cut: dict[str, list[int] | None] = {"skip_a2v_cross_attn": [0], "skip_v2a_cross_attn": [1]}
         result["cut"] = case(
-            video("cut"), audio("cut"), _skip(cut, {"skip_a2v_cross_attn": None, "skip_v2a_cross_attn": None})
+            video("cut"), audio("cut"), skip(cut, {"skip_a2v_cross_attn": None, "skip_v2a_cross_attn": None})
         )
         result["video-alone"] = case(video("video-alone"), None)
         result["audio-alone"] = case(None, audio("audio-alone"))
@@ -255,6 +255,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 TRANSFORMER = Stage(
     name="transformer",
     component="transformer",
+    fits=lambda config: not config.get("transformer", {}).get("use_keyframes_abs_pos_embedding"),
     wrapper="X0Model",
     cases=cases,
     classes=CLASSES,

@@ -278,6 +278,7 @@ def filters_made_once() -> Iterator[None]:
 class Torch(Side):
     key, method = "reference", "forward"
     wide_functions: Mapping[str, Callable[..., Any]] = WIDENED
+    wide_modules: Mapping[str, Callable[..., Any]] = WIDENED_MODULES
     containers = (torch.nn.Sequential, torch.nn.ModuleList)
 
     def is_array(self, value: Any) -> bool:
@@ -355,7 +356,7 @@ class Torch(Side):
         """Paths of the modules without children (not of empty lists): the denominator of coverage."""
         return [
             name
-            for name, m in module.named_modules()
+            for name, m in self.named_modules(module)
             if name and not any(m.children()) and type(m) not in self.containers
         ]
 
@@ -363,13 +364,12 @@ class Torch(Side):
         """The same weights, to the last bit, in float64."""
         return self.as_oracle(copy.deepcopy(module))
 
-    @staticmethod
-    def as_oracle(module: torch.nn.Module) -> torch.nn.Module:
+    def as_oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module itself, turned into float64."""
         oracle = module.double()
         for m in oracle.modules():
-            if (name := type(m).__name__) in WIDENED_MODULES:
-                m.__class__ = type(name, (type(m),), {"forward": WIDENED_MODULES[name]})
+            if (name := type(m).__name__) in self.wide_modules:
+                m.__class__ = type(name, (type(m),), {"forward": self.wide_modules[name]})
         return oracle
 
     @contextlib.contextmanager

@@ -1,7 +1,10 @@
-"""diffusers' classes of LTX-2 as a side (PyPI ``diffusers`` 0.42.1): as a subject, or as another reference."""
+"""diffusers' classes of LTX-2 as a side (PyPI ``diffusers`` 0.42.1): as a subject, or as another reference, as it is of
+LTX-2.5."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +55,8 @@ def transformer(config: Config) -> Any:
         use_prompt_embeddings=not gated,
         perturbed_attn=True,
         norm_eps=t["norm_eps"],
+        ff_bias=t.get("ff_bias", True),
+        use_keyframes_abs_pos_embedding=t.get("use_keyframes_abs_pos_embedding", False),
     )
 
 
@@ -67,7 +72,8 @@ def velocity(model: Any, case: SimpleNamespace) -> Any:
         scaled: torch.Tensor = stream.timesteps * 1000
         return scaled.reshape(len(stream.latent), -1)
 
-    return model(
+    marking = model.config.use_keyframes_abs_pos_embedding
+    arguments = dict(
         hidden_states=video.latent,
         audio_hidden_states=audio.latent,
         encoder_hidden_states=video.context,
@@ -80,10 +86,33 @@ def velocity(model: Any, case: SimpleNamespace) -> Any:
         audio_encoder_attention_mask=getattr(audio, "context_mask", None),
         video_coords=video.positions,
         audio_coords=audio.positions,
-        use_cross_timestep=True,
+        video_keyframes_mask=getattr(video, "keyframes_mask", None),
+        use_cross_timestep=not marking,
         return_dict=False,
         **_perturbed(case.perturbations, len(model.transformer_blocks)),
     )
+    if not marking:
+        return model(**arguments)
+    with _gates_timed_as_upstream(model, video.sigma * 1000, audio.sigma * 1000):
+        return model(**arguments)
+
+
+@contextmanager
+def _gates_timed_as_upstream(model: Any, sigma: torch.Tensor, audio_sigma: torch.Tensor) -> Iterator[None]:
+    """While it lasts, the gates of audio-video attention are timed by the other stream's sigma, one value a sample, as
+    Lightricks' own code times them since 1.1.4. diffusers has one time for a gate and its scale and shift; with the
+    stream's own for these, this is upstream's rule to the last bit."""
+    others = {"av_cross_attn_video_a2v_gate": audio_sigma, "av_cross_attn_audio_v2a_gate": sigma}
+    factor = model.config.cross_attn_timestep_scale_multiplier / model.config.timestep_scale_multiplier
+    with ExitStack() as undo:
+        for name, other in others.items():
+
+            def timed(module: Any, args: Any, kwargs: Any, other: torch.Tensor = other) -> Any:
+                return (other * factor, *args[1:]), kwargs
+
+            hook = getattr(model, name).register_forward_pre_hook(timed, with_kwargs=True)
+            undo.callback(hook.remove)
+        yield
 
 
 def _perturbed(perturbations: SimpleNamespace | None, blocks: int) -> dict[str, Any]:
@@ -182,11 +211,26 @@ def vocoder(config: Config) -> Any:
     return LTX2VocoderWithBWE(**sizes(section["vocoder"]), **sizes(section["bwe"], "bwe_"), final_act_fn="clamp")
 
 
+def _rms_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+    return normed if self.weight is None else normed * self.weight
+
+
+def _split_rotary(x: torch.Tensor, freqs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """``(B, T, H·D)`` with the halves of each head turned by ``(B, H, T, D/2)`` cosines and sines."""
+    cos, sin = freqs
+    first, second = x.unflatten(-1, (cos.shape[1], -1)).swapaxes(1, 2).chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.swapaxes(1, 2).flatten(2)
+
+
 class Diffusers(TorchPort):
     name, version = "diffusers", diffusers.__version__
     wide_functions = {  # noqa: RUF012
-        "diffusers.models.embeddings:get_timestep_embedding": timestep_embedding
+        "diffusers.models.embeddings:get_timestep_embedding": timestep_embedding,
+        "diffusers.models.transformers.transformer_ltx2:apply_split_rotary_emb": _split_rotary,
     }
+    wide_modules = {"RMSNorm": _rms_norm}  # noqa: RUF012
     components = {  # noqa: RUF012
         "transformer": Part(transformer, velocity, (*_ADALN, *NORMS)),
         "embeddings_processor": Part(

@@ -28,6 +28,10 @@ class TorchPort(Port, Torch):
     def modules_of(self, module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
         yield from module.named_modules()
 
+    def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        own = super().tensors(module)
+        return {official: own[name] for name, official in self.official(module).items()}
+
     def oracle(self, module: torch.nn.Module) -> torch.nn.Module:
         oracle = super().oracle(module)
         self.also(module, oracle)
