@@ -15,7 +15,7 @@ from ..config import LatentUpsamplerConfig
 from ..config.reading import cut
 from ..diffusion.behaviour import behaviour_of
 from ..errors import InputError, LTX2Error
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, release_of
 from ..loading.gemma import check_gemma
 from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
 from ..loading.load import build, check_packed, weight_shapes
@@ -28,7 +28,7 @@ from ..media.images import check_image
 from ..media.reading import MediaInfo, probe, read_reference, read_source
 from ..media.writing import aac_rate, frame_rate
 from ..pipelines.checks import block_problems, not_utf8
-from ..pipelines.constants import numbers_of, params_of
+from ..pipelines.constants import params_of
 from ..pipelines.contexts import Contexts, load_contexts
 from ..pipelines.enhancement import library
 from ..pipelines.ledger import check_upsampler
@@ -329,7 +329,7 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
         checkpoint = header_of(path, result.remote)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
         result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
-        behaviour = behaviour_of(result.request.behaviour, numbers_of(checkpoint.version)).name
+        behaviour = behaviour_of(result.request.behaviour, release_of(checkpoint.version)).name
         result.request = replace(result.request, defaults=params_of(checkpoint.version), behaviour=behaviour)
     if checkpoint is not None:
         for part in result.recipe.components(result.request):

@@ -177,13 +177,13 @@ UPSTREAM = Behaviour(
     audio=first_stage,
 )
 BEHAVIOURS = {behaviour.name: behaviour for behaviour in (V1_0_0, UPSTREAM)}
-UPSTREAM_FROM = (2, 5)  # models of this version and later run as upstream does, where nothing else is asked for
+UPSTREAM_FROM = (2, 5)  # models of this release and later run as upstream does, where nothing else is asked for
 
 
-def behaviour_of(name: str | None, version: tuple[int, ...]) -> Behaviour:
-    """The behaviour of a name, or the default of a model's version. Raises InputError for a name that there is not."""
+def behaviour_of(name: str | None, release: tuple[int, ...]) -> Behaviour:
+    """The behaviour of a name, or the default of a model's release. Raises InputError for a name that there is not."""
     if name is None:
-        return UPSTREAM if version >= UPSTREAM_FROM else V1_0_0
+        return UPSTREAM if release >= UPSTREAM_FROM else V1_0_0
     if name not in BEHAVIOURS:
         raise InputError(f"the behaviour is {name!r}, expected {' or '.join(BEHAVIOURS)}")
     return BEHAVIOURS[name]
@@ -194,7 +194,7 @@ def behaviour_of(name: str | None, version: tuple[int, ...]) -> Behaviour:
 
 class Change(NamedTuple):
     """A row of the table. field: of ``Behaviour``. since: the release of ltx-core that has it first. reference: what it
-    is judged by. proof: the case of the harness's stage ``upstream``, or the test, that judges it."""
+    is judged by. proof: the stage and the case of the harness that judge it."""
 
     field: str
     what: str
@@ -211,19 +211,19 @@ CHANGES = (
         "stream's in both",
         "1.1.4",
         "diffusers, with the gates given the other stream's σ",
-        "parity/tests/test_upstream.py::test_the_transformer_is_told_the_rule_of_the_behaviour",
+        "transformer_25/base",
     ),
-    Change("positions", "positions of the video's tokens", "1.1.3", FORMULA, "positions"),
-    Change("keyframe_span", "the time that a keyframe of one image spans", "1.1.2", FORMULA, "keyframes"),
-    Change("noised", "how noise meets a condition", "1.1.6", FORMULA, "noise"),
-    Change("guided", "guidance is computed", "1.1.6", FORMULA, "guidance"),
-    Change("frozen", "the σ of a stream that is given and stays", "1.2.0", FORMULA, "frozen"),
+    Change("positions", "positions of the video's tokens", "1.1.3", FORMULA, "upstream/positions"),
+    Change("keyframe_span", "the time that a keyframe of one image spans", "1.1.2", FORMULA, "upstream/keyframes"),
+    Change("noised", "how noise meets a condition", "1.1.6", FORMULA, "upstream/noise"),
+    Change("guided", "guidance is computed", "1.1.6", FORMULA, "upstream/guidance"),
+    Change("frozen", "the σ of a stream that is given and stays", "1.2.0", FORMULA, "upstream/frozen"),
     Change(
         "audio",
         "the audio of ti2vid_two_stages and ti2vid_two_stages_hq",
         "1.2.0",
         "what upstream's pipelines say; not proven here",
-        "choices",
+        "upstream/choices",
     ),
 )
 
@@ -242,9 +242,8 @@ def _in_words(value: Callable[..., object] | str) -> str:
 
 def table() -> str:
     """All rows as Markdown."""
-    lines = ["| what | 1.0.0 | upstream | since | judged by | proof |", "|---|---|---|---|---|---|"]
+    lines = ["| what | 1.0.0 | upstream | since | judged by | in the stage and case |", "|---|---|---|---|---|---|"]
     for change in CHANGES:
-        proof = f"`{change.proof}`" if "::" in change.proof else f"stage `upstream`, case `{change.proof}`"
-        cells = (change.what, *values_of(change), change.since, change.reference, proof)
+        cells = (change.what, *values_of(change), change.since, change.reference, f"`{change.proof}`")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

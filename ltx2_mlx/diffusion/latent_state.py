@@ -64,8 +64,8 @@ class _LatentTools(Generic[Shape]):
 @dataclass(frozen=True)
 class VideoLatentTools(_LatentTools[VideoLatentShape]):
     """The tools of a video latent. ``fps``, in frames per second, places the tokens in time. ``keyframes``: mark the
-    first latent frame, which holds a single picture, for a transformer that is told so (2.5). ``behaviour``: of positions
-    and of conditioning."""
+    first latent frame, which holds a single picture, for a transformer that is told so (2.5). ``behaviour``: of
+    positions and of conditioning."""
 
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.schedulers import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
-from ..loading.checkpoint import CheckpointPath, read_checkpoint
+from ..loading.checkpoint import CheckpointPath, read_checkpoint, release_of
 from ..media.images import DEFAULT_IMAGE_CRF
 
 __all__ = ["DISTILLED_SIGMA_VALUES", "STAGE_2_DISTILLED_SIGMA_VALUES"]
@@ -84,11 +84,6 @@ def detect_params(checkpoint_path: CheckpointPath) -> PipelineParams:
 
 def params_of(version: str) -> PipelineParams:
     """The defaults of a ``model_version``. LTX-2.5 has those of 2.4 and later."""
-    if numbers_of(version) >= (2, 4):
+    if release_of(version) >= (2, 4):
         return LTX_2_4_PARAMS
     return LTX_2_3_PARAMS if version.startswith("2.3") else LTX_2_PARAMS
-
-
-def numbers_of(version: str) -> tuple[int, ...]:
-    """A ``model_version`` as numbers that can be compared: (2, 5, 0) of "2.5.0-rc"."""
-    return tuple(int(part) for part in version.replace("-", ".").split(".") if part.isdecimal())

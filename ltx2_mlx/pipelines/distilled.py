@@ -22,15 +22,10 @@ ANCESTRAL_FROM = (2, 5)  # models of this version and later are sampled with fre
 ANCESTRAL_SEED = 10000  # that noise's seed is this much above the video's
 
 
-def is_ancestral(version: tuple[int, ...]) -> bool:
-    """True for a model whose first distilled stage takes ancestral steps."""
-    return version >= ANCESTRAL_FROM
-
-
 def first_loop(ledger: ModelLedger, seed: int) -> DenoisingLoop:
     """The loop of the first stage. The second is deterministic for every version, as in ltx-pipelines 1.2.0; 1.4.0
     takes ancestral steps in both, and is not followed here."""
-    if not is_ancestral(ledger.version):
+    if ledger.release < ANCESTRAL_FROM:
         return euler_denoising_loop
     return partial(euler_ancestral_denoising_loop, generator=ledger.settings.noise(seed + ANCESTRAL_SEED))
 

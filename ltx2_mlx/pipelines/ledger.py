@@ -21,7 +21,7 @@ from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
 from ..diffusion.behaviour import Behaviour, behaviour_of
 from ..errors import InputError
-from ..loading.checkpoint import CheckpointPath, read_checkpoint
+from ..loading.checkpoint import CheckpointPath, read_checkpoint, release_of
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import amend_blocks
@@ -32,7 +32,7 @@ from ..transformer import LTXModel, X0Model
 from ..upsampler import LatentUpsampler
 from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import Vocoder, VocoderWithBWE
-from .constants import PipelineParams, numbers_of, params_of
+from .constants import PipelineParams, params_of
 
 Progress = Callable[[str, int, int | None], None]
 Component = TypeVar("Component", bound=nn.Module)
@@ -150,13 +150,13 @@ class ModelLedger:
         return self.with_loras((*self.loras, *loras))
 
     @cached_property
-    def version(self) -> tuple[int, ...]:
-        """The checkpoint's ``model_version``, as numbers."""
-        return numbers_of(read_checkpoint(self.checkpoint_path).version)
+    def release(self) -> tuple[int, ...]:
+        """The checkpoint's release: (2, 3)."""
+        return release_of(read_checkpoint(self.checkpoint_path).version)
 
     @property
     def behaviour(self) -> Behaviour:
-        return behaviour_of(self.settings.behaviour, self.version)
+        return behaviour_of(self.settings.behaviour, self.release)
 
     @property
     def params(self) -> PipelineParams:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +14,12 @@ import torch
 import parity.sides.torch.port  # noqa: F401  it makes torchaudio importable, which diffusers asks for
 from ltx2_mlx.diffusion import behaviour
 from ltx2_mlx.diffusion.diffusion_steps import EulerAncestralDiffusionStep
+from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.nn.module import Module
 from ltx2_mlx.pipelines import ledger
 from ltx2_mlx.pipelines.constants import DISTILLED_SIGMA_VALUES
-from parity.declare.stages.upstream import UPSTREAM
+from parity.declare.inputs import FIXTURES
+from parity.declare.stages import stages
 
 from diffusers import LTXEulerAncestralRFScheduler  # isort: skip  after the port's module
 
@@ -64,17 +65,16 @@ def test_the_ancestral_step_is_that_of_diffusers(eta: float) -> None:
         np.testing.assert_allclose(np.array(ours), theirs.numpy(), rtol=0, atol=5e-7)
 
 
-def test_each_row_of_the_table_has_a_case_or_a_test_that_exists() -> None:
+def test_each_row_of_the_table_has_two_values_and_a_case_that_exists(checkpoints: Path) -> None:
     fields = set(vars(behaviour.V1_0_0)) - {"name", "start"}  # start goes with noised
     assert [change.field for change in behaviour.CHANGES] == [f for f in vars(behaviour.V1_0_0) if f in fields]
     for change in behaviour.CHANGES:
         old, new = (getattr(b, change.field) for b in (behaviour.V1_0_0, behaviour.UPSTREAM))
         assert old != new and all(behaviour.values_of(change)), change
-        if "::" in change.proof:
-            path, _, name = change.proof.partition("::")
-            assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), change
-        else:
-            assert change.proof in UPSTREAM.cases({}), change
+        stage, _, case = change.proof.partition("/")
+        declared = stages()[stage]
+        path = FIXTURES / f"{declared.configs[0]}.safetensors"
+        assert case in declared.cases(read_checkpoint(path).config if declared.component else {}), change
 
 
 def test_the_page_shows_the_table() -> None:

@@ -208,4 +208,4 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     }
 
 
-UPSTREAM = Stage(name="upstream", component=None, cases=cases, classes=CLASSES, configs=("any",))
+UPSTREAM = Stage(name="upstream", component=None, reference="formulas", cases=cases, classes=CLASSES, configs=("any",))
