@@ -190,8 +190,8 @@ def _choices() -> tuple[Step, ...]:
             steps.append(Step(f"version.{version}.{asked or 'default'}", "of_version", kwargs))
     for recipe in _RECIPES:
         for version, asked in (("2.3.0", None), ("2.3.0", "upstream"), ("2.5.0", None), ("2.5.0", "1.0.0")):
-            kwargs = {"recipe": recipe, "version": version, "behaviour": asked, "seed": 271}
-            steps.append(Step(f"wired.{recipe}.{version}.{asked or 'default'}", "wired", kwargs))
+            chosen: dict[str, Any] = {"recipe": recipe, "version": version, "behaviour": asked, "seed": 271}
+            steps.append(Step(f"wired.{recipe}.{version}.{asked or 'default'}", "wired", chosen))
     return tuple(steps)
 
 
