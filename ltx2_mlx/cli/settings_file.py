@@ -117,7 +117,7 @@ def recorded(request: Request, parser: Parser) -> tuple[str, dict[str, str]]:
 
     for action in parser._actions:
         key = _key(action) if action.option_strings else ""
-        if action.dest in known and not isinstance(action, Refused):
+        if known.get(action.dest) is not None and not isinstance(action, Refused):
             given.setdefault(key, known[action.dest])
         if key in given:
             given[key] = _with_files(action, given[key], named)

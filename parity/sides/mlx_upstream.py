@@ -246,7 +246,7 @@ class _Seen:
             "regenerate_audio": False,
             **_SIZE,
         }
-        init, call = (inspect.signature(method).parameters for method in (pipeline.__init__, pipeline.__call__))
+        init, call = (inspect.signature(getattr(pipeline, name)).parameters for name in ("__init__", "__call__"))
         return {k: v for k, v in known.items() if k in init}, {k: v for k, v in known.items() if k in call}
 
     def put(self, name: str, value: Any) -> None:

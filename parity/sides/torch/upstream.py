@@ -46,7 +46,8 @@ def ancestral_step(
 ) -> torch.Tensor:
     shrink, keep, fresh = ancestral_coefficients(sigmas, index, eta, sample)
     x, x0, epsilon = _wide(sample), _wide(denoised), noise.to(_wide(sample).dtype)
-    return shrink * (x0 + keep * (x - x0)) + s_noise * fresh * epsilon
+    stepped: torch.Tensor = shrink * (x0 + keep * (x - x0)) + s_noise * fresh * epsilon
+    return stepped
 
 
 def euler_ancestral_denoising_loop(
@@ -147,7 +148,8 @@ def with_replaced(state: Any, latent: torch.Tensor, latent_idx: int, strength: f
 def noise_interpolated(noise: torch.Tensor, state: Any, scale: float) -> torch.Tensor:
     x, clean, mask = _wide(state.latent), _wide(state.clean_latent), state.denoise_mask
     noised = (1 - scale) * x + scale * noise.to(x.dtype)
-    return ((1 - mask) * clean + mask * noised).to(state.latent.dtype)
+    mixed: torch.Tensor = ((1 - mask) * clean + mask * noised).to(state.latent.dtype)
+    return mixed
 
 
 def guidance_in_float32(scales: dict[str, float], cond: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
