@@ -99,7 +99,6 @@ NOT_APPLICABLE = {
     "D12": "ltx-core 1.0.0 has no keyframe position embedding",
     "D13": "ltx-core 1.0.0 has no keyframe marker mask",
     "M08": "the transformer runs whole: no mask is cut into tiles",
-    "P02": "the reference combines predictions in their own dtype, and so do we",
     "M11": "a probe of the platform: 16-bit matrix products on one GPU",
     "S18": "concerns what upstream never did: the audio noise is plain",
     "S23": "blindness of a metric, not a fault: tensors are compared, never their statistics alone",

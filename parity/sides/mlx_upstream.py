@@ -145,11 +145,14 @@ class _Seeded:
 def of_version(version: str, behaviour: str | None) -> dict[str, Any]:
     """The defaults of a version, and the behaviour that a run of its models has."""
     old = _product("pipelines.constants").DEFAULT_NEGATIVE_PROMPT
-    with _made(version, behaviour) as settings:
-        ledger = _product("pipelines.ledger").ModelLedger("x", settings=settings)
+    files = _product("pipelines.ledger")
+    network = mock.patch.object(files, "load", lambda *args, **kwargs: _product("nn.module").Module())
+    with _made(version, behaviour) as settings, network:
+        ledger = files.ModelLedger("x", settings=settings)
         params = ledger.params
         found = {
             "behaviour": ledger.behaviour.name,
+            "timing": ledger.transformer().velocity_model.audio_video_timing,
             "steps": params.num_inference_steps,
             "video_blocks": params.video_guider_params.stg_blocks,
             "audio_blocks": params.audio_guider_params.stg_blocks,

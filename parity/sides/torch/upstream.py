@@ -207,6 +207,7 @@ def of_version(version: str, behaviour: str | None) -> dict[str, Any]:
         "",
         {
             "behaviour": _behaviour(version, behaviour),
+            "timing": _behaviour(version, behaviour),
             "steps": 30 if _at_least(version, 2, 3) else 40,
             "video_blocks": [block],
             "audio_blocks": [block],
