@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 
 from ..config.reading import cut
 from ..errors import MediaError, WeightsError, printable
-from ..loading.checkpoint import PREFIXES, CheckpointPath, read_checkpoint
+from ..loading.checkpoint import PREFIXES, WITHIN, CheckpointPath, read_checkpoint
 from ..loading.load import COMPONENTS, SHARED, build, weight_shapes
 from ..loading.quantized import packed_layers, said_of
 from ..media.outputs import MOVIES, SETTINGS
@@ -27,7 +28,9 @@ def info(path: CheckpointPath) -> str:
         raise WeightsError(f"{path}: left over, of no known component: {', '.join(map(cut, names[:8]))}{more}")
     states, numbers = {}, {}
     for part in dict.fromkeys(PREFIXES.values()):
-        if part in COMPONENTS and checkpoint.holds(part):
+        if elsewhere := _elsewhere(part, parts):
+            states[part] = f"in part: what begins with {' and '.join(elsewhere)} is in another file"
+        elif part in COMPONENTS and checkpoint.holds(part):
             module, keys = build(part, checkpoint)
             packed = packed_layers(module)
             states[part] = "whole: every key used once, every shape right"
@@ -51,6 +54,16 @@ def info(path: CheckpointPath) -> str:
         size = gigabytes(sum(tensor.nbytes for tensor in tensors))
         lines.append(f"  {part:<20}{len(tensors):>8}{parameters:>16,}{size:>11}  {dtypes:<10} {state}")
     return "\n".join(map(printable, lines))
+
+
+def _elsewhere(part: str, parts: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The prefixes of a component that is spread over several, as the text connectors and the projection before them
+    are, of which a transformer's own file holds others only. parts: ``Checkpoint.components``."""
+    own = {prefix: path for prefix, path in WITHIN.items() if PREFIXES[prefix] == part}
+    if parts.keys() != {"transformer", part}:
+        return []
+    lacking = [prefix for prefix, path in own.items() if not any(name.startswith(path) for name in parts[part])]
+    return lacking if len(lacking) < len(own) else []
 
 
 def gigabytes(size: int) -> str:

@@ -96,8 +96,6 @@ NOT_APPLICABLE = {
     "T17": "Gemma 4 alone; LTX-2 and 2.3 read Gemma 3",
     "C12": "a probe of the platform: one MLX build's attention at one shape",
     "R13": "the transformer runs whole: no tiles that reference tokens could be spread over",
-    "D12": "ltx-core 1.0.0 has no keyframe position embedding",
-    "D13": "ltx-core 1.0.0 has no keyframe marker mask",
     "M08": "the transformer runs whole: no mask is cut into tiles",
     "M11": "a probe of the platform: 16-bit matrix products on one GPU",
     "S18": "concerns what upstream never did: the audio noise is plain",

@@ -191,7 +191,7 @@ class StageRecord(TypedDict):
     """A stage that there is, and what it leaves out with the reason: ``cells.manifest``."""
 
     stage: str
-    reference: str
+    reference: NotRequired[str]  # absent in runs from before, which had one
     phase: str
     configs: list[str]
     ran: list[str]

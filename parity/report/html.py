@@ -178,7 +178,8 @@ def _lead(document: Document, stages: list[StageView], groups: list[causes.Group
 def _sides(document: Document) -> str:
     """What was judged, and against what."""
     origin, versions = document.get("origin", {}), document["environment"]
-    names = dict.fromkeys(("ltx-core", *(e["reference"] for e in document.get("stages", []) if e["ran"])))
+    ran = (entry for entry in document.get("stages", []) if entry["ran"])
+    names = dict.fromkeys(("ltx-core", *(entry.get("reference", "ltx-core") for entry in ran)))
     references = ", ".join(f"{name} {versions.get(name, '')}" for name in names)
     return f"{origin.get('subject') or 'LTX-2 in MLX'}, judged against {origin.get('reference') or references}"
 

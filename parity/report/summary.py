@@ -30,7 +30,7 @@ def table(document: dict[str, Any], by_config: bool = True) -> str:
     def key(entry: dict[str, Any]) -> tuple[str, str]:
         return entry["stage"], entry["config"] if by_config else ""
 
-    references = {entry["stage"]: entry["reference"] for entry in document["stages"]}
+    references = {entry["stage"]: entry.get("reference", "ltx-core") for entry in document.get("stages", [])}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in document["taps"]:
         groups.setdefault(key(row), []).append(row)

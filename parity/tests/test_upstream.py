@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -15,8 +14,6 @@ import parity.sides.torch.port  # noqa: F401  it makes torchaudio importable, wh
 from ltx2_mlx.diffusion import behaviour
 from ltx2_mlx.diffusion.diffusion_steps import EulerAncestralDiffusionStep
 from ltx2_mlx.loading.checkpoint import read_checkpoint
-from ltx2_mlx.nn.module import Module
-from ltx2_mlx.pipelines import ledger
 from ltx2_mlx.pipelines.constants import DISTILLED_SIGMA_VALUES
 from parity.declare.inputs import FIXTURES
 from parity.declare.stages import stages
@@ -80,11 +77,3 @@ def test_each_row_of_the_table_has_two_values_and_a_case_that_exists(checkpoints
 def test_the_page_shows_the_table() -> None:
     shown = PAGE.read_text().partition("<!-- behaviour: start -->\n")[2].partition("\n<!-- behaviour: end -->")[0]
     assert shown == behaviour.table(), behaviour.table()
-
-
-@pytest.mark.parametrize("name", ["1.0.0", "upstream"])
-def test_the_transformer_is_told_the_rule_of_the_behaviour(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "load", lambda *args, **kwargs: Module())
-    monkeypatch.setattr(ledger, "read_checkpoint", lambda path: SimpleNamespace(version="2.3"))
-    made = ledger.ModelLedger("x", settings=ledger.Settings(behaviour=name)).transformer()
-    assert made.velocity_model.audio_video_timing == name

@@ -19,11 +19,12 @@ from .positions import POSITIONS
 from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
+from .transformer_25 import TRANSFORMER_25
 from .upstream import UPSTREAM
 from .video import VIDEO
 from .views import VIEWS
 
-EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *VIDEO, *AUDIO)
+EDITS: tuple[Fault, ...] = (*LOADING, *TEXT, *POSITIONS, *TRANSFORMER, *TRANSFORMER_25, *VIDEO, *AUDIO)
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
 EDITS += UPSTREAM
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
@@ -31,7 +32,7 @@ _FILED = {
     "loading": LOADING,
     "text": TEXT,
     "positions": POSITIONS,
-    "transformer": TRANSFORMER,
+    "transformer": (*TRANSFORMER, *TRANSFORMER_25),
     "video": VIDEO,
     "audio": AUDIO,
     "sampling": SAMPLING,
