@@ -148,7 +148,7 @@ class LatentState:
     latent: ``(B, T, C)`` noisy tokens. denoise_mask: ``(B, T, 1)`` float32, 1 where the token is denoised fully, 0
     where it is kept. positions: as in :class:`Modality`. clean_latent: ``(B, T, C)`` what kept tokens stay at.
     attention_mask: ``(B, T, T)`` strengths in [0, 1], None for full attention. keyframes_mask: as in
-    :class:`Modality`, None where nothing is marked.
+    :class:`Modality`, None where nothing is marked. sigma: its noise level at every step, None for that of the step.
     """
 
     latent: mx.array
@@ -157,6 +157,7 @@ class LatentState:
     clean_latent: mx.array
     attention_mask: mx.array | None = None
     keyframes_mask: mx.array | None = None
+    sigma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,11 @@ class ImageConditioningInput(NamedTuple):
     """An image that the video shows.
 
     frame_idx: the frame that shows it. strength: 1 shows the image as it is, 0 ignores it. crf: the H.264 quality that
-    the image is compressed with first, because training videos were compressed; 0 leaves it as it is.
+    the image is compressed with first, because training videos were compressed; 0 leaves it as it is, and None takes
+    the default of the checkpoint's version (33, and 18 from 2.4 on).
     """
 
     path: str
     frame_idx: int
     strength: float
-    crf: int = 33
+    crf: int | None = None

@@ -21,6 +21,7 @@ from ltx2_mlx.diffusion.guiders import MultiModalGuiderFactory, MultiModalGuider
 from ltx2_mlx.diffusion.samplers import euler_denoising_loop, res2s_audio_video_denoising_loop
 from ltx2_mlx.diffusion.schedulers import LTX2Scheduler, falls
 from ltx2_mlx.errors import InputError, NotFiniteError
+from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.pipelines import (
@@ -62,6 +63,30 @@ def flags_of(pipeline: str, checkpoints: Path, output: Path) -> list[str]:
 
 def planned(pipeline: str, checkpoints: Path, tmp_path: Path, *flags: str) -> Plan:
     return plan(parse("plan", [*flags_of(pipeline, checkpoints, tmp_path / "x.mp4"), *flags]))
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "behaviour", "crf", "labelled"),
+    [
+        ("2.0.0", (), "1.0.0", 33, False),
+        ("2.0.0", ("--behaviour", "upstream"), "upstream", 33, False),
+        ("2.5.0", (), "upstream", 18, True),
+        ("2.5.0", ("--behaviour", "1.0.0"), "1.0.0", 18, True),
+    ],
+)
+def test_a_plan_shows_what_the_version_chooses(
+    version: str, flags: tuple[str, ...], behaviour: str, crf: int, labelled: bool, checkpoints: Path, tmp_path: Path
+) -> None:
+    header, path = read_checkpoint(checkpoints / "tiny-2.0.safetensors"), tmp_path / "versioned.safetensors"
+    mx.save_safetensors(str(path), dict(header.arrays()), {**header.metadata, "model_version": version})
+    image = ("--image", str(checkpoints / "media" / "image-0.png"), "0", "1")
+    made = planned(
+        "ti2vid_one_stage", checkpoints, tmp_path, "--checkpoint-path", str(path), "--placeholder", *image, *flags
+    )
+    shown = show(made)
+    assert f"  behaviour  {behaviour}\n" in shown and f"at frame 0, CRF {crf})" in shown
+    assert ("has_subtitles" in shown) == labelled and made.request.steps == 2
+    assert [each.crf for each in made.request.pictures] == [crf]
 
 
 # ---- flags --------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_frames_and_audio_have_their_settings_too_and_none_where_none_are_wanted
         assert main(["generate", *flags, "--output-path", str(tmp_path / name)]) == 0
         monkeypatch.chdir(checkpoints)  # where files of the right content are found by their names
         found = parsed("--config", tmp_path / name, "--output-path", "x")
-        assert {k: v for k, v in found.items() if given[k] != v} == {"from_settings": True}
+        assert {k: v for k, v in found.items() if given[k] != v} == {"from_settings": True, "behaviour": "1.0.0"}
         assert main(["info", str(tmp_path / name)]) == 0 and "rare words" in capsys.readouterr().out
     assert media.probe(tmp_path / "a.wav").samples
     assert main(["generate", *flags, "--no-metadata", "--overwrite", "--output-path", str(tmp_path / "b.mp4")]) == 0

@@ -12,9 +12,9 @@ from typing import Any
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..loading.checkpoint import OWNERS, CheckpointFiles
 from ..pipelines.constants import (
-    DEFAULT_NEGATIVE_PROMPT,
     LTX_2_3_HQ_PARAMS,
     LTX_2_3_PARAMS,
+    LTX_2_4_PARAMS,
     LTX_2_PARAMS,
     PipelineParams,
 )
@@ -36,7 +36,7 @@ from .values import (
 )
 
 # Defaults by the checkpoint's version, the oldest first. Where they differ, a flag's default is None until it is known.
-BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS)
+BY_VERSION = (LTX_2_PARAMS, LTX_2_3_PARAMS, LTX_2_4_PARAMS)
 ALWAYS_HQ = (LTX_2_3_HQ_PARAMS,)
 Versions = tuple[PipelineParams, ...]
 
@@ -116,7 +116,7 @@ def _by_version(values: Sequence[Any]) -> tuple[Any, str]:
     first, last = values[0], values[-1]
     if first == last:
         return first, f"(default: {_said(first)})"
-    return None, f"(default: {_said(first)}, or {_said(last)} for 2.3)"
+    return None, f"(default: {_said(first)}, or {_said(last)} from 2.3 on)"
 
 
 def _said(value: Any) -> str:
@@ -223,7 +223,8 @@ def _add_basic(parser: Parser, versions: Versions, *, distilled: bool, two_stage
         counts=(3, 4),
         metavar=("PATH FRAME STRENGTH", "CRF"),
         help="an image to show at a frame (0: the first). STRENGTH: 0 to 1, how closely to keep to it. CRF: how "
-        "strongly it is first compressed, as videos are (default: 33; 0: not at all). Can be given several times",
+        "strongly it is first compressed, as videos are (default: 33, or 18 from 2.4 on; 0: not at all). Can be given "
+        "several times",
     )
     _add_lora(parser, "--lora", "loras", "a LoRA and its strength (default: 1); can be given several times")
     parser.add_argument(
@@ -275,8 +276,9 @@ def named(argument: str) -> str:
     return f"--{argument.replace('_', '-')}"
 
 
-def _add_guidance(parser: Parser, versions: Versions, negative: str, audio_refused: str = "") -> None:
-    said = "a list of common flaws" if negative else "nothing"
+def _add_guidance(parser: Parser, versions: Versions, negative: str | None = None, audio_refused: str = "") -> None:
+    """negative: what is avoided by default; None for the prompt of the checkpoint's version."""
+    said = "a list of common flaws" if negative is None else negative or "nothing"
     parser.add_argument("--negative-prompt", default=negative, metavar="TEXT", help=f"what to avoid (default: {said})")
     for stream, source in _STREAMS:
         other = "audio" if stream == "video" else "video"
@@ -309,7 +311,7 @@ def _add_upsampler(parser: Parser) -> None:
 
 def add_one_stage(parser: Parser) -> None:
     _add_basic(parser, BY_VERSION, distilled=False, two_stages=False)
-    _add_guidance(parser, BY_VERSION, DEFAULT_NEGATIVE_PROMPT)
+    _add_guidance(parser, BY_VERSION)
 
 
 def add_two_stages(
@@ -319,7 +321,7 @@ def add_two_stages(
     audio_refused: str = "",
 ) -> None:
     _add_basic(parser, versions, distilled=False, two_stages=True)
-    _add_guidance(parser, versions, DEFAULT_NEGATIVE_PROMPT, audio_refused)
+    _add_guidance(parser, versions, audio_refused=audio_refused)
     text = f"{distilled_lora} (default: with the default checkpoint, {DISTILLED_LORA})"
     _add_lora(parser, "--distilled-lora", "distilled_lora", text)
     _add_upsampler(parser)

@@ -77,6 +77,7 @@ def settings(request: Request, progress: Progress = quiet) -> Settings:
         decode_budget=request.decode_budget,
         audio=request.audio,
         placeholder=request.placeholder,
+        behaviour=request.behaviour,
         early_layers_only=request.early_layers_only,
         cross_attn_scale=request.cross_attn_scale,
     )

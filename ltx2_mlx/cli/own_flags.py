@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..diffusion.behaviour import BEHAVIOURS
 from ..media.encoding import CODECS
 from .request import DTYPES, NOISE, TILINGS
 from .terminal import Parser
@@ -37,6 +38,12 @@ def add_ours(parser: Parser) -> None:
         choices=tuple(NOISE),
         default="numpy",
         help="where the noise comes from; torch: the same numbers as PyTorch on a CPU (default: numpy)",
+    )
+    group.add_argument(
+        "--behaviour",
+        choices=tuple(BEHAVIOURS),
+        help="compute as ltx-pipelines 1.0.0 does, or as upstream does today, where they differ (default: 1.0.0, or "
+        "upstream for 2.5)",
     )
     group.add_argument(
         "--tiling",

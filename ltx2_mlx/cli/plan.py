@@ -13,9 +13,10 @@ from pathlib import Path
 
 from ..config import DiffusionDecoderConfig, LatentUpsamplerConfig
 from ..config.reading import cut
+from ..diffusion.behaviour import behaviour_of
 from ..diffusion_decoder import check_tiling
 from ..errors import InputError, LTX2Error
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, release_of
 from ..loading.gemma import check_gemma
 from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
 from ..loading.load import build, check_packed, weight_shapes
@@ -329,7 +330,8 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
         checkpoint = header_of(path, result.remote)
         size = gigabytes(sum(info.nbytes for info in checkpoint.tensors.values()))
         result.files.append(("checkpoint", str(path), f"version {checkpoint.version}, {size}"))
-        result.request = replace(result.request, defaults=params_of(checkpoint.version))
+        behaviour = behaviour_of(result.request.behaviour, release_of(checkpoint.version)).name
+        result.request = replace(result.request, defaults=params_of(checkpoint.version), behaviour=behaviour)
     if checkpoint is not None:
         for part in result.recipe.components(result.request):
             with result.checking():
@@ -411,11 +413,11 @@ def _lora(lora: LoraPathStrength, result: Plan, checkpoint: Checkpoint | None) -
 
 def _media_files(result: Plan) -> None:
     request = result.request
-    for image in request.images:
+    for image in request.pictures:
         with result.checking():
-            picture = check_image(image.path, image.crf)
+            picture = check_image(image.path, image.crf or 0)
             height, width = picture.pixels.shape[:2]
-            result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}"))
+            result.files.append(("image", image.path, f"{height}x{width} at frame {image.frame_idx}, CRF {image.crf}"))
             result.notes += [f"{image.path} {note}" for note in picture.notes]
     for path, _ in (*request.video_conditioning, *request.conditioning_attention_mask):
         with result.checking():

@@ -125,7 +125,7 @@ class Recipe:
 
     def prompts(self, request: Request) -> list[str]:
         """The prompts that are encoded."""
-        return [request.prompt, request.negative_prompt] if self.guidance(request) else [request.prompt]
+        return [request.prompt, request.avoided] if self.guidance(request) else [request.prompt]
 
     def components(self, request: Request) -> list[str]:
         """The components that a run takes out of the checkpoint."""
@@ -160,7 +160,7 @@ class Recipe:
         arguments |= {"two_stages": self.two_stages, "tokens": self.second_order}
         if guidance := self.guidance(request):
             arguments |= {"num_inference_steps": request.steps}
-            arguments["negative_prompt"] = request.negative_prompt
+            arguments["negative_prompt"] = request.avoided
             arguments |= {f"{stream}_guider_params": params for stream, params in guidance.items()}
         if not (self.of_source and request.seed < 0):  # a random one
             arguments["seed"] = request.seed
@@ -250,7 +250,7 @@ def _asked(request: Request) -> _Asked:
         "width": request.width,
         "num_frames": request.num_frames,
         "frame_rate": request.frame_rate,
-        "images": request.images,
+        "images": request.pictures,
         "enhance_prompt": request.enhance_prompt,
         "tiling_config": request.tiling_config,
     }
@@ -259,7 +259,7 @@ def _asked(request: Request) -> _Asked:
 def _guided(request: Request) -> _Guided:
     return {
         **_asked(request),
-        "negative_prompt": request.negative_prompt,
+        "negative_prompt": request.avoided,
         "num_inference_steps": request.steps,
         "video_guider_params": request.video_guidance,
         "audio_guider_params": request.audio_guidance,
@@ -342,7 +342,7 @@ def _ic_lora(request: Request, settings: Settings) -> Result:
 def _a2vid(request: Request, settings: Settings) -> Result:
     return pipelines.A2VidPipelineTwoStage(**_two_stage_files(request, settings))(
         **_asked(request),
-        negative_prompt=request.negative_prompt,
+        negative_prompt=request.avoided,
         num_inference_steps=request.steps,
         video_guider_params=request.video_guidance,
         audio_path=request.audio_path,
@@ -361,7 +361,7 @@ def _retake(request: Request, settings: Settings) -> Result:
         start_time=request.start_time,
         end_time=request.end_time,
         seed=request.seed,
-        negative_prompt=request.negative_prompt,
+        negative_prompt=request.avoided,
         num_inference_steps=request.steps,
         video_guider_params=request.video_guidance,
         audio_guider_params=request.audio_guidance,

@@ -31,8 +31,10 @@ class Request:
 
     checkpoint_path (all files of the checkpoint), gemma_root, spatial_upsampler_path and LoRAs: a path, or a name on
     Hugging Face until ``plan`` puts the path in its place. defaults: those of the checkpoint's version, which ``plan``
-    reads from its header. They stand in for num_inference_steps and stg_blocks where these are None: see ``steps``,
-    ``video_guidance``, ``audio_guidance``. arguments: the flags as they were parsed, which ``settings_file`` records.
+    reads from its header. They stand in for num_inference_steps, stg_blocks, negative_prompt and an image's CRF where
+    these are None: see ``steps``, ``video_guidance``, ``audio_guidance``, ``avoided``, ``pictures``. behaviour: None
+    until ``plan`` puts the name of the version's in its place. arguments: the flags as they were parsed, which
+    ``settings_file`` records.
     """
 
     pipeline: str
@@ -40,7 +42,7 @@ class Request:
     prompt: str
     output_path: Path
     gemma_root: str | None = None
-    negative_prompt: str = ""
+    negative_prompt: str | None = ""
     enhance_prompt: bool = False
     seed: int = 42
     # The video's size in pixels, its length and its rate. A retake has those of its source.
@@ -84,6 +86,7 @@ class Request:
     low_memory: bool = False
     memory_limit: int | None = None  # in bytes
     noise: str = "numpy"
+    behaviour: str | None = None
     tiling: str = "auto"
     context: Path | None = None
     # How the video is compressed; None for what was not given
@@ -107,6 +110,15 @@ class Request:
     @property
     def steps(self) -> int:
         return self.defaults.num_inference_steps if self.num_inference_steps is None else self.num_inference_steps
+
+    @property
+    def avoided(self) -> str:
+        return self.defaults.negative_prompt if self.negative_prompt is None else self.negative_prompt
+
+    @property
+    def pictures(self) -> tuple[ImageConditioningInput, ...]:
+        crf = self.defaults.image_crf
+        return tuple(image._replace(crf=crf) if image.crf is None else image for image in self.images)
 
     @property
     def video_guidance(self) -> MultiModalGuiderParams:

@@ -95,8 +95,12 @@ def recorded(request: Request, parser: Parser) -> tuple[str, dict[str, str]]:
         "num_inference_steps": request.steps,
         "video_stg_blocks": list(request.video_guidance.stg_blocks or ()),
         "audio_stg_blocks": list(request.audio_guidance.stg_blocks or ()),
+        "negative_prompt": request.avoided,
+        "behaviour": request.behaviour,
     }
     given = {**request.arguments, "prompt": request.prompt, "seed": request.seed}
+    if request.images:
+        given["image"] = [list(image) for image in request.pictures]
     files, paths = dict[str, str](), dict[str, str]()
 
     def named(path: str, patterns: Sequence[str] | None) -> str:
@@ -113,10 +117,12 @@ def recorded(request: Request, parser: Parser) -> tuple[str, dict[str, str]]:
 
     for action in parser._actions:
         key = _key(action) if action.option_strings else ""
-        if action.dest in known and not isinstance(action, Refused):
+        if known.get(action.dest) is not None and not isinstance(action, Refused):
             given.setdefault(key, known[action.dest])
         if key in given:
             given[key] = _with_files(action, given[key], named)
+    order = [_key(action) for action in parser._actions if action.option_strings]
+    given = {key: given[key] for key in order if key in given}
     content = {"format": FORMAT, "arguments": given, "files": files, "versions": _versions()}
     return json.dumps(content), paths
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..config.reading import cut
 from ..errors import printable
 from .costs import costs, paces, total
 from .info import gigabytes
@@ -28,6 +29,10 @@ def show(plan: Plan) -> str:
     lines += [f"  {kind:<11}{path}  ({found})" for kind, path, found in plan.files]
     if len(plan.requests) > 1:
         lines += [f"  {'video':<11}{each.output_path}  (seed {each.seed}: {each.prompt})" for each in plan.requests]
+    if plan.request.behaviour is not None:
+        lines.append(f"  {'behaviour':<11}{plan.request.behaviour}")
+    if plan.recipe.guidance(plan.request):
+        lines.append(f"  {'avoids':<11}{cut(plan.request.avoided, 90)}")
     if plan.stages:
         lines += ["", f"{'stage':<11}{'memory':>10}  what"]
         lines += [f"{stage.name:<11}{gigabytes(stage.memory):>10}  {stage.what}" for stage in plan.stages]

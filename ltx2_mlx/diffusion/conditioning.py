@@ -5,6 +5,7 @@ Mirrors ``ltx_core.conditioning`` and the mask of ``ltx_pipelines.retake``. Item
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import LatentState, VideoLatentShape
+from .behaviour import Behaviour, latent_frame
 from .latent_state import AudioLatentTools, VideoLatentTools
 from .patchifiers import get_pixel_coords
 
@@ -52,7 +54,7 @@ class VideoConditionByLatentIndex:
         mask = mx.full((B, tokens.shape[1], 1), 1.0 - self.strength, latent_state.denoise_mask.dtype)
         return replace(
             latent_state,
-            latent=_put(latent_state.latent, at, tokens),
+            latent=_put(latent_state.latent, at, latent_tools.behaviour.start(latent_state.latent[:, at], tokens)),
             clean_latent=_put(latent_state.clean_latent, at, tokens),
             denoise_mask=_put(latent_state.denoise_mask, at, mask),
         )
@@ -74,9 +76,10 @@ class VideoConditionByKeyframeIndex:
     strength: float
 
     def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools) -> LatentState:
-        # A keyframe spans eight frames; at frame 0 it spans one, as the first latent frame does.
+        # A latent frame spans eight frames; at frame 0 it spans one, as the first latent frame does.
         causal = latent_tools.causal_fix and self.frame_idx == 0
-        positions = _positions(self.keyframes, latent_tools, causal, self.frame_idx)
+        span = latent_tools.behaviour.keyframe_span if self.keyframes.shape[2] == 1 else latent_frame
+        positions = _positions(self.keyframes, latent_tools, causal, self.frame_idx, span)
         return _append(latent_state, latent_tools, self.keyframes, positions, self.strength)
 
 
@@ -97,12 +100,18 @@ class VideoConditionByReferenceLatent:
         return _append(latent_state, latent_tools, self.latent, positions, self.strength)
 
 
-def _positions(latent: mx.array, tools: VideoLatentTools, causal_fix: bool, frame_idx: int = 0) -> np.ndarray:
+def _positions(
+    latent: mx.array,
+    tools: VideoLatentTools,
+    causal_fix: bool,
+    frame_idx: int = 0,
+    span: Callable[[np.ndarray], np.ndarray] = latent_frame,
+) -> np.ndarray:
     """``(B, 3, T, 2)`` float32 (seconds, pixels, pixels) of the tokens, ``frame_idx`` frames into the video."""
     bounds = tools.patchifier.get_patch_grid_bounds(VideoLatentShape(*latent.shape))
     coords = np.array(get_pixel_coords(bounds, tools.scale_factors, causal_fix))
     coords[:, 0] += frame_idx
-    positions = coords.astype(np.float32)
+    positions = span(coords).astype(np.float32)
     positions[:, 0] /= np.float32(tools.fps)
     return positions
 
@@ -111,12 +120,13 @@ def _append(
     state: LatentState, tools: VideoLatentTools, latent: mx.array, positions: np.ndarray, strength: float
 ) -> LatentState:
     """Append ``latent`` as tokens. Positions become float32 even where the video's own are rounded to bfloat16, and
-    the mask goes through the latent's dtype (0.2 is 0.2002 in bfloat16), both as in the reference."""
+    the mask goes through the latent's dtype (0.2 is 0.2002 in bfloat16), both as in the reference. What is given is
+    no keyframe that the model makes, so it is not marked."""
     tokens = tools.patchifier.patchify(latent)
     mask = mx.full((*tokens.shape[:2], 1), 1.0 - strength, latent.dtype).astype(state.denoise_mask.dtype)
-    marks = state.keyframes_mask  # what is added is not marked, nor is a single picture among it
+    start, marks = tools.behaviour.start(mx.zeros_like(tokens), tokens), state.keyframes_mask
     return LatentState(
-        latent=mx.concatenate([state.latent, tokens], axis=1),
+        latent=mx.concatenate([state.latent, start], axis=1),
         denoise_mask=mx.concatenate([state.denoise_mask, mask], axis=1),
         positions=mx.concatenate([state.positions.astype(mx.float32), mx.array(positions)], axis=2),
         clean_latent=mx.concatenate([state.clean_latent, tokens], axis=1),
@@ -187,6 +197,16 @@ def build_attention_mask(
     to_new = mx.concatenate([mx.broadcast_to(cross_mask[:, None], (B, num_noisy_tokens, M)), others], axis=1)
     from_new = mx.concatenate([to_new.transpose(0, 2, 1), mx.ones((B, M, M), dtype)], axis=2)
     return mx.concatenate([mx.concatenate([existing, to_new], axis=2), from_new], axis=1)
+
+
+@dataclass(frozen=True)
+class FrozenStream:
+    """Keeps all tokens of a stream, at the noise level that ``behaviour.frozen`` gives them."""
+
+    behaviour: Behaviour
+
+    def apply_to(self, latent_state: LatentState, latent_tools: VideoLatentTools | AudioLatentTools) -> LatentState:
+        return self.behaviour.frozen(replace(latent_state, denoise_mask=mx.zeros_like(latent_state.denoise_mask)))
 
 
 @dataclass(frozen=True)

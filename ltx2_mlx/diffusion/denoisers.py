@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import LatentState, Modality
+from .behaviour import V1_0_0, Behaviour
 from .guiders import MultiModalGuider, MultiModalGuiderFactory
 from .perturbations import BatchedPerturbationConfig, Perturbation, PerturbationConfig, PerturbationType
 from .samplers import DenoisingFunc, Latents, timesteps_from_mask
@@ -23,9 +24,10 @@ Denoiser = Callable[[Modality | None, Modality | None, BatchedPerturbationConfig
 
 
 def modality_from_latent_state(state: LatentState, context: mx.array, sigma: float, enabled: bool = True) -> Modality:
-    """``state`` as the transformer takes it, at noise level ``sigma``. Tokens that share one timestep share its
-    embedding, ``(B, 1, 1)``: a timestep for each would cost gigabytes at full size, for the same numbers."""
-    mask = state.denoise_mask
+    """``state`` as the transformer takes it, at noise level ``sigma``, or at its own. Tokens that share one
+    timestep share its embedding, ``(B, 1, 1)``: a timestep for each would cost gigabytes at full size, for the same
+    numbers."""
+    mask, sigma = state.denoise_mask, sigma if state.sigma is None else state.sigma
     if mx.all(mask == mask[:, :1]).item():
         mask = mask[:, :1]
     return Modality(
@@ -60,6 +62,7 @@ def multi_modal_guider_denoising_func(
     v_context: mx.array,
     a_context: mx.array,
     transformer: Denoiser,
+    behaviour: Behaviour = V1_0_0,
 ) -> DenoisingFunc:
     """Up to four passes a step, each with both streams: with the prompt, with the negative one, with some
     self-attention left out, and with the streams cut from each other."""
@@ -69,6 +72,7 @@ def multi_modal_guider_denoising_func(
         v_context,
         a_context,
         transformer,
+        behaviour,
     )
 
 
@@ -78,6 +82,7 @@ def multi_modal_guider_factory_denoising_func(
     v_context: mx.array,
     a_context: mx.array,
     transformer: Denoiser,
+    behaviour: Behaviour = V1_0_0,
 ) -> DenoisingFunc:
     """Like ``multi_modal_guider_denoising_func``, with guidance that depends on the sigma.
 
@@ -106,7 +111,7 @@ def multi_modal_guider_factory_denoising_func(
         def guided(k: int) -> mx.array:
             if last is not None and skipped[k]:
                 return last[k]
-            return guiders[k].calculate(conditioned[k], *(prediction[k] for prediction in others))
+            return behaviour.guided(guiders[k], conditioned[k], [prediction[k] for prediction in others])
 
         last = guided(0), guided(1)
         return last

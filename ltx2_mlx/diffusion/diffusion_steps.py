@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlx.core as mx
 import numpy as np
 
@@ -26,6 +28,34 @@ class EulerDiffusionStep:
         sigma, after = np.float32(sigmas[step_index]), np.float32(sigmas[step_index + 1])
         velocity = to_velocity(sample, float(sigma), denoised_sample)
         return (sample.astype(mx.float32) + velocity.astype(mx.float32) * float(after - sigma)).astype(sample.dtype)
+
+
+@dataclass(frozen=True)
+class EulerAncestralDiffusionStep:
+    """First order, down to a lower sigma than the next and back to it with fresh noise, so that the variance is kept.
+
+    eta: how far down, above 0 to 1; s_noise: a factor of the noise. The rectified flow's x = (1 − σ)·x₀ + σ·ε is what
+    makes the signal's share 1 − σ. Source: ``EulerAncestralDiffusionStep`` of ltx-core 1.2.0.
+    """
+
+    eta: float = 1.0
+    s_noise: float = 1.0
+
+    def coefficients(self, sigma: np.float32, sigma_next: np.float32) -> tuple[np.float32, np.float32, np.float32]:
+        """(a, r, c): the step is a·(r·x + (1 − r)·x₀) + c·ε. In float32: near σ = 1 the rounding of 1 − σ shows."""
+        one, eta = np.float32(1), np.float32(self.eta)
+        down = sigma_next * (one + (sigma_next / sigma - one) * eta)
+        signal = (one - sigma_next) / (one - down)
+        return signal, down / sigma, np.sqrt(max(sigma_next**2 - down**2 * signal**2, np.float32(0)))
+
+    def step(
+        self, sample: mx.array, denoised_sample: mx.array, sigmas: np.ndarray, step_index: int, noise: mx.array
+    ) -> mx.array:
+        """``(B, T, C)`` noisy and denoised latents → float32 ones at ``sigmas[step_index + 1]``, which is above 0."""
+        coefficients = self.coefficients(np.float32(sigmas[step_index]), np.float32(sigmas[step_index + 1]))
+        a, r, c = map(float, coefficients)
+        x, x0, fresh = (array.astype(mx.float32) for array in (sample, denoised_sample, noise))
+        return a * (r * x + (1 - r) * x0) + self.s_noise * c * fresh
 
 
 class Res2sDiffusionStep:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..types import VIDEO_SCALE_FACTORS, AudioLatentShape, LatentState, SpatioTemporalScaleFactors, VideoLatentShape
+from .behaviour import V1_0_0, Behaviour
 from .patchifiers import AudioPatchifier, Patchifier, Shape, VideoLatentPatchifier, get_pixel_coords
 
 
@@ -63,13 +64,15 @@ class _LatentTools(Generic[Shape]):
 @dataclass(frozen=True)
 class VideoLatentTools(_LatentTools[VideoLatentShape]):
     """The tools of a video latent. ``fps``, in frames per second, places the tokens in time. ``keyframes``: mark the
-    first latent frame, which holds a single picture, for a transformer that is told so (2.5)."""
+    first latent frame, which holds a single picture, for a transformer that is told so (2.5). ``behaviour``: of
+    positions and of conditioning."""
 
     patchifier: VideoLatentPatchifier
     target_shape: VideoLatentShape
     fps: float
     scale_factors: SpatioTemporalScaleFactors = VIDEO_SCALE_FACTORS
     causal_fix: bool = True
+    behaviour: Behaviour = V1_0_0
     keyframes: bool = False
 
     def _keyframes_mask(self) -> mx.array | None:
@@ -81,11 +84,11 @@ class VideoLatentTools(_LatentTools[VideoLatentShape]):
         return self.patchifier.patchify(mx.broadcast_to(first, tuple(shape)).astype(mx.float32))
 
     def _positions(self, dtype: mx.Dtype) -> mx.array:
-        """``(B, 3, T, 2)`` in (seconds, pixels, pixels), rounded to the model's dtype: in bfloat16, 1/24 s becomes
-        0.041748 s. The reference does so for video and not for audio."""
+        """``(B, 3, T, 2)`` in (seconds, pixels, pixels); ``behaviour.positions`` may round them to the latent's dtype,
+        which 1.0.0 does for video and not for audio."""
         coords = np.array(get_pixel_coords(self.bounds(), self.scale_factors, self.causal_fix)).astype(np.float32)
         coords[:, 0] = coords[:, 0] / np.float32(self.fps)
-        return mx.array(coords).astype(dtype)
+        return self.behaviour.positions(mx.array(coords), dtype)
 
 
 @dataclass(frozen=True)

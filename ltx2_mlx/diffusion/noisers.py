@@ -10,14 +10,16 @@ import numpy as np
 
 from ..nn.noise import Generator
 from ..types import LatentState
+from .behaviour import V1_0_0, Behaviour
 from .torch_random import TorchGenerator
 
 
 @dataclass(frozen=True)
 class GaussianNoiser:
-    """Mixes noise into each token, in the share that its mask times the scale gives."""
+    """Mixes noise into each token, in the share that its mask and the scale give, by ``behaviour.noised``."""
 
     generator: Generator
+    behaviour: Behaviour = V1_0_0
 
     def __call__(self, latent_state: LatentState, noise_scale: float = 1.0) -> LatentState:
         """Add noise to a state.
@@ -27,8 +29,7 @@ class GaussianNoiser:
         """
         latent = latent_state.latent
         noise = self.generator.randn(latent.shape, latent.dtype)
-        mask = latent_state.denoise_mask * noise_scale  # float32, and so is the mix (tap: GaussianNoiser)
-        return replace(latent_state, latent=(noise * mask + latent * (1 - mask)).astype(latent.dtype))
+        return replace(latent_state, latent=self.behaviour.noised(noise, latent_state, noise_scale))
 
 
 class TorchNoise(Generator):

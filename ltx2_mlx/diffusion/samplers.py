@@ -18,7 +18,7 @@ from ..errors import InputError, NotFiniteError
 from ..nn.finite import all_finite
 from ..nn.noise import Generator
 from ..types import LatentState
-from .diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
+from .diffusion_steps import EulerAncestralDiffusionStep, EulerDiffusionStep, Res2sDiffusionStep
 
 States = tuple[LatentState, LatentState]
 Latents = tuple[mx.array, mx.array]
@@ -96,6 +96,50 @@ def euler_denoising_loop(
         _evaluated(video_state.latent, audio_state.latent, i + 1, total)
     progress(total, total)
     return video_state, audio_state
+
+
+def euler_ancestral_denoising_loop(
+    sigmas: np.ndarray,
+    video_state: LatentState,
+    audio_state: LatentState,
+    denoise_fn: DenoisingFunc,
+    *,
+    generator: Generator,
+    stepper: EulerAncestralDiffusionStep | None = None,
+    progress: Progress = quiet,
+) -> States:
+    """Denoise with first-order steps and fresh noise after each but the last, in float32.
+
+    The generator draws that noise for all tokens, kept ones too, in the latent's dtype: video, then audio.
+    """
+    stepper, total = stepper or EulerAncestralDiffusionStep(), len(sigmas) - 1
+    for i in range(total):
+        progress(i, total)
+        video_x0, audio_x0 = denoise_fn(video_state, audio_state, sigmas, i)
+        video = _renoised(stepper, video_state, video_x0, sigmas, i, generator)
+        audio = _renoised(stepper, audio_state, audio_x0, sigmas, i, generator)
+        video_state, audio_state = replace(video_state, latent=video), replace(audio_state, latent=audio)
+        _evaluated(video, audio, i + 1, total)
+    progress(total, total)
+    return video_state, audio_state
+
+
+def _renoised(
+    stepper: EulerAncestralDiffusionStep,
+    state: LatentState,
+    denoised: mx.array,
+    sigmas: np.ndarray,
+    index: int,
+    generator: Generator,
+) -> mx.array:
+    """The latent after a step; kept tokens are put back before it, and again after it."""
+    mask, clean, dtype = state.denoise_mask, state.clean_latent, state.latent.dtype
+    x0 = post_process_latent(denoised.astype(mx.float32), mask, clean)
+    if sigmas[index + 1] == 0:
+        return x0.astype(dtype)
+    noise = generator.randn(state.latent.shape, dtype)
+    after = stepper.step(state.latent, x0, sigmas, index, noise)
+    return post_process_latent(after, mask, clean).astype(dtype)
 
 
 def phi(j: int, neg_h: float) -> float:

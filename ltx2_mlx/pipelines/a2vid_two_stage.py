@@ -88,7 +88,7 @@ class A2VidPipelineTwoStage:
             images=images,
         )
         generator = ledger.settings.noise(seed)
-        noiser = GaussianNoiser(generator)
+        noiser = GaussianNoiser(generator, ledger.behaviour)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
         duration = num_frames / frame_rate
@@ -107,6 +107,7 @@ class A2VidPipelineTwoStage:
                 MultiModalGuider(MultiModalGuiderParams()),
                 *stages.both(positive),
                 transformer,
+                ledger.behaviour,
             ),
             conditionings=stages.image_conditionings(ledger, images, half),
             initial_audio_latent=latent,

@@ -185,7 +185,7 @@ def _image_problems(arguments: Mapping[str, Any], named: Named) -> Iterator[str]
             last = int(frames) - 1
             yield f"{image.path}: frame {short(image.frame_idx)} is not in the video, expected 0 to {last}"
         yield from _number(f"{image.path}: the strength", image.strength, _STRENGTH)
-        if any(_number("", image.crf, Within(0, 51, whole=True))):
+        if image.crf is not None and any(_number("", image.crf, Within(0, 51, whole=True))):
             yield f"{image.path}: CRF {short(image.crf)}, expected 0 to 51"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..diffusion.noisers import GaussianNoiser
+from ..diffusion.samplers import DenoisingLoop, euler_ancestral_denoising_loop, euler_denoising_loop
 from ..loading.checkpoint import CheckpointPath
 from ..loading.lora import LoraPathStrength
 from ..tiling import TilingConfig
@@ -15,6 +17,17 @@ from ..types import Audio, ImageConditioningInput, VideoPixelShape
 from . import checks, stages
 from .constants import DISTILLED_SIGMA_VALUES
 from .ledger import ModelLedger, Settings
+
+ANCESTRAL_FROM = (2, 5)  # models of this version and later are sampled with fresh noise in the first stage
+ANCESTRAL_SEED = 10000  # that noise's seed is this much above the video's
+
+
+def first_loop(ledger: ModelLedger, seed: int) -> DenoisingLoop:
+    """The loop of the first stage. The second is deterministic for every version, as in ltx-pipelines 1.2.0; 1.4.0
+    takes ancestral steps in both, and is not followed here."""
+    if ledger.release < ANCESTRAL_FROM:
+        return euler_denoising_loop
+    return partial(euler_ancestral_denoising_loop, generator=ledger.settings.noise(seed + ANCESTRAL_SEED))
 
 
 class DistilledPipeline:
@@ -64,7 +77,7 @@ class DistilledPipeline:
             images=images,
         )
         generator = ledger.settings.noise(seed)
-        noiser = GaussianNoiser(generator)
+        noiser = GaussianNoiser(generator, ledger.behaviour)
         (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, images=images)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
@@ -81,6 +94,7 @@ class DistilledPipeline:
             np.array(DISTILLED_SIGMA_VALUES, np.float32),
             stages.simple(context),
             conditionings=conditionings,
+            loop=first_loop(ledger, seed),
             transformer=transformer,
         )
         video, audio = stages.second_stage(

@@ -84,7 +84,7 @@ class ICLoraPipeline:
         half = whole._replace(height=height // 2, width=width // 2)
         reference = reference_shape(half, self.reference_downscale_factor)
         generator = ledger.settings.noise(seed)
-        noiser = GaussianNoiser(generator)
+        noiser = GaussianNoiser(generator, ledger.behaviour)
         (context,) = stages.prompt_contexts(ledger, [prompt], enhance_prompt, seed, images)
 
         encoder = ledger.video_encoder()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -19,9 +19,10 @@ from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
+from ..diffusion.behaviour import Behaviour, behaviour_of
 from ..diffusion_decoder import DiffusionVideoDecoder
 from ..errors import InputError
-from ..loading.checkpoint import CheckpointPath, read_checkpoint
+from ..loading.checkpoint import CheckpointPath, read_checkpoint, release_of
 from ..loading.load import load
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import amend_blocks
@@ -32,6 +33,7 @@ from ..transformer import LTXModel, X0Model
 from ..upsampler import LatentUpsampler
 from ..video_vae import VideoDecoder, VideoEncoder
 from ..vocoder import Vocoder, VocoderWithBWE
+from .constants import PipelineParams, params_of
 
 Progress = Callable[[str, int, int | None], None]
 Component = TypeVar("Component", bound=nn.Module)
@@ -94,6 +96,8 @@ class Settings:
     eighth with low_memory.
     audio: False neither decodes nor returns audio; the frames stay the same.
     placeholder: run neither the transformer nor Gemma; latents are noise. For testing all that comes afterwards.
+    behaviour: what upstream has changed since 1.0.0, as in "1.0.0" or as in "upstream"; None: as in upstream for models
+    from 2.5 on. See ``ltx2_mlx.diffusion.behaviour``.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
     the second scales what the blocks take from the prompt. peaks: the run writes the memory of its phases there.
     """
@@ -110,6 +114,7 @@ class Settings:
     decode_budget: int | None = None
     audio: bool = True
     placeholder: bool = False
+    behaviour: str | None = None
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
     peaks: Peaks = field(default_factory=Peaks, compare=False)
@@ -119,6 +124,7 @@ class Settings:
             raise InputError(f"the dtype is {self.dtype}, expected bfloat16, float16 or float32")
         if not abs(self.cross_attn_scale) <= 100:  # NaN as well
             raise InputError(f"cross_attn_scale is {self.cross_attn_scale}, expected -100 to 100")
+        behaviour_of(self.behaviour, ())  # raises for a name that there is not
 
     @contextmanager
     def task(self, name: str) -> Iterator[None]:
@@ -143,6 +149,20 @@ class ModelLedger:
 
     def with_additional_loras(self, loras: tuple[LoraPathStrength, ...]) -> ModelLedger:
         return self.with_loras((*self.loras, *loras))
+
+    @cached_property
+    def release(self) -> tuple[int, ...]:
+        """The checkpoint's release: (2, 3)."""
+        return release_of(read_checkpoint(self.checkpoint_path).version)
+
+    @property
+    def behaviour(self) -> Behaviour:
+        return behaviour_of(self.settings.behaviour, self.release)
+
+    @property
+    def params(self) -> PipelineParams:
+        """The defaults of the checkpoint's version."""
+        return params_of(read_checkpoint(self.checkpoint_path).version)
 
     @property
     def marks_keyframes(self) -> bool:
@@ -172,6 +192,7 @@ class ModelLedger:
             model = cast(LTXModel, loaded)
             if settings.cross_attn_scale != 1.0:
                 amend_blocks(model, partial(_scale_cross_attention, scale=settings.cross_attn_scale))
+            model.audio_video_timing = self.behaviour.audio_video_timing
             mx.eval(model)
         return X0Model(model)
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio_vae import encode_audio
-from ..diffusion.conditioning import TemporalRegionMask
+from ..diffusion.conditioning import FrozenStream, TemporalRegionMask
 from ..diffusion.guiders import MultiModalGuiderParams
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
@@ -80,8 +80,9 @@ class RetakePipeline:
         seed = secrets.randbelow(2**31) if seed < 0 else seed
         generator = ledger.settings.noise(seed)
         span = (start_time, end_time, shape.fps)
-        video_mask = TemporalRegionMask(*(span if regenerate_video else (0.0, 0.0, shape.fps)))
-        audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))
+        kept = FrozenStream(ledger.behaviour)
+        video_mask = TemporalRegionMask(*span) if regenerate_video else kept
+        audio_mask = TemporalRegionMask(*span) if regenerate_audio else kept
         initial_video = _encoded_video(ledger, video_path, shape)
         initial_audio = _encoded_audio(ledger, video_path, shape)
         prompts = [prompt] if distilled else [prompt, negative_prompt]
@@ -91,12 +92,13 @@ class RetakePipeline:
         else:
             sigmas, none = LTX2Scheduler().execute(num_inference_steps), MultiModalGuiderParams()
             positive, negative = contexts
-            asking = guided(video_guider_params or none, audio_guider_params or none, positive, negative)
+            params = (video_guider_params or none, audio_guider_params or none)
+            asking = guided(*params, positive, negative, ledger.behaviour)
         video, audio = stages.denoise_audio_video(
             ledger,
             "denoising",
             shape,
-            GaussianNoiser(generator),
+            GaussianNoiser(generator, ledger.behaviour),
             sigmas,
             asking,
             conditionings=[video_mask],

@@ -131,7 +131,8 @@ def image_conditionings(
         encoder = video_encoder or ledger.video_encoder()
         for i, image in enumerate(images):
             ledger.settings.progress("encoding the images", i, len(images))
-            pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=image.crf)
+            crf = ledger.params.image_crf if image.crf is None else image.crf
+            pixels = load_image_conditioning(image.path, shape.height, shape.width, crf=crf)
             latent = encoder(mx.array(pixels).astype(ledger.settings.dtype))
             evaluated(f"encoding {image.path}", latent)
             items.append(placing(image, latent))
@@ -209,14 +210,16 @@ def denoise_audio_video(
     given and stays. transformer: one that is already loaded; otherwise the ledger's, released before this returns.
     """
     settings = ledger.settings
-    of_video, of_audio = video_tools(output_shape, ledger.marks_keyframes), audio_tools(output_shape)
+    behaviour = ledger.behaviour
+    of_video = replace(video_tools(output_shape, ledger.marks_keyframes), behaviour=behaviour)
+    of_audio = audio_tools(output_shape)
     video = create_noised_state(of_video, conditionings, noiser, settings.dtype, noise_scale, initial_video_latent)
     audio_scale = 0.0 if frozen_audio else noise_scale
     audio = create_noised_state(
         of_audio, audio_conditionings, noiser, settings.dtype, audio_scale, initial_audio_latent
     )
     if frozen_audio:
-        audio = replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask))
+        audio = behaviour.frozen(replace(audio, denoise_mask=mx.zeros_like(audio.denoise_mask)))
     if not settings.placeholder:
         with settings.peaks.phase(name):
             denoise_fn = asking(cast(Denoiser, transformer or ledger.transformer()))  # both streams in, and both out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..diffusion.behaviour import Behaviour
 from ..diffusion.denoisers import multi_modal_guider_factory_denoising_func
 from ..diffusion.guiders import MultiModalGuiderFactory, MultiModalGuiderParams, create_multimodal_guider_factory
 from ..diffusion.noisers import GaussianNoiser
@@ -21,7 +22,11 @@ Guidance = MultiModalGuiderParams | MultiModalGuiderFactory
 
 
 def guided(
-    video: Guidance, audio: Guidance, positive: EmbeddingsProcessorOutput, negative: EmbeddingsProcessorOutput
+    video: Guidance,
+    audio: Guidance,
+    positive: EmbeddingsProcessorOutput,
+    negative: EmbeddingsProcessorOutput,
+    behaviour: Behaviour,
 ) -> stages.Asking:
     """Denoising with guidance of both streams, away from the negative prompt."""
     factories = (
@@ -29,7 +34,7 @@ def guided(
         create_multimodal_guider_factory(audio, negative.audio_encoding),
     )
     contexts = stages.both(positive)
-    return lambda transformer: multi_modal_guider_factory_denoising_func(*factories, *contexts, transformer)
+    return lambda transformer: multi_modal_guider_factory_denoising_func(*factories, *contexts, transformer, behaviour)
 
 
 class TI2VidOneStagePipeline:
@@ -89,9 +94,9 @@ class TI2VidOneStagePipeline:
             ledger,
             "denoising",
             shape,
-            GaussianNoiser(generator),
+            GaussianNoiser(generator, ledger.behaviour),
             LTX2Scheduler().execute(num_inference_steps),
-            guided(video_guider_params, audio_guider_params, positive, negative),
+            guided(video_guider_params, audio_guider_params, positive, negative, ledger.behaviour),
             conditionings=stages.image_conditionings(ledger, images, shape),
         )
         return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import mlx.core as mx
+
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.schedulers import LTX2Scheduler
 from ..loading.checkpoint import CheckpointPath
@@ -38,6 +40,10 @@ class TI2VidTwoStagesPipeline:
             checkpoint_path, gemma_root, spatial_upsampler_path, tuple(loras), settings or Settings()
         )
         self.stage_2_model_ledger = self.stage_1_model_ledger.with_additional_loras(tuple(distilled_lora))
+
+    def kept_audio(self, ledger: ModelLedger, first: mx.array, second: mx.array) -> mx.array:
+        """The latent of the audio that is decoded, of those of both stages."""
+        return ledger.behaviour.audio(first, second)
 
     def __call__(
         self,
@@ -74,7 +80,7 @@ class TI2VidTwoStagesPipeline:
             images=images,
         )
         generator = ledger.settings.noise(seed)
-        noiser = GaussianNoiser(generator)
+        noiser = GaussianNoiser(generator, ledger.behaviour)
         positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed, images)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
@@ -85,11 +91,12 @@ class TI2VidTwoStagesPipeline:
             half,
             noiser,
             LTX2Scheduler().execute(num_inference_steps),
-            guided(video_guider_params, audio_guider_params, positive, negative),
+            guided(video_guider_params, audio_guider_params, positive, negative, ledger.behaviour),
             conditionings=stages.image_conditionings(ledger, images, half, self.placing),
         )
         ledger = self.stage_2_model_ledger
-        video, audio = stages.second_stage(
+        video, refined = stages.second_stage(
             ledger, whole, noiser, video, audio, stages.simple(positive), images, self.placing
         )
+        audio = self.kept_audio(ledger, audio, refined)
         return stages.decoded(ledger, video, audio, tiling_config, generator)

@@ -92,7 +92,7 @@ class TI2VidTwoStagesHQPipeline:
             images=images,
         )
         generator = ledger.settings.noise(seed)
-        noiser = GaussianNoiser(generator)
+        noiser = GaussianNoiser(generator, ledger.behaviour)
         positive, negative = stages.prompt_contexts(ledger, [prompt, negative_prompt], enhance_prompt, seed, images)
         whole = VideoPixelShape(1, num_frames, height, width, frame_rate)
         half = whole._replace(height=height // 2, width=width // 2)
@@ -112,12 +112,13 @@ class TI2VidTwoStagesHQPipeline:
             half,
             noiser,
             LTX2Scheduler().execute(num_inference_steps, tokens=tokens),
-            guided(video_guider_params, audio_guider_params, positive, negative),
+            guided(video_guider_params, audio_guider_params, positive, negative, ledger.behaviour),
             conditionings=stages.image_conditionings(ledger, images, half),
             loop=loop(1),
         )
         ledger = self.stage_2_model_ledger
-        video, audio = stages.second_stage(
+        video, refined = stages.second_stage(
             ledger, whole, noiser, video, audio, stages.simple(positive), images, loop=loop(2)
         )
+        audio = ledger.behaviour.audio(audio, refined)
         return stages.decoded(ledger, video, audio, tiling_config, generator)

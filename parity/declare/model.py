@@ -117,7 +117,7 @@ class Case:
     isolated: bool = True
 
 
-Reference = Literal["ltx-core", "transformers", "diffusers"]
+Reference = Literal["ltx-core", "transformers", "diffusers", "formulas"]
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,6 @@ NOT_APPLICABLE = {
     "C12": "a probe of the platform: one MLX build's attention at one shape",
     "R13": "the transformer runs whole: no tiles that reference tokens could be spread over",
     "M08": "the transformer runs whole: no mask is cut into tiles",
-    "P02": "the reference combines predictions in their own dtype, and so do we",
     "M11": "a probe of the platform: 16-bit matrix products on one GPU",
     "S18": "concerns what upstream never did: the audio noise is plain",
     "S23": "blindness of a metric, not a fault: tensors are compared, never their statistics alone",

@@ -228,29 +228,36 @@ def _strengths(mask: mx.array | None) -> mx.array | None:
     return None if mask is None else _ramp(mask, 2)
 
 
+def stand_in(targets: tuple[mx.array, mx.array], calls: list[Any]) -> Callable[..., tuple[mx.array, ...]]:
+    """In place of a denoising function: adds up what it is told and a target, and lists its calls."""
+
+    def denoise(video: Any, audio: Any, sigmas: np.ndarray, step_index: int) -> tuple[mx.array, ...]:
+        sigma = float(sigmas[step_index])
+        calls.append([sigma, step_index, len(sigmas)])
+        states = video, audio
+        return tuple(
+            _told(
+                *(state.latent, target, state.denoise_mask, state.clean_latent, _places(state.positions)),
+                *(_strengths(state.attention_mask), _ramp(other.latent, 1, 2), sigma, step_index, len(sigmas)),
+            )
+            for state, other, target in zip(states, states[::-1], targets, strict=True)
+        )
+
+    return denoise
+
+
 def _looped(name: str) -> Callable[..., Any]:
     def run(sigmas: mx.array, video: Any, audio: Any, targets: tuple[mx.array, mx.array], noise: list[mx.array]) -> Any:
         calls: list[Any] = []
         drawn: list[Any] = []
-
-        def denoise(video: Any, audio: Any, sigmas: np.ndarray, step_index: int) -> tuple[mx.array, ...]:
-            sigma = float(sigmas[step_index])
-            calls.append([sigma, step_index, len(sigmas)])
-            states = video, audio
-            return tuple(
-                _told(
-                    *(state.latent, target, state.denoise_mask, state.clean_latent, _places(state.positions)),
-                    *(_strengths(state.attention_mask), _ramp(other.latent, 1, 2), sigma, step_index, len(sigmas)),
-                )
-                for state, other, target in zip(states, states[::-1], targets, strict=True)
-            )
-
         options = {}
         if noise:  # drawn as (substep video, substep audio, step video, step audio)
             for who, wanted in (("substep", (0, 1)), ("step", (2, 3))):
                 draws = [x for i, x in enumerate(noise) if i % 4 in wanted]
                 options[f"{who}_generator"] = _Recorded(draws, drawn, who)
-        states = getattr(_product("diffusion.samplers"), name)(np.array(sigmas), video, audio, denoise, **options)
+        states = getattr(_product("diffusion.samplers"), name)(
+            np.array(sigmas), video, audio, stand_in(targets, calls), **options
+        )
         return states, _listed(calls), _listed(drawn)
 
     return run

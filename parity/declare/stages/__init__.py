@@ -16,6 +16,7 @@ from .sampling import SAMPLING
 from .tokenizer import TOKENIZER
 from .transformer import TRANSFORMER
 from .transformer_25 import TRANSFORMER_25
+from .upstream import UPSTREAM
 from .video import UPSAMPLER, VIDEO_DECODER, VIDEO_ENCODER
 from .vocoder import DECODE_AUDIO, VOCODER
 
@@ -30,7 +31,7 @@ STAGES: tuple[Stage, ...] = (
     VIDEO_DECODER,
     UPSAMPLER,
 )
-STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING)
+STAGES += (AUDIO_PROCESSOR, AUDIO_ENCODER, AUDIO_DECODER, VOCODER, DECODE_AUDIO, SAMPLING, DENOISING, UPSTREAM)
 STAGES += (LORA, TRANSFORMER_LORA, TRANSFORMER_FP8, TRANSFORMER_25, VIDEO_DECODER_25, COMMAND_LINE, FILES)
 
 # The way of the data, from a prompt to a video with audio: the columns of the report's map.
@@ -41,6 +42,7 @@ PHASES = {
     "Denoising": (
         "sampling",
         "denoising",
+        "upstream",
         "patchifiers",
         "lora",
         "transformer",

@@ -140,6 +140,7 @@ _OURS: dict[str, tuple[Uses, dict[str, Any]]] = {
     "--low-memory": (((),), {"settings.low_memory": True}),
     "--memory-limit": ((("2GB",),), {"settings.decode_budget": 2 * 10**9 - _DECODER}),
     "--noise": ((("torch",),), {"settings.noise": "TorchNoise"}),
+    "--behaviour": ((("upstream",),), {"settings.behaviour": "upstream"}),
     "--tiling": ((("none",),), {"call.tiling_config": "in one piece"}),
     "--context": (
         ((f"{CHECKPOINTS}/kept.safetensors",),),

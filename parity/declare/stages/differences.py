@@ -45,6 +45,8 @@ _TEXT = "a text of our own: nothing is copied from the reference"
 _FORGOTTEN = "the reference's main() takes the flag and forgets it"
 _OURS = "an argument of ours alone"
 _VERSION = "the defaults follow the checkpoint's version, as in all other pipelines; the reference always takes 2.3's"
+_IMAGE_CRF = "by the checkpoint's version: 33, and 18 from 2.4 on, as upstream has it"
+_WITH_VERSION = "a default that follows the checkpoint's version as well, and is the reference's constant before 2.4"
 _TILES = "tiles are as large as half the memory allows; the frames are those of any other tiles"
 _COLOURS = "BT.709, as players take HD to be, and marked so; the reference's colours are BT.601's, and not marked"
 _STORED = "as a viewer shows it; the reference takes the pixels as they are stored"
@@ -83,6 +85,11 @@ DIFFERENCES: tuple[Difference, ...] = (
         "python.tokenizer.LTXVGemmaTokenizer.__init__", "max_length", 256, 1024, "what the pipelines always use"
     ),
     Difference("python.vocoder.UpSample1d.__init__", "kernel_size", None, 12, "what None means for a ratio of 2"),
+    Difference("python.types.ImageConditioningInput.__new__", "crf", 33, None, _IMAGE_CRF),
+    *(
+        Difference("python.LTX_2*_PARAMS", f"is.{name}", ABSENT, value, _WITH_VERSION)
+        for name, value in (("image_crf", 33), ("negative_prompt", "298 characters, sha256 76fa"))
+    ),
     *(
         Difference("python.conv.CausalConv3d.__init__", part, theirs, own, "one stride for all axes, written out")
         for part, theirs, own in (("stride", 1, ABSENT), ("stride.count", ABSENT, 3), ("stride.?", ABSENT, 1))
@@ -176,6 +183,7 @@ DIFFERENCES: tuple[Difference, ...] = (
             "decode_budget": None,
             "audio": True,
             "placeholder": False,
+            "behaviour": "1.0.0",
             "early_layers_only": False,
             "cross_attn_scale": 1.0,
         }.items()

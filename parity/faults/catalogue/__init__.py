@@ -22,6 +22,7 @@ from .sampling import SAMPLING
 from .text import TEXT
 from .transformer import TRANSFORMER
 from .transformer_25 import TRANSFORMER_25
+from .upstream import UPSTREAM
 from .video import VIDEO
 from .views import VIEWS
 
@@ -37,6 +38,7 @@ EDITS: tuple[Fault, ...] = (
     *AUDIO,
 )
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
+EDITS += UPSTREAM
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,
@@ -46,7 +48,7 @@ _FILED = {
     "video": (*VIDEO, *DIFFUSION_DECODER),
     "audio": AUDIO,
     "sampling": SAMPLING,
-    "denoising": DENOISING,
+    "denoising": (*DENOISING, *UPSTREAM),
     "LoRA and float8": LORA,
     "pipelines": (*PIPELINES, *PIPELINE_OPTIONS),
     "command line": COMMAND_LINE,

@@ -360,9 +360,9 @@ ENDS = (
     _denoising(
         "Q8f",
         "noise of scale 0 taken for all of it",
-        "diffusion/noisers.py",
-        "mask = latent_state.denoise_mask * noise_scale",
-        "mask = latent_state.denoise_mask * (noise_scale or 1.0)",
+        "diffusion/behaviour.py",
+        "mask = state.denoise_mask * scale",
+        "mask = state.denoise_mask * (scale or 1.0)",
         "gaussian.0",
         case="noise",
         cause="wrong constant",

@@ -7,7 +7,7 @@ from ..planting import Fault
 _DISTILLED, _TWO, _HQ = "pipelines/distilled.py", "pipelines/ti2vid_two_stages.py", "pipelines/ti2vid_two_stages_hq.py"
 _STAGES, _ONE, _IC = "pipelines/stages.py", "pipelines/ti2vid_one_stage.py", "pipelines/ic_lora.py"
 _A2V, _RETAKE = "pipelines/a2vid_two_stage.py", "pipelines/retake.py"
-_GUIDED = "guided(video_guider_params, audio_guider_params, positive, negative)"
+_GUIDED = "guided(video_guider_params, audio_guider_params, positive, negative, ledger.behaviour)"
 
 
 def _fault(
@@ -113,9 +113,9 @@ PIPELINES = (
     _fault(
         "E09",
         "noise added everywhere, whatever the denoising mask says",
-        "diffusion/noisers.py",
-        "mask = latent_state.denoise_mask * noise_scale",
-        "mask = mx.ones_like(latent_state.denoise_mask) * noise_scale",
+        "diffusion/behaviour.py",
+        "mask = state.denoise_mask * scale",
+        "mask = mx.ones_like(state.denoise_mask) * scale",
         "distilled",
         "noiser.000.out",
         "mask",
@@ -136,8 +136,8 @@ PIPELINES = (
         "E11",
         "the audio not guided",
         "diffusion/denoisers.py",
-        "            return guiders[k].calculate(",
-        "            if k:\n                return conditioned[k]\n            return guiders[k].calculate(",
+        "            return behaviour.guided(",
+        "            if k:\n                return conditioned[k]\n            return behaviour.guided(",
         "one_stage",
         "step.001.denoised",
         "skipped term",
@@ -148,7 +148,7 @@ PIPELINES = (
         "the prompt in place of the negative one",
         _ONE,
         _GUIDED,
-        "guided(video_guider_params, audio_guider_params, positive, positive)",
+        "guided(video_guider_params, audio_guider_params, positive, positive, ledger.behaviour)",
         "one_stage",
         "x0.001.in.video.context",
         "wrong input",
@@ -203,7 +203,7 @@ PIPELINES = (
         "the audio guided as the picture is",
         _TWO,
         _GUIDED,
-        "guided(video_guider_params, video_guider_params, positive, negative)",
+        "guided(video_guider_params, video_guider_params, positive, negative, ledger.behaviour)",
         "two_stages",
         "step.001.denoised",
         "swapped",
@@ -318,8 +318,8 @@ PIPELINES = (
         "E28",
         "a retake of the picture alone",
         _RETAKE,
-        "audio_mask = TemporalRegionMask(*(span if regenerate_audio else (0.0, 0.0, shape.fps)))",
-        "audio_mask = TemporalRegionMask(*(span if not regenerate_audio else (0.0, 0.0, shape.fps)))",
+        "audio_mask = TemporalRegionMask(*span) if regenerate_audio else kept",
+        "audio_mask = TemporalRegionMask(*span) if not regenerate_audio else kept",
         "retake_distilled",
         "noiser.001.mask",
         "mask",

@@ -77,6 +77,24 @@ def _strengths(mask: torch.Tensor | None) -> torch.Tensor | None:
     return None if mask is None else _ramp(mask, 2)
 
 
+def stand_in(targets: tuple[torch.Tensor, torch.Tensor], calls: list[Any]) -> Callable[..., Any]:
+    """In place of a denoising function: adds up what it is told and a target, and lists its calls."""
+
+    def denoise(video_state: Any, audio_state: Any, sigmas: torch.Tensor, step_index: int) -> Any:
+        sigma = float(np.float32(float(sigmas[step_index])))
+        calls.append([sigma, step_index, len(sigmas)])
+        states = video_state, audio_state
+        return tuple(
+            _told(
+                *(state.latent, target, state.denoise_mask, state.clean_latent, _places(state.positions)),
+                *(_strengths(state.attention_mask), _ramp(other.latent, 1, 2), sigma, step_index, len(sigmas)),
+            )
+            for state, other, target in zip(states, states[::-1], targets, strict=True)
+        )
+
+    return denoise
+
+
 NOISE_SEED = 11
 
 
@@ -87,19 +105,6 @@ def _looped(name: str) -> Callable[..., Any]:
         """Both final states, the calls that were made (sigma, index, length of the schedule), and the draws."""
         calls: list[Any] = []
         drawn: list[Any] = []
-
-        def denoise(video_state: Any, audio_state: Any, sigmas: torch.Tensor, step_index: int) -> Any:
-            sigma = float(np.float32(float(sigmas[step_index])))
-            calls.append([sigma, step_index, len(sigmas)])
-            states = video_state, audio_state
-            return tuple(
-                _told(
-                    *(state.latent, target, state.denoise_mask, state.clean_latent, _places(state.positions)),
-                    *(_strengths(state.attention_mask), _ramp(other.latent, 1, 2), sigma, step_index, len(sigmas)),
-                )
-                for state, other, target in zip(states, states[::-1], targets, strict=True)
-            )
-
         options: dict[str, Any] = {"stepper": EulerDiffusionStep()}
         if noise:  # drawn as (substep video, substep audio, step video, step audio)
             draws = {
@@ -115,7 +120,7 @@ def _looped(name: str) -> Callable[..., Any]:
             options = {"stepper": Res2sDiffusionStep(), "model_dtype": video.latent.dtype, "new_noise_fn": new_noise}
             options["noise_seed"] = NOISE_SEED
         states = getattr(samplers, name)(
-            sigmas=sigmas, video_state=video, audio_state=audio, denoise_fn=denoise, **options
+            sigmas=sigmas, video_state=video, audio_state=audio, denoise_fn=stand_in(targets, calls), **options
         )
         return states, _listed(calls), _listed(drawn)
 
