@@ -19,6 +19,8 @@ from mlx.utils import tree_flatten
 
 from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
+from ..distributed.models import SplitX0Model
+from ..distributed.ranks import Ranks
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath
 from ..loading.load import load
@@ -94,7 +96,8 @@ class Settings:
     audio: False neither decodes nor returns audio; the frames stay the same.
     placeholder: run neither the transformer nor Gemma; latents are noise. For testing all that comes afterwards.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
-    the second scales what the blocks take from the prompt. peaks: the run writes the memory of its phases there.
+    the second scales what the blocks take from the prompt. ranks: the transformer and the text models are split over
+    these processes, each of which makes the same calls. peaks: the run writes the memory of its phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16
@@ -111,6 +114,7 @@ class Settings:
     placeholder: bool = False
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
+    ranks: Ranks | None = None
     peaks: Peaks = field(default_factory=Peaks, compare=False)
 
     def __post_init__(self) -> None:
@@ -161,12 +165,13 @@ class ModelLedger:
                 loras=self.loras,
                 quantization=settings.quantization,
                 paged=settings.low_memory,
+                ranks=settings.ranks,
             )
             model = cast(LTXModel, loaded)
             if settings.cross_attn_scale != 1.0:
                 amend_blocks(model, partial(_scale_cross_attention, scale=settings.cross_attn_scale))
             mx.eval(model)
-        return X0Model(model)
+        return X0Model(model) if settings.ranks is None else SplitX0Model(model, settings.ranks)
 
     def video_encoder(self) -> VideoEncoder:
         return self._load("video_encoder", VideoEncoder)

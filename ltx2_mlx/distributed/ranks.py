@@ -1,0 +1,178 @@
+"""The processes that run one network together. No socket is opened here: MLX's engine has them, and ``mlx.launch`` or
+``mpirun`` starts the processes and says in the environment how they find each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import stat
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from ..config.reading import cut
+from ..errors import RanksError
+from .table import check_ranks
+
+# Engine → the variables that its launcher sets.
+_ENGINES = {
+    "ring": ("MLX_RANK", "MLX_HOSTFILE"),
+    "jaccl": ("MLX_RANK", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR"),
+    "nccl": ("MLX_RANK", "MLX_WORLD_SIZE", "NCCL_HOST_IP", "NCCL_PORT"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+_EVERY = 0.25  # seconds between two looks at the other ranks
+_APART = 0.1  # relative distance of two ranks' latents that no rounding explains
+
+
+@dataclass
+class Ranks:
+    """This process and its peers. group: None where a run is only planned. sockets: the numbers of the engine's.
+    working: this rank is within a network that is split, where its peers wait for its sums and for nothing else."""
+
+    rank: int
+    size: int
+    group: mx.distributed.Group | None = field(default=None, repr=False)
+    sockets: frozenset[int] = frozenset()
+    working: bool = False
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, x: mx.array) -> mx.array:
+        """The sum of the arrays of all ranks, each of the same shape."""
+        return mx.distributed.all_sum(x, group=self.group)
+
+    def told(self, words: str) -> list[str]:
+        """What each rank says here. Every rank must call this."""
+        own = np.frombuffer(words.encode(), np.uint8).astype(np.int32)
+        lengths = np.array(mx.distributed.all_gather(mx.array([len(own)], mx.int32), group=self.group))
+        padded = mx.array(np.pad(own, (0, int(lengths.max()) - len(own))))
+        every = np.array(mx.distributed.all_gather(padded, group=self.group)).reshape(self.size, -1)
+        return [row[:length].astype(np.uint8).tobytes().decode() for row, length in zip(every, lengths, strict=True)]
+
+    def agree(self, facts: Mapping[str, str] | None = None, trouble: str = "") -> None:
+        """Compare what every rank states. Raises RanksError on all of them where one has trouble, or states something
+        else than the first."""
+        said = [json.loads(words) for words in self.told(json.dumps([trouble, dict(facts or {})]))]
+        for rank, (wrong, _) in enumerate(said):
+            if wrong and rank != self.rank:
+                raise RanksError(f"rank {rank}: {wrong}")
+        for rank, (_, others) in enumerate(said):
+            for name in [name for name in said[0][1] | others if others.get(name) != said[0][1].get(name)]:
+                here, there = (cut(str(each.get(name, "none")), 120) for each in (said[0][1], others))
+                raise RanksError(f"{name}: rank 0 has {here}, rank {rank} has {there}; they must be the same")
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Every rank runs what is within, or none does: one that has had an error before has said so here."""
+        self.agree()
+        self.working = True
+        yield
+        self.working = False  # and stays true after an error: the others do not listen
+
+    def tell(self, trouble: str) -> None:
+        """Make an error of this rank one of all, where the others will listen: at their next ``together``."""
+        if not self.working:
+            with suppress(RanksError):
+                self.agree(trouble=trouble)
+
+    def led(self, name: str, x: mx.array) -> mx.array:
+        """The first rank's ``x``, on every rank, so that machines which round otherwise do not drift apart. Raises
+        RanksError on all of them where one has something else."""
+        first = self.sum(x if self.first else mx.zeros_like(x))
+        wide = first.astype(mx.float32)
+        apart = self.sum(mx.square(x.astype(mx.float32) - wide).sum(keepdims=True))
+        mx.eval(first, apart)
+        if not apart.item() <= _APART**2 * mx.square(wide).sum().item():  # NaN as well
+            raise RanksError(f"the ranks have different {name}: their noise, inputs or weights are not the same")
+        return first
+
+
+def together(ranks: Ranks | None) -> AbstractContextManager[None]:
+    """``Ranks.together``, or nothing for a process that runs alone."""
+    return nullcontext() if ranks is None else ranks.together()
+
+
+def launched() -> int | None:
+    """The rank that a launcher has given to this process; None where it runs alone."""
+    engine = _engine()
+    return None if engine is None else int(os.environ[_ENGINES[engine][0]])
+
+
+def _engine() -> str | None:
+    found = (name for name, needed in _ENGINES.items() if all(os.environ.get(variable) for variable in needed))
+    engine = next(found, None)
+    hosts = os.environ.get("MLX_HOSTFILE", "")
+    if engine == "ring" and os.path.isfile(hosts) and not os.path.getsize(hosts):  # of mlx.launch -n 1
+        return None
+    return engine
+
+
+def join() -> Ranks | None:
+    """Meet the other ranks of this launch. None where this process runs alone. Raises RanksError where they cannot be
+    reached, InputError for a number of them that is not supported."""
+    engine = _engine()
+    if engine is None:
+        return None
+    before = _sockets()
+    try:
+        group = mx.distributed.init(strict=True, backend=engine)
+    except (RuntimeError, ValueError) as error:
+        raise RanksError(f"the ranks do not reach each other ({engine}): {cut(str(error))}") from None
+    check_ranks(group.size())
+    if group.size() == 1:
+        return None
+    sockets = _sockets() - before if engine == "ring" else frozenset()
+    return Ranks(group.rank(), group.size(), group, frozenset(sockets))
+
+
+def _sockets() -> set[int]:
+    """The numbers of this process's open sockets."""
+    result = set()
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # the folder's own number is closed by now
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                result.add(int(name))
+    return result
+
+
+@contextmanager
+def watching(ranks: Ranks) -> Iterator[threading.Event]:
+    """Within, this process gets SIGTERM when another rank or the launcher has gone: the engines wait for ever for one
+    that does not answer. The event is set then.
+
+    The ring's sockets are looked at (the others' end is closed), and the process that started this one. The other
+    engines' launchers end every rank when one ends.
+    """
+    gone, over = threading.Event(), threading.Event()
+    parent = os.getppid()
+    looks = select.poll()
+    for number in ranks.sockets:
+        looks.register(number, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
+
+    def watch() -> None:
+        while not over.wait(_EVERY):
+            if looks.poll(0) or os.getppid() != parent:
+                time.sleep(_EVERY)  # a rank that has ended well may be before the others in that
+                if not over.is_set():
+                    gone.set()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield gone
+    finally:
+        over.set()
+        thread.join()
