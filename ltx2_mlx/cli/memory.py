@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 
 from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
+from ..distributed.table import RULES, parts_of
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import read_gemma
 from ..loading.hub import Remote
@@ -109,6 +110,8 @@ def weights(
     taken = {n: info.nbytes if info.dtype == "U32" else prod(info.shape) * size(n) for n, info in infos.items()}
     packed = _packed(component, checkpoint, request)
     taken |= packed
+    if request.ranks > 1 and component in RULES:
+        taken = _of_rank(component, checkpoint, keys, taken, request.ranks)
     beside = sum(_size_of(loras)) if packed or any(info.dtype == "U32" for info in infos.values()) else 0
     if not (paged and request.low_memory):
         return Weights(sum(taken.values()) + beside)
@@ -119,6 +122,20 @@ def weights(
     read = sum(_sum(in_file, page) for page in pages.values())
     read += sum(_size_of(loras))
     return Weights(_sum(taken, resident) + sum(largest[-2:]) + 2 * beside // len(pages), read)
+
+
+def _of_rank(
+    component: str, checkpoint: Checkpoint, keys: Mapping[str, str], taken: Mapping[str, int], size: int
+) -> dict[str, int]:
+    """The bytes of each parameter on the rank that has most of it."""
+    module, _ = build(component, checkpoint)
+    shapes = {name: checkpoint.tensors[key].shape for name, key in keys.items() if name in taken}
+    most = dict(taken)
+    for name, shape in shapes.items():
+        parts = [parts_of(component, module, {name: shape}, rank, size) for rank in range(size)]
+        if name in parts[0]:
+            most[name] = taken[name] * max(prod(part[name].of(shape)) for part in parts) // max(prod(shape), 1)
+    return most
 
 
 def _packed(component: str, checkpoint: Checkpoint, request: Request) -> dict[str, int]:

@@ -10,10 +10,10 @@ import select
 import signal
 import stat
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -36,13 +36,15 @@ _APART = 0.1  # relative distance of two ranks' latents that no rounding explain
 @dataclass
 class Ranks:
     """This process and its peers. group: None where a run is only planned. sockets: the numbers of the engine's.
-    working: this rank is within a network that is split, where its peers wait for its sums and for nothing else."""
+    working: this rank is within a network that is split, where its peers wait for its sums and for nothing else.
+    alone: another rank has ended before its time."""
 
     rank: int
     size: int
     group: mx.distributed.Group | None = field(default=None, repr=False)
     sockets: frozenset[int] = frozenset()
     working: bool = False
+    alone: bool = False
 
     @property
     def first(self) -> bool:
@@ -103,7 +105,7 @@ def together(ranks: Ranks | None) -> AbstractContextManager[None]:
     return nullcontext() if ranks is None else ranks.together()
 
 
-def launched() -> int | None:
+def rank_here() -> int | None:
     """The rank that a launcher has given to this process; None where it runs alone."""
     engine = _engine()
     return None if engine is None else int(os.environ[_ENGINES[engine][0]])
@@ -112,27 +114,23 @@ def launched() -> int | None:
 def _engine() -> str | None:
     found = (name for name, needed in _ENGINES.items() if all(os.environ.get(variable) for variable in needed))
     engine = next(found, None)
-    hosts = os.environ.get("MLX_HOSTFILE", "")
-    if engine == "ring" and os.path.isfile(hosts) and not os.path.getsize(hosts):  # of mlx.launch -n 1
-        return None
+    if engine == "ring":
+        with suppress(OSError):  # which the engine says better
+            if not Path(os.environ["MLX_HOSTFILE"]).read_text().strip():  # of mlx.launch -n 1
+                return None
     return engine
 
 
-def join() -> Ranks | None:
-    """Meet the other ranks of this launch. None where this process runs alone. Raises RanksError where they cannot be
-    reached, InputError for a number of them that is not supported."""
-    engine = _engine()
-    if engine is None:
-        return None
-    before = _sockets()
+def join() -> Ranks:
+    """Meet the other ranks of this launch. Raises RanksError where they cannot be reached, InputError for a number of
+    them that is not supported."""
+    engine, before = _engine(), _sockets()
     try:
-        group = mx.distributed.init(strict=True, backend=engine)
+        group = mx.distributed.init(strict=True, backend=engine or "any")
     except (RuntimeError, ValueError) as error:
         raise RanksError(f"the ranks do not reach each other ({engine}): {cut(str(error))}") from None
     check_ranks(group.size())
-    if group.size() == 1:
-        return None
-    sockets = _sockets() - before if engine == "ring" else frozenset()
+    sockets = _sockets() - before if engine == "ring" else set()
     return Ranks(group.rank(), group.size(), group, frozenset(sockets))
 
 
@@ -147,32 +145,31 @@ def _sockets() -> set[int]:
 
 
 @contextmanager
-def watching(ranks: Ranks) -> Iterator[threading.Event]:
-    """Within, this process gets SIGTERM when another rank or the launcher has gone: the engines wait for ever for one
-    that does not answer. The event is set then.
+def watching(ranks: Ranks, gone: Callable[[], None]) -> Iterator[None]:
+    """Within, this process gets SIGTERM when another rank or the launcher has gone, for the engines wait for ever for
+    one that does not answer. ``gone`` is called before, and ``ranks.alone`` is set.
 
-    The ring's sockets are looked at (the others' end is closed), and the process that started this one. The other
-    engines' launchers end every rank when one ends.
+    The ring's sockets are looked at (the other end is closed), and the process that started this one. The launchers of
+    the other engines end every rank when one ends.
     """
-    gone, over = threading.Event(), threading.Event()
-    parent = os.getppid()
+    over, parent = threading.Event(), os.getppid()
     looks = select.poll()
     for number in ranks.sockets:
         looks.register(number, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
 
     def watch() -> None:
         while not over.wait(_EVERY):
-            if looks.poll(0) or os.getppid() != parent:
-                time.sleep(_EVERY)  # a rank that has ended well may be before the others in that
-                if not over.is_set():
-                    gone.set()
-                    os.kill(os.getpid(), signal.SIGTERM)
+            # One that has ended well may be a little ahead of this one
+            if (looks.poll(0) or os.getppid() != parent) and not over.wait(_EVERY):
+                ranks.alone = True
+                gone()
+                os.kill(os.getpid(), signal.SIGTERM)
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield gone
+        yield
     finally:
         over.set()
         thread.join()

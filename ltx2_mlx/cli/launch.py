@@ -1,0 +1,92 @@
+"""``ltx2-mlx generate`` as one of several ranks that ``mlx.launch`` or ``mpirun`` has started with the same words.
+
+The first rank plans, prints and writes. The others compute with it, say nothing, and write nothing: what they have to
+tell, they tell the first rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+
+from .. import __version__
+from ..distributed.ranks import Ranks, join, rank_here, watching
+from ..errors import LTX2Error, RanksError
+from ..loading.identity import fingerprint
+from .plan import Plan, inputs
+from .request import Request
+from .stopping import in_time
+
+@contextmanager
+def launched() -> Iterator[Ranks | None]:
+    """The ranks of this launch, None without one. Within, an error of this process becomes one of all ranks, and it ends
+    where another rank or the launcher has ended. Raises RanksError where the others cannot be reached."""
+    if (rank := rank_here()) is None:
+        yield None
+        return
+    stderr = _silenced() if rank else 2
+    ranks = join()
+
+    def aloud() -> None:
+        os.dup2(stderr, 2)
+
+    def gone() -> None:
+        if ranks.size == 2:  # the other one may have been the first, which speaks otherwise
+            aloud()
+
+    with in_time(_end), watching(ranks, gone):
+        try:
+            yield ranks
+        except (LTX2Error, OSError, RuntimeError) as error:
+            if ranks.working and not ranks.first:
+                aloud()
+                raise RanksError(f"rank {rank}: {error}") from None
+            if not isinstance(error, RanksError):
+                ranks.tell(str(error))
+            raise
+
+
+def _end(number: int) -> None:
+    with suppress(OSError):
+        os.write(2, b"ltx2-mlx: stopped; nothing was written\n")
+    os._exit(128 + number)
+
+
+def _silenced() -> int:
+    """Lead this process's output nowhere. Returns a copy of its stderr."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+    return kept
+
+
+def of_rank(requests: Sequence[Request], ranks: Ranks) -> tuple[Request, ...]:
+    """The requests as a rank sees them: all but the first write nowhere, and their machine may lack the folder."""
+    own = [replace(request, ranks=ranks.size) for request in requests]
+    if not ranks.first:
+        nowhere = Path(tempfile.gettempdir()) / f"ltx2-mlx-{os.getpid()}"
+        own = [
+            replace(each, output_path=nowhere.with_name(f"{nowhere.name}-{i}.mp4"), preview=None, audio=False)
+            for i, each in enumerate(own)
+        ]
+    return tuple(own)
+
+
+def agree(ranks: Ranks, argv: Sequence[str], planned: Plan) -> None:
+    """Compare versions, words, files and prompts of all ranks. Raises RanksError where they differ, or where the plan of
+    another rank has a problem."""
+    if planned.problems:
+        ranks.agree(trouble="; ".join(planned.problems))
+        return
+    facts = {"ltx2-mlx": __version__, "MLX": mx.__version__, "the command line": json.dumps(list(argv))}
+    facts |= {f"file {i + 1}, {Path(file).name}": fingerprint(file) for i, file in enumerate(inputs(planned.request))}
+    facts["prompts to encode"] = str(planned.encodes)
+    ranks.agree(facts)
