@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import mlx.core as mx
 
@@ -31,11 +34,13 @@ def launched() -> Iterator[Ranks | None]:
     if (rank := rank_here()) is None:
         yield None
         return
-    stderr = _silenced() if rank else 2
+    stderr = _own_stderr()
+    if rank:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     ranks = join()
 
     def aloud() -> None:
-        os.dup2(stderr, 2)
+        sys.stderr = stderr
 
     def gone() -> None:
         if ranks.size == 2:  # the other one may have been the first, which speaks otherwise
@@ -45,6 +50,11 @@ def launched() -> Iterator[Ranks | None]:
         try:
             yield ranks
         except (LTX2Error, OSError, RuntimeError) as error:
+            try:
+                ranks.check()
+            except RanksError as ended:  # whatever else has come of it
+                gone()
+                raise ended from None
             if ranks.working and not ranks.first:
                 aloud()
                 raise RanksError(f"rank {rank}: {error}") from None
@@ -54,18 +64,27 @@ def launched() -> Iterator[Ranks | None]:
 
 
 def _end(number: int) -> None:
-    with suppress(OSError):
-        os.write(2, b"ltx2-mlx: stopped; nothing was written\n")
+    with suppress(OSError, ValueError):
+        print("ltx2-mlx: stopped; nothing was written", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 
-def _silenced() -> int:
-    """Lead this process's output nowhere. Returns a copy of its stderr."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    for number in (1, 2):
-        os.dup2(nowhere, number)
-    os.close(nowhere)
-    return kept
+def _own_stderr() -> TextIO:
+    """Give Python's stderr a number of its own, and pass on what libraries write to number 2, but for the ring's many
+    lines about a socket that is closed: that is said in one."""
+    kept, (reading, writing) = os.dup(2), os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def forward() -> None:
+        with os.fdopen(reading, "rb") as lines, suppress(OSError):
+            for line in lines:
+                if not line.startswith(b"[ring]"):
+                    os.write(kept, line)
+
+    threading.Thread(target=forward, daemon=True).start()
+    sys.stderr = os.fdopen(kept, "w", buffering=1, errors="backslashreplace", closefd=False)
+    return sys.stderr
 
 
 def of_rank(requests: Sequence[Request], ranks: Ranks) -> tuple[Request, ...]:

@@ -10,9 +10,10 @@ import select
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -58,9 +59,16 @@ class Ranks:
         """What each rank says here. Every rank must call this."""
         own = np.frombuffer(words.encode(), np.uint8).astype(np.int32)
         lengths = np.array(mx.distributed.all_gather(mx.array([len(own)], mx.int32), group=self.group))
+        self.check()
         padded = mx.array(np.pad(own, (0, int(lengths.max()) - len(own))))
         every = np.array(mx.distributed.all_gather(padded, group=self.group)).reshape(self.size, -1)
+        self.check()
         return [row[:length].astype(np.uint8).tobytes().decode() for row, length in zip(every, lengths, strict=True)]
+
+    def check(self) -> None:
+        """Raises RanksError where another rank has ended: the ring's sums are then no sums, and it does not say so."""
+        if _closed(self.sockets):
+            raise RanksError("another rank has ended")
 
     def agree(self, facts: Mapping[str, str] | None = None, trouble: str = "") -> None:
         """Compare what every rank states. Raises RanksError on all of them where one has trouble, or states something
@@ -80,6 +88,7 @@ class Ranks:
         self.agree()
         self.working = True
         yield
+        self.check()
         self.working = False  # and stays true after an error: the others do not listen
 
     def tell(self, trouble: str) -> None:
@@ -95,6 +104,7 @@ class Ranks:
         wide = first.astype(mx.float32)
         apart = self.sum(mx.square(x.astype(mx.float32) - wide).sum(keepdims=True))
         mx.eval(first, apart)
+        self.check()
         if not apart.item() <= _APART**2 * mx.square(wide).sum().item():  # NaN as well
             raise RanksError(f"the ranks have different {name}: their noise, inputs or weights are not the same")
         return first
@@ -124,14 +134,22 @@ def _engine() -> str | None:
 def join() -> Ranks:
     """Meet the other ranks of this launch. Raises RanksError where they cannot be reached, InputError for a number of
     them that is not supported."""
-    engine, before = _engine(), _sockets()
+    engine = _engine()
+    group, sockets = _joined(engine)
+    check_ranks(group.size())
+    return Ranks(group.rank(), group.size(), group, sockets)
+
+
+@cache
+def _joined(engine: str | None) -> tuple[mx.distributed.Group, frozenset[int]]:
+    """The group of this process, and the sockets that join it to the others. MLX makes one in a process."""
+    before = _sockets()
     try:
         group = mx.distributed.init(strict=True, backend=engine or "any")
     except (RuntimeError, ValueError) as error:
         raise RanksError(f"the ranks do not reach each other ({engine}): {cut(str(error))}") from None
-    check_ranks(group.size())
-    sockets = _sockets() - before if engine == "ring" else set()
-    return Ranks(group.rank(), group.size(), group, frozenset(sockets))
+    made = _sockets() - before if engine == "ring" else set()
+    return group, frozenset(made - _closed(made))  # without attempts that came before another rank listened
 
 
 def _sockets() -> set[int]:
@@ -144,6 +162,14 @@ def _sockets() -> set[int]:
     return result
 
 
+def _closed(sockets: Iterable[int]) -> set[int]:
+    """Those of the sockets whose other end is closed."""
+    looks = select.poll()
+    for number in sockets:
+        looks.register(number, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
+    return {number for number, _ in looks.poll(0)}
+
+
 @contextmanager
 def watching(ranks: Ranks, gone: Callable[[], None]) -> Iterator[None]:
     """Within, this process gets SIGTERM when another rank or the launcher has gone, for the engines wait for ever for
@@ -153,14 +179,11 @@ def watching(ranks: Ranks, gone: Callable[[], None]) -> Iterator[None]:
     the other engines end every rank when one ends.
     """
     over, parent = threading.Event(), os.getppid()
-    looks = select.poll()
-    for number in ranks.sockets:
-        looks.register(number, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
 
     def watch() -> None:
         while not over.wait(_EVERY):
             # One that has ended well may be a little ahead of this one
-            if (looks.poll(0) or os.getppid() != parent) and not over.wait(_EVERY):
+            if (_closed(ranks.sockets) or os.getppid() != parent) and not over.wait(_EVERY):
                 ranks.alone = True
                 gone()
                 os.kill(os.getpid(), signal.SIGTERM)
