@@ -105,7 +105,8 @@ def agree(ranks: Ranks, argv: Sequence[str], planned: Plan) -> None:
     if planned.problems:
         ranks.agree(trouble="; ".join(planned.problems))
         return
-    facts = {"ltx2-mlx": __version__, "MLX": mx.__version__, "the command line": json.dumps(list(argv))}
-    facts |= {f"file {i + 1}, {Path(file).name}": fingerprint(file) for i, file in enumerate(inputs(planned.request))}
-    facts["prompts to encode"] = str(planned.encodes)
+    request, version = planned.request, {"ltx2-mlx": __version__, "MLX": mx.__version__}
+    facts = version | {"the command line": json.dumps(list(argv)), "prompts to encode": str(planned.encodes)}
+    read = [file for file in inputs(request) if file != request.context or request.context.exists()]
+    facts |= {f"file {i + 1}, {Path(file).name}": fingerprint(file) for i, file in enumerate(read)}
     ranks.agree(facts)

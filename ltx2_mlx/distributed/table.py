@@ -106,7 +106,7 @@ class Part(NamedTuple):
 def check_ranks(size: int) -> None:
     """Raises InputError for a number of ranks that is not supported."""
     if size not in (1, *SIZES):
-        raise InputError(f"{size} ranks: a model is split over {' or '.join(map(str, SIZES))}")
+        raise InputError(f"{size} ranks: the heads of a model are dealt out to {' or '.join(map(str, SIZES))}")
 
 
 def rule_of(component: str, name: str) -> Rule:

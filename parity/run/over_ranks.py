@@ -44,6 +44,7 @@ class Job:
     paths: dict[str, Path]
     dtype: str
     case: str
+    taps: tuple[str, ...]
     trace: Trace
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class Job:
 def job_of(recorded: Recorded, seed: int = 0) -> Job:
     """The job that replays what was recorded."""
     pair = recorded.pair
-    return Job(pair.stage.name, pair.paths, pair.dtype, recorded.name, recorded.trace, seed, pair.options)
+    return Job(pair.stage.name, pair.paths, pair.dtype, recorded.name, recorded.case.taps, recorded.trace, seed, pair.options)
 
 
 class Ranks:
@@ -202,11 +203,9 @@ def _replayed(job: Job) -> Trace:
     config = read(job.paths[stage.main]).config
     pair = Pair(stage, job.paths, config, job.dtype, {}, {}, ours, job.options)
     with seeded(job.seed):
-        case = stage.cases(config)[job.case]
+        case = replace(stage.cases(config)[job.case], taps=job.taps)
     recorded = Recorded(pair, case, job.trace, None, True)
-    session = RankSession(mlx, job.trace, probes_of(pair))
-    trace = run_tapped(mlx, pair, ours, recorded, job.dtype, session)
-    return trace
+    return run_tapped(mlx, pair, ours, recorded, job.dtype, RankSession(mlx, job.trace, probes_of(pair)))
 
 
 def main() -> None:
