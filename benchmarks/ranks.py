@@ -1,4 +1,4 @@
-"""The transformer's velocity on one GPU and split over two of one host (NCCL), at the widths of the released checkpoints.
+"""The transformer's velocity on one GPU and split over two of one host (NCCL), at the released checkpoints' widths.
 
     python benchmarks/ranks.py --json reports/latest/ranks.json
     python benchmarks/ranks.py --ranks 2 --model 19b --tokens 96 --blocks 2 --engine ring
@@ -57,7 +57,7 @@ def build(setting: Setting, ranks: Any) -> Any:
 
 
 def measure(settings: list[Setting], out: Path | None) -> None:
-    """Print a line of JSON for each size. out: a file for the first channels of the result."""
+    """Print a line of JSON for each size. out: a folder for the result."""
     import mlx.core as mx
     import numpy as np
 
@@ -86,7 +86,8 @@ def measure(settings: list[Setting], out: Path | None) -> None:
             mx.eval(ranks.sum(x))
             row["sum_ms"] = statistics.median(timed(lambda x=x: mx.eval(ranks.sum(x))) for _ in range(10))
         if out is not None and (ranks is None or ranks.first):
-            np.save(out / f"{setting.tokens}-{1 if ranks is None else ranks.size}.npy", np.array(result[0].astype(mx.float32)))
+            size = 1 if ranks is None else ranks.size
+            np.save(out / f"{setting.tokens}-{size}.npy", np.array(result[0].astype(mx.float32)))
         if ranks is None or ranks.first:
             print(json.dumps(row), flush=True)
 
@@ -102,7 +103,7 @@ def environment(rank: int, size: int, engine: str, folder: Path) -> dict[str, st
 
 
 def run(size: int, model: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """The rows of one number of ranks, each measured in processes of its own; fewer where they fail or take too long."""
+    """The rows of one number of ranks, measured in processes of their own; fewer where they fail or take too long."""
     command = [sys.executable, __file__, "--measure", str(folder), "--model", model, "--blocks", str(arguments.blocks)]
     command += ["--dtype", arguments.dtype, "--tokens", *map(str, arguments.tokens)]
     own = [environment(rank, size, arguments.engine, folder) if size > 1 else {} for rank in range(size)]
@@ -138,7 +139,8 @@ def table(rows: list[dict[str, Any]], folder: Path) -> str:
             a, b = (np.load(file) for file in files)
             apart = f"{np.linalg.norm(a - b) / np.linalg.norm(a):.1e}"
             ratio = statistics.median(two["ms"]) / statistics.median(one["ms"])
-            lines.append(f"| {one['model']}, {one['tokens']:,} tokens | {' | '.join(cells)} | {ratio:.2f} × | {apart} |")
+            name = f"{one['model']}, {one['tokens']:,} tokens"
+            lines.append(f"| {name} | {' | '.join(cells)} | {ratio:.2f} × | {apart} |")
     return "\n".join(lines)
 
 

@@ -66,7 +66,7 @@ def parser(
     add_ours(result)
     if command == "plan":  # generate counts those that the launcher has started
         result.add_argument(
-            "--ranks", type=int, default=1, metavar="N", help="as mlx.launch -n N would run it: 2 or 4 (default: 1)"
+            "--ranks", type=int, default=1, metavar="N", help="plan what mlx.launch -n N runs: 2 or 4 (default: 1)"
         )
     return result
 

@@ -27,10 +27,11 @@ from .plan import Plan, inputs
 from .request import Request
 from .stopping import in_time
 
+
 @contextmanager
 def launched() -> Iterator[Ranks | None]:
-    """The ranks of this launch, None without one. Within, an error of this process becomes one of all ranks, and it ends
-    where another rank or the launcher has ended. Raises RanksError where the others cannot be reached."""
+    """The ranks of this launch, None without one. Within, an error of this process becomes one of all ranks, and it
+    ends where another rank or the launcher has ended. Raises RanksError where the others cannot be reached."""
     if (rank := rank_here()) is None:
         yield None
         return
@@ -100,8 +101,8 @@ def of_rank(requests: Sequence[Request], ranks: Ranks) -> tuple[Request, ...]:
 
 
 def agree(ranks: Ranks, argv: Sequence[str], planned: Plan) -> None:
-    """Compare versions, words, files and prompts of all ranks. Raises RanksError where they differ, or where the plan of
-    another rank has a problem."""
+    """Compare versions, words, files and prompts of all ranks. Raises RanksError where they differ, or where the plan
+    of another rank has a problem."""
     if planned.problems:
         ranks.agree(trouble="; ".join(planned.problems))
         return

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from ..config import Gemma3TextConfig, LatentUpsamplerConfig, VideoVAEConfig
-from ..distributed.table import RULES, parts_of
+from ..config import Gemma3TextConfig, LatentUpsamplerConfig, TransformerConfig, VideoVAEConfig
+from ..distributed.table import RULES, parts_of, sent
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import read_gemma
 from ..loading.hub import Remote
@@ -231,6 +231,7 @@ def _text(request: Request, files: Files, encodes: int) -> Stage:
     held = max(held for held, _ in parts)
     working = max(map(sum, parts)) - held
     what = "Gemma 3, 1024 tokens each"
+    what += f", {gigabytes(held)} of weights on each of {request.ranks} ranks" if request.ranks > 1 else ""
     what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
     remedy = "a --context file that was made on another machine"
     remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"
@@ -291,6 +292,11 @@ def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
     transformer = files.weights(files.checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
+    if request.ranks > 1:
+        config = TransformerConfig.from_metadata(files.checkpoint.config)
+        sends = sent(config, tokens, of_audio, request.itemsize, request.ranks) * stage.runs_of_a_step
+        what += f"; each of {request.ranks} ranks holds {gigabytes(transformer.held)} of weights"
+        what += f" and sends {gigabytes(sends)} a step"
     texts = estimates.contexts(files.checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
     step = estimates.denoising(files.checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
     working = texts + max(step, reading(files.checkpoint, "transformer", request))

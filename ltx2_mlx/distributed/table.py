@@ -18,6 +18,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..config import TransformerConfig
 from ..errors import InputError, WeightsError
 from ..nn.attention import Attention
 from ..text.gemma3 import Gemma3Attention
@@ -182,3 +183,12 @@ def shapes_of(module: nn.Module) -> Shapes:
     """Parameter → its shape."""
     parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
     return {name: array.shape for name, array in parameters.items()}
+
+
+def sent(config: TransformerConfig, tokens: int, of_audio: int, itemsize: int, size: int) -> int:
+    """Bytes that a rank sends in one pass over ``tokens`` video and ``of_audio`` audio tokens: of each sum, all but its
+    own share, twice. There is one after each attention and feed-forward; those of the norms are a number a token."""
+    video, audio = tokens * config.inner_dim, of_audio * config.audio_inner_dim
+    layers = 4 if config.use_audio_video_cross_attention else 3  # self, text, the other stream, feed-forward
+    summed = layers * (video + audio * (layers > 3)) * itemsize
+    return 2 * (size - 1) * config.num_layers * summed // size

@@ -15,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..config.reading import cut
-from ..errors import CheckpointError
 from ..distributed.table import Part
+from ..errors import CheckpointError
 from .kinds import _UNFINISHED, check_regular, kind_of_file
 
 LIMIT = 100_000_000  # bytes of a header, the library's own limit

@@ -559,9 +559,11 @@ def _parts_in_files(
     own = []
     for lora in loras:
         if any(_scale_key(checkpoint, keys[f"{layer}.weight"]) for layer in lora.pairs):
-            raise InputError(f"{lora.path}: a LoRA on float8 weights with scales cannot be fused by several ranks")
-        names = {f"{layer}.lora_{part}": key for layer, pair in lora.pairs.keys_of.items() for part, key in zip("AB", pair, strict=True)}
-        own.append(replace(lora, pairs=lora.pairs.cut({names[n]: p for n, p in parts({n: lora.pairs.arrays.tensors[k].shape for n, k in names.items()}).items()})))
+            raise InputError(f"{lora.path}: several ranks cannot add a LoRA to float8 weights that have scales")
+        pairs = lora.pairs.keys_of.items()
+        names = {f"{layer}.lora_{part}": key for layer, (a, b) in pairs for part, key in (("A", a), ("B", b))}
+        cuts = parts({name: lora.pairs.arrays.tensors[key].shape for name, key in names.items()})
+        own.append(replace(lora, pairs=lora.pairs.cut({names[name]: part for name, part in cuts.items()})))
     return result, tuple(own)
 
 

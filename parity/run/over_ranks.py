@@ -54,7 +54,8 @@ class Job:
 def job_of(recorded: Recorded, seed: int = 0) -> Job:
     """The job that replays what was recorded."""
     pair = recorded.pair
-    return Job(pair.stage.name, pair.paths, pair.dtype, recorded.name, recorded.case.taps, recorded.trace, seed, pair.options)
+    case = recorded.name, recorded.case.taps
+    return Job(pair.stage.name, pair.paths, pair.dtype, *case, recorded.trace, seed, pair.options)
 
 
 class Ranks:
@@ -113,7 +114,7 @@ def ring(size: int) -> Iterator[list[dict[str, str]]]:
         yield [{"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)} for rank in range(size)]
 
 
-# ---- parts ------------------------------------------------------------------------------------------------------------
+# ---- parts -----------------------------------------------------------------------------------------------------------
 
 
 def whole(traces: Sequence[Trace], reference: Trace) -> Trace:
@@ -188,7 +189,7 @@ class RankSession(Session):
         return Tensor(np.ascontiguousarray(recorded.values[own_slice]), recorded.dtype)
 
 
-# ---- a rank -----------------------------------------------------------------------------------------------------------
+# ---- a rank ----------------------------------------------------------------------------------------------------------
 
 
 def _replayed(job: Job) -> Trace:

@@ -6,6 +6,7 @@ Nothing here knows torch.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +24,8 @@ from ..tap.trace import Tensor, Trace
 from .coverage import coverage_of, function_names
 from .recorded import Recorded, Recording
 from .streaming import MemoryLimitError
+
+Replayed = Callable[[Recorded], Trace]
 
 
 def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
@@ -95,8 +98,9 @@ def module_taps(stage: Stage, trace: Trace) -> set[str]:
     return {tap for tap, _ in trace.calls if tap.rsplit(".", 1)[-1] not in function_names(stage)}
 
 
-def judge_recording(recording: Recording, results: Results) -> None:
-    """Judge every case in the lanes that it was recorded for; coverage of the isolated lane at the end."""
+def judge_recording(recording: Recording, results: Results, replayed: Replayed | None = None) -> None:
+    """Judge every case in the lanes that it was recorded for; coverage of the isolated lane at the end. replayed: makes
+    the isolated trace of ours, where that is not made here."""
     mlx, stage = MLX(), recording.stage
     compared: set[str] = set()
     moving: dict[str, float] = {}
@@ -107,7 +111,8 @@ def judge_recording(recording: Recording, results: Results) -> None:
         where = {"stage": stage.name, "config": recording.config, "case": name}
         if recorded.oracle is not None:
             where["lane"] = "B" if half else "A"
-            rows = judge(results, where, stage, recorded.trace, recorded.oracle, replay(mlx, recorded))
+            ours = replayed(recorded) if replayed else replay(mlx, recorded)
+            rows = judge(results, where, stage, recorded.trace, recorded.oracle, ours)
             _require(rows, recorded.repeats, Reason.REPEAT, "the reference does not repeat itself")
             if not half:
                 compared |= {tap for tap, _ in recorded.trace.calls}
