@@ -56,7 +56,8 @@ def _become(layer: nn.Module, call: Callable[..., Any], ranks: Ranks) -> None:
 def _summed(cls: type[nn.Module]) -> Callable[..., mx.array]:
     def call(self: Any, x: mx.array) -> mx.array:
         """``(…, input channels of the rank)`` → ``(…, output channels)``, the sum of all ranks' products."""
-        return self.ranks.sum(cls.__call__(self, x))
+        total: mx.array = self.ranks.sum(cls.__call__(self, x))
+        return total
 
     return call
 

@@ -105,7 +105,7 @@ class Ranks:
         apart = self.sum(mx.square(x.astype(mx.float32) - wide).sum(keepdims=True))
         mx.eval(first, apart)
         self.check()
-        if not apart.item() <= _APART**2 * mx.square(wide).sum().item():  # NaN as well
+        if not (apart <= _APART**2 * mx.square(wide).sum()).all().item():  # NaN as well
             raise RanksError(f"the ranks have different {name}: their noise, inputs or weights are not the same")
         return first
 

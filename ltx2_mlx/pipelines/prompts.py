@@ -41,7 +41,8 @@ def encode_prompts(
     which reads each layer again for every prompt. padding_side "right" and
     early_layers_only (the input embeddings in place of every hidden state) are diagnostics: neither is how the networks
     were trained. ranks: the text models are split over them. ``progress(done, total)`` is called for each prompt.
-    Raises CheckpointError for files that do not fit, InputError for no prompts, NotFiniteError where a context holds NaN or ∞.
+    Raises CheckpointError for files that do not fit, InputError for no prompts, NotFiniteError where a context holds
+    NaN or ∞.
     """
     if not prompts:
         raise InputError("no prompts were given, expected at least one")
