@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from ..config import LatentUpsamplerConfig
 from ..config.reading import cut
-from ..distributed.table import check_ranks, parts_of, shapes_of
+from ..distributed.table import RULES, SIZES, check_ranks, parts_of, shapes_of
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath
 from ..loading.gemma import check_gemma
@@ -347,13 +347,13 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
                 module, _ = build(part, checkpoint)
                 if part == "transformer":
                     check_packed(module, result.request.quantization, checkpoint.path)
-                    _check_split(part, module, result.request)
+                _check_split(part, module, result.request)
     return checkpoint
 
 
 def _check_split(component: str, module: nn.Module, request: Request) -> None:
     """Raises InputError for a network that cannot be split over the ranks."""
-    if request.ranks > 1:
+    if request.ranks in SIZES and component in RULES:
         parts_of(component, module, shapes_of(module), 0, request.ranks)
 
 
