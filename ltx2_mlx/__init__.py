@@ -75,6 +75,7 @@ _EXPORTS = {
         "LTX2Error",
         "MediaError",
         "NotFiniteError",
+        "RanksError",
         "WeightsError",
     ),
 }
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
         LTX2Error as LTX2Error,
         MediaError as MediaError,
         NotFiniteError as NotFiniteError,
+        RanksError as RanksError,
         WeightsError as WeightsError,
     )
     from .loading.hub import resolve as resolve

@@ -7,6 +7,7 @@ LTX2Error
 │   └── WeightsError     its tensors do not fit the network that its metadata describes
 ├── MediaError           an image, video or audio file cannot be read, or was not written as given
 ├── NotFiniteError       a step of a run gave NaN or infinite numbers
+├── RanksError           the processes that run one model together do not agree, or one of them has failed
 └── InputError           a call's arguments do not fit the model
 """
 
@@ -46,6 +47,10 @@ class MediaError(LTX2Error):
 
 class NotFiniteError(LTX2Error):
     """A part of a run gave NaN or infinite numbers."""
+
+
+class RanksError(LTX2Error):
+    """The processes that run one model together do not agree, or one of them has failed."""
 
 
 class InputError(LTX2Error, ValueError):

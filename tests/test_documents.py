@@ -65,7 +65,7 @@ DOCUMENTS = sorted(
     for path in (*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")))
     if not path.relative_to(ROOT).as_posix().startswith(GENERATED)
 )
-COMMANDS = ("make", "pip", "python", "ltx2-mlx", "ltx2-parity")
+COMMANDS = ("make", "pip", "python", "ltx2-mlx", "ltx2-parity", "mlx.launch")
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,9 @@ def test_blocks_say_what_they_are_and_hold_no_placeholders() -> None:
 
 def run(words: list[str]) -> None:
     """One command of a block, in the folder that the test is in."""
+    if words[0] == "mlx.launch":  # tests/test_ranks.py runs ranks; here it is planned for as many
+        assert words[1:3] == ["-n", "2"] and words[3:6] == ["--", "ltx2-mlx", "generate"], words
+        words = ["ltx2-mlx", "plan", "--ranks", "2", *words[6:]]
     if words[0] == "ltx2-mlx":
         assert run_product(words[1:]) == 0, words
         return
@@ -257,7 +260,7 @@ def test_a_wrong_command_is_noticed() -> None:
 def test_every_flag_exists(capsys: pytest.CaptureFixture[str]) -> None:
     pipelines = re.findall(r"^\| `(\w+)`", (ROOT / "ltx2_mlx" / "README.md").read_text(), re.MULTILINE)
     helps = [[ltx2_mlx, ["generate", "--pipeline", name, "--help"]] for name in pipelines]
-    helps += [[ltx2_mlx, ["convert", "--help"]]]
+    helps += [[ltx2_mlx, ["convert", "--help"]], [ltx2_mlx, ["plan", "--help"]]]
     helps += [[ltx2_parity, [verb, "--help"]] for verb in (*PARSED, "report", "diff")]
     helps += [[ltx2_parity, ["debug", view, "--help"]] for view in ("text", "sync")]
     for program, argv in helps:

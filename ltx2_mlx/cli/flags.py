@@ -64,6 +64,10 @@ def parser(
     )
     add_flags(result)
     add_ours(result)
+    if command == "plan":  # generate counts those that the launcher has started
+        result.add_argument(
+            "--ranks", type=int, default=1, metavar="N", help="plan what mlx.launch -n N runs: 2 or 4 (default: 1)"
+        )
     return result
 
 

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
+from ..distributed.ranks import Ranks
 from ..errors import InputError
 from ..media.outputs import MOVIES, kind, remove_remains
 from ..media.writing import encode_video, save_png_frames, save_wav
@@ -30,6 +31,10 @@ def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = Non
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     request, output = with_seed(plan.request), plan.request.output_path
+    if made is not None and made.ranks is not None and not made.ranks.first:
+        with limited(request.memory_limit, plan.memory):
+            run(request, made)  # the frames come when they are asked for, which the first rank does
+        return output
     check_outputs(request)  # again: a download may have taken hours since the plan
     remove_remains(output.parent)
     if note := blas.note():
@@ -65,13 +70,13 @@ def _said(request: Request) -> str | None:
     return text
 
 
-def settings(request: Request, progress: Progress = quiet) -> Settings:
+def settings(request: Request, progress: Progress = quiet, ranks: Ranks | None = None) -> Settings:
     return Settings(
         dtype=DTYPES[request.dtype],
         quantization=request.quantization,
         noise=NOISE[request.noise],
         contexts=contexts(request),
-        context_path=request.context,
+        context_path=request.context if ranks is None or ranks.first else None,
         progress=progress,
         low_memory=request.low_memory,
         decode_budget=request.decode_budget,
@@ -80,6 +85,7 @@ def settings(request: Request, progress: Progress = quiet) -> Settings:
         behaviour=request.behaviour,
         early_layers_only=request.early_layers_only,
         cross_attn_scale=request.cross_attn_scale,
+        ranks=ranks,
     )
 
 

@@ -23,6 +23,7 @@ from .stopping import code, in_time, raising, stopping
 from .terminal import Parser, claim_streams, one_line
 
 if TYPE_CHECKING:
+    from ..distributed.ranks import Ranks
     from .plan import Plan
     from .progress import Display
     from .request import Request
@@ -186,28 +187,43 @@ def _info(files: dict[str, str]) -> int:
 
 
 def _generate(command: str, argv: list[str]) -> int:
+    if command == "plan":
+        return _planned(command, argv, None)
     with stopping(_exit):
+        from .launch import launched
+
+    with launched() as ranks:
+        return _planned(command, argv, ranks)
+
+
+def _planned(command: str, argv: list[str], ranks: Ranks | None) -> int:
+    with stopping(_exit):
+        from .launch import agree, of_rank
         from .plan import plan
         from .progress import display
         from .recipes import parse_all
         from .shown import event, show
 
     requests = parse_all(command, argv)
+    if ranks is not None:
+        requests = of_rank(requests, ranks)
     shown = display(requests[0].quiet, requests[0].json)
     try:
         planned = plan(*requests, download=command == "generate", confirm=_confirm)
+        if ranks is not None:
+            agree(ranks, argv, planned)
     except LTX2Error as error:
         shown.event("error", message=str(error), finished=[])
         raise
     shown.event("plan", **event(planned))
     if command == "generate" and not planned.problems:
-        return _make(planned, shown)
+        return _make(planned, shown, ranks)
     if command == "generate" or not requests[0].json:
         print(show(planned), file=sys.stdout if command == "plan" else sys.stderr, flush=True)
     return 2 if planned.problems else 0
 
 
-def _make(planned: Plan, shown: Display) -> int:
+def _make(planned: Plan, shown: Display, ranks: Ranks | None) -> int:
     from .macos import undisturbed
     from .making import make
 
@@ -223,7 +239,8 @@ def _make(planned: Plan, shown: Display) -> int:
     def stopped(number: int) -> None:
         new = [str(path) for path in before if _state(path) != before[path]]
         shown.event("stopped", written=new)
-        _say(f"ltx2-mlx: stopped; {' and '.join(new) or 'nothing'} was written")
+        why = ": another rank has ended" if ranks is not None and ranks.alone else ""
+        _say(f"ltx2-mlx: stopped{why}; {' and '.join(new) or 'nothing'} was written")
 
     def end(number: int) -> None:
         stopped(number)
@@ -231,9 +248,11 @@ def _make(planned: Plan, shown: Display) -> int:
 
     try:
         with undisturbed(), in_time(end):
-            for output in make(planned, shown):
+            for output in make(planned, shown, ranks):
                 finished.append(output)
                 _print(output, planned.request.json)
+            if ranks is not None:
+                ranks.agree()  # the others stay until the first has written
     except KeyboardInterrupt as stop:
         shown.close()
         stopped(code(stop))

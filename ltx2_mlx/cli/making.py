@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from ..distributed.ranks import Ranks
 from ..memory import Peaks
 from ..pipelines.ledger import Denoised, Kept, ModelLedger, Settings
 from ..pipelines.preview import LatentColours, latent_colours
@@ -24,8 +25,9 @@ from .progress import Display, Run, State, Video, summary
 from .request import Request
 
 
-def make(plan: Plan, display: Display) -> Iterator[Path]:
-    """Make each video, and yield where it is as soon as it is whole. What follows an error is not made."""
+def make(plan: Plan, display: Display, ranks: Ranks | None = None) -> Iterator[Path]:
+    """Make each video, and yield where it is as soon as it is whole. What follows an error is not made. ranks: those
+    that make it together."""
     requests = plan.requests
     pressure = Pressure(display.say)
 
@@ -35,7 +37,7 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
 
     mx.reset_peak_memory()
     run = Run(costs(plan), paces(), show)
-    shared = settings(plan.request, run)
+    shared = settings(plan.request, run, ranks)
     run.peaks = shared.peaks
     if len(requests) > 1:
         shared = _shared(plan, shared)
@@ -51,7 +53,8 @@ def make(plan: Plan, display: Display) -> Iterator[Path]:
         path = generate(replace(plan, request=request, others=()), run, own)
         _tell(path, request, plan, run.finish(), own.peaks, display)
         yield path
-    remember(*run.measured())
+    if ranks is None:  # the paces of one process
+        remember(*run.measured())
 
 
 def _ledger(request: Request, shared: Settings) -> ModelLedger:

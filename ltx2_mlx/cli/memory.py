@@ -10,10 +10,12 @@ from pathlib import Path
 from ..config import (
     DiffusionDecoderConfig,
     LatentUpsamplerConfig,
+    TransformerConfig,
     VideoVAEConfig,
     read_gemma_config,
     read_video_decoder_config,
 )
+from ..distributed.table import RULES, parts_of, sent
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import Gemma, read_gemma
 from ..loading.hub import Remote
@@ -117,6 +119,8 @@ def weights(
     taken = {n: info.nbytes if info.dtype == "U32" else prod(info.shape) * size(n) for n, info in infos.items()}
     packed = _packed(component, checkpoint, request)
     taken |= packed
+    if request.ranks > 1 and component in RULES:
+        taken = _of_rank(component, checkpoint, keys, taken, request.ranks)
     beside = sum(_size_of(loras)) if packed or any(info.dtype == "U32" for info in infos.values()) else 0
     if not (paged and request.low_memory):
         return Weights(sum(taken.values()) + beside)
@@ -127,6 +131,20 @@ def weights(
     read = sum(_sum(in_file, page) for page in pages.values())
     read += sum(_size_of(loras))
     return Weights(_sum(taken, resident) + sum(largest[-2:]) + 2 * beside // len(pages), read)
+
+
+def _of_rank(
+    component: str, checkpoint: Checkpoint, keys: Mapping[str, str], taken: Mapping[str, int], size: int
+) -> dict[str, int]:
+    """The bytes of each parameter on the rank that has most of it."""
+    module, _ = build(component, checkpoint)
+    shapes = {name: checkpoint.tensors[key].shape for name, key in keys.items() if name in taken}
+    most = dict(taken)
+    for name, shape in shapes.items():
+        parts = [parts_of(component, module, {name: shape}, rank, size) for rank in range(size)]
+        if name in parts[0]:
+            most[name] = taken[name] * max(prod(part[name].of(shape)) for part in parts) // max(prod(shape), 1)
+    return most
 
 
 def _packed(component: str, checkpoint: Checkpoint, request: Request) -> dict[str, int]:
@@ -223,6 +241,7 @@ def _text(request: Request, files: Files, encodes: int) -> Stage:
     held = max(held for held, _ in parts)
     working = max(map(sum, parts)) - held
     what = f"{folder.name}, 1024 tokens each"
+    what += f", {gigabytes(held)} of weights on each of {request.ranks} ranks" if request.ranks > 1 else ""
     what += f", reads {gigabytes(gemma.read + connectors.read)} for each prompt" if request.low_memory else ""
     remedy = "a --context file that was made on another machine"
     remedy = remedy if request.low_memory else f"--low-memory, or {remedy}"
@@ -283,6 +302,11 @@ def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
     what = f"{shape.frames} frames of {shape.height}x{shape.width}, {tokens:,} + {of_audio:,} tokens, {count}"
     transformer = files.weights(files.checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
+    if request.ranks > 1:
+        config = TransformerConfig.from_metadata(files.checkpoint.config)
+        sends = sent(config, tokens, of_audio, request.itemsize, request.ranks) * stage.runs_of_a_step
+        what += f"; each of {request.ranks} ranks holds {gigabytes(transformer.held)} of weights"
+        what += f" and sends {gigabytes(sends)} a step"
     texts = estimates.contexts(files.checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
     step = estimates.denoising(files.checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
     working = texts + max(step, reading(files.checkpoint, "transformer", request))

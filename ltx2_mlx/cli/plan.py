@@ -11,10 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import mlx.nn as nn
+
 from ..config import DiffusionDecoderConfig, LatentUpsamplerConfig
 from ..config.reading import cut
 from ..diffusion.behaviour import behaviour_of
 from ..diffusion_decoder import check_tiling
+from ..distributed.table import RULES, SIZES, check_ranks, parts_of, shapes_of
 from ..errors import InputError, LTX2Error
 from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, release_of
 from ..loading.gemma import check_gemma
@@ -157,6 +160,7 @@ def _check_values(result: Plan, request: Request) -> bool:
     result.notes += [note for note in _value_notes(request) if note not in result.notes]
     for check in (
         _check_quantization,
+        _check_ranks,
         *recipe.checks,
         _check_enhancement,
         _check_gemma,
@@ -193,6 +197,14 @@ def _check_quantization(request: Request) -> None:
         raise InputError("--cross-attn-scale changes weights, which --quantization has rounded; use one of them")
 
 
+def _check_ranks(request: Request) -> None:
+    check_ranks(request.ranks)
+    if request.ranks > 1 and request.enhance_prompt:
+        raise InputError("--enhance-prompt is for one process: several ranks would each write another prompt")
+    if request.ranks > 1 and request.seed < 0 and RECIPES[request.pipeline].of_source:
+        raise InputError(f"--seed {request.seed} draws a seed, and each rank would draw another one: give a seed")
+
+
 def _check_enhancement(request: Request) -> None:
     module, command = library(image=bool(request.images))
     if request.enhance_prompt and importlib.util.find_spec(module) is None:
@@ -220,7 +232,7 @@ def _check_output(request: Request) -> None:
     path = request.output_path
     if outputs.kind(path) == ".wav" and not request.audio:
         raise InputError(f"{path} is for audio, and --no-audio makes none; leave one of them out")
-    outputs.check_output(path, overwrite=request.overwrite, inputs=_inputs(request))
+    outputs.check_output(path, overwrite=request.overwrite, inputs=inputs(request))
 
 
 def _check_preview(request: Request) -> None:
@@ -232,11 +244,11 @@ def _check_preview(request: Request) -> None:
         return
     if request.placeholder:
         raise InputError("--preview shows the steps of denoising, and --placeholder has none; use one of them")
-    inputs = [*_inputs(request), *([request.context] if request.context else [])]
-    check_preview(path, request.output_path, overwrite=request.overwrite, inputs=inputs)
+    read = [*inputs(request), *([request.context] if request.context else [])]
+    check_preview(path, request.output_path, overwrite=request.overwrite, inputs=read)
 
 
-def _inputs(request: Request) -> list[str | Path]:
+def inputs(request: Request) -> list[str | Path]:
     """The files that are read."""
     checkpoint = request.checkpoint_path
     files: list[str | Path | None] = [request.gemma_root, request.spatial_upsampler_path, request.context]
@@ -338,7 +350,14 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
                 module, _ = build(part, checkpoint)
                 if part == "transformer":
                     check_packed(module, result.request.quantization, checkpoint.path)
+                _check_split(part, module, result.request)
     return checkpoint
+
+
+def _check_split(component: str, module: nn.Module, request: Request) -> None:
+    """Raises InputError for a network that cannot be split over the ranks."""
+    if request.ranks in SIZES and component in RULES:
+        parts_of(component, module, shapes_of(module), 0, request.ranks)
 
 
 def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
@@ -363,7 +382,8 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
             if request.enhance_prompt:
                 check_writes(request.gemma_root)
             folder = check_gemma(request.gemma_root)
-            build("gemma", folder)
+            module, _ = build("gemma", folder)
+            _check_split("gemma", module, request)
             if checkpoint is not None and checkpoint.holds("embeddings_processor"):
                 check_text_models(folder, checkpoint)
             result.encodes = max(len(new), 1)

@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from ..config import SUPPORTED_VERSIONS, LatentUpsamplerConfig
 from ..config.reading import cut, parse_json
+from ..distributed.table import Part
 from ..errors import CheckpointError, ConfigError
 from .header import Arrays, Tensors, read_header
 from .kinds import kind_of_weights
@@ -168,9 +169,9 @@ class Checkpoint:
         words = list(dict.fromkeys(_WORDS[part] for part in self.components() if part in _WORDS))
         return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "nothing of LTX-2"
 
-    def arrays(self, stream: mx.Stream | None = None) -> Arrays:
-        """All tensors by their keys. Lazy: each is read when it is first used."""
-        return Arrays(self.tensors, stream)
+    def arrays(self, stream: mx.Stream | None = None, parts: Mapping[str, Part] | None = None) -> Arrays:
+        """All tensors by their keys, or ``parts`` of some. Lazy: each is read when it is first used."""
+        return Arrays(self.tensors, stream, parts)
 
 
 def release_of(version: str) -> tuple[int, ...]:

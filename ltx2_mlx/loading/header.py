@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ..config.reading import cut
+from ..distributed.table import Part
 from ..errors import CheckpointError
 from .kinds import _UNFINISHED, check_regular, kind_of_file
 
@@ -25,7 +26,7 @@ _BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 # What MLX cannot read, and refuses a whole file for: numpy's dtype for the bytes, and ours.
 _BY_NUMPY = ("F8_E5M2", "F64")
 _OURS: dict[str, tuple[Any, mx.Dtype | None]] = {"F8_E5M2": (np.uint8, None), "F8_E4M3": (np.uint8, None)}
-_OURS |= {"U8": (np.uint8, None), "F16": (np.float16, None), "BF16": (np.uint16, mx.bfloat16)}
+_OURS |= {"U8": (np.uint8, None), "U32": (np.uint32, None), "F16": (np.float16, None), "BF16": (np.uint16, mx.bfloat16)}
 _OURS |= {"F32": (np.float32, None), "F64": (np.float64, None)}
 
 
@@ -123,11 +124,11 @@ class Arrays(Mapping[str, mx.array]):
     its memory is free when its last user drops it; whoever asks again gets an array that is read again.
 
     Values of float8 are kept as their bytes. stream: a CPU stream that reads, so that ``start`` reads beside other
-    work. Raises CheckpointError.
+    work. parts: the slices of tensors that are read in the place of the whole. Raises CheckpointError.
     """
 
-    def __init__(self, tensors: Tensors, stream: mx.Stream | None = None):
-        self.tensors, self.stream = tensors, stream
+    def __init__(self, tensors: Tensors, stream: mx.Stream | None = None, parts: Mapping[str, Part] | None = None):
+        self.tensors, self.stream, self.parts = tensors, stream, parts or {}
         self._odd = {info.file for info in tensors.values() if info.dtype in _BY_NUMPY}
         self._states = {file: _state(file) for file in dict.fromkeys(info.file for info in tensors.values())}
         self._opened: dict[Path, dict[str, mx.array]] = {}  # what has not been asked for since the file was opened
@@ -135,7 +136,8 @@ class Arrays(Mapping[str, mx.array]):
 
     def start(self, names: Iterable[str]) -> None:
         """Begin to read these arrays, and return at once. Each is kept until it is asked for, or until ``stop``."""
-        self._started |= {name: self[name] for name in names if self.tensors[name].file not in self._odd}
+        lazy = (name for name in names if name not in self.parts and self.tensors[name].file not in self._odd)
+        self._started |= {name: self[name] for name in lazy}
         mx.async_eval(list(self._started.values()))  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
@@ -145,15 +147,19 @@ class Arrays(Mapping[str, mx.array]):
     def __getitem__(self, name: str) -> mx.array:
         if name in self._started:
             return self._started.pop(name)
-        info = self.tensors[name]
-        if info.file not in self._odd:
+        info, part = self.tensors[name], self.parts.get(name)
+        if info.file not in self._odd and part is None:
             return self._lazy(info)
         if info.dtype not in _OURS:
             raise CheckpointError(f"{info} is {info.dtype}, which is not read here")
         dtype, ours = _OURS[info.dtype]
         if not info.nbytes:
             return mx.zeros(info.shape)
-        array = mx.array(np.memmap(info.file, dtype, "r", info.offset, info.shape or (1,))).reshape(info.shape)
+        mapped: np.ndarray = np.memmap(info.file, dtype, "r", info.offset, info.shape or (1,))
+        if part is not None:
+            self.check()
+            mapped = part.cut(mapped)
+        array = mx.array(mapped) if info.shape else mx.array(mapped).reshape(())
         return array if ours is None else array.view(ours)
 
     def _lazy(self, info: TensorInfo) -> mx.array:

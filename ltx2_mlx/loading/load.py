@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from math import prod
@@ -30,6 +30,9 @@ from ..config import (
 )
 from ..config.reading import count_layers, cut
 from ..diffusion_decoder import DiffusionVideoDecoder
+from ..distributed.layers import shard
+from ..distributed.ranks import Ranks
+from ..distributed.table import Part, parts_of
 from ..errors import CheckpointError, ConfigError, InputError, WeightsError
 from ..nn.finite import all_finite, every_finite
 from ..text.embeddings import EmbeddingsProcessor
@@ -585,6 +588,36 @@ def _whole(checkpoint: Checkpoint, key: str) -> bool:
     return bool(all_finite(array).item()) and (scale is None or bool(all_finite(scale).item()))
 
 
+def _parts_in_files(
+    component: str,
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    keys: dict[str, str],
+    loras: tuple[Lora, ...],
+    ranks: Ranks,
+) -> tuple[dict[str, Part], tuple[Lora, ...]]:
+    """Key in the checkpoint → the part of it that a rank reads; and the LoRAs, of which it reads the same parts."""
+
+    def parts(shapes: Shapes) -> dict[str, Part]:
+        return parts_of(component, module, shapes, ranks.rank, ranks.size)
+
+    result = {}
+    for name, part in parts({name: checkpoint.tensors[key].shape for name, key in keys.items()}).items():
+        result[keys[name]] = part
+        scale = _scale_key(checkpoint, keys[name])
+        if scale is not None and part.axis == 0 and prod(checkpoint.tensors[scale].shape) > 1:
+            result[scale] = part
+    own = []
+    for lora in loras:
+        if any(_scale_key(checkpoint, keys[f"{layer}.weight"]) for layer in lora.pairs):
+            raise InputError(f"{lora.path}: several ranks cannot add a LoRA to float8 weights that have scales")
+        pairs = lora.pairs.keys_of.items()
+        names = {f"{layer}.lora_{part}": key for layer, (a, b) in pairs for part, key in (("A", a), ("B", b))}
+        cuts = parts({name: lora.pairs.arrays.tensors[key].shape for name, key in names.items()})
+        own.append(replace(lora, pairs=lora.pairs.cut({names[name]: part for name, part in cuts.items()})))
+    return result, tuple(own)
+
+
 READ_AT_ONCE = 1 << 28  # bytes, to keep what is read and converted at one time small
 
 
@@ -595,6 +628,7 @@ def load(
     loras: Iterable[LoraPathStrength] = (),
     quantization: str | None = None,
     paged: bool = False,
+    ranks: Ranks | None = None,
 ) -> nn.Module:
     """Load one component of a checkpoint. Every weight is read now, and none is NaN or infinite.
 
@@ -607,6 +641,8 @@ def load(
     ``q4`` pack those of the transformer or of Gemma in 8 or 4 bits (see ``quantized``), as a converted file has them.
     paged: leave the weights of repeated blocks in the file; each is read when the block is called, and dropped after.
     The result carries them as ``module.pages`` (see ``paging``). The first read of a block finds what is not finite.
+    ranks: load this rank's part of the transformer or of a text model, and read no more of the file (see
+    ``distributed``); every rank must call the result at the same time.
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
     does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version;
@@ -641,6 +677,10 @@ def load(
     for path, layer in packed.items():
         if isinstance(layer, QuantizedLinear) and (rank := rank_of(opened, path)):
             layer.put_beside(rank)
+    parts: dict[str, Part] = {}
+    if ranks is not None:
+        parts, opened = _parts_in_files(component, module, checkpoint, keys, opened, ranks)
+        shard(component, module, ranks)
     source = Weights(
         checkpoint,
         keys,
@@ -648,7 +688,7 @@ def load(
         dtype,
         None if how else quantization,
         _file_axes(_parts(module)),
-        checkpoint.arrays(stream),
+        checkpoint.arrays(stream, parts),
         frozenset(packed),
         packs,
         _looked_up(_parts(module)),

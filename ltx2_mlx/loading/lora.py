@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..config.reading import cut
+from ..distributed.table import Part
 from ..errors import ConfigError, InputError, WeightsError
 from ..nn.finite import all_finite
 from .header import Arrays, Tensors, read_header
@@ -118,6 +119,10 @@ class Pairs(Mapping[str, tuple[mx.array, mx.array]]):
     def renamed(self, names: Mapping[str, str]) -> Pairs:
         """The pairs by other names. names: the new one → the old one."""
         return Pairs(self.arrays, {new: self.keys_of[old] for new, old in names.items()})
+
+    def cut(self, parts: Mapping[str, Part]) -> Pairs:
+        """The pairs with parts of their arrays alone. parts: by the keys in the file."""
+        return Pairs(Arrays(self.arrays.tensors, self.arrays.stream, parts), self.keys_of)
 
     def __getitem__(self, layer: str) -> tuple[mx.array, mx.array]:
         a, b = self.keys_of[layer]

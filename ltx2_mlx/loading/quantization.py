@@ -70,7 +70,7 @@ def beside(name: str) -> tuple[str, ...]:
 def per_row(scale: mx.array, weight: tuple[int, ...]) -> mx.array:
     """A scale as ``()`` or ``(out, 1)`` float32, for one number or one for each row of the weight of this shape."""
     scale = scale.astype(mx.float32)
-    return scale.reshape(()) if scale.size == 1 else scale.reshape(weight[0], *[1] * (len(weight) - 1))
+    return scale.reshape(()) if scale.size == 1 else scale.reshape(-1, *[1] * (len(weight) - 1))
 
 
 def quantize_weight_to_fp8_per_tensor(weight: mx.array) -> tuple[mx.array, mx.array]:

@@ -21,6 +21,8 @@ from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
 from ..diffusion.behaviour import Behaviour, behaviour_of
 from ..diffusion_decoder import DiffusionVideoDecoder
+from ..distributed.models import SplitX0Model
+from ..distributed.ranks import Ranks
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath, read_checkpoint, release_of
 from ..loading.load import load
@@ -99,7 +101,8 @@ class Settings:
     behaviour: what upstream has changed since 1.0.0, as in "1.0.0" or as in "upstream"; None: as in upstream for models
     from 2.5 on. See ``ltx2_mlx.diffusion.behaviour``.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
-    the second scales what the blocks take from the prompt. peaks: the run writes the memory of its phases there.
+    the second scales what the blocks take from the prompt. ranks: the transformer and the text models are split over
+    these processes, each of which makes the same calls. peaks: the run writes the memory of its phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16
@@ -117,6 +120,7 @@ class Settings:
     behaviour: str | None = None
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
+    ranks: Ranks | None = None
     peaks: Peaks = field(default_factory=Peaks, compare=False)
 
     def __post_init__(self) -> None:
@@ -188,13 +192,14 @@ class ModelLedger:
                 loras=self.loras,
                 quantization=settings.quantization,
                 paged=settings.low_memory,
+                ranks=settings.ranks,
             )
             model = cast(LTXModel, loaded)
             if settings.cross_attn_scale != 1.0:
                 amend_blocks(model, partial(_scale_cross_attention, scale=settings.cross_attn_scale))
             model.audio_video_timing = self.behaviour.audio_video_timing
             mx.eval(model)
-        return X0Model(model)
+        return X0Model(model) if settings.ranks is None else SplitX0Model(model, settings.ranks)
 
     def video_encoder(self) -> VideoEncoder:
         return self._load("video_encoder", VideoEncoder)

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from ..config import EmbeddingsProcessorConfig, read_gemma_config
 from ..config.reading import cut
+from ..distributed.ranks import Ranks, together
 from ..errors import CheckpointError, InputError, NotFiniteError
 from ..loading.checkpoint import Checkpoint, CheckpointPath, check_gemma_version, read_checkpoint
 from ..loading.gemma import Gemma, read_gemma
@@ -31,6 +32,7 @@ def encode_prompts(
     padding_side: str = "left",
     early_layers_only: bool = False,
     low_memory: bool = False,
+    ranks: Ranks | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[EmbeddingsProcessorOutput]:
     """A context for each prompt, video ``(1, 1024, Dv)`` and audio ``(1, 1024, Da)``.
@@ -38,20 +40,24 @@ def encode_prompts(
     Both text models are released before this returns: Gemma 12B takes 24 GB in bfloat16, and 3 GB with low_memory,
     which reads each layer again for every prompt. padding_side "right" and
     early_layers_only (the input embeddings in place of every hidden state) are diagnostics: neither is how the networks
-    were trained. ``progress(done, total)`` is called for each prompt. Raises CheckpointError for files that do not fit,
-    InputError for no prompts, NotFiniteError where a context holds NaN or ∞.
+    were trained. ranks: the text models are split over them. ``progress(done, total)`` is called for each prompt.
+    Raises CheckpointError for files that do not fit, InputError for no prompts, NotFiniteError where a context holds
+    NaN or ∞.
     """
     if not prompts:
         raise InputError("no prompts were given, expected at least one")
     check_text_models(read_gemma(gemma_root), read_checkpoint(checkpoint_path))
-    states, masks = _hidden_states(prompts, gemma_root, dtype, padding_side, early_layers_only, low_memory, progress)
+    states, masks = _hidden_states(
+        prompts, gemma_root, dtype, padding_side, early_layers_only, low_memory, ranks, progress
+    )
     mx.clear_cache()
-    processor = load("embeddings_processor", checkpoint_path, dtype, paged=low_memory)
+    processor = load("embeddings_processor", checkpoint_path, dtype, paged=low_memory, ranks=ranks)
     outputs = []
     while states:  # each prompt's states, 400 MB at full size, go as soon as they are used
-        outputs.append(processor.process_hidden_states(states.pop(0), masks.pop(0), padding_side))
-        finite = [all_finite(part) for part in outputs[-1] if part is not None]
-        mx.eval(outputs[-1], finite)
+        with together(ranks):
+            outputs.append(processor.process_hidden_states(states.pop(0), masks.pop(0), padding_side))
+            finite = [all_finite(part) for part in outputs[-1] if part is not None]
+            mx.eval(outputs[-1], finite)
         if not all(flag.item() for flag in finite):
             raise NotFiniteError(f"encoding {cut(repr(prompts[len(outputs) - 1]))} gave NaN or infinite numbers")
     del processor
@@ -79,17 +85,19 @@ def _hidden_states(
     padding_side: str,
     early_layers_only: bool,
     low_memory: bool,
+    ranks: Ranks | None,
     progress: Callable[[int, int], None],
 ) -> tuple[list[tuple[mx.array, ...]], list[mx.array]]:
     """Hidden states and mask of each prompt, computed before Gemma is released at the end of this function."""
     tokenizer = LTXVGemmaTokenizer(gemma_root, padding_side=padding_side)
-    gemma = load("gemma", gemma_root, dtype, paged=low_memory)
+    gemma = load("gemma", gemma_root, dtype, paged=low_memory, ranks=ranks)
     states, masks = [], []
     for i, prompt in enumerate(prompts):
         progress(i, len(prompts))
         ids, mask = tokenizer.encode(prompt)
-        states.append(gemma(ids, mask, early_layers_only=early_layers_only))
         masks.append(mask)
-        mx.eval(states[-1])
+        with together(ranks):
+            states.append(gemma(ids, mask, early_layers_only=early_layers_only))
+            mx.eval(states[-1])
     progress(len(prompts), len(prompts))
     return states, masks

@@ -107,7 +107,8 @@ class Gemma3Attention(Module):
     def __init__(self, config: Gemma3TextConfig):
         super().__init__()
         self.head_dim, self.scaling = config.head_dim, config.scaling
-        heads, groups = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.groups = config.num_key_value_heads
+        heads, groups = config.num_attention_heads * config.head_dim, self.groups * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, heads, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, groups, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, groups, bias=False)

@@ -38,6 +38,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_files(run)
     add_sides(run)
+    run.add_argument("--ranks", type=int, choices=(2,), help="ours split over so many processes, in lane A")
     run.add_argument(
         "--blocks", type=_numbers, metavar="N,N", help="of large files: judge these blocks alone (and what is in none)"
     )
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..run.loop import CellError, run
     from ..run.workers import WorkerDiedError
 
-    lanes, device = lanes_of(args.lane), chosen_device(args.device)
+    lanes, device = lanes_of(args.lane or ("A" if args.ranks else None)), chosen_device(args.device)
 
     def progress(line: str) -> None:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
@@ -103,12 +104,14 @@ def _run(args: argparse.Namespace) -> int:
         return run_sides(args, _chosen(args)[0], lanes)
     chosen, real = _chosen(args)
     streaming = _streaming(args, real)
+    _check_ranks(args, lanes, chosen)
     jobs = 1 if real and real.streamed else args.jobs  # each takes a few GB
     try:
         with replacing(args.json):
             large = _large_layers(real, lanes, device)
             cells, every = args.json.with_suffix(".cells"), args.lane is not None
-            results = run(chosen, lanes, real, device, progress, cells, args.resume, jobs, args.seed, every, streaming)
+            how = (jobs, args.seed, every, streaming, args.ranks or 1)
+            results = run(chosen, lanes, real, device, progress, cells, args.resume, *how)
             results.explanation = explain_first(results)
             results.seconds = time.monotonic() - start
             results.device = Device((*results.device.measures, *large))
@@ -122,6 +125,18 @@ def _run(args: argparse.Namespace) -> int:
     shutil.rmtree(cells, ignore_errors=True)
     terminal.show(results, [*render(args.json), args.json])
     return results.exit_code()
+
+
+def _check_ranks(args: argparse.Namespace, lanes: str, chosen: list[tuple[Stage | Pipeline, str]]) -> None:
+    """Raises InputError for what several ranks cannot run."""
+    from ..run.over_ranks import STAGES
+
+    if not args.ranks:
+        return
+    if lanes != "A":
+        raise InputError(f"--ranks is for lane A, and lanes {lanes} were asked for")
+    if other := sorted({stage.name for stage, _ in chosen} - set(STAGES)):
+        raise InputError(f"--ranks is for {', '.join(STAGES)}: name one with --stage ({other[0]} is not split)")
 
 
 def _large_layers(real: RealCells | None, lanes: str, device: str) -> tuple[Measure, ...]:

@@ -22,7 +22,7 @@ from ..tap.nest import flatten
 from ..tap.session import Session
 from ..tap.trace import Tensor, Trace
 from .recorded import Inventory, Recorded, Recording, close_to
-from .replay import handed_over, judge_recording, module_taps, probes_of, replay, run_tapped
+from .replay import Replayed, handed_over, judge_recording, module_taps, probes_of, replay, run_tapped
 
 HALF = ("bfloat16", "float16")
 
@@ -156,11 +156,11 @@ class Runner:
         cases = pair.stage.cases(pair.config).items()
         return ((name, case, pair) for name, case in cases if fnmatchcase(name, glob))
 
-    def run(self, chosen: list[tuple[Stage, str]], lanes: str = "ABC") -> Results:
-        """Judge every case of the chosen cells in the chosen lanes."""
+    def run(self, chosen: list[tuple[Stage, str]], lanes: str = "ABC", replayed: Replayed | None = None) -> Results:
+        """Judge every case of the chosen cells in the chosen lanes. replayed: see ``judge_recording``."""
         results = Results()
         for stage, config in chosen:
-            judge_recording(self.recording(stage, config, lanes), results)
+            judge_recording(self.recording(stage, config, lanes), results, replayed)
         return results
 
 

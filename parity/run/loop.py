@@ -50,13 +50,14 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Live:
     """The reference runs here. files: component → its file, where that is no tiny one. streamed: stages whose
-    components are larger than memory, which ``streaming`` is for."""
+    components are larger than memory, which ``streaming`` is for. ranks: processes that ours is split over."""
 
     lanes: str
     files: Mapping[str, Path] = field(default_factory=dict)
     seed: int = 0
     streaming: Streaming | None = None
     streamed: frozenset[str] = frozenset()
+    ranks: int = 1
 
     @property
     def cost(self) -> str:
@@ -67,8 +68,13 @@ class Live:
             if name in pipelines():
                 return Results(pipelines=pipeline_runs.run(pipelines()[name], config, self.lanes, show_progress))
             from .live import Runner  # not above: a trace file is judged without torch
+            from .over_ranks import job_of, started
 
             stage = stages()[name]
+            if self.ranks > 1:
+                with started(self.ranks) as several:
+                    runner = Runner(None, show_progress, self.files)
+                    return runner.run([(stage, config)], self.lanes, lambda r: several.replay(job_of(r, self.seed)))
             if name not in self.streamed or self.streaming is None:
                 return Runner(None, show_progress, self.files).run([(stage, config)], self.lanes)
             from ..sides.torch.paging import use_threads
@@ -186,12 +192,14 @@ def run(
     seed: int = 0,
     every_lane: bool = False,
     streaming: Streaming | None = None,
+    ranks: int = 1,
 ) -> Results:
     """Judge every chosen cell beside the reference, with inputs of a seed.
 
     keep: a folder for the cells as they finish. resume: do not run those that are in it and still as they would be.
     real: of files in the place of the tiny ones; streaming: how the largest of them are compared.
-    every_lane: each lane was asked for by name, so that something must be judged in it.
+    every_lane: each lane was asked for by name, so that something must be judged in it. ranks: processes that ours is
+    split over (see ``over_ranks``).
     """
     device = chosen_device(device)
     paths = list(dict.fromkeys(real.files.values())) if real else []
@@ -200,6 +208,8 @@ def run(
     conditions = environment(device) | {"calibration": json.dumps(measured.document())}
     if streaming and streaming.blocks is not None:
         origin["blocks"] = ", ".join(map(str, sorted(streaming.blocks)))
+    if ranks > 1:
+        origin["ranks"] = str(ranks)
     cells = Cells(keep, cells_key(lanes, paths, conditions, origin)) if keep else None
     if cells and not resume:
         cells.clear()
@@ -208,7 +218,7 @@ def run(
         progress(f"{sum(cell is not None for cell in known)} of {len(chosen)} cells kept from the run before")
     if streaming and cells:
         streaming = replace(streaming, folder=cells.folder / "pages", key=cells.key)
-    source = Live(lanes, real.files if real else {}, seed, streaming, real.streamed if real else frozenset())
+    source = Live(lanes, real.files if real else {}, seed, streaming, real.streamed if real else frozenset(), ranks)
     tasks = [CellTask(source, stage.name, config, device, cells, measured) for stage, config in chosen]
     results = judge_cells(tasks, device, progress, known, jobs)
     results.device, results.origin = measured, origin

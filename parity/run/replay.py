@@ -6,6 +6,7 @@ Nothing here knows torch.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,6 +25,8 @@ from ..tap.trace import Tensor, Trace
 from .coverage import coverage_of, function_names
 from .recorded import Recorded, Recording
 from .streaming import MemoryLimitError
+
+Replayed = Callable[[Recorded], Trace]
 
 
 def replay(mlx: MLX, recorded: Recorded, ours: dict[str, Any] | None = None) -> Trace:
@@ -103,8 +106,9 @@ def as_judged(recorded: Recorded, ours: Trace) -> tuple[Trace, Trace]:
     return (recorded.trace, ours) if pair.stage.mirrored else met(recorded.trace, ours, pair.root, pair.stage.results)
 
 
-def judge_recording(recording: Recording, results: Results) -> None:
-    """Judge every case in the lanes that it was recorded for; coverage of the isolated lane at the end."""
+def judge_recording(recording: Recording, results: Results, replayed: Replayed | None = None) -> None:
+    """Judge every case in the lanes that it was recorded for; coverage of the isolated lane at the end. replayed: makes
+    the isolated trace of ours, where that is not made here."""
     mlx, stage = MLX(), recording.stage
     compared: set[str] = set()
     moving: dict[str, float] = {}
@@ -115,7 +119,7 @@ def judge_recording(recording: Recording, results: Results) -> None:
         where = {"stage": stage.name, "config": recording.config, "case": name}
         if recorded.oracle is not None:
             where["lane"] = "B" if half else "A"
-            theirs, ours = as_judged(recorded, replay(mlx, recorded))
+            theirs, ours = as_judged(recorded, replayed(recorded) if replayed else replay(mlx, recorded))
             rows = judge(results, where, stage, theirs, recorded.oracle, ours)
             _require(rows, recorded.repeats, Reason.REPEAT, "the reference does not repeat itself")
             if not half:

@@ -1,0 +1,1 @@
+"""One network over several processes: MLX's own engine (``mx.distributed``) carries what they tell each other."""

@@ -1,0 +1,58 @@
+"""Faults of a network that is split over ranks, each as what stands in the place of a function of the product.
+
+They are put into the ranks' own processes, so that nothing is imported again for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+_LAYERS, _TABLE = "ltx2_mlx.distributed.layers", "ltx2_mlx.distributed.table"
+
+
+def summed_nowhere(cls: Any) -> Any:
+    return cls.__call__
+
+
+def first_heads(tables: Any, attention: Any) -> Any:
+    return tables and tuple(table[:, : attention.heads] for table in tables)
+
+
+def in_another_order(count: int, rank: int, size: int) -> tuple[int, int]:
+    return count * (size - 1 - rank) // size, count * (size - rank) // size
+
+
+def norm_of_own_heads(cls: Any) -> Any:
+    return cls.__call__
+
+
+def kept_everywhere(part: Any, array: np.ndarray) -> np.ndarray:
+    if part.empty:
+        return array
+    return np.ascontiguousarray(array[(slice(None),) * part.axis + (slice(part.first, part.last),)])
+
+
+def other_axis(split: Any, leaf: str, shape: tuple[int, ...]) -> int | None:
+    if split.name == "ROWS":
+        return 0 if leaf == "weight" else None
+    return None if shape == () else 0
+
+
+def _put(place: str, function: Callable[..., Any]) -> Callable[[], Any]:
+    return partial(mock.patch, place, function)
+
+
+# What is wrong → how it is planted, and the tap that must see it first.
+FAULTS = {
+    "a sum over the ranks is left out": (_put(f"{_LAYERS}._summed", summed_nowhere), "attn1.to_out.0"),
+    "rotary tables are those of the first heads": (_put(f"{_LAYERS}._of_heads", first_heads), "attn1.apply_rotary_emb"),
+    "heads are dealt out in another order": (_put(f"{_TABLE}.bounds", in_another_order), "attn1.to_v"),
+    "a norm is over the rank's own heads": (_put(f"{_LAYERS}._spread", norm_of_own_heads), "attn1.q_norm"),
+    "every rank adds the bias": (_put(f"{_TABLE}.Part.cut", kept_everywhere), "attn1.to_out.0"),
+    "weights are cut along the other axis": (_put(f"{_TABLE}._axis", other_axis), "attn1.to_out.0"),
+}

@@ -1,0 +1,218 @@
+"""``generate`` over two ranks: the same video as of one process; and what happens when they are not alike, or one dies.
+
+The ranks are processes that meet through MLX's ring on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from ltx2_mlx.cli.main import main
+from ltx2_mlx.config import TransformerConfig
+from ltx2_mlx.distributed.ranks import Ranks
+from ltx2_mlx.distributed.table import SIZES, Part, check_ranks, check_rules, parts_of, shapes_of
+from ltx2_mlx.errors import InputError, WeightsError
+from ltx2_mlx.loading.checkpoint import read_checkpoint
+from ltx2_mlx.loading.gemma import read_gemma
+from ltx2_mlx.loading.load import build, load
+from ltx2_mlx.loading.lora import LoraPathStrength
+from ltx2_mlx.media.images import decode_image
+from ltx2_mlx.transformer import LTXModel
+from parity.run.over_ranks import ring
+
+SCRIPT = Path(__file__).with_name("rank.py")
+Words = list[str | list[str]]  # a list stands for a word of each rank
+
+
+@pytest.fixture
+def line(checkpoints: Path) -> Words:
+    """The words of a small video."""
+    files = {
+        "--distilled-checkpoint-path": "tiny-2.0.safetensors",
+        "--gemma-root": "tiny-gemma",
+        "--spatial-upsampler-path": "tiny-2.0-upsampler-x2.safetensors",
+    }
+    words: Words = [word for flag, name in files.items() for word in (flag, str(checkpoints / name))]
+    size = ["--height", "64", "--width", "64", "--num-frames", "9"]
+    return ["generate", *words, *size, "--prompt", "fox", "--dtype", "float32"]
+
+
+@contextmanager
+def started(*lines: Words) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two ranks that run these command lines."""
+    with ring(2) as environments, tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(lines, file)
+        file.flush()
+        command = [sys.executable, str(SCRIPT), file.name]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        ranks = [subprocess.Popen(command, env=os.environ | own, **pipes) for own in environments]
+        try:
+            yield ranks
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.communicate()
+
+
+def test_two_ranks_make_the_video_of_one_and_refuse_what_differs(
+    line: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = [str(word) for word in line]
+    assert main([*alone, "--output-path", str(one), "--quiet"]) == 0
+    line = [*line, "--output-path", str(two), "--quiet"]
+    wrong: Words = ["--context", [str(tmp_path / "new.safetensors"), str(one / "audio.wav")]]
+    with started([*line, "--seed", ["1", "2"]], [*line, *wrong], line) as ranks:
+        said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    errors = said[0][1].splitlines()
+    assert len(errors) == 2, errors
+    assert errors[0].startswith("ltx2-mlx: the command line: rank 0 has"), errors
+    assert errors[1].startswith("ltx2-mlx: rank 1: "), errors
+    assert said[1] == ("", "")  # the first rank speaks for both
+    frames = [[decode_image(file) for file in sorted(folder.glob("*.png"))] for folder in (one, two)]
+    assert len(frames[0]) == len(frames[1]) == 9
+    apart = [np.abs(np.array(a, np.int32) - np.array(b, np.int32)) for a, b in zip(*frames, strict=True)]
+    assert max(each.max() for each in apart) <= 1
+    assert np.mean([(each > 0).mean() for each in apart]) < 1e-3
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_is_killed_ends_the_other_with_one_line_and_no_file(
+    killed: int, line: Words, tmp_path: Path
+) -> None:
+    output = tmp_path / "fox.mp4"
+    with started([*line, "--output-path", str(output), "--quiet", "--json"]) as ranks:
+        assert ranks[0].stdout is not None
+        for event in map(json.loads, ranks[0].stdout):
+            if (event.get("phase"), event.get("done")) == ("stage 1", 2):
+                break
+        ranks[killed].send_signal(signal.SIGKILL)
+        said = [rank.communicate(timeout=20)[1] for rank in ranks]
+        assert ranks[1 - killed].returncode == 2
+    assert said[1 - killed] == "ltx2-mlx: another rank has ended\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_every_number_but_two_and_four_is_refused() -> None:
+    for size in (1, *SIZES):
+        check_ranks(size)
+    for size in (0, 3, 5, 6, 8):
+        with pytest.raises(InputError, match=f"{size} ranks: the heads of a model are dealt out to 2 or 4"):
+            check_ranks(size)
+
+
+def test_each_parameter_has_one_rule_and_each_rule_a_parameter(checkpoints: Path) -> None:
+    of_versions = [
+        (component, name) for component in ("transformer", "embeddings_processor") for name in ("2.0", "2.3")
+    ]
+    for component, name in of_versions:
+        module, _ = build(component, read_checkpoint(checkpoints / f"tiny-{name}.safetensors"))
+        check_rules(component, shapes_of(module))
+    names = shapes_of(build("gemma", read_gemma(checkpoints / "tiny-gemma"))[0])
+    check_rules("gemma", names)
+    with pytest.raises(WeightsError, match=r"no rule says how layers\.0\.mlp\.new\.weight"):
+        check_rules("gemma", [*names, "layers.0.mlp.new.weight"])
+    with pytest.raises(WeightsError, match=r"the rule norm\.weight for ranks meets no parameter"):
+        check_rules("gemma", [name for name in names if name != "norm.weight"])
+    with pytest.raises(WeightsError, match="and"):
+        check_rules("gemma", [*names, "layers.0.q_proj.o_proj.weight"])
+
+
+def test_the_parts_of_all_ranks_are_the_whole(checkpoints: Path) -> None:
+    module, _ = build("transformer", read_checkpoint(checkpoints / "tiny-2.3.safetensors"))
+    shapes = shapes_of(module)
+    for size in SIZES:
+        every = [parts_of("transformer", module, shapes, rank, size) for rank in range(size)]
+        for name, first in every[0].items():
+            edges = [part[name] for part in every]
+            assert [part.first for part in edges] == [0, *(part.last for part in edges[:-1])], name
+            assert edges[-1].last == shapes[name][first.axis]
+        biases = [name for name in every[1] if every[1][name].empty]
+        assert biases and not any(name in every[0] for name in biases)
+
+
+def test_fewer_heads_than_ranks_are_refused(checkpoints: Path) -> None:
+    module, _ = build("gemma", read_gemma(checkpoints / "tiny-gemma"))
+    with pytest.raises(InputError, match="has 2 heads, fewer than the 4 ranks"):
+        parts_of("gemma", module, shapes_of(module), 0, 4)
+
+
+def test_a_rank_reads_its_part_of_the_file_and_no_more(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    cut = Part.cut
+    monkeypatch.setattr(Part, "cut", lambda part, array: (made.append(cut(part, array).nbytes), cut(part, array))[1])
+    path = checkpoints / "tiny-2.3.safetensors"
+    ranks = [load("transformer", path, ranks=Ranks(rank, 2)) for rank in range(2)]
+    whole = load("transformer", path)
+    sizes = [{name: array.nbytes for name, array in tree_flatten(model.parameters())} for model in (*ranks, whole)]
+    parts = parts_of("transformer", whole, shapes_of(whole), 0, 2)
+    assert sum(sizes[0][name] + sizes[1][name] for name in parts) == sum(sizes[2][name] for name in parts)
+    of_second = parts_of("transformer", whole, shapes_of(whole), 1, 2)
+    zeros = sum(sizes[1][name] for name, part in of_second.items() if part.empty)
+    assert sum(made) == sum(sizes[2][name] for name in parts) + zeros
+
+
+@pytest.fixture(scope="module")
+def packable(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoraPathStrength]:
+    """A transformer whose ranks have whole groups of 64 channels, and a LoRA for it."""
+    tiny = read_checkpoint(checkpoints / "tiny-2.3.safetensors")
+    widths = {"num_attention_heads": 4, "attention_head_dim": 32, "cross_attention_dim": 128, "caption_channels": 128}
+    audio = {"audio_num_attention_heads": 4, "audio_attention_head_dim": 32, "audio_cross_attention_dim": 128}
+    config = tiny.config | {"transformer": tiny.config["transformer"] | widths | audio | {"num_layers": 1}}
+    shapes = shapes_of(LTXModel(TransformerConfig.from_metadata(config)))
+    mx.random.seed(0)
+    arrays = {f"model.diffusion_model.{name}": mx.random.normal(shape) for name, shape in shapes.items()}
+    folder = tmp_path_factory.mktemp("packable")
+    metadata = {"model_version": tiny.version, "config": json.dumps(config)}
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays, metadata)
+    pairs = {}
+    for layer in ("attn1.to_q", "attn1.to_out.0"):
+        path = f"diffusion_model.transformer_blocks.0.{layer}"
+        pairs[f"{path}.lora_A.weight"], pairs[f"{path}.lora_B.weight"] = (
+            mx.random.normal((3, 128)),
+            mx.random.normal((128, 3)),
+        )
+    mx.save_safetensors(str(folder / "lora.safetensors"), pairs)
+    return folder / "model.safetensors", LoraPathStrength(folder / "lora.safetensors", 0.5)
+
+
+@pytest.mark.parametrize("quantization", [None, "q8", "q4", "fp8-cast"])
+def test_with_loras_and_fewer_bits_the_parts_are_those_of_the_same_numbers(
+    quantization: str | None, packable: tuple[Path, LoraPathStrength]
+) -> None:
+    path, lora = packable
+
+    def loaded(ranks: Ranks | None = None) -> nn.Module:
+        return load("transformer", path, mx.bfloat16, [lora], quantization, ranks=ranks)
+
+    whole = loaded()
+    expected: dict[str, mx.array] = dict(tree_flatten(whole.parameters()))
+    for rank in range(2):
+        own: dict[str, mx.array] = dict(tree_flatten(loaded(Ranks(rank, 2)).parameters()))
+        parts = parts_of("transformer", whole, shapes_of(whole), rank, 2)
+        assert own.keys() == expected.keys()
+        for name, array in own.items():
+            wanted = np.array(expected[name].view(mx.uint8))
+            if name in parts:
+                itemsize = expected[name].itemsize if parts[name].axis == expected[name].ndim - 1 else 1
+                part = parts[name]
+                wanted = part._replace(first=part.first * itemsize, last=part.last * itemsize).cut(wanted)
+            assert np.array_equal(np.array(array.view(mx.uint8)), wanted), name
