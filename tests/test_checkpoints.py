@@ -254,6 +254,7 @@ def test_fixtures_come_out_the_same_and_hold_no_blind_values(checkpoints: Path) 
     spec = importlib.util.spec_from_file_location("fixtures_make", checkpoints.parent / "make.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
+    assert set(make.pinned()) == set(make.files()), "run fixtures/make.py --pin"
     for name in make.names():
         path = checkpoints / f"{name}.safetensors"
         assert make.build(name) == path.read_bytes()

@@ -28,22 +28,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / name, source / name, ignore=ignored)
         else:
             shutil.copy2(ROOT / name, source / name)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"  # as pip does
+    subprocess.run([sys.executable, "-c", script, str(out)], cwd=source, check=True, capture_output=True, text=True)
     (built,) = out.glob("*.whl")
     return built
 
 
-def installed(wheel: Path, folder: Path, with_dependencies: bool) -> Path:
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the console scripts of a new environment that holds the wheel."""
+    folder = tmp_path_factory.mktemp("bare")
     venv.create(folder)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--quiet"]
-    options = ["--no-deps", "--no-index", "--disable-pip-version-check"]
+    options = ["--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", *options, str(wheel)], check=True, capture_output=True, text=True)
-    if with_dependencies:  # those of this environment; that it also holds the checkout, editable, does not follow
-        (site,) = (folder / "lib").glob("python*/site-packages")
-        (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin"
+
+
+# The libraries of this environment; that it also holds the checkout, editable, does not follow.
+WITH_LIBRARIES = {"PYTHONPATH": sysconfig.get_path("purelib")}
 
 
 def run(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -51,16 +54,6 @@ def run(script: Path, *arguments: str, **environment: str) -> subprocess.Complet
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=script.parent, env=own | environment)
-
-
-@pytest.fixture(scope="module")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return installed(wheel, tmp_path_factory.mktemp("bare"), with_dependencies=False)
-
-
-@pytest.fixture(scope="module")
-def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return installed(wheel, tmp_path_factory.mktemp("whole"), with_dependencies=True)
 
 
 def test_it_holds_both_packages_and_no_tests(wheel: Path) -> None:
@@ -109,18 +102,18 @@ def test_what_is_not_installed_is_named_in_one_line(
     assert len(done.stderr.splitlines()) == 1 and remedy in done.stderr, done.stderr
 
 
-def test_the_harness_runs_from_the_wheel(whole: Path, checkpoints: Path, tmp_path: Path) -> None:
+def test_the_harness_runs_from_the_wheel(bare: Path, checkpoints: Path, tmp_path: Path) -> None:
     """It builds the tiny checkpoints in the user's cache; here they are there already."""
     cache = tmp_path / "ltx2-parity"
     cache.mkdir()
     (cache / "checkpoints").symlink_to(checkpoints)
     result = tmp_path / "results.json"
     options = ["--stage", "patchifiers", "--lane", "A", "--json", str(result)]
-    done = run(whole / "ltx2-parity", "run", *options, XDG_CACHE_HOME=str(tmp_path))
+    done = run(bare / "ltx2-parity", "run", *options, XDG_CACHE_HOME=str(tmp_path), **WITH_LIBRARIES)
     assert done.returncode == 0, done.stderr
-    assert result.exists()
+    assert result.exists() and not Path(WITH_LIBRARIES["PYTHONPATH"], "parity").exists(), "the wheel's is the only one"
 
 
-def test_the_product_runs_from_the_wheel(whole: Path, checkpoints: Path) -> None:
-    done = run(whole / "ltx2-mlx", "info", str(checkpoints / "tiny-2.3.safetensors"))
+def test_the_product_runs_from_the_wheel(bare: Path, checkpoints: Path) -> None:
+    done = run(bare / "ltx2-mlx", "info", str(checkpoints / "tiny-2.3.safetensors"), **WITH_LIBRARIES)
     assert done.returncode == 0 and "transformer" in done.stdout, done.stderr

@@ -185,7 +185,7 @@ def checkout(fault: Fault | None) -> Iterator[Path]:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in PACKAGES:
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / name)  # compiled: what is changed is compiled again
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy(path, folder)

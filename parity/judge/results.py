@@ -73,7 +73,8 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
-        row = {k: getattr(self, k) for k in _FIELDS} | {k: self.metrics.get(k) for k in metrics.NAMES}
+        found, metric = vars(self), self.metrics.get
+        row = {k: found[k] for k in _FIELDS} | {k: metric(k) for k in metrics.NAMES}
         row = {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
         row |= {"seed": self.seed} if self.seed else {}
         return row | ({"profile": self.profile} if self.profile else {})
@@ -250,10 +251,8 @@ class Results:
         head |= {"environment": self.environment, "summary": self.summary()}
         head |= {"calibration": self.device.document()}
         head |= {"allowed": ALLOWED, "stages": self.stages, "explanation": self.explanation}
-        taps, pipelines = (
-            ",\n".join(json.dumps(row.record(), separators=(",", ":")) for row in rows)
-            for rows in (self.rows, self.pipelines)
-        )
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        taps, pipelines = (",\n".join(encode(row.record()) for row in rows) for rows in (self.rows, self.pipelines))
         text = json.dumps(head, indent=1)[:-2]
         write_whole(path, without_steering(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n'))
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any
 
 from ..judge.files import write_whole
 from .digest import Document, Record
 from .terminal import layer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OURS, FREE, TORCH, REFERENCE, FAIL = "#0072b2", "#d55e00", "#777777", "#bbbbbb", "#cc0000"
 MOST = 4  # pictures of a run that fails
@@ -54,6 +51,11 @@ def _name(text: str) -> str:
 
 
 def _draw(rows: list[Record], order: dict[tuple[str, int], int], title: str, path: Path) -> Path:
+    import matplotlib  # not above: a run that passes draws nothing
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(3, 1, figsize=(11, 8), sharex=True)
     figure.subplots_adjust(left=0.09, right=0.99, top=0.96, bottom=0.11, hspace=0.08)
     correlation, std, error = axes

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape as _escape
@@ -14,6 +17,7 @@ from ..judge.place import Place
 from ..judge.results import EXIT_INCONCLUSIVE, Results, Row
 from . import explanation
 
+Key = TypeVar("Key")
 _BLOCK = re.compile(r"^((?:\w+\.)*?(?:\w*blocks|layers)\.\d+)\b")
 _STYLES = {"pass": "green", "inconclusive": "yellow", "missing": "red", "diverged": "bold red", "invalid": "bold red"}
 
@@ -23,6 +27,7 @@ def escape(text: object) -> str:
     return _escape(printable(text))
 
 
+@functools.cache
 def layer(name: str) -> str:
     """The layer that a tap belongs to: its block, or the first part of its path."""
     tap = name.partition(":")[0]
@@ -32,8 +37,7 @@ def layer(name: str) -> str:
 
 def show(results: Results, written: list[Path], console: Console | None = None) -> None:
     console = console or Console(width=None if Console().is_terminal else 132, highlight=False, emoji=False)
-    for stage, config in dict.fromkeys((row.stage, row.config) for row in results.rows):
-        rows = [row for row in results.rows if (row.stage, row.config) == (stage, config)]
+    for (stage, config), rows in _grouped(results.rows, lambda row: (row.stage, row.config)).items():
         console.print(_by_layer(escape(f"{stage}, {config}"), rows))
     if results.rows:
         console.print(_by_lane(results))
@@ -67,6 +71,14 @@ def show(results: Results, written: list[Path], console: Console | None = None) 
             console.print(escape(line), soft_wrap=True)
 
 
+def _grouped(rows: list[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """The rows of each key, in their order: a run has 75,000."""
+    found: dict[Key, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
 def _by_layer(title: str, rows: list[Row]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("layer", "lanes"):
@@ -74,8 +86,7 @@ def _by_layer(title: str, rows: list[Row]) -> Table:
     for name in ("tensors", "worst 1 − r", "std ours", "std reference", "worst rel L2", "torch's own", "worst ratio"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    for key in dict.fromkeys(layer(row.name) for row in rows):
-        group = [row for row in rows if layer(row.name) == key]
+    for key, group in _grouped(rows, lambda row: layer(row.name)).items():
         gate = [row for row in group if row.lane == "A"] or group
         worst = max(gate, key=lambda row: row.needed_k)
         shown = next(
@@ -104,8 +115,7 @@ def _by_lane(results: Results) -> Table:
     table = Table(title="\nby lane", title_justify="left", box=None, pad_edge=False)
     for name in ("stage", "config", "lane", "tensors", "worst ratio", "at", "verdict"):
         table.add_column(name, justify="right" if name in ("tensors", "worst ratio") else "left")
-    for key in dict.fromkeys((row.stage, row.config, row.lane) for row in results.rows):
-        rows = [row for row in results.rows if (row.stage, row.config, row.lane) == key]
+    for key, rows in _grouped(results.rows, lambda row: (row.stage, row.config, row.lane)).items():
         worst = max(rows, key=lambda row: row.needed_k)
         bad = sum(row.verdict != "pass" for row in rows)
         verdict = f"[bold red]{bad} not passed" if bad else "[green]pass"

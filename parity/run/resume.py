@@ -99,7 +99,10 @@ def _sound(kept: _Kept, stage: str, config: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return list(map(asdict, value)) if isinstance(value, list) and value and is_dataclass(value[0]) else value
+    """A list of records as JSON takes it. Those of tensors hold no other records, and are many."""
+    if not isinstance(value, list) or not value or not is_dataclass(value[0]):
+        return value
+    return [vars(row) if isinstance(row, Row) else asdict(row) for row in value]
 
 
 LARGE = 2e9  # bytes of a file that is not read for its identity

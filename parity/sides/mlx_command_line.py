@@ -134,8 +134,8 @@ def _once(build: Callable[..., Any]) -> Callable[..., Any]:
     built = _built.setdefault(build, {})
 
     def run(component: str, checkpoint: Any) -> Any:
-        files = {info.file: info.file.stat() for info in checkpoint.tensors.values()}
-        states = ((file, state.st_size, state.st_mtime_ns) for file, state in files.items())
+        files = dict.fromkeys(info.file for info in checkpoint.tensors.values())  # a few, of thousands of tensors
+        states = ((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         if (key := (component, str(checkpoint.path), *states)) not in built:
             built[key] = build(component, checkpoint)
         return built[key]

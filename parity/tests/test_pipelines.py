@@ -285,10 +285,13 @@ def test_what_is_kept_of_the_arguments_is_of_the_pipelines_as_they_are(name: str
 
 
 def test_what_is_kept_of_the_arguments_is_what_is_found(checkpoints: Path) -> None:
+    """Of every third argument; the reference runs for each of them."""
     family = FAMILIES["DistilledPipeline"]
     rule = pipeline_runs.argument_rule(family)
+    kept = known(family, rule.given)
+    rule.moved = kept - set(sorted(kept)[::3])
     found = {item.name.removeprefix("argument.") for item in rule.items() if item.verdict == "pass"}
-    assert found == known(family, rule.given)
+    assert found == kept
 
 
 def test_what_is_kept_of_the_arguments_serves_every_seed(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import weakref
@@ -31,6 +32,7 @@ from parity.sides.torch import Torch
 PROMPTS = ["A red fox walks through fresh snow.", "", "Two sailors argue quietly on the pier: 🦊"]
 
 
+@functools.cache
 def reference_encoder() -> Any:
     """ltx-core's own text encoder, every tensor of the fixture folder in it, in float32."""
     from ltx_core.text_encoders.gemma import GemmaTextEncoder

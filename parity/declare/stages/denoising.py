@@ -56,10 +56,10 @@ CLASSES = {
     "get_res2s_coefficients": Counterparts(
         "ltx_pipelines.utils.res2s:get_res2s_coefficients", "ltx2_mlx.diffusion.samplers:get_res2s_coefficients"
     ),
-    "noised": Counterparts("parity.sides.torch:noised", "parity.sides.mlx:noised"),
-    "res2s_step": Counterparts("parity.sides.torch:res2s_step", "parity.sides.mlx:res2s_step"),
+    "noised": Counterparts("parity.sides.torch.loops:noised", "parity.sides.mlx:noised"),
+    "res2s_step": Counterparts("parity.sides.torch.loops:res2s_step", "parity.sides.mlx:res2s_step"),
     **{
-        name: Counterparts(f"parity.sides.torch:{name}", f"parity.sides.mlx:{name}")
+        name: Counterparts(f"parity.sides.torch.loops:{name}", f"parity.sides.mlx:{name}")
         for name in (*_LOOPS, "guided", "simple")
     },
     **{

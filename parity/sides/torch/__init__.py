@@ -1,25 +1,14 @@
-"""The torch side: the only place of the package that imports torch, ltx-core and ltx-pipelines."""
+"""The torch side: the only place of the package that imports torch, ltx-core and ltx-pipelines.
 
-from functools import cache, partial
+Here is what most stages need. ``loops``, ``files``, ``command_line`` and ``pipelines`` import ltx-pipelines as well,
+and with it transformers, which takes five seconds.
+"""
+
+from functools import cache
 
 from ...declare.model import Stage
-from .components import BUILDERS, Tokenizer, Torch, loaded_weights
-from .loops import (
-    decoded_in_slabs,
-    encoded_in_slabs,
-    euler_denoising_loop,
-    guided,
-    noised,
-    res2s_audio_video_denoising_loop,
-    res2s_step,
-    simple,
-)
+from .components import BUILDERS, Tokenizer, Torch, decoded_in_slabs, encoded_in_slabs, loaded_weights
 from .tokens import Gemma4Tokenizer
-
-from ltx_pipelines.utils import media_io, samplers  # isort: skip  after components, which makes torchaudio importable
-
-for _module in (media_io, samplers):
-    _module.tqdm = partial(_module.tqdm, disable=True)  # no progress bars of the reference among our own lines
 
 
 def reference_of(stage: Stage) -> Torch:
@@ -47,12 +36,6 @@ __all__ = [
     "Torch",
     "decoded_in_slabs",
     "encoded_in_slabs",
-    "euler_denoising_loop",
-    "guided",
     "loaded_weights",
-    "noised",
     "reference_of",
-    "res2s_audio_video_denoising_loop",
-    "res2s_step",
-    "simple",
 ]

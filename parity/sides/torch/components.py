@@ -296,6 +296,18 @@ def loaded_weights(
     return {n: t.view(torch.uint8) if t.dtype == fp8 else t for n, t in module.state_dict().items()}
 
 
+def decoded_in_slabs(latent: torch.Tensor, video_decoder: Any) -> torch.Tensor:
+    """The whole clip, which ours decodes in slabs."""
+    video: torch.Tensor = video_decoder(latent)
+    return video
+
+
+def encoded_in_slabs(video: torch.Tensor, video_encoder: Any) -> torch.Tensor:
+    """The latent of the whole clip, which ours encodes in slabs."""
+    latent: torch.Tensor = video_encoder(video)
+    return latent
+
+
 @contextlib.contextmanager
 def filters_made_once() -> Iterator[None]:
     """While it lasts, equal resampling filters of a vocoder are one tensor. ltx-core makes each of its 400 while it

@@ -16,9 +16,8 @@ from ltx_core.types import Audio
 from ..media import MEDIA, exact_colours, image_file, measured, scratch, uncounted_file
 from ..odd_media import attempted, heard, odd_file, seen
 from ..values import compared
+from .bars import media_io
 from .components import Torch
-
-from ltx_pipelines.utils import media_io  # isort: skip  after components, see there
 
 _CPU = torch.device("cpu")
 

@@ -11,24 +11,13 @@ import torch
 from ltx_core.components import noisers
 from ltx_core.components.diffusion_steps import EulerDiffusionStep, Res2sDiffusionStep
 from ltx_core.guidance.perturbations import PerturbationType
-from ltx_pipelines.utils import helpers, samplers
+
+from .bars import helpers, samplers
 
 
 def _listed(entries: list[Any]) -> list[Any]:
     """Entries after their number: one too many at the end of a list would not be missed otherwise."""
     return [len(entries), *entries]
-
-
-def decoded_in_slabs(latent: torch.Tensor, video_decoder: Any) -> torch.Tensor:
-    """The whole clip, which ours decodes in slabs."""
-    video: torch.Tensor = video_decoder(latent)
-    return video
-
-
-def encoded_in_slabs(video: torch.Tensor, video_encoder: Any) -> torch.Tensor:
-    """The latent of the whole clip, which ours encodes in slabs."""
-    latent: torch.Tensor = video_encoder(video)
-    return latent
 
 
 def noised(noise: torch.Tensor, state: Any, scale: float) -> Any:

@@ -36,14 +36,15 @@ import transformers
 
 from ...declare.model import Files, Pipeline
 from ...tap.watch import Watched, record
-from .components import Torch, filters_made_once  # first: it makes torchaudio importable
+from .bars import helpers
+from .components import Torch, filters_made_once
 
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps, single_gpu_model_builder  # isort: skip
 from ltx_core.loader.module_ops import ModuleOps  # isort: skip
 from ltx_core.text_encoders.gemma.config import GEMMA3_CONFIG_FOR_LTX, Gemma3RopeScaling  # isort: skip
 from ltx_core.text_encoders.gemma.embeddings_processor import EmbeddingsProcessor  # isort: skip
 from ltx_core.text_encoders.gemma.encoders.base_encoder import GemmaTextEncoder  # isort: skip
-from ltx_pipelines.utils import helpers, model_ledger  # isort: skip
+from ltx_pipelines.utils import model_ledger  # isort: skip
 
 
 def lora(path: str, strength: float) -> LoraPathStrengthAndSDOps:
