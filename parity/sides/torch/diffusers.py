@@ -221,7 +221,7 @@ def _rms_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
 def _split_rotary(x: torch.Tensor, freqs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """``(B, T, H·D)`` with the halves of each head turned by ``(B, H, T, D/2)`` cosines and sines."""
     cos, sin = freqs
-    first, second = x.unflatten(-1, (cos.shape[1], -1)).swapaxes(1, 2).chunk(2, dim=-1)
+    first, second = x.reshape(*x.shape[:2], cos.shape[1], -1).swapaxes(1, 2).chunk(2, dim=-1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return turned.swapaxes(1, 2).flatten(2)
 
