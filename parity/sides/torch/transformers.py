@@ -20,12 +20,14 @@ def gemma4_model(config: dict[str, Any]) -> torch.nn.Module:
 
     whole: Any = Gemma4UnifiedConfig.from_dict(config)
     pad = whole.text_config.pad_token_id
-    standing = torch.tensor([whole.image_token_id, whole.video_token_id, whole.audio_token_id])
+    standing = [whole.image_token_id, whole.video_token_id, whole.audio_token_id]
     base = every_state(modeling_gemma4_unified, "Gemma4UnifiedTextModel")
 
     def forward(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         """As the whole model calls it (a test compares the two): what stands for an image is embedded as a pad."""
-        return base.forward(self, torch.where(torch.isin(input_ids, standing), pad, input_ids), attention_mask)
+        return base.forward(
+            self, torch.where(torch.isin(input_ids, torch.tensor(standing)), pad, input_ids), attention_mask
+        )
 
     cls = type(base.__name__, (base,), {"forward": forward})
     with mock.patch.object(modeling_gemma4_unified, "set", in_order, create=True):  # it keeps its set of layer kinds
