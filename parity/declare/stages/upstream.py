@@ -159,6 +159,10 @@ def _guidance() -> tuple[Step, ...]:
     }.items():
         kwargs = {"scales": scales, "cond": Data(cond), **passes}
         steps.append(Step(f"guided.{name}", "guidance_in_float32", kwargs, exact=False))
+    # Two terms that nearly cancel, so that their rounding shows in the sum.
+    near = Data(passes["uncond_text"].values + normal("upstream:near", *shape, scale=0.01))
+    kwargs = {"scales": {"cfg_scale": 41.0, "modality_scale": -38.0}, "cond": Data(cond), **passes}
+    steps.append(Step("guided.cancelling", "guidance_in_float32", kwargs | {"uncond_modality": near}, exact=False))
     return tuple(steps)
 
 

@@ -126,7 +126,7 @@ UPSTREAM = (
         "pipelines/constants.py",
         "if release_of(version) >= (2, 4):",
         'if version.startswith("2.5"):',
-        "version.2.4.0.default.image_crf",
+        "version.2.4.0.default.steps",
         cause="wrong constant",
     ),
     _default(
@@ -325,7 +325,7 @@ UPSTREAM = (
         _BEHAVIOUR,
         "guided=in_float32,",
         "guided=in_their_dtype,",
-        "guided.default",
+        "guided.cancelling",
         case="guidance",
         dtype="bfloat16",
         cause="precision",
