@@ -178,6 +178,7 @@ DIFFERENCES: tuple[Difference, ...] = (
             "placeholder": False,
             "early_layers_only": False,
             "cross_attn_scale": 1.0,
+            "ranks": None,
         }.items()
     ),
 )
