@@ -14,10 +14,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TextIO
-
-import mlx.core as mx
 
 from .. import __version__
 from ..distributed.ranks import Ranks, join, rank_here, watching
@@ -106,7 +105,7 @@ def agree(ranks: Ranks, argv: Sequence[str], planned: Plan) -> None:
     if planned.problems:
         ranks.agree(trouble="; ".join(planned.problems))
         return
-    request, version = planned.request, {"ltx2-mlx": __version__, "MLX": mx.__version__}
+    request, version = planned.request, {"ltx2-mlx": __version__, "MLX": version_of("mlx")}
     facts = version | {"the command line": json.dumps(list(argv)), "prompts to encode": str(planned.encodes)}
     read = [file for file in inputs(request) if file != request.context or request.context.exists()]
     facts |= {f"file {i + 1}, {Path(file).name}": fingerprint(file) for i, file in enumerate(read)}

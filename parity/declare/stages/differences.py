@@ -186,6 +186,7 @@ DIFFERENCES: tuple[Difference, ...] = (
             "behaviour": "1.0.0",
             "early_layers_only": False,
             "cross_attn_scale": 1.0,
+            "ranks": None,
         }.items()
     ),
 )
