@@ -234,8 +234,8 @@ class DiffusionDecoderConfig:
             raise ConfigError(
                 f"vae.decoder.head_dim is {self.head_dim}, expected a multiple of 8 (three axes of pairs)"
             )
-        if wrong := [k for k in (*self.stage_kernels, self.stage5_kernel) if not all(size % 2 for size in k)]:
-            raise ConfigError(f"vae.decoder has a kernel {wrong[0]}, expected odd sizes")
+        if even := [k for k in (*self.stage_kernels, self.stage5_kernel) if not all(size % 2 for size in k)]:
+            raise ConfigError(f"vae.decoder has a kernel {even[0]}, expected odd sizes")
         factors = [1, self.patch_size, self.patch_size]
         for upsample in self.upsamples:
             factors = [f * s for f, s in zip(factors, upsample.stride, strict=True)]

@@ -17,7 +17,7 @@ from ..nn.attention import Attention
 from ..nn.fused import fused
 from ..nn.rope import LTXRopeType
 from .ranks import Ranks
-from .table import Split, bounds, check_rules, parts_of, rule_of, shapes_of
+from .table import Split, bounds, check_rules, is_split, parts_of, rule_of, shapes_of
 
 Tables = tuple[mx.array, mx.array]
 
@@ -27,6 +27,8 @@ def shard(component: str, module: nn.Module, ranks: Ranks) -> None:
 
     Raises WeightsError where the table of rules does not name each parameter once.
     """
+    if not is_split(module):
+        return
     parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
     check_rules(component, parameters)
     parts = parts_of(component, module, shapes_of(module), ranks.rank, ranks.size)

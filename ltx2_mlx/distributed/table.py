@@ -22,6 +22,7 @@ from ..config import TransformerConfig
 from ..errors import InputError, WeightsError
 from ..nn.attention import Attention
 from ..text.gemma3 import Gemma3Attention
+from ..text.gemma4 import Gemma4UnifiedTextModel
 
 Shapes = dict[str, tuple[int, ...]]
 SIZES = (2, 4)  # the numbers of ranks that are proven
@@ -60,6 +61,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "transformer": (
         *_ATTENTION,
         Rule("*patchify_proj.*", Split.WHOLE),
+        Rule("keyframes_abs_pos_embedding", Split.WHOLE, some=True),
         # Modulation is added to the residual stream, which every rank has whole
         Rule("*adaln_single.*", Split.WHOLE),
         Rule("*scale_shift_table*", Split.WHOLE),
@@ -139,6 +141,12 @@ def bounds(count: int, rank: int, size: int) -> tuple[int, int]:
     return count * rank // size, count * (rank + 1) // size
 
 
+def is_split(module: nn.Module) -> bool:
+    """False for Gemma 4, which every rank has whole: its global layers have one head of keys, and that is their values
+    as well."""
+    return not isinstance(module, Gemma4UnifiedTextModel)
+
+
 def parts_of(component: str, module: nn.Module, shapes: Shapes, rank: int, size: int) -> dict[str, Part]:
     """Parameter → the part that a rank holds, for those that are not whole. module: with all of its heads. shapes: of
     whole parameters, in the module or in its file.
@@ -146,8 +154,8 @@ def parts_of(component: str, module: nn.Module, shapes: Shapes, rank: int, size:
     Raises InputError where there are fewer heads than ranks, or numbers that cannot be dealt out.
     """
     modules = dict(module.named_modules())
-    result = {}
-    for name, shape in shapes.items():
+    result: dict[str, Part] = {}
+    for name, shape in shapes.items() if is_split(module) else ():
         rule, leaf = rule_of(component, name), name.rpartition(".")[2]
         if rule.split is Split.WHOLE:
             continue

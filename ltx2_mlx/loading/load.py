@@ -419,8 +419,9 @@ class Weights:
     def _dtype(self, name: str, key: str) -> mx.Dtype | None:
         """The dtype that a parameter is cast to."""
         in_file = _DTYPES.get(self.checkpoint.tensors[key].dtype)
-        narrow = name in self.looked_up and in_file is not None and self.dtype is not None
-        return in_file if narrow and in_file.size < self.dtype.size else self.dtype
+        if in_file is None or self.dtype is None or name not in self.looked_up:
+            return self.dtype
+        return in_file if in_file.size < self.dtype.size else self.dtype
 
     def _is_packed(self, name: str) -> bool:
         layer, _, leaf = name.rpartition(".")

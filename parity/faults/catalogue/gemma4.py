@@ -232,9 +232,8 @@ GEMMA4 = (
         "T64",
         "√hidden not rounded to bfloat16 before the multiplication",
         _SHARED,
-        "        return self.weight[input_ids] * scale\n",
-        "        scale = self.weight.shape[1] ** 0.5\n"
-        "        return (self.weight[input_ids].astype(mx.float32) * scale).astype(self.weight.dtype)\n",
+        "        return rows * mx.array(self.weight.shape[1] ** 0.5, mx.float32).astype(rows.dtype)\n",
+        "        return (rows.astype(mx.float32) * self.weight.shape[1] ** 0.5).astype(rows.dtype)\n",
         "embed_tokens",
         dtype="bfloat16",
         cause="precision",

@@ -63,7 +63,7 @@ def make(config: dict[str, Any]) -> Any:
 
 def in_thirds(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """With a layer each for queries, keys and values: the thirds of the file's ``qkv``."""
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         thirds = dict(zip(("to_q", "to_k", "to_v"), np.split(array, 3), strict=True)) if ".attn.qkv." in name else {}
         result |= {name.replace("qkv", layer): third for layer, third in thirds.items()} or {name: array}
@@ -94,7 +94,7 @@ PART = Part(
 def rotary(self: Any, x: torch.Tensor) -> torch.Tensor:
     """The rotary embedding in the precision of ``x``, by angles that are float32 as the reference has them."""
     turned = []
-    for axis, part in enumerate(x.split(self.rope_dim_split, dim=-1), 1):
+    for axis, part in enumerate(torch.split(x, self.rope_dim_split, dim=-1), 1):
         places = torch.arange(x.shape[axis], dtype=torch.float32)
         angles = (places[:, None] * self._inv_freqs(part.shape[-1], x.device)).to(x.dtype)
         shape = [1] * (x.ndim - 1) + [-1]
