@@ -63,7 +63,7 @@ def make(config: dict[str, Any]) -> Any:
 
 def in_thirds(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """With a layer each for queries, keys and values: the thirds of the file's ``qkv``."""
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         thirds = dict(zip(("to_q", "to_k", "to_v"), np.split(array, 3), strict=True)) if ".attn.qkv." in name else {}
         result |= {name.replace("qkv", layer): third for layer, third in thirds.items()} or {name: array}
