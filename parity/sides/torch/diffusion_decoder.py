@@ -17,7 +17,10 @@ from diffusers import LTX2VideoDiffusionDecoderModel  # isort: skip
 vars(flex_attention).update(_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG=True)
 
 
-class Decoder(LTX2VideoDiffusionDecoderModel):
+_Model: Any = LTX2VideoDiffusionDecoderModel  # whose classes state few types
+
+
+class Decoder(_Model):
     """diffusers' decoder, called as upstream's is: with a normalised latent of any size.
 
     diffusers leaves both to its caller, and refuses latents that are smaller than a window of stage 1. Upstream repeats
@@ -91,7 +94,7 @@ PART = Part(
 # ---- in float64 ---------------------------------------------------------------------------------------------------
 
 
-def rotary(self: Any, x: torch.Tensor) -> torch.Tensor:
+def rotary(self: Any, x: Any) -> torch.Tensor:
     """The rotary embedding in the precision of ``x``, by angles that are float32 as the reference has them."""
     turned = []
     for axis, part in enumerate(torch.split(x, self.rope_dim_split, dim=-1), 1):
