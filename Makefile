@@ -45,14 +45,16 @@ fuzz: $(VENV)/ready ## 20,000 changed files and command lines, and 200 kills: no
 	$(RUN) -m pytest -n 0 --kills 100 tests/test_output_files.py parity/tests/test_command_line.py -k killed
 	$(RUN) -m pytest -n auto --settings 2000 tests/test_plan_agrees.py
 
-# Random weights: moving noise, and noise to hear.
+# Random weights: moving noise, and noise to hear. Of LTX-2.5, whose parts are files of their own: ARGS="--version 2.5".
 TINY := fixtures/checkpoints
+DEMO := $(if $(findstring --version 2.5,$(ARGS)),2.5,2.3)
+DEMO_2.3 := --distilled-checkpoint-path $(TINY)/tiny-2.3.safetensors --gemma-root $(TINY)/tiny-gemma --lora $(TINY)/tiny-2.3-lora.safetensors 0.7
+DEMO_2.5 := --transformer-path $(TINY)/tiny-2.5-transformer.safetensors --text-encoder-path $(TINY)/tiny-gemma4.safetensors \
+	--video-vae-path $(TINY)/tiny-2.5-diffusion-vae.safetensors --audio-vae-path $(TINY)/tiny-2.5-audio-vae.safetensors
 demo: fixtures ## a short video with audio from a tiny checkpoint: reports/latest/demo.mp4
-	$(RUN) -m ltx2_mlx generate --pipeline distilled --distilled-checkpoint-path $(TINY)/tiny-2.3.safetensors \
-		--spatial-upsampler-path $(TINY)/tiny-2.3-upsampler-x2.safetensors --gemma-root $(TINY)/tiny-gemma \
-		--prompt "A red fox walks through fresh snow." --image $(TINY)/media/image-0.png 0 0.9 \
-		--lora $(TINY)/tiny-2.3-lora.safetensors 0.7 --height 128 --width 192 --num-frames 25 \
-		--output-path reports/latest/demo.mp4 --overwrite $(ARGS)
+	$(RUN) -m ltx2_mlx generate --pipeline distilled $(DEMO_$(DEMO)) --spatial-upsampler-path $(TINY)/tiny-2.3-upsampler-x2.safetensors \
+		--prompt "A red fox walks through fresh snow." --image $(TINY)/media/image-0.png 0 0.9 --height 128 --width 192 --num-frames 25 \
+		--output-path reports/latest/demo.mp4 --overwrite $(subst --version $(DEMO),,$(ARGS))
 	$(RUN) -m ltx2_mlx info reports/latest/demo.mp4
 
 # A finding is exit code 1, and no failure. Each run has a target, so that -j 3 makes them at once.
