@@ -86,7 +86,7 @@ def test_help_states_the_defaults_of_both_versions(capsys: pytest.CaptureFixture
             main(["generate", "--pipeline", name, "--help"])
         assert exit.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
-        assert ("denoising steps (default: 40, or 30 for 2.3)" in text) is (name in FULL)
+        assert ("denoising steps (default: 40, or 30 from 2.3 on)" in text) is (name in FULL)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ CONFIG = "gemma_config"
 
 def is_gemma_file(path: str | Path) -> bool:
     """True for a readable file whose metadata describe a Gemma."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return False
     try:
         return CONFIG in read_header(Path(path))[0]
@@ -165,7 +165,7 @@ def is_gemma_file(path: str | Path) -> bool:
 def read_gemma(path: str | Path) -> Gemma:
     """Read and check the headers of a Gemma folder, or of a text encoder of LTX-2.5. Raises CheckpointError in one
     line."""
-    return _read_file(Path(path)) if Path(path).is_file() else _read_folder(Path(path))
+    return _read_file(Path(path)) if os.path.isfile(path) else _read_folder(Path(path))
 
 
 def _read_file(path: Path) -> GemmaFile:

@@ -117,6 +117,12 @@ class Case:
     isolated: bool = True
 
 
+def section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a checkpoint's config; empty where it is not there, or is none."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 Reference = Literal["ltx-core", "transformers", "diffusers", "formulas"]
 
 

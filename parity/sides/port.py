@@ -105,6 +105,10 @@ class Port(Side):
             return f"{self.name} declares no {', '.join(lacking)}"
         return "LoRAs and float8 are each port's own business" if stage.loras or stage.quantization else ""
 
+    def part(self, component: str, config: dict[str, Any]) -> Part:
+        """The declaration of a component as a checkpoint has it."""
+        return self.components[component]
+
     def load(
         self,
         component: str,
@@ -116,7 +120,7 @@ class Port(Side):
         paged: bool = False,
     ) -> Any:
         """The component with the checkpoint's weights. Raises PortError where the two do not meet."""
-        part, to = self.components[component], self.dtype(dtype)
+        part, to = self.part(component, config), self.dtype(dtype)
         if callable(part.rename):
             part = replace(part, rename=part.rename(config))
         official, keys = build(component, read(path))
@@ -188,7 +192,8 @@ class Port(Side):
     def prepared(
         self, stage: Stage, modules: dict[str, Any], case: Case, lane: str, model: str
     ) -> tuple[Any, Callable[[], Any]]:
-        main, part = modules[stage.main], self.components[stage.main]
+        main = modules[stage.main]
+        part = self._loaded[id(main)].part if id(main) in self._loaded else self.components[stage.main]
         if (called := case.method or case.function or "") != part.entry:
             raise NotComparableError(f"it calls {called or 'the component itself'}, which is not declared of the port")
         inputs = SimpleNamespace(**self.materialise(case.kwargs, stage, lane, model, modules))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..inputs import normal
-from ..model import Case, Counterparts, Data, FunctionTap, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Stage, section
 
 _REF = "diffusers.models.autoencoders.ltx2_diffusion_decoder"
 _OURS = "ltx2_mlx.diffusion_decoder"
@@ -13,7 +13,7 @@ _OURS = "ltx2_mlx.diffusion_decoder"
 
 def is_diffusion_vae(config: dict[str, Any]) -> bool:
     """True for a checkpoint whose video decoder is this one."""
-    return bool(config.get("vae", {}).get("_class_name") == "CausalDiffusionVAE")
+    return bool(section(config, "vae").get("_class_name") == "CausalDiffusionVAE")
 
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:

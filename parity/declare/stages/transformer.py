@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import DISTILLED_SIGMAS, normal, uniform
-from ..model import Case, Counterparts, Data, FunctionTap, Member, Obj, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Member, Obj, Stage, section
 
 _REF = "ltx_core.model.transformer"
 _OURS, _BLOCK = "ltx2_mlx.transformer", "ltx2_mlx.block"
@@ -255,7 +255,7 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 TRANSFORMER = Stage(
     name="transformer",
     component="transformer",
-    fits=lambda config: not config.get("transformer", {}).get("use_keyframes_abs_pos_embedding"),
+    fits=lambda config: not section(config, "transformer").get("use_keyframes_abs_pos_embedding"),
     wrapper="X0Model",
     cases=cases,
     classes=CLASSES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import Case, Data, Obj, Stage
+from ..model import Case, Data, Obj, Stage, section
 from .transformer import CLASSES, grid, modality, seconds, skip
 
 VIDEO, AUDIO = (3, 3, 5), 18  # latent sizes
@@ -15,7 +15,7 @@ VIDEO, AUDIO = (3, 3, 5), 18  # latent sizes
 
 def is_25(config: dict[str, Any]) -> bool:
     """True for a checkpoint whose transformer marks single pictures."""
-    return bool(config.get("transformer", {}).get("use_keyframes_abs_pos_embedding"))
+    return bool(section(config, "transformer").get("use_keyframes_abs_pos_embedding"))
 
 
 def _marks(tokens: int, *rows: tuple[slice, float]) -> Data:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs import normal
-from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Obj, Stage
+from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Obj, Stage, section
 
 _REF = "ltx_core.model.video_vae"
 _OURS = "ltx2_mlx.video_vae"
@@ -131,7 +131,7 @@ def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 def _is_flat(config: dict[str, Any]) -> bool:
     """True for a VAE whose config ltx-core 1.0.0 can read: that of a diffusion VAE is nested."""
-    return bool(config["vae"].get("_class_name") != "CausalDiffusionVAE")
+    return bool(section(config, "vae").get("_class_name") != "CausalDiffusionVAE")
 
 
 VIDEO_ENCODER = Stage(

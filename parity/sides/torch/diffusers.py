@@ -234,7 +234,6 @@ class Diffusers(TorchPort):
     }
     wide_modules = {"RMSNorm": _rms_norm, **diffusion_decoder.WIDE_MODULES}  # noqa: RUF012
     components = {  # noqa: RUF012
-        "video_decoder": diffusion_decoder.PART,
         "transformer": Part(transformer, velocity, (*_ADALN, *NORMS)),
         "embeddings_processor": Part(
             connectors,
@@ -261,6 +260,11 @@ class Diffusers(TorchPort):
         ),
         **COMPONENTS,
     }
+
+    def part(self, component: str, config: Config) -> Part:
+        if component == "video_decoder" and config["vae"].get("_class_name") == "CausalDiffusionVAE":
+            return diffusion_decoder.PART
+        return super().part(component, config)
 
 
 SIDE = Diffusers
