@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..run.loop import CellError, run
     from ..run.workers import WorkerDiedError
 
-    lanes, device = lanes_of(args.lane or ("A" if args.ranks else None)), chosen_device(args.device)
+    lanes, device = lanes_of("A" if args.ranks and args.lane is None else args.lane), chosen_device(args.device)
 
     def progress(line: str) -> None:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
