@@ -77,7 +77,8 @@ class Ranks:
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
+    if stream is None:
+        raise TypeError("a process without a pipe")
     return stream
 
 

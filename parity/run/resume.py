@@ -94,7 +94,8 @@ def _sound(kept: _Kept, stage: str, config: str) -> bool:
     beyond = [row for row in kept.rows if row.verdict == "pass" and not row.needed_k <= ALLOWED[row.lane]]
     if any(map(row_problem, rows)):
         return False
-    json.dumps([rows, runs], allow_nan=False)  # NaN is no JSON
+    records = [*(row.record() for row in kept.rows), *(run.record() for run in kept.pipelines)]
+    json.dumps(records, allow_nan=False)  # NaN is no JSON
     return of_cell == {(stage, config)} and not beyond and isfinite(kept.peak_gb) and kept.carried >= 0
 
 

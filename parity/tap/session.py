@@ -85,7 +85,7 @@ class Session:
         self.trace.events.append(("in", tap, index))
         self.on_values(self._compared(bound.arguments))
         if known is not None:
-            inputs = matched_inputs(call, known, self.single) if self.matching else known.inputs
+            inputs = self.known_inputs(call, known)
             recorded = axis_moved(inputs, 1, -1) if channels_last else inputs
             for key, value in bound.arguments.items():
                 bound.arguments[key] = graft(value, names[key], self.fw, recorded, wide and self.oracle)
@@ -108,8 +108,15 @@ class Session:
         self.finished(call)
         if known is None:
             return output
-        outputs = matched_outputs(call, known, self.results) if self.matching else known.outputs
+        outputs = self.known_outputs(call, known)
         return graft(output, "", self.fw, axis_moved(outputs, 1, -1) if channels_last else outputs)
+
+    def known_inputs(self, call: Call, known: Call) -> dict[str, Any]:
+        """What is grafted in the place of a call's inputs, under their names here."""
+        return matched_inputs(call, known, self.single) if self.matching else known.inputs
+
+    def known_outputs(self, call: Call, known: Call) -> dict[str, Any]:
+        return matched_outputs(call, known, self.results) if self.matching else known.outputs
 
     def names(self, call: Call, arguments: dict[str, Any]) -> dict[str, str]:
         """Argument → its name in the trace."""

@@ -142,7 +142,7 @@ def test_the_command(checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFi
     with planted(BY_ID["S21"]):
         assert main(["bisect", "sampling", "any", "euler", "A", "euler.3", "--out", str(tmp_path)]) == EXIT_DIVERGED
     out = capsys.readouterr().out
-    assert out.startswith("sampling any euler A euler.3: diverged") and "diffusion_steps.py:26–28" in out
+    assert out.startswith("sampling any euler A euler.3: diverged") and "diffusion_steps.py:28–30" in out
     assert "EulerDiffusionStep" in out
     assert {file.suffix for file in tmp_path.iterdir()} == {".py", ".npz"}
     wrong = (

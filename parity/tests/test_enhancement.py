@@ -25,7 +25,7 @@ from ltx2_mlx.pipelines import stages
 from ltx2_mlx.pipelines.enhancement import IMAGE_SYSTEM_PROMPT, SYSTEM_PROMPT, enhance_prompt
 from ltx2_mlx.pipelines.ledger import ModelLedger, Settings
 from ltx2_mlx.types import Audio, ImageConditioningInput
-from parity.declare.inputs import GEMMA
+from parity.declare.inputs import FIXTURES, GEMMA
 from parity.sides import torch as reference  # noqa: F401  what of torch ltx_pipelines can do without
 
 IMAGES = [ImageConditioningInput("b.png", 8, 1.0), ImageConditioningInput("a.png", 0, 1.0)]
@@ -129,6 +129,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, name: str, **given: object) -> dict[s
     guidance = dict.fromkeys(("video_guider_params", "audio_guider_params"), MultiModalGuiderParams())
     given |= {"negative_prompt": "", "num_inference_steps": 2, **guidance}
     given |= {"distilled_lora_strength_stage_1": 1.0, "distilled_lora_strength_stage_2": 1.0}
+    checkpoint = FIXTURES / "tiny-2.0.safetensors"  # whose version the pipeline asks for
+    given |= {"checkpoint_path": checkpoint, "distilled_checkpoint_path": checkpoint}
     given |= {"gemma_root": "gemma", "enhance_prompt": True, "distilled_lora": [LoraPathStrength("lora")]}
     calls = [inspect.signature(function).parameters for function in (pipeline.__init__, pipeline.__call__)]
     made, called = (

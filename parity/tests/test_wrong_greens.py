@@ -120,7 +120,7 @@ def test_a_case_of_which_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> N
 @way("a glob of stages, one of which lacks the config")
 def test_a_stage_that_lacks_the_config(checkpoints: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(tmp_path, "--stage", "transformer*", "--config", "tiny-2.0")[0] == EXIT_USAGE
-    assert one_line(capsys).endswith("names transformer_fp8, which has no config 'tiny-2.0'")
+    assert one_line(capsys).endswith("names transformer_25, which has no config 'tiny-2.0'")
 
 
 @way("a trace without a cell")

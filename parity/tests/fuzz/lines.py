@@ -83,7 +83,7 @@ def prepare(put: Callable[[Any, str, Any], None] = setattr) -> None:
         (selftest.gate, "measure"): lambda *a, **k: None,
         (selftest, "show"): lambda *a, **k: None,
         (finding, "draw"): lambda found, path: path,
-        (making, "make"): lambda planned, display: iter([each.output_path for each in planned.requests]),
+        (making, "make"): lambda plan, display, ranks: iter([each.output_path for each in plan.requests]),
     }
     for (module, name), stand_in in light.items():
         taken, real = (inspect.signature(f).parameters for f in (stand_in, getattr(module, name)))
