@@ -180,7 +180,7 @@ def _sides(document: Document) -> str:
     origin, versions = document.get("origin", {}), document["environment"]
     ran = (entry for entry in document.get("stages", []) if entry["ran"])
     names = dict.fromkeys(("ltx-core", *(entry.get("reference", "ltx-core") for entry in ran)))
-    references = ", ".join(f"{name} {versions.get(name, '')}" for name in names)
+    references = ", ".join(f"{name} {versions.get(name, '')}".strip() for name in names)
     return f"{origin.get('subject') or 'LTX-2 in MLX'}, judged against {origin.get('reference') or references}"
 
 

@@ -183,7 +183,7 @@ DIFFUSION_DECODER = (
         "the released multiplier of the timestep, whatever the file says",
         old="mx.full((context.shape[0],), 1.0) * self.config.timestep_scale_multiplier",
         new="mx.full((context.shape[0],), 1.0) * 1000.0",
-        tap="t_embedder.time_proj:timesteps",
+        tap="t_embedder:timestep",
         cause="wrong constant",
     ),
     _decoder(
