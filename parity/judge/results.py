@@ -73,8 +73,9 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
-        found, metric = vars(self), self.metrics.get
-        row = {k: found[k] for k in _FIELDS} | {k: metric(k) for k in metrics.NAMES}
+        metric = self.metrics.get
+        # Not vars(self): of a row that was read without a field, its default is the class's alone
+        row = {k: getattr(self, k) for k in _FIELDS} | {k: metric(k) for k in metrics.NAMES}
         row = {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
         row |= {"seed": self.seed} if self.seed else {}
         return row | ({"profile": self.profile} if self.profile else {})

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,8 @@ def _plain(value: Any) -> Any:
     """A list of records as JSON takes it. Those of tensors hold no other records, and are many."""
     if not isinstance(value, list) or not value or not is_dataclass(value[0]):
         return value
-    return [vars(row) if isinstance(row, Row) else asdict(row) for row in value]
+    names = [field.name for field in fields(Row)]  # not vars(row): see Row.record
+    return [{n: getattr(row, n) for n in names} if isinstance(row, Row) else asdict(row) for row in value]
 
 
 LARGE = 2e9  # bytes of a file that is not read for its identity

@@ -148,3 +148,18 @@ def test_a_kept_cell_with_a_profile_that_cannot_be_is_run_again(tmp_path: Path, 
     run.rows[1].profile["axes"][0][part] = value
     cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
     assert cells.load("transformer", "tiny-2.0") is None
+
+
+@pytest.mark.parametrize("name", ["verdict", "source", "further", "reason", "why"])
+def test_a_kept_row_without_a_field_has_its_default(tmp_path: Path, name: str) -> None:
+    cells, run = Cells(tmp_path, "key"), results(False)
+    run.rows, run.pipelines = run.rows[:6], []
+    cells.save("transformer", "tiny-2.0", CellResult(run, 0.5))
+    path = tmp_path / "transformer.tiny-2.0.json"
+    whole = json.loads(path.read_text().partition("\n")[2])
+    del whole["rows"][0][name]
+    path.write_text(f"{cells._digest(path, json.dumps(whole))}\n{json.dumps(whole)}")
+    kept = cells.load("transformer", "tiny-2.0")
+    assert kept is not None and kept.results.rows[0].record() == run.rows[0].record()
+    cells.save("transformer", "tiny-2.0", kept)
+    assert cells.load("transformer", "tiny-2.0") == kept
