@@ -36,6 +36,8 @@ def _margins(args: argparse.Namespace) -> int:
     from ..run.loop import run
     from ..sides.fixtures import ensure_fixtures
 
+    if args.seeds > 1000:
+        raise InputError("--seeds is 1000 at most")
     ensure_fixtures()
     chosen: list[tuple[Stage | Pipeline, str]] = [
         *select(args.stage, args.config),

@@ -75,7 +75,7 @@ def _selftest(args: argparse.Namespace) -> int:
         raise InputError("--stage and --config go with --subject; a fault names its own: see --only")
     chosen = [m for m in FAULTS if any(fnmatch.fnmatchcase(name, args.only) for name in (m.id, m.known))]
     if not chosen or (args.sample is not None and args.sample < 1):
-        wrong = f"no fault '{args.only}'" if not chosen else "--sample takes a number from 1 on"
+        wrong = f"no fault {args.only!r}" if not chosen else "--sample takes a number from 1 on"
         print(f"ltx2-parity: {wrong}", file=sys.stderr)
         return EXIT_USAGE
     if args.sample:

@@ -20,6 +20,7 @@ from .subject import Subject
 
 LATENT_FRAME = 0.04  # seconds of an audio latent frame: 4 · 160 / 16000; the first one lasts 0.01, one mel frame
 _RATE = 24000  # of the audio that is muxed
+_MOST = 2001  # frames: the muxed file is made in memory
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Clock:
 
 
 def look(subject: Subject, args: argparse.Namespace) -> Finding:
+    if not (1 <= args.frames <= _MOST and 0.1 <= args.fps <= 1000):
+        raise InputError(f"--frames is from 1 to {_MOST:,}, and --fps from 0.1 to 1000")
     clocks = {key: _clock(subject, key, args.frames, args.fps) for key in subject.sides}
     duration = args.frames / args.fps
     if not all(len(clock.audio) for clock in clocks.values()):
