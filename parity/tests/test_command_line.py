@@ -263,3 +263,21 @@ def require_whole(folder: Path) -> None:
             open_trace(path)
         elif path.parent.suffix == ".cells":
             json.loads(content.partition("\n")[2])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["debug", "sync", "--frames", "121", "--fps", "-1"],
+        ["debug", "sync", "--frames", "121", "--fps", "nan"],
+        ["debug", "sync", "--frames", "9" * 40],
+        ["margins", "--stage", "patchifiers", "--seeds", "9" * 40],
+        ["selftest", "--only", "a\nb"],
+    ],
+)
+def test_a_number_or_a_name_that_no_run_has_is_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
