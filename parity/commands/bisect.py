@@ -18,6 +18,7 @@ from ..judge.device import calibrated
 from ..judge.lines import printable
 from ..judge.place import Place, find
 from ..judge.results import EXIT_DIVERGED, EXIT_OK
+from ..run.pool import seed
 from .run import add_files, real_files
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def add_place(command: argparse.ArgumentParser) -> None:
         "report's line: STAGE CONFIG CASE LANE TAP",
     )
     command.add_argument(
-        "--seed", type=int, metavar="N", help="seed of the inputs (default: that of the results, or 0)"
+        "--seed", type=seed, metavar="N", help="seed of the inputs (default: that of the results, or 0)"
     )
     command.add_argument("--results", type=Path, default=RESULTS, metavar="PATH", help="the results.json to look in")
     add_files(command)

@@ -10,6 +10,7 @@ from ltx2_mlx.errors import InputError
 from ..declare.inputs import seeded
 from ..declare.model import Stage
 from ..judge.lines import printable
+from ..run.pool import seed
 from ..run.tracefile import write
 from .run import lanes_of
 
@@ -20,7 +21,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     record.add_argument("cells", nargs="*", default=["*"], metavar="STAGE[:CONFIG[:CASE]]", help="globs (default: all)")
     record.add_argument("--lane", default="A,B,C", help="as of parity run")
     record.add_argument("--checkpoint", type=Path, metavar="PATH", help="this checkpoint instead of the tiny ones")
-    record.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
+    record.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the inputs (default: 0)")
     record.add_argument("--weights", action="store_true", help="put the weights that are needed into the trace")
     record.set_defaults(handler=_record)
 

@@ -15,7 +15,7 @@ from ltx2_mlx.errors import InputError
 from ..declare.model import Pipeline, Stage
 from ..judge.lines import printable
 from ..judge.results import EXIT_INCOMPLETE
-from ..run.pool import count
+from ..run.pool import count, seed
 from .ports import add_sides, foreign, run_sides
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="of large files: stop, with exit code 3, rather than take more memory",
     )
     run.add_argument("--device", choices=("cpu", "gpu"), help="where MLX runs (default: its own choice)")
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
+    run.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the inputs (default: 0)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was killed: keep its finished cells")
     run.add_argument(
         "--jobs",

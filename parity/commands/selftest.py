@@ -20,7 +20,7 @@ from ..faults.selftest import run, sample, with_canaries
 from ..judge.files import RunError, without_steering, write_whole
 from ..judge.lines import printable
 from ..judge.results import EXIT_DIVERGED, EXIT_OK, EXIT_USAGE
-from ..run.pool import count
+from ..run.pool import count, seed
 from ..sides.fixtures import ensure_fixtures
 
 REPORT = Path("reports") / "latest" / "selftest.json"
@@ -47,7 +47,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="also plant N of them (default: all), spread over the kinds, in copies of the checkout, and see whether "
         "the commands that CI runs are red there; answers are kept in gate.json beside the results",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the inputs (default: 0)")
     parser.add_argument("--json", type=Path, default=REPORT, metavar="PATH", help="where the results are written")
     parser.add_argument("--learn", action="store_true", help="keep what each fault looks like, for parity explain")
     parser.add_argument(

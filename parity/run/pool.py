@@ -115,6 +115,13 @@ def count(text: str) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """The number of ``--seed``: one that results.json can hold."""
+    if not -(2**62) <= (number := int(text)) < 2**62:
+        raise ValueError(text)
+    return number
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

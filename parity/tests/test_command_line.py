@@ -273,11 +273,15 @@ def require_whole(folder: Path) -> None:
         ["debug", "sync", "--frames", "9" * 40],
         ["margins", "--stage", "patchifiers", "--seeds", "9" * 40],
         ["selftest", "--only", "a\nb"],
+        *([verb, "--seed", str(2**62)] for verb in ("run", "record", "selftest", "bisect")),
     ],
 )
 def test_a_number_or_a_name_that_no_run_has_is_one_line(
     words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    try:
+        assert main(words) == 2
+    except SystemExit as stop:
+        assert stop.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
