@@ -42,7 +42,7 @@ test: $(VENV)/ready ## all tests
 
 fuzz: $(VENV)/ready ## 20,000 changed files and command lines, and 200 kills: nothing but a result or one line
 	$(RUN) -m parity.tests.fuzz $(ARGS)
-	$(RUN) -m pytest -n 0 --kills 100 tests/test_output_files.py parity/tests/test_command_line.py -k killed
+	$(RUN) -m pytest -n 0 --kills 134 tests/test_output_files.py parity/tests/test_command_line.py -k killed
 	$(RUN) -m pytest -n auto --settings 2000 tests/test_plan_agrees.py
 
 # Random weights: moving noise, and noise to hear. Of LTX-2.5, whose parts are files of their own: ARGS="--version 2.5".

@@ -15,9 +15,11 @@ from ltx2_mlx.errors import LTX2Error
 from .lines import printable
 
 LARGEST = 1 << 29  # bytes; results.json of all cells has a tenth of that
-# In JSON, as bytes: characters that steer a terminal, or turn the direction of text, written out or as they are.
+# In JSON, as bytes: characters that steer a terminal, or turn the direction of text, written out or as they are; and
+# the half of a pair of UTF-16 by itself, which is no character and which strict readers refuse.
 _STEERING = re.compile(
-    rb"(?<!\\)(?:\\\\)*\\(?:[bf]|u00(?:0[0-8bcef]|1[0-9a-f]|7f|[89][0-9a-f])|u20(?:2[a-e89]|6[6-9]))"
+    rb"(?<!\\)(?:\\\\)*\\(?:[bf]|u00(?:0[0-8bcef]|1[0-9a-f]|7f|[89][0-9a-f])|u20(?:2[a-e89]|6[6-9])"
+    rb"|ud[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab][0-9a-f]{2}\\)ud[c-f][0-9a-f]{2})"
     rb"|\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]",
     re.IGNORECASE,
 )
@@ -38,8 +40,9 @@ def steering(text: bytes) -> str:
 
 
 def without_steering(text: str) -> str:
-    """A JSON text of our own with other characters in the place of those that steer a terminal."""
-    return _STEERING.sub(b"?", text.encode()).decode() if steering(text.encode()) else text
+    """A JSON text of our own with other characters in the place of those that steer a terminal, or are none."""
+    content = text.encode("utf-8", "backslashreplace")
+    return _STEERING.sub(b"?", content).decode() if steering(content) else text
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def keep(results: Results, path: Path) -> None:
         return
     line = json.dumps(entry(results), ensure_ascii=False, allow_nan=False)
     try:
-        with HISTORY.open("a", encoding="utf-8") as file:
+        with HISTORY.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
     except OSError as error:
         raise RunError(f"{HISTORY}: cannot be written ({error.strerror})") from None

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from parity.cli import main
 from parity.judge.device import calibrated
-from parity.judge.results import EXIT_OK, ORIGIN, Results, Row
+from parity.judge.results import EXIT_OK, ORIGIN, Results, Row, read_results
 from parity.run import environment
 from parity.run.calibration import measure
 from parity.run.cells import select
@@ -163,3 +163,20 @@ def test_a_kept_row_without_a_field_has_its_default(tmp_path: Path, name: str) -
     assert kept is not None and kept.results.rows[0].record() == run.rows[0].record()
     cells.save("transformer", "tiny-2.0", kept)
     assert cells.load("transformer", "tiny-2.0") == kept
+
+
+def test_a_kept_text_with_half_a_character_is_written_so_that_it_can_be_read(tmp_path: Path) -> None:
+    """Python reads and writes such a text; a strict reader refuses the file."""
+    cells, run = Cells(tmp_path / "cells", "key"), results(False)
+    stage, config = run.rows[0].stage, run.rows[0].config
+    run.rows = [
+        replace(run.rows[0], why="x\ud800y"),
+        replace(run.rows[0], why="\udc00", call=1),
+        replace(run.rows[0], why="😀", call=2),
+    ]
+    run.pipelines, run.coverage = [], []
+    cells.save(stage, config, CellResult(run, 1.0))
+    kept = cells.load(stage, config)
+    assert kept
+    kept.results.write(tmp_path / "results.json")
+    assert [row["why"] for row in read_results(tmp_path / "results.json")["taps"]] == ["x?y", "?", "😀"]
