@@ -2,7 +2,7 @@
 
     python -m parity.tests.browser PAGE.html PICTURE.png
 
-takes a picture of the top of a page.
+takes a picture of the top of a page, and says after how long something is seen.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ if __name__ == "__main__":
     if executable := find():
         with browser(executable) as started, tab(started) as page:
             page.goto(source.resolve().as_uri())
+            paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
             page.screenshot(path=picture)
+            print(f"{source}: {source.stat().st_size / 1e6:.2f} MB, first paint after {paint:.0f} ms")
     else:
         print(f"no Chromium or Chrome is installed: {picture} is left as it is")
