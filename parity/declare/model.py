@@ -145,6 +145,7 @@ class Stage:
     float32: ours computes in nothing else. Lane B then shows both sides' errors over the whole chain, free-running.
     idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
     exact: taps (globs) of modules whose output must be equal to the last bit.
+    angles: results (globs, ``tap.result``) that are angles in radians: −π and π are one direction.
     reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
     different: values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
@@ -167,6 +168,7 @@ class Stage:
     float32: bool = False
     idle: dict[str, tuple[str, ...]] = field(default_factory=dict)
     exact: tuple[str, ...] = ()
+    angles: tuple[str, ...] = ()
     reference_only: dict[str, str] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
     folder: bool = False

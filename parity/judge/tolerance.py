@@ -26,7 +26,7 @@ RUN, WAVEFORM, PIXELS = 5e-5, 1e-4, 1e-3
 # bfloat16: K_FREE times the reference's distance from itself, but a few roundings are always allowed; of the bytes, the
 # root mean square that is 40 dB below the peak (the reference reaches 43 to 50 dB against itself).
 RUN_HALF, NOISE = 2.0**-6, 1e-2
-# … and never more than this, or nothing would be judged.
+# … and never more than this. A reference that is further than a third (K) of it from itself can judge nothing.
 RUN_HALF_MOST = 0.5
 # float32 noise that the product draws as torch does: its code paths without AVX2 round the angle otherwise, by 2e-6.
 DRAWS = 4e-6

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from math import isnan, nan
+from math import inf, isnan, nan
 
 import numpy as np
 
@@ -165,7 +165,10 @@ def _limit(name: str, reference: Tensor, twin: Watched | None) -> float:
     other = twin.items.get(name)
     if other is None or other.values.shape != reference.values.shape or not other.values.size:
         return nan
-    return max(tolerance.K_FREE * relative(other, reference), tolerance.RUN_HALF)
+    apart = relative(other, reference)
+    if apart > tolerance.RUN_HALF_MOST / tolerance.K:
+        return inf
+    return min(max(tolerance.K_FREE * apart, tolerance.RUN_HALF), tolerance.RUN_HALF_MOST)
 
 
 def _compare(name: str, reference: Tensor, ours: Tensor | None, limit: float) -> Item:
@@ -211,7 +214,8 @@ def _unjudgeable(limit: float) -> str:
     if isnan(limit):
         return "the reference's second run has no such tensor"
     if limit > tolerance.RUN_HALF_MOST:
-        return f"the reference is too far from itself: {limit:.2g} would be allowed"
+        most = tolerance.RUN_HALF_MOST / tolerance.K
+        return f"the reference is further than {most:.2g} from itself, and can judge nothing"
     return ""
 
 

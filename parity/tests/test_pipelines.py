@@ -152,7 +152,13 @@ def test_nothing_to_compare_is_no_pass() -> None:
 def test_a_second_run_that_lacks_a_tensor_or_is_far_away_allows_nothing() -> None:
     lacking, far = changed("x0.000.video", None), changed("x0.000.video", scaled("x0.000.video", 0.2))
     assert judged(THEIRS, lacking).why == "the reference's second run has no such tensor"
-    assert judged(THEIRS, far).why.startswith("the reference is too far from itself: 2 would")
+    assert judged(THEIRS, far).why == "the reference is further than 0.17 from itself, and can judge nothing"
+
+
+def test_a_reference_that_is_rather_far_from_itself_allows_no_more_than_half() -> None:
+    twin = changed("x0.000.video", scaled("x0.000.video", 0.1))
+    for size, verdict in ((0.4, "pass"), (0.6, "diverged")):
+        assert judged(changed("x0.000.video", scaled("x0.000.video", size)), twin).verdict == verdict
 
 
 def test_what_is_no_tensor_is_equal() -> None:

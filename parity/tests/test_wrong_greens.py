@@ -578,7 +578,9 @@ def test_no_verdict_rests_on_an_assertion() -> None:
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
-STAGE = Stage("toy", "toy", lambda config: {"base": Case()}, {}, ("any",), constant={"flat": "on purpose"})
+STAGE = Stage(
+    "toy", "toy", lambda config: {"base": Case()}, {}, ("any",), constant={"flat": "on purpose"}, angles=("phase",)
+)
 WHERE = {"stage": "toy", "config": "any", "case": "base", "lane": "A"}
 ORACLE = np.random.default_rng(1).standard_normal((5, 7))
 REFERENCE = ORACLE.astype(np.float32)
@@ -626,6 +628,15 @@ def test_infinities_are_in_the_same_places() -> None:
         assert row(ours, reference, oracle).verdict == "invalid"
     everywhere = np.full_like(REFERENCE, -INF)
     assert row(everywhere, everywhere, everywhere.astype(np.float64)).verdict == "invalid"
+
+
+def test_an_angle_may_be_a_whole_turn_away_and_nothing_else() -> None:
+    turned = at(REFERENCE, ORACLE[1, 2] + 2 * np.pi)
+    for ours, theirs in ((turned, REFERENCE), (REFERENCE, turned), (turned, turned)):
+        assert row(ours, theirs, ORACLE, "float32", "phase").verdict == "pass"
+        assert row(ours, theirs, ORACLE, "float32").verdict != "pass"
+    for off in (np.pi, 3 * np.pi, 1.0):
+        assert row(at(REFERENCE, ORACLE[1, 2] + off), turned, ORACLE, "float32", "phase").verdict == "diverged"
 
 
 @way("NaN in the reference, in the oracle, or in a number that decides")

@@ -40,6 +40,10 @@ VOCODER = Stage(
         ),
     ),
     float32=True,
+    angles=(
+        "mel_stft.stft_fn.1",
+        "mel_stft.mel_spectrogram.2",
+    ),  # the phase, which the least rounding turns from −π to π
     idle=dict.fromkeys(BWE, ("mel_stft.stft_fn.inverse_basis",)),
 )
 
