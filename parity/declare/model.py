@@ -145,7 +145,7 @@ class Stage:
     float32: ours computes in nothing else. Lane B then shows both sides' errors over the whole chain, free-running.
     idle: config → parameters that its checkpoint holds and its network does not use; one that does move is a hole.
     exact: taps (globs) of modules whose output must be equal to the last bit.
-    angles: results (globs, ``tap.result``) that are angles in radians: −π and π are one direction.
+    angles: results (``tap.result``) in radians, each with the result of its tap that is the magnitude.
     reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
     different: values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
@@ -168,7 +168,7 @@ class Stage:
     float32: bool = False
     idle: dict[str, tuple[str, ...]] = field(default_factory=dict)
     exact: tuple[str, ...] = ()
-    angles: tuple[str, ...] = ()
+    angles: dict[str, str] = field(default_factory=dict)
     reference_only: dict[str, str] = field(default_factory=dict)
     different: dict[str, str] = field(default_factory=dict)
     folder: bool = False

@@ -96,15 +96,16 @@ class Comparison:
 
     @functools.cached_property
     def values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ours, the reference's and the oracle's, with 0 where they are masked or all the same infinity, and angles
-        within half a turn of the oracle's."""
+        """Ours, the reference's and the oracle's, with 0 where they are masked or all the same infinity; of angles the
+        points in the plane, at the reference's magnitude: −π and π are one direction, and nothing has none."""
         m, r, o = self.ours.values, self.reference.values, self.truth
         if self.masks is not None:
             m, r, o = (np.where(hidden, 0.0, a) for hidden, a in zip(self.masks, (m, r, o), strict=True))
         if not self.finite and (infinite := np.isinf(m) & (m == r) & (m == o)).any():
             m, r, o = (np.where(infinite, 0.0, a) for a in (m, r, o))
-        if any(fnmatchcase(self.row, pattern) for pattern in self.stage.angles):
-            m, r = (a - 2 * np.pi * np.round((a - o) / (2 * np.pi)) for a in (m, r))
+        if magnitude := self.stage.angles.get(self.row):
+            length = self.reference_call.outputs[magnitude].values
+            m, r, o = (length * np.stack([np.cos(a), np.sin(a)]) for a in (m, r, o))
         return m, r, o
 
     @functools.cached_property

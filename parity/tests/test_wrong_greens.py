@@ -579,7 +579,13 @@ def test_no_verdict_rests_on_an_assertion() -> None:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 STAGE = Stage(
-    "toy", "toy", lambda config: {"base": Case()}, {}, ("any",), constant={"flat": "on purpose"}, angles=("phase",)
+    "toy",
+    "toy",
+    lambda config: {"base": Case()},
+    {},
+    ("any",),
+    constant={"flat": "on purpose"},
+    angles={"phase.1": "0"},
 )
 WHERE = {"stage": "toy", "config": "any", "case": "base", "lane": "A"}
 ORACLE = np.random.default_rng(1).standard_normal((5, 7))
@@ -630,13 +636,24 @@ def test_infinities_are_in_the_same_places() -> None:
     assert row(everywhere, everywhere, everywhere.astype(np.float64)).verdict == "invalid"
 
 
-def test_an_angle_may_be_a_whole_turn_away_and_nothing_else() -> None:
-    turned = at(REFERENCE, ORACLE[1, 2] + 2 * np.pi)
-    for ours, theirs in ((turned, REFERENCE), (REFERENCE, turned), (turned, turned)):
-        assert row(ours, theirs, ORACLE, "float32", "phase").verdict == "pass"
-        assert row(ours, theirs, ORACLE, "float32").verdict != "pass"
-    for off in (np.pi, 3 * np.pi, 1.0):
-        assert row(at(REFERENCE, ORACLE[1, 2] + off), turned, ORACLE, "float32", "phase").verdict == "diverged"
+def test_an_angle_is_a_direction_and_nothing_has_none() -> None:
+    length = at(np.abs(RUBBISH) + 1, 0.0, (0, 0))
+
+    def verdict(ours: np.ndarray, reference: np.ndarray, tap: str = "phase") -> str:
+        results = [Tensor(length, "float32"), Tensor(length, "float32"), Tensor(length.astype(np.float64), "float64")]
+        angles = [Tensor(ours, "float32"), Tensor(reference, "float32"), Tensor(ORACLE, "float64")]
+        traces = [
+            Trace({(tap, 0): Call(tap, 0, {}, {"0": first, "1": second})}, [("in", tap, 0), ("out", tap, 0)])
+            for first, second in zip(results, angles, strict=True)
+        ]
+        return judge(Results(), WHERE, STAGE, traces[1], traces[2], traces[0])[1].verdict
+
+    turned, nowhere = at(REFERENCE, ORACLE[1, 2] + 2 * np.pi), at(REFERENCE, 3.0, (0, 0))
+    for ours, theirs in ((turned, REFERENCE), (REFERENCE, turned), (turned, turned), (nowhere, REFERENCE)):
+        assert verdict(ours, theirs) == "pass"
+        assert verdict(ours, theirs, "layer") != "pass"
+    for off in (np.pi, 3 * np.pi, 1.0, 1e-3):
+        assert verdict(at(REFERENCE, ORACLE[1, 2] + off), turned) == "diverged"
 
 
 @way("NaN in the reference, in the oracle, or in a number that decides")

@@ -40,10 +40,7 @@ VOCODER = Stage(
         ),
     ),
     float32=True,
-    angles=(
-        "mel_stft.stft_fn.1",
-        "mel_stft.mel_spectrogram.2",
-    ),  # the phase, which the least rounding turns from −π to π
+    angles={"mel_stft.stft_fn.1": "0", "mel_stft.mel_spectrogram.2": "1"},
     idle=dict.fromkeys(BWE, ("mel_stft.stft_fn.inverse_basis",)),
 )
 
