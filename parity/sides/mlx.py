@@ -177,6 +177,15 @@ def decoded_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
         return mx.concatenate(list(video_decoder.decode_in_slabs(latent)), axis=2)
 
 
+def diffused_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
+    before, video_decoder.slab = video_decoder.slab, 5
+    try:
+        video: mx.array = video_decoder(latent)
+        return video
+    finally:
+        video_decoder.slab = before
+
+
 def encoded_in_slabs(video: mx.array, video_encoder: Any) -> mx.array:
     with _small_slabs():
         latent: mx.array = video_encoder(video)
@@ -286,6 +295,7 @@ class _Network:
                 *(m.latent, _ramp(m.context, 1), m.timesteps, m.sigma.reshape(-1, 1, 1), _places(m.positions)),
                 *(_strengths(m.attention_mask), m.context_mask, float(m.enabled), _ramp(other.latent, 1, 2)),
                 *(_ramp(other.context, 1, 2), sum(2 ** (3 * i + block - 9) for i, _, block in cut), len(whole)),
+                getattr(m, "keyframes_mask", None),
             )
             for m, other in zip(both, both[::-1], strict=True)
         )

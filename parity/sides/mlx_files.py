@@ -50,10 +50,11 @@ def colours(chunks: Sequence[mx.array], codec: str) -> dict[str, Any]:
 
 
 def frames(chunks: Sequence[mx.array]) -> np.ndarray:
-    """A folder of pictures, read again in the order of their names."""
+    """A folder of pictures, read again by their names, which count from 0."""
     with scratch("frames") as folder:
         _product("media").save_png_frames(folder, iter(chunks))
-        return np.stack([np.array(Image.open(file)) for file in sorted(folder.iterdir())])
+        names = (f"frame_{index:05d}.png" for index in range(len(list(folder.iterdir()))))
+        return np.stack([np.array(Image.open(folder / name)) for name in names])
 
 
 def wav(waveform: mx.array, sampling_rate: int) -> dict[str, Any]:
@@ -80,6 +81,11 @@ def conditioning(pixels: mx.array, suffix: str, crf: int, height: int, width: in
 
 def resized(pixels: mx.array, height: int, width: int) -> np.ndarray:
     result: np.ndarray = _product("media").resize_and_center_crop(np.array(pixels), height, width)
+    return result
+
+
+def aspect(pixels: mx.array, side: int) -> np.ndarray:
+    result: np.ndarray = _product("media").resize_aspect_ratio_preserving(np.array(pixels), side)
     return result
 
 

@@ -92,6 +92,11 @@ def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return result
 
 
+def aspect(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    result: torch.Tensor = media_io.resize_aspect_ratio_preserving(pixels, side)
+    return result
+
+
 def clip(cap: int) -> torch.Tensor:
     return torch.stack(list(media_io.decode_video_from_file(str(MEDIA / "clip.mp4"), cap, _CPU)))
 
