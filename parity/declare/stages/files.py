@@ -148,6 +148,10 @@ def _pictures() -> Case:
         for crf in (0, 33, 12) if name == "rgb" else (33,):
             sized = kwargs | {"crf": crf, "height": 64, "width": 96}
             steps.append(Step(f"picture.{name}.crf {crf}", "conditioning", sized, exact=False))
+    # Every alpha over every other level, on white.
+    level, alpha = np.meshgrid(np.arange(0, 256, 5), np.arange(256))
+    veiled = np.stack([level, 255 - level, level // 2, alpha], axis=-1).astype(np.uint8)
+    steps.append(Step("picture.on white", "on_white", {"pixels": _plain(veiled)}))
     for source, target in _SIZES:
         frames = _plain(normal(f"resized:{source}", 2, *source, 3, scale=60.0))
         kwargs = {"pixels": frames, "height": target[0], "width": target[1]}
