@@ -73,6 +73,10 @@ def picture(pixels: mx.array, suffix: str) -> np.ndarray:
         return decoded
 
 
+def on_white(pixels: mx.array) -> np.ndarray:
+    return picture(pixels, "png")
+
+
 def conditioning(pixels: mx.array, suffix: str, crf: int, height: int, width: int) -> np.ndarray:
     with image_file(np.array(pixels), suffix) as path:
         loaded: np.ndarray = _product("media").load_image_conditioning(path, height, width, crf)

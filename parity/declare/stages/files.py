@@ -220,18 +220,8 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
 
 _FUNCTIONS = (
-    *(
-        "written",
-        "colours",
-        "frames",
-        "wav",
-        "picture",
-        "conditioning",
-        "resized",
-        "aspect",
-        "clip",
-        "clip_conditioning",
-    ),
+    *("written", "colours", "frames", "wav", "picture", "on_white", "conditioning"),
+    *("resized", "aspect", "clip", "clip_conditioning"),
     *("odd_picture", "odd_clip", "odd_sound", "odd_rate"),
 )
 FILES = Stage(

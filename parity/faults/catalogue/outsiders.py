@@ -117,7 +117,8 @@ OUTSIDERS = (
     _factory(
         "W09",
         "guidance by sigma that keeps another negative context than it is given",
-        new="return params if params.negative_context is not None else replace(params, negative_context=negative_context)",
+        new="own = params.negative_context\n"
+        "    return replace(params, negative_context=negative_context if own is None else own)",
         tap="guided.put",
     ),
     _marked(
@@ -130,7 +131,7 @@ OUTSIDERS = (
         "W11",
         "the network told that every token holds a picture where one does",
         old="        keyframes_mask=state.keyframes_mask,\n    )",
-        new="        keyframes_mask=None if state.keyframes_mask is None else mx.ones_like(state.keyframes_mask),\n    )",
+        new="        keyframes_mask=None if (marks := state.keyframes_mask) is None else mx.ones_like(marks),\n    )",
     ),
     _tiled(
         "W12",
@@ -198,6 +199,21 @@ OUTSIDERS = (
         old="return Slab(frames, begin, end, first, last + min(kernel, frames))",
         new="return Slab(frames, begin, end, first, max(end, last + min(kernel, frames) - (end < frames)))",
         cause="mask",
+    ),
+    _slabs(
+        "W30",
+        "the pieces of a large feed-forward layer in reverse order",
+        old="for i in range(0, len(tokens), _TOKENS)]",
+        new="for i in range(0, len(tokens), _TOKENS)][::-1]",
+        cause="axis order",
+    ),
+    _slabs(
+        "W31",
+        "of some blocks of queries side by side each without what the first leaves out",
+        file="nn/neighborhood.py",
+        old="out[:, i, :, :, block.skip :] for i, block in enumerate(columns)",
+        new="out[:, i, :, :, columns[0].skip :] for i, block in enumerate(columns)",
+        cause="tile blending",
     ),
     # ---- files
     _files(

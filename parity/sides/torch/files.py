@@ -81,6 +81,13 @@ def picture(pixels: torch.Tensor, suffix: str) -> Any:
         return media_io.decode_image(str(path))
 
 
+def on_white(pixels: torch.Tensor) -> np.ndarray:
+    """A transparent picture over white, to the nearest step: the reference would show the colours that it hides."""
+    colours, alpha = (part.numpy().astype(np.int64) for part in (pixels[..., :3], pixels[..., 3:]))
+    seen: np.ndarray = np.rint((colours * alpha + 255 * (255 - alpha)) / 255).astype(np.uint8)  # never a half
+    return seen
+
+
 def conditioning(pixels: torch.Tensor, suffix: str, crf: int, height: int, width: int) -> torch.Tensor:
     with image_file(pixels.numpy(), suffix) as path:
         loaded: torch.Tensor = media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
