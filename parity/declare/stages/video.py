@@ -89,14 +89,14 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
 
     cases = {"base": Case({"sample": latent("base", 2, 2, 2, 3)})}
     cases["image"] = Case({"sample": latent("image", 1, 1, 3, 2)}, half=False)
-    tiling = _tiling((64, 32), (16, 8))  # two tiles along height, three along time
+    frames = 6 if channels < 64 else 4  # in three tiles, or two; two along height
     tiles = (
         "*decode_video",
         "*tiled_decode",
         "*_prepare_tiles",
         "VideoDecoder",
     )  # of tiles; base judges what is inside
-    kwargs = {"latent": latent("tiles", 2, 4, 3, 2), "tiling_config": tiling}
+    kwargs = {"latent": latent("tiles", 2, frames, 3, 2), "tiling_config": _tiling((64, 32), (24, 8))}
     if config["vae"]["timestep_conditioning"]:
         kwargs["timestep"] = Data(np.array([0.12, 0.3], np.float32))
     cases["tiled"] = Case(kwargs, method="tiled_decode", taps=tiles)

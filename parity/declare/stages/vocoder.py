@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ..inputs import normal
 from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Stage
 from .audio_vae import CLASSES, mel
@@ -22,6 +24,10 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     if half and "bwe" in section:  # the small one: tens of seconds of its spectrogram
         taps = ("*conv_pre", "*conv_post", "*mel_spectrogram", "*resampler", "Vocoder*")
         result["long"] = Case({name: Data(mel("vocoder long", 1, 1031, 64))}, half=False, taps=taps)
+        # What the extension hears of near silence, and of what follows it.
+        quiet = normal("vocoder quiet", 1, 2, 1600) * np.where(np.arange(1600) < 900, 1e-7, 0.3)
+        kwargs = {"audio": Data(quiet.astype(np.float32))}
+        result["quiet"] = Case(kwargs, method="_compute_mel", half=False, taps=("*mel_spectrogram",))
     return result
 
 

@@ -45,6 +45,15 @@ _marked = partial(
     kind="stand-ins",
 )
 _mel = partial(_fault, stage="audio_processor", case="mel", file="audio_processor.py", kind="audio")
+_quiet = partial(
+    Fault,
+    stage="vocoder",
+    config="tiny-2.3-audio-group",
+    case="quiet",
+    file="vocoder.py",
+    tap="mel_stft.mel_spectrogram",
+    kind="audio",
+)
 _tiled = partial(
     Fault, stage="video_decoder", config="tiny-2.0-timestep", file="video_vae.py", case="tiled", cause="tile blending"
 )
@@ -106,6 +115,20 @@ OUTSIDERS = (
         new="[..., : samples.shape[-1] - self.n_fft : self.mel_hop_length, :]",
         tap="waveform_to_mel.mono",
         cause="padding side",
+    ),
+    _quiet(
+        "W32",
+        "near silence at 1e-6 for the bandwidth extension",
+        old="mx.maximum(self.mel_basis @ magnitude, 1e-5)",
+        new="mx.maximum(self.mel_basis @ magnitude, 1e-6)",
+        cause="wrong constant",
+    ),
+    _quiet(
+        "W33",
+        "the bandwidth extension's least magnitude taken before the mel bins",
+        old="mx.maximum(self.mel_basis @ magnitude, 1e-5)",
+        new="self.mel_basis @ mx.maximum(magnitude, 1e-5)",
+        cause="eps",
     ),
     # ---- arguments that were passed on nowhere
     _factory(
