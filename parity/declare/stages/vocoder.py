@@ -51,13 +51,13 @@ VOCODER = Stage(
 
 
 def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
-    """Cases that go from a latent to a waveform, through both networks."""
-    kwargs = {
-        "latent": Data(normal("latent:decode", 1, 8, 2, 16)),
-        "audio_decoder": Loaded("audio_decoder"),
-        "vocoder": Loaded("vocoder"),
+    """Cases that go from a latent to a waveform, through both networks: of one sample, and of two."""
+    networks = {"audio_decoder": Loaded("audio_decoder"), "vocoder": Loaded("vocoder")}
+    one, two = ({"latent": Data(normal("latent:decode", *size, 16))} | networks for size in ((1, 8, 2), (2, 8, 1)))
+    return {
+        "base": Case(one, function="decode_audio", half=False),
+        "two": Case(two, function="decode_audio", half=False, taps=("*decode_audio",)),
     }
-    return {"base": Case(kwargs, function="decode_audio", half=False)}
 
 
 DECODE_AUDIO = Stage(
@@ -68,5 +68,6 @@ DECODE_AUDIO = Stage(
     cases=_decode_cases,
     classes=CLASSES,
     configs=("tiny-2.0",),
+    functions=(FunctionTap("decode_audio", CLASSES["decode_audio"]),),
     float32=True,
 )

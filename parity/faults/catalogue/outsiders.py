@@ -54,6 +54,15 @@ _quiet = partial(
     tap="mel_stft.mel_spectrogram",
     kind="audio",
 )
+_decoded = partial(
+    Fault,
+    stage="decode_audio",
+    config="tiny-2.0",
+    file="audio_vae.py",
+    tap="decode_audio",
+    cause="wrong input",
+    kind="batch rows and caches",
+)
 _tiled = partial(
     Fault, stage="video_decoder", config="tiny-2.0-timestep", file="video_vae.py", case="tiled", cause="tile blending"
 )
@@ -130,6 +139,20 @@ OUTSIDERS = (
         new="self.mel_basis @ mx.maximum(magnitude, 1e-5)",
         cause="eps",
     ),
+    _decoded(
+        "W34",
+        "of a batch of sounds the first alone",
+        old="waveform[0] if waveform.shape[0] == 1 else waveform, vocoder",
+        new="waveform[0], vocoder",
+        case="two",
+    ),
+    _decoded(
+        "W35",
+        "one sound with the axis of a batch",
+        old="waveform[0] if waveform.shape[0] == 1 else waveform, vocoder",
+        new="waveform, vocoder",
+        case="base",
+    ),
     # ---- arguments that were passed on nowhere
     _factory(
         "W08",
@@ -195,17 +218,11 @@ OUTSIDERS = (
         case="half",
     ),
     _slabs(
-        "W17",
-        "places of a slab's frames counted from the slab",
-        old="first = slab.first if slab else 0",
-        new="first = 0",
-        cause="position/offset",
-    ),
-    _slabs(
         "W18",
         "the first frame of every slab dropped where it is upsampled",
         old="(upsample(x[:, begin:end], begin == 0) for begin, end",
         new="(upsample(x[:, begin:end], True) for begin, end",
+        tap="randn",
         cause="padding side",
     ),
     _slabs(
@@ -232,11 +249,11 @@ OUTSIDERS = (
     ),
     _slabs(
         "W31",
-        "of some blocks of queries side by side each without what the first leaves out",
+        "some blocks of queries side by side before those on their left",
         file="nn/neighborhood.py",
-        old="out[:, i, :, :, block.skip :] for i, block in enumerate(columns)",
-        new="out[:, i, :, :, columns[0].skip :] for i, block in enumerate(columns)",
-        cause="tile blending",
+        old="[_attend(q, k, v, time, line, group) for group in groups]",
+        new="[_attend(q, k, v, time, line, group) for group in groups[::-1]]",
+        cause="axis order",
     ),
     # ---- files
     _files(
