@@ -49,12 +49,13 @@ def colours(chunks: Sequence[mx.array], codec: str) -> dict[str, Any]:
         return compared(MLX(), "", snapped(stored_colours(path), exact, most))
 
 
-def frames(chunks: Sequence[mx.array]) -> np.ndarray:
-    """A folder of pictures, read again by their names, which count from 0."""
+def frames(chunks: Sequence[mx.array]) -> dict[str, np.ndarray]:
+    """A folder of pictures, read again in the order of their names, and the number of the first."""
     with scratch("frames") as folder:
         _product("media").save_png_frames(folder, iter(chunks))
-        names = (f"frame_{index:05d}.png" for index in range(len(list(folder.iterdir()))))
-        return np.stack([np.array(Image.open(folder / name)) for name in names])
+        files = sorted(folder.iterdir())
+        first = int(files[0].stem.rpartition("_")[2])
+        return {"pixels": np.stack([np.array(Image.open(file)) for file in files]), "first": np.array(first)}
 
 
 def wav(waveform: mx.array, sampling_rate: int) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from parity.judge.verdicts import judge
 from parity.report import plots, summary, terminal
 from parity.report.render import render
 from parity.run.cells import manifest
-from parity.run.coverage import unseen
+from parity.run.coverage import coverage_of, unseen
 from parity.run.environment import environment
 from parity.run.live import Runner
 from parity.run.loop import Live
+from parity.run.recorded import Inventory
 from parity.run.replay import judge_recording
 from parity.tap.execute import execute
 from parity.tap.session import Session
@@ -232,6 +233,12 @@ def test_a_tap_that_no_case_reaches_is_a_hole(judged: Results) -> None:
     assert unseen(judged, cells) == []
     rows = [row for row in judged.rows if "apply_rotary_emb" not in row.name]
     assert unseen(replace(judged, rows=rows), cells) == ["transformer apply_rotary_emb"]
+
+
+def test_coverage_counts_what_was_compared_and_what_moved() -> None:
+    inventory = Inventory(["a", "b"], {"a.weight": 4, "b.weight": 2, "b.bias": 2})
+    found = coverage_of(STAGE, "any", inventory, {"a"}, {"a.weight": 1.0, "b.weight": 0.5})
+    assert found == Coverage("toy", "any", 2, 1, 3, 2, 8, 5, ["b", "b.bias"]) and not found.whole
 
 
 def test_command_line_writes_a_report_and_names_a_fault(

@@ -337,7 +337,7 @@ COMMAND_LINE = Stage(
         name: Counterparts(f"parity.sides.torch.{file}:{name}", f"parity.sides.mlx_{file}:{name}")
         for file, names in {
             "command_line": ("arrived", "flags", "refused", "parts", "existing", "configured"),
-            "defaults": ("arguments_of", "constant", "keys_of"),
+            "defaults": ("arguments_of", "constant", "keys_of", "between_streams"),
         }.items()
         for name in names
     },

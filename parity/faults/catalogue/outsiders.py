@@ -83,6 +83,15 @@ _slabs = partial(
     kind="sizes",
 )
 _files = partial(_fault, stage="files", file="media/images.py", kind="files")
+_streams = partial(
+    _fault,
+    stage="command_line",
+    case="python",
+    file="config/transformer.py",
+    old="return max(self.positional_embedding_max_pos[0], self.audio_positional_embedding_max_pos[0])",
+    cause="wrong constant",
+    kind="settings equal to the default",
+)
 _line = partial(_fault, stage="command_line", case="distilled", kind="command line")
 
 OUTSIDERS = (
@@ -186,6 +195,42 @@ OUTSIDERS = (
         new="decoded = self(latent[tile.in_coords], None, generator)",
         tap="VideoDecoder",
         cause="wrong input",
+        kind="options with one value",
+    ),
+    _streams(
+        "W36",
+        "times between the streams as parts of the audio's longest",
+        new="return self.audio_positional_embedding_max_pos[0]",
+        tap="config.between.23.17",
+    ),
+    _streams(
+        "W37",
+        "times between the streams as parts of the video's longest",
+        new="return self.positional_embedding_max_pos[0]",
+        tap="config.between.17.23",
+    ),
+    Fault(
+        "W38",
+        "a video that is not enabled takes from the audio all the same",
+        file="block.py",
+        old="if video.enabled and not perturbations.all_in_batch(kinds.SKIP_A2V",
+        new="if not perturbations.all_in_batch(kinds.SKIP_A2V",
+        tap="transformer_blocks.0",
+        config="tiny-2.0",
+        case="video-frozen",
+        cause="skipped term",
+        kind="options with one value",
+    ),
+    Fault(
+        "W39",
+        "the feed-forward layer of a video that is not enabled",
+        file="block.py",
+        old="        if _runs(video):\n            video = self._feed_forward",
+        new="        if _present(video):\n            video = self._feed_forward",
+        tap="transformer_blocks.0",
+        config="tiny-2.0",
+        case="video-frozen",
+        cause="skipped term",
         kind="options with one value",
     ),
     # ---- sizes that were never reached

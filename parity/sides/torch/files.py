@@ -59,9 +59,9 @@ def colours(chunks: Sequence[torch.Tensor], codec: str) -> dict[str, Any]:
     return compared(Torch(), "", exact_colours(np.stack(given)))
 
 
-def frames(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The frames as they are: the reference writes no pictures."""
-    return torch.cat(list(chunks))
+def frames(chunks: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """The frames as they are, counted from 0: the reference writes no pictures."""
+    return {"pixels": torch.cat(list(chunks)), "first": np.array(0)}
 
 
 def wav(waveform: torch.Tensor, sampling_rate: int) -> dict[str, Any]:
