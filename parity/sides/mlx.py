@@ -178,10 +178,10 @@ def decoded_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
 
 
 def diffused_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
-    """In slabs of few frames, and within them a few tokens and blocks of queries at a time."""
+    """In slabs of few frames, and within them a few tokens and one small block of queries at a time."""
     before, video_decoder.slab = video_decoder.slab, 5
-    few = mock.patch.object(_product("diffusion_decoder"), "_TOKENS", 99)
-    with few, mock.patch.object(_product("nn.neighborhood"), "scores", lambda: 2**16):
+    tokens = mock.patch.object(_product("diffusion_decoder"), "_TOKENS", 99)
+    with tokens, mock.patch.multiple(_product("nn.neighborhood"), scores=lambda: 1, BLOCK=(2, 4, 4)):
         video: mx.array = video_decoder(latent)
     video_decoder.slab = before
     return video

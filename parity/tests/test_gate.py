@@ -14,7 +14,7 @@ import pytest
 from parity.cli import main
 from parity.commands import tables as readme
 from parity.debug import symptoms
-from parity.declare.model import Case, Counterparts, FunctionTap, Stage
+from parity.declare.model import Case, Counterparts, FunctionTap, Stage, Step
 from parity.declare.stages import pipelines, stages
 from parity.faults.catalogue import Fault, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
@@ -142,6 +142,21 @@ def test_hidden_elements_of_a_mask_must_be_the_same() -> None:
     wide = np.where(ORACLE > 0, np.finfo(np.float64).min, ORACLE)
     assert verdict(trace(mask), mask, wide).verdict == "pass"
     assert verdict(trace(np.where(ORACLE > 1, np.float32(lowest), REFERENCE)), mask, wide).verdict == "diverged"
+    only_hidden, wide = (
+        np.where(ORACLE > 0, np.float32(lowest), np.float32(0)),
+        np.where(ORACLE > 0, np.finfo("d").min, 0.0),
+    )
+    assert verdict(trace(only_hidden), only_hidden, wide).verdict == "pass"
+    assert verdict(trace(only_hidden[::-1].copy()), only_hidden, wide).verdict == "diverged", "as many, elsewhere"
+
+
+def test_a_step_declared_exact_must_be_equal_to_the_last_bit() -> None:
+    next_to = np.nextafter(REFERENCE, np.float32(9))
+    for exact, found in ((True, "diverged"), (False, "pass")):
+        case = Case(steps=(Step("layer", "", {}, exact=exact),))
+        stage = replace(STAGE, component=None, cases=lambda config, case=case: {"base": case})
+        rows = judge(Results(), WHERE, stage, trace(REFERENCE), trace(ORACLE, dtype="float64"), trace(next_to))
+        assert rows[0].verdict == found
 
 
 def test_exit_codes() -> None:
