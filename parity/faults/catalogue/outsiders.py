@@ -221,18 +221,6 @@ OUTSIDERS = (
         cause="skipped term",
         kind="options with one value",
     ),
-    Fault(
-        "W39",
-        "the feed-forward layer of a video that is not enabled",
-        file="block.py",
-        old="        if _runs(video):\n            video = self._feed_forward",
-        new="        if _present(video):\n            video = self._feed_forward",
-        tap="transformer_blocks.0",
-        config="tiny-2.0",
-        case="video-frozen",
-        cause="skipped term",
-        kind="options with one value",
-    ),
     # ---- sizes that were never reached
     _tiled(
         "W13",
