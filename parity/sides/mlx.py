@@ -177,6 +177,16 @@ def decoded_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
         return mx.concatenate(list(video_decoder.decode_in_slabs(latent)), axis=2)
 
 
+def diffused_in_slabs(latent: mx.array, video_decoder: Any) -> mx.array:
+    """In slabs of few frames, and within them a few tokens and one small block of queries at a time."""
+    before, video_decoder.slab = video_decoder.slab, 5
+    tokens = mock.patch.object(_product("diffusion_decoder"), "_TOKENS", 99)
+    with tokens, mock.patch.multiple(_product("nn.neighborhood"), scores=lambda: 1, BLOCK=(2, 4, 4)):
+        video: mx.array = video_decoder(latent)
+    video_decoder.slab = before
+    return video
+
+
 def encoded_in_slabs(video: mx.array, video_encoder: Any) -> mx.array:
     with _small_slabs():
         latent: mx.array = video_encoder(video)
@@ -286,6 +296,7 @@ class _Network:
                 *(m.latent, _ramp(m.context, 1), m.timesteps, m.sigma.reshape(-1, 1, 1), _places(m.positions)),
                 *(_strengths(m.attention_mask), m.context_mask, float(m.enabled), _ramp(other.latent, 1, 2)),
                 *(_ramp(other.context, 1, 2), sum(2 ** (3 * i + block - 9) for i, _, block in cut), len(whole)),
+                getattr(m, "keyframes_mask", None),
             )
             for m, other in zip(both, both[::-1], strict=True)
         )

@@ -21,6 +21,7 @@ from .media import scratch
 from .mlx import MLX
 from .values import compared, expanded, leaves
 
+FACTOR = "reference_downscale_factor"  # what an in-context LoRA's file says
 LEDGER = ("checkpoint_path", "gemma_root_path", "spatial_upsampler_path", "loras")
 # Problems that the small checkpoints have with the defaults of large ones.
 _OF_SMALL = ("stg-blocks", "takes about")
@@ -32,13 +33,13 @@ def arrived(step: str, recipe: str, argv: Sequence[str], more: Sequence[str] = (
 
 
 def configured(step: str, recipe: str, argv: Sequence[str], changed: Sequence[str]) -> dict[str, Any]:
-    """What arrives of the settings that a run of ``argv`` records, with changes on the command line."""
+    """What arrives of the settings that the last video of ``argv`` records, with changes on the command line."""
     said: list[str] = []
     with scratch("settings.json") as path:
         places = path.with_name("places.json")  # files are named without their folders, and found again there
         with mock.patch.object(_product("cli.places"), "file", lambda: places):
             _run(recipe, argv, said)
-            path.write_text(said[0])
+            path.write_text(said[-1])
             return compared(MLX(), step, _run(None, ["--config", str(path), *changed]))
 
 
@@ -159,6 +160,8 @@ def _recorded(into: dict[str, Any], comments: list[str]) -> Iterator[None]:
             into.update({f"init.{name}": value for name, value in given.items() if name != "self"})
             into["init.quantization"] = settings.quantization
             make(self, **kwargs)
+            if hasattr(self, FACTOR):
+                into[f"init.{FACTOR}"] = getattr(self, FACTOR)
             for number, each in enumerate((v for v in vars(self).values() if isinstance(v, ledger)), 1):
                 into.update({f"ledger.{number}.{name}": getattr(each, name) for name in LEDGER})
                 into[f"ledger.{number}.dtype"] = each.settings.dtype

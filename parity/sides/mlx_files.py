@@ -49,11 +49,13 @@ def colours(chunks: Sequence[mx.array], codec: str) -> dict[str, Any]:
         return compared(MLX(), "", snapped(stored_colours(path), exact, most))
 
 
-def frames(chunks: Sequence[mx.array]) -> np.ndarray:
-    """A folder of pictures, read again in the order of their names."""
+def frames(chunks: Sequence[mx.array]) -> dict[str, np.ndarray]:
+    """A folder of pictures, read again in the order of their names, and the number of the first."""
     with scratch("frames") as folder:
         _product("media").save_png_frames(folder, iter(chunks))
-        return np.stack([np.array(Image.open(file)) for file in sorted(folder.iterdir())])
+        files = sorted(folder.iterdir())
+        first = int(files[0].stem.rpartition("_")[2])
+        return {"pixels": np.stack([np.array(Image.open(file)) for file in files]), "first": np.array(first)}
 
 
 def wav(waveform: mx.array, sampling_rate: int) -> dict[str, Any]:
@@ -72,6 +74,10 @@ def picture(pixels: mx.array, suffix: str) -> np.ndarray:
         return decoded
 
 
+def on_white(pixels: mx.array) -> np.ndarray:
+    return picture(pixels, "png")
+
+
 def conditioning(pixels: mx.array, suffix: str, crf: int, height: int, width: int) -> np.ndarray:
     with image_file(np.array(pixels), suffix) as path:
         loaded: np.ndarray = _product("media").load_image_conditioning(path, height, width, crf)
@@ -80,6 +86,11 @@ def conditioning(pixels: mx.array, suffix: str, crf: int, height: int, width: in
 
 def resized(pixels: mx.array, height: int, width: int) -> np.ndarray:
     result: np.ndarray = _product("media").resize_and_center_crop(np.array(pixels), height, width)
+    return result
+
+
+def aspect(pixels: mx.array, side: int) -> np.ndarray:
+    result: np.ndarray = _product("media").resize_aspect_ratio_preserving(np.array(pixels), side)
     return result
 
 

@@ -112,8 +112,10 @@ def guidance_in_float32(scales: dict[str, float], cond: mx.array, **others: mx.a
     return guided
 
 
-def frozen_stream(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array) -> Any:
-    network = _Network()
+def frozen_stream(
+    sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array, marks: mx.array
+) -> Any:
+    network, video = _Network(), replace(video, keyframes_mask=marks)
     denoise = _product("diffusion.denoisers").simple_denoising_func(v_context, a_context, network)
     frozen = _product("diffusion.conditioning").FrozenStream(_upstream()).apply_to(audio, None)
     results = [denoise(video, frozen, np.array(sigmas), i) for i in range(len(sigmas) - 1)]

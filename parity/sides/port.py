@@ -26,7 +26,7 @@ from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.load import build
 
 from ..declare.model import Case, FunctionTap, HasClasses, Stage
-from ..tap.side import Loras, Side
+from ..tap.side import Loras, Side, resolve
 from .loading import read
 
 Rename = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -194,6 +194,10 @@ class Port(Side):
     ) -> tuple[Any, Callable[[], Any]]:
         main = modules[stage.main]
         part = self._loaded[id(main)].part if id(main) in self._loaded else self.components[stage.main]
+        if self.key == "reference" and case.function in stage.classes:
+            owner, function = resolve(stage.classes[case.function].reference)
+            kwargs = self.materialise(case.kwargs, stage, lane, model, modules)
+            return None, lambda: getattr(owner, function)(**kwargs)
         if (called := case.method or case.function or "") != part.entry:
             raise NotComparableError(f"it calls {called or 'the component itself'}, which is not declared of the port")
         inputs = SimpleNamespace(**self.materialise(case.kwargs, stage, lane, model, modules))

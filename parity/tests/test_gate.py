@@ -14,7 +14,7 @@ import pytest
 from parity.cli import main
 from parity.commands import tables as readme
 from parity.debug import symptoms
-from parity.declare.model import Case, Counterparts, FunctionTap, Stage
+from parity.declare.model import Case, Counterparts, FunctionTap, Stage, Step
 from parity.declare.stages import pipelines, stages
 from parity.faults.catalogue import Fault, planted
 from parity.judge.results import EXIT_DIVERGED, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_OK, Coverage, Results, Row
@@ -22,10 +22,11 @@ from parity.judge.verdicts import judge
 from parity.report import plots, summary, terminal
 from parity.report.render import render
 from parity.run.cells import manifest
-from parity.run.coverage import unseen
+from parity.run.coverage import coverage_of, unseen
 from parity.run.environment import environment
 from parity.run.live import Runner
 from parity.run.loop import Live
+from parity.run.recorded import Inventory
 from parity.run.replay import judge_recording
 from parity.tap.execute import execute
 from parity.tap.session import Session
@@ -141,6 +142,21 @@ def test_hidden_elements_of_a_mask_must_be_the_same() -> None:
     wide = np.where(ORACLE > 0, np.finfo(np.float64).min, ORACLE)
     assert verdict(trace(mask), mask, wide).verdict == "pass"
     assert verdict(trace(np.where(ORACLE > 1, np.float32(lowest), REFERENCE)), mask, wide).verdict == "diverged"
+    only_hidden, wide = (
+        np.where(ORACLE > 0, np.float32(lowest), np.float32(0)),
+        np.where(ORACLE > 0, np.finfo("d").min, 0.0),
+    )
+    assert verdict(trace(only_hidden), only_hidden, wide).verdict == "pass"
+    assert verdict(trace(only_hidden[::-1].copy()), only_hidden, wide).verdict == "diverged", "as many, elsewhere"
+
+
+def test_a_step_declared_exact_must_be_equal_to_the_last_bit() -> None:
+    next_to = np.nextafter(REFERENCE, np.float32(9))
+    for exact, found in ((True, "diverged"), (False, "pass")):
+        case = Case(steps=(Step("layer", "", {}, exact=exact),))
+        stage = replace(STAGE, component=None, cases=lambda config, case=case: {"base": case})
+        rows = judge(Results(), WHERE, stage, trace(REFERENCE), trace(ORACLE, dtype="float64"), trace(next_to))
+        assert rows[0].verdict == found
 
 
 def test_exit_codes() -> None:
@@ -232,6 +248,12 @@ def test_a_tap_that_no_case_reaches_is_a_hole(judged: Results) -> None:
     assert unseen(judged, cells) == []
     rows = [row for row in judged.rows if "apply_rotary_emb" not in row.name]
     assert unseen(replace(judged, rows=rows), cells) == ["transformer apply_rotary_emb"]
+
+
+def test_coverage_counts_what_was_compared_and_what_moved() -> None:
+    inventory = Inventory(["a", "b"], {"a.weight": 4, "b.weight": 2, "b.bias": 2})
+    found = coverage_of(STAGE, "any", inventory, {"a"}, {"a.weight": 1.0, "b.weight": 0.5})
+    assert found == Coverage("toy", "any", 2, 1, 3, 2, 8, 5, ["b", "b.bias"]) and not found.whole
 
 
 def test_command_line_writes_a_report_and_names_a_fault(

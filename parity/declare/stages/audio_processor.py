@@ -12,8 +12,11 @@ _PROCESSOR = Obj("AudioProcessor", {"target_sample_rate": 16000, "mel_bins": 64,
 _OTHER = Obj("AudioProcessor", {"target_sample_rate": 12000, "mel_bins": 20, "mel_hop_length": 90, "n_fft": 400})
 
 
-def _audio(name: str, channels: int, samples: int, rate: int) -> Obj:
-    fields = {"waveform": Data(waveform(name, channels, samples, rate), "none"), "sampling_rate": rate}
+def _audio(name: str, channels: int, samples: int, rate: int, silent: slice = slice(0)) -> Obj:
+    """silent: samples of the last channel that are zero."""
+    values = waveform(name, channels, samples, rate)
+    values[:, -1, silent] = 0.0
+    fields = {"waveform": Data(values, "none"), "sampling_rate": rate}
     return Obj("Audio", fields)
 
 
@@ -26,9 +29,9 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         for rate in _RATES
     ]
     mel = [
-        step("waveform_to_mel.16000", _PROCESSOR, _audio("mel", 2, 4001, 16000), "waveform_to_mel"),
+        step("waveform_to_mel.16000", _PROCESSOR, _audio("mel", 2, 4001, 16000, slice(1200, 3000)), "waveform_to_mel"),
         step("waveform_to_mel.44100", _PROCESSOR, _audio("mel 44100", 2, 9001, 44100), "waveform_to_mel"),
-        step("waveform_to_mel.mono", _PROCESSOR, _audio("mono", 1, 3001, 16000), "waveform_to_mel"),
+        step("waveform_to_mel.mono", _PROCESSOR, _audio("mono", 1, 19 * 160, 16000), "waveform_to_mel"),
         step("waveform_to_mel.shortest", _PROCESSOR, _audio("short", 2, 513, 16000), "waveform_to_mel"),
         step("waveform_to_mel.other", _OTHER, _audio("other", 2, 3001, 24000), "waveform_to_mel"),
     ]

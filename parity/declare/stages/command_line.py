@@ -8,6 +8,7 @@ that a case does not give is red.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..model import Case, Counterparts, Stage, Step
@@ -39,7 +40,7 @@ _BASIC: dict[str, tuple[Uses, Uses]] = {
     "--height": ((("256",),), (("384",),)),
     "--width": ((("384",),), (("128",),)),
     "--num-frames": ((("17",),), (("25",),)),
-    "--frame-rate": ((("12.5",),), (("29.97",),)),
+    "--frame-rate": ((("12.3456789",),), (("29.97",),)),
     "--image": (
         ((f"{_MEDIA}/image-0.png", "0", "0.85", "21"), (f"{_MEDIA}/image-1.png", "16", "0.35", "6")),
         ((f"{_MEDIA}/image-1.png", "8", "0.95"),),  # without CRF
@@ -293,6 +294,21 @@ def _from_settings(recipe: str) -> Step:
     )
 
 
+def _several(recipe: str, count: int) -> Step:
+    """The last of several videos: from the settings that it records, with the seed that it had."""
+    flags = {flag: uses[0] for flag, uses in FLAGS[recipe].items()}
+    output, seed = {"--output-path": flags["--output-path"]}, int(flags["--seed"][0][0])
+    last = flags | {"--seed": ((str(seed + count - 1),),)}
+    name = f"{recipe}.several"
+    return Step(
+        name,
+        "configured",
+        {"step": name, "recipe": recipe},
+        on_reference={"argv": words(last)},
+        on_ours={"argv": (*words(flags), *TILING, "--num-videos", str(count)), "changed": words(output)},
+    )
+
+
 def _name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
@@ -309,6 +325,7 @@ def _defaults() -> Case:
 
 def cases(config: dict[str, Any]) -> dict[str, Case]:
     recipes = {recipe: _of_recipe(recipe) for recipe in FLAGS}
+    recipes["distilled"] = replace(recipes["distilled"], steps=(*recipes["distilled"].steps, _several("distilled", 3)))
     return {**recipes, "defaults": _defaults(), "python": defaults.case()}
 
 
@@ -320,7 +337,7 @@ COMMAND_LINE = Stage(
         name: Counterparts(f"parity.sides.torch.{file}:{name}", f"parity.sides.mlx_{file}:{name}")
         for file, names in {
             "command_line": ("arrived", "flags", "refused", "parts", "existing", "configured"),
-            "defaults": ("arguments_of", "constant", "keys_of"),
+            "defaults": ("arguments_of", "constant", "keys_of", "between_streams"),
         }.items()
         for name in names
     },

@@ -64,7 +64,10 @@ CLASSES = {
     },
     **{
         name: Counterparts(f"ltx_core.components.guiders:{name}", f"ltx2_mlx.diffusion.guiders:{name}")
-        for name in ("MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict", "MultiModalGuiderFactory.constant")
+        for name in (
+            *("MultiModalGuiderParams", "MultiModalGuiderFactory.from_dict", "MultiModalGuiderFactory.constant"),
+            "create_multimodal_guider_factory",
+        )
     },
 }
 
@@ -147,8 +150,9 @@ def _items() -> tuple[Step, ...]:
     # A second one behind a first: the two do not see each other.
     grown = {"latent_state": _state("grown", tokens=_T + 8, attention=True), "latent_tools": _video_tools()}
     steps += [Step(f"second.{name}", items[name], grown, "apply_to") for name in ("keyframe.8", "strength.scalar")]
-    for start, end in ((0.2, 0.5), (0.0, 0.04), (0.0, 0.0), (0.3, 9.0)):
-        region = Obj("TemporalRegionMask", {"start_time": start, "end_time": end, "fps": 23.976})
+    # The last one begins where tokens of both streams end.
+    for start, end, fps in ((0.2, 0.5, 23.976), (0.0, 0.04, 23.976), (0.0, 0.0, 23.976), (0.25, 9.0, 36.0)):
+        region = Obj("TemporalRegionMask", {"start_time": start, "end_time": end, "fps": fps})
         video = {"latent_state": _state("region"), "latent_tools": _video_tools(50.0)}
         audio = {"latent_state": _state("audio", 18, 6, 1), "latent_tools": _audio_tools()}
         steps.append(Step(f"region.video.{start:g}-{end:g}", region, video, "apply_to"))
@@ -209,7 +213,9 @@ def _res2s() -> tuple[Step, ...]:
 
 def _loops() -> tuple[Step, ...]:
     steps = []
-    schedules = {"distilled": (*DISTILLED_SIGMAS, 0.0), "short": (1.0, 0.8, 0.6, 0.5, 0.4, 0.0)}
+    # Short steps on both sides of each bound that the second-order sampler has.
+    short = (1.0, 0.8, 0.6, 0.4, 0.2, 0.15, 0.028, 0.025, 0.0)
+    schedules = {"distilled": (*DISTILLED_SIGMAS, 0.0), "short": short}
     for name in _LOOPS:
         for schedule, sigmas in schedules.items():
             kwargs = {
@@ -279,9 +285,20 @@ def _guidance() -> tuple[Step, ...]:
         ]
         steps.append(Step(f"guided.{name}", "guided", shared | {"factories": tuple(constant)}, exact=False))
     bins = {1.0: Obj("MultiModalGuiderParams", full), 0.6: Obj("MultiModalGuiderParams", text)}
-    factories = tuple(
-        Obj("MultiModalGuiderFactory.from_dict", {"sigma_to_params": bins, "negative_context": c}) for c in negative
+    # As a pipeline takes them: one that lacks the negative context gets it, one that has another keeps or changes it.
+    given = ((None, negative[0]), (_context("other audio", 5, 3), None), (_context("other audio", 5, 3), negative[1]))
+    made = tuple(
+        Obj(
+            "create_multimodal_guider_factory",
+            {
+                "params": Obj("MultiModalGuiderFactory.from_dict", {"sigma_to_params": bins, "negative_context": own}),
+                "negative_context": put,
+            },
+        )
+        for own, put in given
     )
+    factories = made[:2]
+    steps.append(Step("guided.put", "guided", shared | {"factories": (made[0], made[2])}, exact=False))
     steps.append(Step("guided.bins", "guided", shared | {"factories": factories}, exact=False))
     return tuple(steps)
 

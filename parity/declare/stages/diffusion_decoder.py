@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..inputs import normal
-from ..model import Case, Counterparts, Data, FunctionTap, Stage, section
+from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Stage, section
 
 _REF = "diffusers.models.autoencoders.ltx2_diffusion_decoder"
 _OURS = "ltx2_mlx.diffusion_decoder"
@@ -24,9 +24,18 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
     return {
         "base": Case(latent("base", 2, 3, 3, 5)),
-        # Less than a window of the first stage along every axis: the edges are repeated, and the pixels cut.
-        "small": Case(latent("small", 1, 2, 2, 1), half=False),
+        # Less than a window of the first stage along every axis: the edges are repeated, and the pixels cut. Ours alone
+        # works in slabs, here of fewer frames than a window has.
+        "small": Case(
+            {"latent": latent("small", 1, 2, 2, 1)["sample"], "video_decoder": Loaded("video_decoder")},
+            function="diffused_in_slabs",
+            half=False,
+            taps=("conv_in", "*VideoDecoder", "*randn", "*diffused_in_slabs"),
+        ),
     }
+
+
+IN_SLABS = Counterparts("parity.sides.torch:decoded_in_slabs", "parity.sides.mlx:diffused_in_slabs")
 
 
 VIDEO_DECODER_25 = Stage(
@@ -36,9 +45,10 @@ VIDEO_DECODER_25 = Stage(
     reference="diffusers",
     fits=is_diffusion_vae,
     cases=cases,
-    classes={},
+    classes={"diffused_in_slabs": IN_SLABS},
     configs=("tiny-2.5-diffusion-vae",),
     functions=(
+        FunctionTap("diffused_in_slabs", IN_SLABS),
         FunctionTap("randn", Counterparts(f"{_REF}:randn_tensor", f"{_OURS}:randn"), injected=True),
         FunctionTap(
             "project_qkv",

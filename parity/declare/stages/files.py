@@ -67,7 +67,7 @@ def _written() -> Case:
         _video("60", 8, Fraction(60), (7, 1), height=50, width=70),
         _video("30000÷1001", 9, Fraction(30000, 1001), (3, 3, 3), height=96, width=64),
         _video("24000÷1001", 5, Fraction(24000, 1001), (1, 4)),
-        _video("12.5", 4, Fraction(25, 2), height=32, width=160),
+        _video("3001÷173", 4, Fraction(3001, 173), height=32, width=160),
         _audio("24000", stereo, 24000, 18),
         _audio("48000", tones(0.9, 48000), 48000, 17),  # longer than the video
         _audio("44100", tones(0.5, 44100), 44100, 25),  # shorter
@@ -148,10 +148,17 @@ def _pictures() -> Case:
         for crf in (0, 33, 12) if name == "rgb" else (33,):
             sized = kwargs | {"crf": crf, "height": 64, "width": 96}
             steps.append(Step(f"picture.{name}.crf {crf}", "conditioning", sized, exact=False))
+    # Every alpha over every other level, on white.
+    level, alpha = np.meshgrid(np.arange(0, 256, 5), np.arange(256))
+    veiled = np.stack([level, 255 - level, level // 2, alpha], axis=-1).astype(np.uint8)
+    steps.append(Step("picture.on white", "on_white", {"pixels": _plain(veiled)}))
     for source, target in _SIZES:
         frames = _plain(normal(f"resized:{source}", 2, *source, 3, scale=60.0))
         kwargs = {"pixels": frames, "height": target[0], "width": target[1]}
         steps.append(Step(f"resized.{source[0]}x{source[1]}", "resized", kwargs, exact=False))
+    for side in (37, 64):
+        kwargs = {"pixels": _plain(normal("aspect", 41, 67, 3, scale=60.0)), "side": side}
+        steps.append(Step(f"aspect.{side}", "aspect", kwargs, exact=False))
     return Case(steps=tuple(steps), half=False)
 
 
@@ -167,7 +174,7 @@ def _reading() -> Case:
         name = f"metadata.{rate.replace('/', '÷')}"
         pixels = _plain(blocks("metadata", 7, 50, 70))
         steps.append(Step(name, "metadata", {"step": name, "rate": rate, "pixels": pixels}))
-    windows = ((0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.2), (0.3, 9.0), (0.5, 0.01), (8.0, None))
+    windows = ((0.0, None), (0.0, 0.25), (0.1, None), (0.123, 0.12345), (0.3, 9.0), (0.5, 0.01), (8.0, None))
     for file in ("audio.wav", "clip.mp4"):
         for start, duration in windows:
             name = f"sound.{file.rpartition('.')[2]}.{start:g}.{'all' if duration is None else f'{duration:g}'}"
@@ -213,7 +220,8 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
 
 
 _FUNCTIONS = (
-    *("written", "colours", "frames", "wav", "picture", "conditioning", "resized", "clip", "clip_conditioning"),
+    *("written", "colours", "frames", "wav", "picture", "on_white", "conditioning"),
+    *("resized", "aspect", "clip", "clip_conditioning"),
     *("odd_picture", "odd_clip", "odd_sound", "odd_rate"),
 )
 FILES = Stage(

@@ -246,7 +246,10 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         )
         result["video-alone"] = case(video("video-alone"), None)
         result["audio-alone"] = case(None, audio("audio-alone"))
-        result["audio-frozen"] = case(video("audio-frozen"), audio("audio-frozen", enabled=False))
+        if t.get("apply_gated_attention"):
+            result["audio-frozen"] = case(video("audio-frozen"), audio("audio-frozen", enabled=False))
+        else:
+            result["video-frozen"] = case(video("video-frozen", enabled=False), audio("video-frozen"))
     if t["rope_type"] == "interleaved":  # the rotary tables alone are others than in tiny-2.0
         return {name: result[name] for name in ("base", "rate", "prompt", "schedule", "masks", "late")}
     return result

@@ -174,6 +174,7 @@ def _frozen() -> tuple[Step, ...]:
         "audio": _state("frozen:audio", 18, 5, 1, kept=True),
         "v_context": Data(normal("frozen:v", _B, 7, _C)),
         "a_context": Data(normal("frozen:a", _B, 7, 5)),
+        "marks": Data(uniform("frozen:marks", _B, _T, 1).round(), "none"),
     }
     return (Step("frozen", "frozen_stream", kwargs, exact=False),)
 

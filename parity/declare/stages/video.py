@@ -89,14 +89,16 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
 
     cases = {"base": Case({"sample": latent("base", 2, 2, 2, 3)})}
     cases["image"] = Case({"sample": latent("image", 1, 1, 3, 2)}, half=False)
-    tiling = _tiling((64, 32), (24, 8))  # two tiles along height, two along time
+    frames = 6 if channels < 64 else 4  # in three tiles, or two; two along height
     tiles = (
         "*decode_video",
         "*tiled_decode",
         "*_prepare_tiles",
         "VideoDecoder",
     )  # of tiles; base judges what is inside
-    kwargs = {"latent": latent("tiles", 2, 4, 3, 2), "tiling_config": tiling}
+    kwargs = {"latent": latent("tiles", 2, frames, 3, 2), "tiling_config": _tiling((64, 32), (24, 8))}
+    if config["vae"]["timestep_conditioning"]:
+        kwargs["timestep"] = Data(np.array([0.12, 0.3], np.float32))
     cases["tiled"] = Case(kwargs, method="tiled_decode", taps=tiles)
     kwargs = {"latent": latent("pixels", 1, 1, 2, 3), "video_decoder": Loaded("video_decoder")}
     cases["pixels"] = Case(kwargs, function="decode_video")
@@ -104,6 +106,13 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     wide = {"latent": latent("wide", 1, 1, 2, 5), "tiling_config": _tiling((96, 64), (16, 0))}
     cases["tiled-pixels"] = Case(kwargs | wide, function="decode_video", taps=tiles)
     if channels < 64:
+        # How clips of real proportions are cut: one side's tiles rounded up, and half a cell rounded to even.
+        for name, size, tiles_of in (
+            ("plan", (21, 17, 30), ((384, 64), (64, 24))),
+            ("half", (3, 5, 10), ((160, 32), (16, 8))),
+        ):
+            kwargs = {"latent": latent(name, 1, *size), "tiling_config": _tiling(*tiles_of)}
+            cases[name] = Case(kwargs, method="_prepare_tiles", half=False, taps=("*_prepare_tiles",))
         # 73 frames in tiles of 64, and 137 frames whole.
         long = {"latent": latent("long tiles", 1, 10, 2, 3), "tiling_config": _tiling((64, 32), (64, 24))}
         cases["long-tiled"] = Case(long, method="tiled_decode", half=False, taps=tiles)

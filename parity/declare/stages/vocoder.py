@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ..inputs import normal
 from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Stage
 from .audio_vae import CLASSES, mel
@@ -22,6 +24,10 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     if half and "bwe" in section:  # the small one: tens of seconds of its spectrogram
         taps = ("*conv_pre", "*conv_post", "*mel_spectrogram", "*resampler", "Vocoder*")
         result["long"] = Case({name: Data(mel("vocoder long", 1, 1031, 64))}, half=False, taps=taps)
+        # What the extension hears of near silence, and of what follows it.
+        quiet = normal("vocoder quiet", 1, 2, 1600) * np.where(np.arange(1600) < 900, 1e-7, 0.3)
+        kwargs = {"audio": Data(quiet.astype(np.float32))}
+        result["quiet"] = Case(kwargs, method="_compute_mel", half=False, taps=("*mel_spectrogram",))
     return result
 
 
@@ -46,13 +52,13 @@ VOCODER = Stage(
 
 
 def _decode_cases(config: dict[str, Any]) -> dict[str, Case]:
-    """Cases that go from a latent to a waveform, through both networks."""
-    kwargs = {
-        "latent": Data(normal("latent:decode", 1, 8, 2, 16)),
-        "audio_decoder": Loaded("audio_decoder"),
-        "vocoder": Loaded("vocoder"),
+    """Cases that go from a latent to a waveform, through both networks: of one sample, and of two."""
+    networks = {"audio_decoder": Loaded("audio_decoder"), "vocoder": Loaded("vocoder")}
+    one, two = ({"latent": Data(normal("latent:decode", *size, 16))} | networks for size in ((1, 8, 2), (2, 8, 1)))
+    return {
+        "base": Case(one, function="decode_audio", half=False),
+        "two": Case(two, function="decode_audio", half=False, taps=("*decode_audio",)),
     }
-    return {"base": Case(kwargs, function="decode_audio", half=False)}
 
 
 DECODE_AUDIO = Stage(
@@ -63,5 +69,6 @@ DECODE_AUDIO = Stage(
     cases=_decode_cases,
     classes=CLASSES,
     configs=("tiny-2.0",),
+    functions=(FunctionTap("decode_audio", CLASSES["decode_audio"]),),
     float32=True,
 )

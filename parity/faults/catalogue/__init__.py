@@ -15,6 +15,7 @@ from .gemma4 import GEMMA4
 from .loading import LOADING
 from .lora import LORA
 from .media import MEDIA
+from .outsiders import OUTSIDERS
 from .pipeline_options import PIPELINE_OPTIONS
 from .pipelines import PIPELINES
 from .positions import POSITIONS
@@ -38,7 +39,7 @@ EDITS: tuple[Fault, ...] = (
     *AUDIO,
 )
 EDITS += (*SAMPLING, *DENOISING, *LORA, *PIPELINES, *PIPELINE_OPTIONS, *CONDITIONS, *COMMAND_LINE, *MEDIA, *VIEWS)
-EDITS += UPSTREAM
+EDITS += (*UPSTREAM, *OUTSIDERS)
 # The kind of a file's faults, where ``classes.OF_KIND`` does not name another.
 _FILED = {
     "loading": LOADING,

@@ -105,6 +105,8 @@ def _recorded(module: ModuleType, into: dict[str, Any]) -> Iterator[None]:
         given = _bound(make, self, *args, **kwargs)
         into.update({f"init.{name}": _named(value) for name, value in given.items() if name not in ("self", "device")})
         make(self, *args, **kwargs)
+        if hasattr(self, FACTOR):
+            into[f"init.{FACTOR}"] = getattr(self, FACTOR)
         ledgers = [value for value in vars(self).values() if isinstance(value, model_ledger.ModelLedger)]
         for number, ledger in enumerate(ledgers, 1):
             into.update({f"ledger.{number}.{name}": _named(getattr(ledger, name)) for name in LEDGER})
@@ -132,6 +134,7 @@ def _named(value: Any) -> Any:
     return [_BareLora(x) if isinstance(x, str) else x for x in value] if isinstance(value, (list, tuple)) else value
 
 
+FACTOR = "reference_downscale_factor"  # what an in-context LoRA's file says
 LEDGER = ("checkpoint_path", "gemma_root_path", "spatial_upsampler_path", "loras", "dtype", "quantization")
 
 

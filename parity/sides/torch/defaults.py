@@ -47,6 +47,18 @@ def keys_of(step: str, component: str, keys: Sequence[str]) -> dict[str, Any]:
     return compared(Torch(), step, {key: asked[key] for key in keys})
 
 
+def between_streams(step: str, video: int, audio: int) -> dict[str, Any]:
+    """What times are a part of where one stream attends to the other, by the ``max_pos`` of both."""
+    config = dict(read_checkpoint(FIXTURES / "tiny-2.3.safetensors").config)
+    own = {"positional_embedding_max_pos": [video, 64, 64], "audio_positional_embedding_max_pos": [audio]}
+    config["transformer"] = config["transformer"] | own
+    configurator: Any = BUILDERS["transformer"](config)[0]
+    with torch.device("meta"):
+        model = configurator.from_config(config)
+    parts = {name: getattr(model, f"{name}_args_preprocessor").cross_pe_max_pos for name in ("video", "audio")}
+    return compared(Torch(), step, parts)
+
+
 class _Asked(dict[str, Any]):
     """A config that notes the default with which each of its keys is asked for."""
 

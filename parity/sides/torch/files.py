@@ -59,9 +59,9 @@ def colours(chunks: Sequence[torch.Tensor], codec: str) -> dict[str, Any]:
     return compared(Torch(), "", exact_colours(np.stack(given)))
 
 
-def frames(chunks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The frames as they are: the reference writes no pictures."""
-    return torch.cat(list(chunks))
+def frames(chunks: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """The frames as they are, counted from 0: the reference writes no pictures."""
+    return {"pixels": torch.cat(list(chunks)), "first": np.array(0)}
 
 
 def wav(waveform: torch.Tensor, sampling_rate: int) -> dict[str, Any]:
@@ -81,6 +81,13 @@ def picture(pixels: torch.Tensor, suffix: str) -> Any:
         return media_io.decode_image(str(path))
 
 
+def on_white(pixels: torch.Tensor) -> np.ndarray:
+    """A transparent picture over white, to the nearest step: the reference would show the colours that it hides."""
+    colours, alpha = (part.numpy().astype(np.int64) for part in (pixels[..., :3], pixels[..., 3:]))
+    seen: np.ndarray = np.rint((colours * alpha + 255 * (255 - alpha)) / 255).astype(np.uint8)  # never a half
+    return seen
+
+
 def conditioning(pixels: torch.Tensor, suffix: str, crf: int, height: int, width: int) -> torch.Tensor:
     with image_file(pixels.numpy(), suffix) as path:
         loaded: torch.Tensor = media_io.load_image_conditioning(str(path), height, width, torch.float32, _CPU, crf)
@@ -89,6 +96,11 @@ def conditioning(pixels: torch.Tensor, suffix: str, crf: int, height: int, width
 
 def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     result: torch.Tensor = media_io.resize_and_center_crop(pixels, height, width)
+    return result
+
+
+def aspect(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    result: torch.Tensor = media_io.resize_aspect_ratio_preserving(pixels, side)
     return result
 
 

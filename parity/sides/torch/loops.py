@@ -144,6 +144,7 @@ class _Network:
                 *(m.latent, _ramp(m.context, 1), m.timesteps, m.sigma.reshape(-1, 1, 1), _places(m.positions)),
                 *(_strengths(m.attention_mask), m.context_mask, float(m.enabled), _ramp(other.latent, 1, 2)),
                 *(_ramp(other.context, 1, 2), sum(2 ** (3 * i + block - 9) for i, _, block in cut), len(whole)),
+                getattr(m, "keyframes_mask", None),  # not in 1.0.0
             )
             for m, other in zip(both, both[::-1], strict=True)
         )

@@ -163,12 +163,19 @@ def guidance_in_float32(scales: dict[str, float], cond: torch.Tensor, **others: 
 
 
 def frozen_stream(
-    sigmas: torch.Tensor, video: Any, audio: Any, v_context: torch.Tensor, a_context: torch.Tensor
+    sigmas: torch.Tensor,
+    video: Any,
+    audio: Any,
+    v_context: torch.Tensor,
+    a_context: torch.Tensor,
+    marks: torch.Tensor,
 ) -> Any:
-    """Predictions of a network that adds up what it is told, of audio at σ = 0."""
+    """Predictions of a network that adds up what it is told, of audio at σ = 0 and a video with marked tokens."""
     network = _Network()
 
-    def told(state: Any, context: torch.Tensor, sigma: torch.Tensor) -> SimpleNamespace:
+    def told(
+        state: Any, context: torch.Tensor, sigma: torch.Tensor, marks: torch.Tensor | None = None
+    ) -> SimpleNamespace:
         batch = len(state.latent)
         return SimpleNamespace(
             latent=state.latent,
@@ -179,10 +186,12 @@ def frozen_stream(
             enabled=True,
             context_mask=None,
             attention_mask=None,
+            keyframes_mask=marks,
         )
 
     results = [
-        network(told(video, v_context, sigma), told(audio, a_context, torch.zeros(())), None) for sigma in sigmas[:-1]
+        network(told(video, v_context, sigma, marks), told(audio, a_context, torch.zeros(())), None)
+        for sigma in sigmas[:-1]
     ]
     return results, _listed(network.calls)
 
