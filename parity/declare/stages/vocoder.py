@@ -9,7 +9,7 @@ from ..inputs import normal
 from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Stage
 from .audio_vae import CLASSES, mel
 
-BWE = ("tiny-2.3", "tiny-2.3-audio-group")
+BWE = ("tiny-2.3", "tiny-2.3-audio-group", "tiny-2.5-audio-vae")
 _MEL_STFT = "MelSTFT.mel_spectrogram"
 
 
@@ -31,7 +31,7 @@ VOCODER = Stage(
     component="vocoder",
     cases=cases,
     classes=CLASSES,
-    configs=("tiny-2.0", "tiny-2.3", "tiny-2.0-audio-wide", "tiny-2.3-audio-group"),
+    configs=("tiny-2.0", "tiny-2.3", "tiny-2.0-audio-wide", "tiny-2.3-audio-group", "tiny-2.5-audio-vae"),
     functions=(
         FunctionTap(
             "mel_spectrogram",

@@ -24,7 +24,17 @@ from ltx2_mlx.config import is_gemma4
 
 from ...tap.raw_safetensors import Place, places
 from ...tap.session import Session
-from .components import BUILDERS, Torch, _randn, filters_made_once, gemma_files, gemma_model, gemma_name, rounded_to_fp8
+from .components import (
+    BUILDERS,
+    Torch,
+    _randn,
+    filters_made_once,
+    gemma_files,
+    gemma_model,
+    gemma_name,
+    in_file,
+    rounded_to_fp8,
+)
 from .transformers import gemma4_model
 
 SMALL = 2**18  # elements of a tensor that stays in memory: norms, biases and tables, 1 % of a block
@@ -260,7 +270,7 @@ def _built(
     component: str, path: Path, config: dict[str, Any], dtype: torch.dtype, quantization: str | None
 ) -> tuple[torch.nn.Module, Weights]:
     configurator, ops = BUILDERS[component](config)
-    ops = rounded_to_fp8(ops) if quantization else ops
+    ops = rounded_to_fp8(ops) if quantization else in_file(ops, path)
     builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=ops)
     with filters_made_once():
         # Not builder.model_config(), which maps the whole file to be written: see _read.
