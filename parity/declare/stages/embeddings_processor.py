@@ -12,7 +12,7 @@ from ..model import Case, Counterparts, Data, FunctionTap, Stage
 
 _GEMMA = "ltx_core.text_encoders.gemma"
 _ROPE = "ltx_core.model.transformer.rope"
-_V1, _V2 = ("tiny-2.0",), ("tiny-2.3",)
+_V1, _V2 = ("tiny-2.0",), ("tiny-2.3", "tiny-2.5-text")
 STATES = 8  # of the tiny Gemma: before each of 7 layers, and after the last norm
 
 
@@ -103,7 +103,7 @@ EMBEDDINGS_PROCESSOR = Stage(
     component="embeddings_processor",
     cases=cases,
     classes={},
-    configs=("tiny-2.0", "tiny-2.3"),
+    configs=(*_V1, *_V2),
     functions=FUNCTIONS,
     defined=("*generate_freqs",),
     probes=("*norm", "*rms_norm", "*_norm_and_concat_padded_batch", "*per_token_rms"),

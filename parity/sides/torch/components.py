@@ -18,6 +18,8 @@ from unittest import mock
 import numpy as np
 import torch
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ...declare.inputs import GEMMA
 from ...declare.model import Case, Stage, section
 from ...tap.execute import execute
@@ -25,6 +27,7 @@ from ...tap.raw_safetensors import places
 from ...tap.session import Session
 from ...tap.side import Loras, Side, resolve
 from ...tap.trace import Tensor, Trace
+from ..loading import files_of
 from .operations import Counting
 
 # ltx-pipelines runs on a GPU where torch finds one, and draws its noise there. Here the reference runs on the CPU, also
@@ -138,10 +141,10 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
 }
 
 
-def in_file(key_map: SDOps | None, path: Path) -> SDOps | None:
+def in_file(key_map: SDOps | None, *files: Path) -> SDOps | None:
     """A component's key map for the names in a file. 2.5's video VAE lies in a file of its own, whose keys begin
     without ``vae.``, which 1.0.0 does not know."""
-    if key_map is None or any(key_map.apply_to_key(name) is not None for name in places(path)[0]):
+    if key_map is None or any(key_map.apply_to_key(name) is not None for file in files for name in places(file)[0]):
         return key_map
 
     def bare(rule: Any) -> Any:
@@ -379,7 +382,7 @@ class Torch(Side):
     def load(
         self,
         component: str,
-        path: Path,
+        path: CheckpointPath,
         config: dict[str, Any],
         dtype: str,
         loras: Loras = (),
@@ -387,9 +390,10 @@ class Torch(Side):
     ) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
         if component == "gemma":
-            return with_weights(gemma_model(config), path, self.dtype(dtype))
+            return with_weights(gemma_model(config), files_of(path)[0], self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
-        builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=in_file(key_map, path))
+        files = files_of(path)
+        builder = SingleGPUModelBuilder(configurator, tuple(map(str, files)), model_sd_ops=in_file(key_map, *files))
         for file, strength in loras:
             builder = builder.lora(str(file), strength, LTXV_LORA_COMFY_RENAMING_MAP)
         with filters_made_once(), mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):
