@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import ltx2_mlx
-from ltx2_mlx.loading.checkpoint import Checkpoint
-from ltx2_mlx.loading.gemma import GemmaFolder
+from ltx2_mlx.loading.checkpoint import Checkpoint, checkpoint_of
+from ltx2_mlx.loading.gemma import GemmaFile, GemmaFolder
 from ltx2_mlx.loading.header import TensorInfo
 from ltx2_mlx.loading.load import COMPONENTS, build
 from parity.sides.fixtures import RECIPES
@@ -96,6 +96,27 @@ def test_a_full_size_checkpoint_has_exactly_the_keys_and_shapes_that_load_wants(
 
 
 @reference
+def test_the_full_size_files_of_25_have_exactly_the_keys_and_shapes_that_load_wants() -> None:
+    """Each file alone, and the text connectors from both of theirs; tensors counted as in the released files."""
+    make, headers = full_size(), {}
+    for file, components in make.FILES["2.5"].items():
+        tensors, said = make.contents(file, 2, components)
+        headers[file] = checkpoint_of(Path(file), said, infos(tensors))
+        if file != make.TEXT_ENCODER and "upsampler" not in components:
+            assert headers[file].version == "2.5.0"
+        for component in set(components) - {"embeddings_processor", "gemma"}:
+            build(component, headers[file])
+    transformer, encoder = headers["2.5-transformer"], headers[make.TEXT_ENCODER]
+    both = transformer.tensors | encoder.tensors
+    build("embeddings_processor", Checkpoint(Path("x"), transformer.metadata, both))
+    block = sum(key.startswith("model.diffusion_model.transformer_blocks.1.") for key in transformer.tensors)
+    assert len(transformer.tensors) + 46 * block == 4349
+    assert [len(headers[f"2.5-video-vae{kind}"].tensors) for kind in ("", "-conv")] == [84 + 310 + 2, 84 + 84 + 2]
+    module, _ = build("gemma", GemmaFile(Path("x"), encoder.metadata, encoder.tensors))
+    assert module.embed_tokens.weight.shape == (262144, 3840)
+
+
+@reference
 def test_the_full_size_gemma_has_exactly_the_keys_and_shapes_that_load_wants(tmp_path: Path) -> None:
     make = full_size()
     config = make.gemma_config(2)
@@ -105,7 +126,15 @@ def test_the_full_size_gemma_has_exactly_the_keys_and_shapes_that_load_wants(tmp
 
 
 def infos(tensors: dict) -> dict[str, TensorInfo]:
-    return {k: TensorInfo("BF16", tensor.shape, tensor.nbytes, Path("x"), k, 0) for k, tensor in tensors.items()}
+    def info(key: str, tensor: object) -> TensorInfo:
+        raw = isinstance(tensor, bytes)
+        return (
+            TensorInfo("U8", (), len(tensor), Path("x"), key, 0)
+            if raw
+            else TensorInfo("BF16", tensor.shape, tensor.nbytes, Path("x"), key, 0)
+        )
+
+    return {key: info(key, tensor) for key, tensor in tensors.items()}
 
 
 @reference

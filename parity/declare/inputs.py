@@ -19,6 +19,8 @@ RECIPES = _CHECKOUT if _IN_CHECKOUT else Path(__file__).resolve().parents[1] / "
 # The folder in which they are built.
 FIXTURES = RECIPES / "checkpoints" if _IN_CHECKOUT else _CACHE / "ltx2-parity" / "checkpoints"
 GEMMA = FIXTURES / "tiny-gemma"  # a Hugging Face folder
+# Configs of a component in two files: 2.5's text connectors beside the transformer, their projection beside Gemma 4.
+SPLIT = {"tiny-2.5-text": ("tiny-2.5-transformer", "tiny-gemma4")}
 GEMMA4 = FIXTURES / "tiny-gemma4.safetensors"  # the text encoder of 2.5
 
 # The distilled model's schedule (ltx_pipelines.utils.constants); its values round badly in bfloat16, 0.7 would not.

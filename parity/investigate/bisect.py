@@ -31,6 +31,7 @@ from ..judge.verdicts import judge
 from ..run.live import Runner
 from ..run.recorded import Recorded
 from ..run.replay import as_judged, handed_over, module_taps, run_tapped
+from ..sides.loading import files_of
 from ..tap.session import Session
 from ..tap.side import PROBE, Side
 from ..tap.trace import Tensor, Trace
@@ -147,7 +148,7 @@ def constants(theirs: Any, ours: Any) -> list[str]:
 def record(runner: Runner, place: Place) -> Recorded:
     """Run the reference on the place's case again. Raises InputError for what there is not."""
     stage = stages().get(place.stage)
-    own = {runner.files[stage.main].stem} if stage and stage.component in runner.files else set()
+    own = {files_of(runner.files[stage.main])[0].stem} if stage and stage.component in runner.files else set()
     if stage is None or place.config not in {*stage.configs, *own}:
         raise InputError(
             f"no stage '{place.stage}' with config '{place.config}'. Pipelines cannot be taken apart; of a run with "

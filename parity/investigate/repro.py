@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ltx2_mlx.errors import LTX2Error
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
@@ -22,7 +23,7 @@ from ..judge.lines import printable
 from ..judge.results import Results, Row
 from ..judge.verdicts import judge
 from ..run.recorded import Recorded
-from ..sides.loading import load_ours, loading_options, read
+from ..sides.loading import files_of, joined, load_ours, loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..tap.side import Side
@@ -39,7 +40,7 @@ class Repro:
     where: dict[str, str]
     case: str
     dtype: str
-    paths: dict[str, Path]
+    paths: dict[str, CheckpointPath]
     scope: At
     target: Target
     name: str  # the row's
@@ -133,7 +134,10 @@ class Repro:
             "where": self.where,
             "case": self.case,
             "dtype": self.dtype,
-            "paths": {part: str(p).replace(str(FIXTURES), "checkpoints:") for part, p in self.paths.items()},
+            "paths": {
+                part: [str(file).replace(str(FIXTURES), "checkpoints:") for file in files_of(path)]
+                for part, path in self.paths.items()
+            },
             "scope": self.scope,
             "target": [self.target.side, self.target.at, self.target.leaf],
             "name": self.name,
@@ -160,8 +164,11 @@ class Repro:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
         head = json.loads(str(arrays.pop("head")))
-        paths = {part: Path(p.replace("checkpoints:", str(FIXTURES))) for part, p in head["paths"].items()}
-        for missing in (p for p in paths.values() if not p.exists()):
+        files = {
+            part: [Path(name.replace("checkpoints:", str(FIXTURES))) for name in names]
+            for part, names in head["paths"].items()
+        }
+        for missing in (file for some in files.values() for file in some if not file.exists()):
             raise LTX2Error(f"{missing}: not there; the tiny checkpoints are built by: make fixtures")
         side, at, leaf = head["target"]
         target = Target(side, tuple(at), leaf)
@@ -172,6 +179,7 @@ class Repro:
         parameters = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         source = _unpack(head["source"], arrays)
         rest = (target, head["name"], source, expected, parameters)
+        paths = {part: joined(some) for part, some in files.items()}
         return cls(head["where"], head["case"], head["dtype"], paths, tuple(head["scope"]), *rest)
 
 

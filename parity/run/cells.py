@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ltx2_mlx.errors import InputError
-from ltx2_mlx.loading.checkpoint import Checkpoint
+from ltx2_mlx.loading.checkpoint import Checkpoint, CheckpointPath
+from ltx2_mlx.loading.gemma import is_gemma_file
 from ltx2_mlx.loading.load import build
 
 from ..declare.model import Stage
 from ..declare.stages import PHASES, stages
-from ..sides.loading import read
+from ..sides.loading import files_of, joined, read
 
 IN_MEMORY = 4e9  # bytes that a component may need to be compared in memory; a larger one is streamed
 NEEDED = 20  # bytes for each parameter: float32 on both sides, the float64 oracle, and its gradients
@@ -78,7 +79,7 @@ class RealCells:
     component is too large for memory."""
 
     chosen: list[tuple[Stage, str]]
-    files: dict[str, Path]
+    files: dict[str, CheckpointPath]
     streamed: frozenset[str]
 
 
@@ -89,14 +90,16 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
     """
     headers = {path: read(path) for path in real.given}
     held = [stage for stage in stages().values() if stage.component and not stage.loras]
-    files: dict[str, Path] = {}
+    files: dict[str, CheckpointPath] = {}
     for path, checkpoint in headers.items():
         files |= {s.main: path for s in held if checkpoint.holds(s.main) and s.main not in files}
+    if "embeddings_processor" in files and real.gemma and is_gemma_file(real.gemma):  # it has their projection
+        files["embeddings_processor"] = joined([*files_of(files["embeddings_processor"]), real.gemma])
     named = [stage for stage in held if stage.component in files and fnmatchcase(stage.name, glob)]
-    named = [stage for stage in named if stage.fits(headers[files[stage.main]].config)]
+    named = [stage for stage in named if stage.fits(headers[files_of(files[stage.main])[0]].config)]
     if not files:
         build("transformer", headers[real.given[0]])  # says what is wrong with the file
-    needed = {component: needed_for(component, headers[files[component]]) for component in _components(named, files)}
+    needed = {component: needed_for(component, read(files[component])) for component in _components(named, files)}
     large = {component for component, size in needed.items() if size > IN_MEMORY or not is_mapped(files[component])}
     streamed = {stage.name for stage in named if large & {stage.main, *stage.also}}
     if unread := next((s for s in named if s.name in streamed and not s.mirrored), None):
@@ -104,18 +107,19 @@ def real_cells(real: RealFiles, glob: str = "*") -> RealCells:
             f"{files[unread.main]}: too large to be compared in memory, and the reference of the stage {unread.name}, "
             f"{unread.reference}, is not read page by page. Choose other stages by --stage"
         )
-    return RealCells([(stage, files[stage.main].stem) for stage in named], files, frozenset(streamed))
+    return RealCells([(stage, files_of(files[stage.main])[0].stem) for stage in named], files, frozenset(streamed))
 
 
-def _components(named: list[Stage], files: dict[str, Path]) -> list[str]:
+def _components(named: list[Stage], files: dict[str, CheckpointPath]) -> list[str]:
     found = [component for stage in named for component in (stage.main, *stage.also) if component in files]
     return list(dict.fromkeys(found))
 
 
-def is_mapped(path: Path) -> bool:
+def is_mapped(path: CheckpointPath) -> bool:
     """Say whether ltx-core's loader can take a file: it maps it whole, to be written, whatever it reads of it, and
     Linux refuses that for one of about the memory's size."""
-    return not path.is_file() or path.stat().st_size < memory_size() / 2
+    files = files_of(path)
+    return not files[0].is_file() or max(file.stat().st_size for file in files) < memory_size() / 2
 
 
 def memory_size() -> int:

@@ -4,12 +4,12 @@ positions. What goes wrong at these sizes alone is seen here, where a float64 or
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 from ltx2_mlx.loading.header import Arrays, TensorInfo
 from ltx2_mlx.nn.conv import Conv2d, Conv3d
 
@@ -24,7 +24,7 @@ SIZES = {1: (2500,), 2: (64, 64), 3: (6, 32, 48)}
 FLOATS = ("BF16", "F16", "F32")
 
 
-def largest_layers(files: Mapping[str, Path], lanes: str, tokens: int = TOKENS) -> tuple[Measure, ...]:
+def largest_layers(files: Mapping[str, CheckpointPath], lanes: str, tokens: int = TOKENS) -> tuple[Measure, ...]:
     """The largest layer of each kind of each component, in the dtypes of these lanes. One that is off by more than
     rounding makes a run inconclusive, as a primitive does that is measured before it. files: component → its file."""
     dtypes = [mx.float32] * bool(set(lanes) & {"A", "C"}) + [mx.bfloat16] * ("B" in lanes)
@@ -36,7 +36,7 @@ def largest_layers(files: Mapping[str, Path], lanes: str, tokens: int = TOKENS) 
     )
 
 
-def _largest(path: Path, component: str) -> Iterator[tuple[str, mx.array]]:
+def _largest(path: CheckpointPath, component: str) -> Iterator[tuple[str, mx.array]]:
     """Parameter and weight ``(out, …, in)`` of the largest linear layer, 1-D, 2-D and 3-D convolution."""
     checkpoint = read(path)
     infos = {name: checkpoint.tensors[key] for name, key in checkpoint.components()[component].items()}

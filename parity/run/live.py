@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..declare.inputs import FIXTURES
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ..declare.model import Case, Stage
 from ..judge.results import Results
-from ..sides.loading import load_ours, loading_options, read
+from ..sides.loading import load_ours, loading_options, read, tiny
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..tap.execute import execute
@@ -34,7 +35,7 @@ class Runner:
         self,
         checkpoint: Path | None = None,
         progress: Callable[[str], None] = lambda line: None,
-        files: Mapping[str, Path] = MappingProxyType({}),
+        files: Mapping[str, CheckpointPath] = MappingProxyType({}),
     ):
         self.mlx = MLX()
         self.checkpoint, self.progress, self.files = checkpoint, progress, files
@@ -57,16 +58,15 @@ class Runner:
         config_of = read(paths[stage.main]).config
         return Pair(stage, paths, config_of, dtype, reference, oracle, ours, options)
 
-    def paths(self, stage: Stage, config: str) -> dict[str, Path]:
+    def paths(self, stage: Stage, config: str) -> dict[str, CheckpointPath]:
         """Component → its file."""
-        tiny = FIXTURES / (config if stage.folder else f"{config}.safetensors")
-        paths = {stage.main: self.files.get(stage.main) or self.checkpoint or tiny}
+        paths = {stage.main: self.files.get(stage.main) or self.checkpoint or tiny(config, stage.folder)}
         for name, other in stage.also.items():
-            own = FIXTURES / f"{other}.safetensors" if other else paths[stage.main]
+            own = tiny(other) if other else paths[stage.main]
             paths[name] = self.files.get(name, own)
         return paths
 
-    def ours(self, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
+    def ours(self, paths: dict[str, CheckpointPath], dtype: str, **options: Any) -> dict[str, Any]:
         return load_ours(self.mlx, paths, dtype, **options)
 
     # ---- one case -------------------------------------------------------------------------------------------------

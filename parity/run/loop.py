@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ltx2_mlx.errors import LTX2Error
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ..declare.inputs import seeded
 from ..declare.model import Pipeline, Stage
 from ..declare.stages import pipelines, stages
 from ..judge.device import UNMEASURED, Device, calibrated
 from ..judge.results import ORIGIN, Results
+from ..sides.loading import files_of
 from . import pipelines as pipeline_runs
 from .calibration import measure
 from .cells import RealCells, manifest
@@ -53,7 +55,7 @@ class Live:
     components are larger than memory, which ``streaming`` is for. ranks: processes that ours is split over."""
 
     lanes: str
-    files: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, CheckpointPath] = field(default_factory=dict)
     seed: int = 0
     streaming: Streaming | None = None
     streamed: frozenset[str] = frozenset()
@@ -202,7 +204,7 @@ def run(
     split over (see ``over_ranks``).
     """
     device = chosen_device(device)
-    paths = list(dict.fromkeys(real.files.values())) if real else []
+    paths = list(dict.fromkeys(file for path in real.files.values() for file in files_of(path))) if real else []
     named = ", ".join(map(str, paths))
     measured, origin = measure(device, lanes), ORIGIN | {"seed": str(seed), "checkpoint": named}
     conditions = environment(device) | {"calibration": json.dumps(measured.document())}

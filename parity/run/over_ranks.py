@@ -23,6 +23,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ..declare.inputs import seeded
 from ..declare.stages import stages
 from ..sides.loading import read
@@ -41,7 +43,7 @@ class Job:
     """One case for the ranks. around: what the product is run in (a planted fault)."""
 
     stage: str
-    paths: dict[str, Path]
+    paths: dict[str, CheckpointPath]
     dtype: str
     case: str
     taps: tuple[str, ...]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ltx2_mlx.errors import InputError
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ..declare.model import Case, FunctionTap, Stage
 from ..judge.results import ALLOWED, Results, Row
@@ -98,7 +98,7 @@ class PortRunner(Runner):
         self,
         reference: Side,
         progress: Callable[[str], None] = lambda line: None,
-        files: Mapping[str, Path] | None = None,
+        files: Mapping[str, CheckpointPath] | None = None,
     ):
         super().__init__(None, progress, files or {})
         self.reference = reference
@@ -143,7 +143,7 @@ def run(
     reference: Side,
     subjects: list[Subject],
     progress: Callable[[str], None] = lambda line: None,
-    files: Mapping[str, Path] | None = None,
+    files: Mapping[str, CheckpointPath] | None = None,
 ) -> list[Vote]:
     """Judge every subject on every chosen cell; results and alignments are put into the subjects. Of two subjects, say
     of every tensor that a side has otherwise which one that is."""

@@ -14,7 +14,7 @@ from ..declare.inputs import FIXTURES
 from ..declare.model import Stage
 from ..judge.results import Reason, Results, Row
 from ..judge.verdicts import judge
-from ..sides.loading import load_ours, read
+from ..sides.loading import files_of, load_ours, read, tiny
 from ..sides.mlx import MLX, compiler_trouble, shipped
 from ..sides.pair import Pair
 from ..tap.execute import execute
@@ -61,9 +61,9 @@ def _run_before(mlx: MLX, pair: Pair, modules: dict[str, Any], earlier: str) -> 
     other, _, name = place.rpartition(":")
     config = pair.config
     if other:
-        if pair.paths[pair.stage.main].parent != FIXTURES:  # only the small checkpoints have such a twin
+        if files_of(pair.paths[pair.stage.main])[0].parent != FIXTURES:  # only the small checkpoints have such a twin
             return
-        paths = dict.fromkeys(pair.paths, FIXTURES / f"{other}.safetensors")
+        paths = dict.fromkeys(pair.paths, tiny(other))
         modules, config = load_ours(mlx, paths, pair.dtype), read(paths[pair.stage.main]).config
     dtype = dtype or pair.dtype
     execute(mlx, pair.stage, modules, pair.stage.cases(config)[name], dtype, dtype, None)

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ..declare.model import Case, Stage
-from ..sides.loading import read
+from ..sides.loading import files_of, read
 from ..sides.mlx import keep_little
 from ..sides.pair import Pair
 from ..tap.binding import Binder
@@ -273,7 +275,7 @@ class StreamedRunner(Runner):
     def __init__(
         self,
         streaming: Streaming,
-        files: Mapping[str, Path] = MappingProxyType({}),
+        files: Mapping[str, CheckpointPath] = MappingProxyType({}),
         progress: Callable[[str], None] = lambda line: None,
     ):
         super().__init__(None, progress, files)
@@ -312,7 +314,7 @@ class StreamedRunner(Runner):
             shutil.rmtree(self._folder(pair, name), ignore_errors=True)
 
     def _folder(self, pair: Pair, case: str) -> Path:
-        path = pair.paths[pair.stage.main]
+        path = files_of(pair.paths[pair.stage.main])[0]
         return self.streaming.folder / f"{pair.stage.name}.{path.stem}.{case}.{pair.dtype}"
 
     def _session(self, shelf: Shelf, pair: Pair, run: str, fw: Side, *args: Any, **kwargs: Any) -> PagedSession:

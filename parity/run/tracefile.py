@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 from ltx2_mlx.loading.load import build
 from ltx2_mlx.media.outputs import whole_folder
 
@@ -29,7 +30,7 @@ from ..declare.inputs import FIXTURES, seed, seeded
 from ..declare.model import Case, Stage
 from ..declare.stages import stages
 from ..judge.files import RunError, read_bytes, write_whole
-from ..sides.loading import load_ours, loading_options, read
+from ..sides.loading import files_of, load_ours, loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..tap import raw_safetensors as shards
@@ -207,16 +208,24 @@ def _write_cell(folder: Path, recording: Recording, needed: dict[Path, set[str]]
         shards.write_raw(folder / name, arrays.raw)
         size = (folder / name).stat().st_size
         cases.append(entry | {"shard": name, "sha256": shards.sha256(folder / name), "bytes": size})
-    for component, path in paths.items():
+    files = {component: _only(files_of(path)) for component, path in paths.items()}
+    for component, path in files.items():
         needed.setdefault(path, set()).add(component)
     return {
         "stage": recording.stage.name,
         "config": recording.config,
         "declaration": declaration(recording.stage),
-        "components": {component: path.name for component, path in paths.items()},
+        "components": {component: path.name for component, path in files.items()},
         "inventory": asdict(recording.inventory) if recording.inventory else None,
         "cases": cases,
     }
+
+
+def _only(files: tuple[Path, ...]) -> Path:
+    """The file of a component. Raises TraceError where it lies in two."""
+    if len(files) > 1:
+        raise TraceError(f"{' and '.join(file.name for file in files)}: a trace names one file for a component")
+    return files[0]
 
 
 def _named(path: Path) -> dict[str, str]:
@@ -268,7 +277,9 @@ class TraceFile:
         return Recording(stage, config, inventory, self._cases(stage, cell))
 
     def _cases(self, stage: Stage, cell: dict[str, Any]) -> Iterator[Recorded]:
-        paths = {component: self.checkpoints[name] for component, name in cell["components"].items()}
+        paths: dict[str, CheckpointPath] = {
+            component: self.checkpoints[name] for component, name in cell["components"].items()
+        }
         config = read(paths[stage.component]).config if stage.component else {}
         with seeded(self.seed):
             cases = stage.cases(config)

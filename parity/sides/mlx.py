@@ -16,6 +16,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ..tap.side import Loras, Side
 from ..tap.trace import Tensor
 
@@ -48,7 +50,7 @@ class MLX(Side):
     def load(
         self,
         component: str,
-        path: Path,
+        path: CheckpointPath,
         config: dict[str, Any],
         dtype: str,
         loras: Loras = (),

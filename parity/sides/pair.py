@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ..declare.model import Stage
 from ..tap.session import Session
@@ -24,7 +25,7 @@ class Pair:
     """
 
     stage: Stage
-    paths: dict[str, Path]
+    paths: dict[str, CheckpointPath]
     config: dict[str, Any]
     dtype: str
     reference: dict[str, Any]

@@ -23,6 +23,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2_mlx.errors import InputError, LTX2Error
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 from ltx2_mlx.loading.load import build
 
 from ..declare.model import Case, FunctionTap, HasClasses, Stage
@@ -112,7 +113,7 @@ class Port(Side):
     def load(
         self,
         component: str,
-        path: Path,
+        path: CheckpointPath,
         config: dict[str, Any],
         dtype: str,
         loras: Loras = (),

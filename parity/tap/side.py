@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ..declare.model import Case, Data, DType, FunctionTap, HasClasses, Loaded, Member, Obj, Stage
 from .trace import Tensor
 
@@ -48,7 +50,7 @@ class Side(ABC):
     def load(
         self,
         component: str,
-        path: Path,
+        path: CheckpointPath,
         config: dict[str, Any],
         dtype: str,
         loras: Loras = (),

@@ -17,6 +17,7 @@ CONFIGS = (
     "tiny-2.3-audio-group",
     "tiny-2.0-audio-width",
     "tiny-2.0-audio-compat",
+    "tiny-2.5-audio-vae",
 )
 CLASSES = {
     "Audio": Counterparts("ltx_core.types:Audio", "ltx2_mlx.types:Audio"),

@@ -12,7 +12,8 @@ from ..model import Case, Counterparts, Data, FunctionTap, Stage
 
 _GEMMA = "ltx_core.text_encoders.gemma"
 _ROPE = "ltx_core.model.transformer.rope"
-_V1, _V2 = ("tiny-2.0",), ("tiny-2.3",)
+# 2.5's features and connectors are 2.3's, in two files: the reference is the class of 1.0.0 that 2.3 has.
+_V1, _V2 = ("tiny-2.0",), ("tiny-2.3", "tiny-2.5-text")
 STATES = 8  # of the tiny Gemma: before each of 7 layers, and after the last norm
 
 
@@ -81,8 +82,10 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
         }
         return Case(kwargs, method="process_hidden_states", half=half)
 
-    result = {
-        "base": case("base", 128, 11, half=True),
+    result = {"base": case("base", 128, 11, half=True)}
+    if set(config) == {"transformer"}:  # 2.5's file of its own: 2.3's network, whose cell has the other cases
+        return result
+    result |= {
         "tiles": case("tiles", 256, 139),  # registers twice over, valid tokens in both tiles
         "right": case("right", 128, 23, "right"),
     }
@@ -103,7 +106,7 @@ EMBEDDINGS_PROCESSOR = Stage(
     component="embeddings_processor",
     cases=cases,
     classes={},
-    configs=("tiny-2.0", "tiny-2.3"),
+    configs=(*_V1, *_V2),
     functions=FUNCTIONS,
     defined=("*generate_freqs",),
     probes=("*norm", "*rms_norm", "*_norm_and_concat_padded_batch", "*per_token_rms"),

@@ -23,7 +23,10 @@ def _statistics(name: str) -> FunctionTap:
     return FunctionTap(name, Counterparts(f"{_REF}.ops:{at}", f"ltx2_mlx.nn.norm:{at}"))
 
 
-CONFIGS = ("tiny-2.0", "tiny-2.3", "tiny-2.0-timestep")
+ROUND = ("tiny-2.0", "tiny-2.3", "tiny-2.0-timestep")  # what is around the networks is compared as well
+# 2.5's convolutional VAE, and the encoder beside its diffusion decoder, are 2.3's in files of their own (zeros padding,
+# a decoder that is not causal and has no timestep): the reference is the class of 1.0.0 that 2.3 has.
+CONFIGS = (*ROUND, "tiny-2.5-video-vae-conv")
 NOISY = ("tiny-2.0-timestep",)
 NORMS = ("*norm1", "*norm2", "*norm3", "*conv_norm_out")
 CLASSES = {
@@ -60,15 +63,24 @@ def _video(name: str, *shape: int) -> Data:
 _LONG = ("*conv_in", "*blocks.?", "*conv_out", "Video?ncoder", "Video?ecoder", "*normalize")
 
 
+def _is_alone(config: dict[str, Any]) -> bool:
+    """True for 2.5's VAE, whose file holds nothing else: what is around its networks is compared with 2.3's."""
+    vae = config["vae"]
+    return set(config) == {"vae"} and ("encoder" in vae or vae["latent_channels"] >= 64)
+
+
 def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
+    vae = config["vae"]
+    if _is_alone(config):
+        return {"base": Case({"sample": _video("encode alone", 1, 3, 9, 64, 32)}, half=False)}
     cases = {"base": Case({"sample": _video("encode", 2, 3, 9, 64, 96)}, half=False)}
     # Half precision on a small clip: torch's 3-D convolutions take twenty times as long in it.
-    width = 64 if config["vae"].get("spatial_padding_mode") == "reflect" else 32
+    width = 64 if vae.get("spatial_padding_mode") == "reflect" else 32
     cases["clip"] = Case({"sample": _video("encode clip", 1, 3, 9, 64, width)})
     cases["image"] = Case({"sample": _video("encode image", 1, 3, 1, 96, 64)}, half=False)
     clip = {"video": _video("encode slabs", 1, 3, 25, 64, 64), "video_encoder": Loaded("video_encoder")}
     cases["slabs"] = Case(clip, function="encoded_in_slabs", half=False, taps=("*encoded_in_slabs",))
-    if config["vae"]["latent_channels"] < 64:  # narrow enough for tiles; the plan knows no widths
+    if vae["latent_channels"] < 64:  # narrow enough for tiles; the plan knows no widths
         # Twice two tiles; overlaps below the least that encoding takes are widened to it.
         kwargs = {"video": _video("encode tiles", 1, 3, 25, 128, 64), "tiling_config": _tiling((96, 32), (24, 8))}
         tiles = ("*tiled_encode", "*prepare_tiles_for_encoding", "VideoEncoder")  # the cases above judge what is inside
@@ -88,6 +100,8 @@ def decoder_cases(config: dict[str, Any]) -> dict[str, Case]:
         return Data(normal(f"decode {name}", shape[0], channels, *shape[1:]))
 
     cases = {"base": Case({"sample": latent("base", 2, 2, 2, 3)})}
+    if _is_alone(config):
+        return cases
     cases["image"] = Case({"sample": latent("image", 1, 1, 3, 2)}, half=False)
     frames = 6 if channels < 64 else 4  # in three tiles, or two; two along height
     tiles = (
@@ -139,24 +153,23 @@ def upsampler_cases(config: dict[str, Any]) -> dict[str, Case]:
 
 
 def _is_flat(config: dict[str, Any]) -> bool:
-    """True for a VAE whose config ltx-core 1.0.0 can read: that of a diffusion VAE is nested."""
+    """True for a VAE whose decoder ltx-core 1.0.0 has: that of a diffusion VAE is another stage's."""
     return bool(section(config, "vae").get("_class_name") != "CausalDiffusionVAE")
 
 
 VIDEO_ENCODER = Stage(
     name="video_encoder",
-    fits=_is_flat,
     layout="video",
     component="video_encoder",
     cases=encoder_cases,
     classes=CLASSES,
-    configs=CONFIGS,
+    configs=(*CONFIGS, "tiny-2.5-diffusion-vae"),
     functions=(
         _vae("patchify", exact=True, channels_last=True),
         _statistics("normalize"),
         _vae("prepare_tiles_for_encoding", exact=True, configs=NOISY),
         _vae("VideoEncoder.tiled_encode", configs=NOISY),
-        FunctionTap("encoded_in_slabs", IN_SLABS["encoded_in_slabs"]),
+        FunctionTap("encoded_in_slabs", IN_SLABS["encoded_in_slabs"], configs=ROUND),
     ),
     probes=NORMS,
 )
@@ -181,10 +194,10 @@ VIDEO_DECODER = Stage(
             configs=NOISY,
         ),
         _vae("unpatchify", exact=True, channels_last=True),
-        _vae("VideoDecoder._prepare_tiles", exact=True),
-        _vae("VideoDecoder.tiled_decode"),
-        _vae("decode_video"),
-        FunctionTap("decoded_in_slabs", IN_SLABS["decoded_in_slabs"], configs=CONFIGS[:2]),
+        _vae("VideoDecoder._prepare_tiles", exact=True, configs=ROUND),
+        _vae("VideoDecoder.tiled_decode", configs=ROUND),
+        _vae("decode_video", configs=ROUND),
+        FunctionTap("decoded_in_slabs", IN_SLABS["decoded_in_slabs"], configs=ROUND[:2]),
     ),
     probes=NORMS,
     defined=("*time_proj",),

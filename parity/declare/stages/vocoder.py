@@ -11,7 +11,8 @@ from ..inputs import normal
 from ..model import Case, Counterparts, Data, FunctionTap, Loaded, Stage
 from .audio_vae import CLASSES, mel
 
-BWE = ("tiny-2.3", "tiny-2.3-audio-group")
+# 2.5's audio VAE and vocoder are 2.3's, in a file of their own.
+BWE = ("tiny-2.3", "tiny-2.3-audio-group", "tiny-2.5-audio-vae")
 _MEL_STFT = "MelSTFT.mel_spectrogram"
 
 
@@ -37,7 +38,7 @@ VOCODER = Stage(
     component="vocoder",
     cases=cases,
     classes=CLASSES,
-    configs=("tiny-2.0", "tiny-2.3", "tiny-2.0-audio-wide", "tiny-2.3-audio-group"),
+    configs=("tiny-2.0", "tiny-2.3", "tiny-2.0-audio-wide", "tiny-2.3-audio-group", "tiny-2.5-audio-vae"),
     functions=(
         FunctionTap(
             "mel_spectrogram",

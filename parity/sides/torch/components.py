@@ -18,12 +18,16 @@ from unittest import mock
 import numpy as np
 import torch
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ...declare.inputs import GEMMA
-from ...declare.model import Case, Stage
+from ...declare.model import Case, Stage, section
 from ...tap.execute import execute
+from ...tap.raw_safetensors import places
 from ...tap.session import Session
 from ...tap.side import Loras, Side, resolve
 from ...tap.trace import Tensor, Trace
+from ..loading import files_of
 from .operations import Counting
 
 # ltx-pipelines runs on a GPU where torch finds one, and draws its noise there. Here the reference runs on the CPU, also
@@ -48,6 +52,7 @@ def _import_torchaudio() -> None:
 _import_torchaudio()
 from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, single_gpu_model_builder  # noqa: E402
 from ltx_core.loader.fuse_loras import apply_loras  # noqa: E402
+from ltx_core.loader.sd_ops import ContentMatching, ContentReplacement, SDOps  # noqa: E402
 from ltx_core.loader.sft_loader import SafetensorsModelStateDictLoader  # noqa: E402
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder  # noqa: E402
 from ltx_core.model import audio_vae  # noqa: E402
@@ -100,10 +105,27 @@ def _embeddings_processor(config: dict[str, Any]) -> tuple[type, Any]:
     return Configurator, EMBEDDINGS_PROCESSOR_KEY_OPS
 
 
+def _video_encoder(config: dict[str, Any]) -> tuple[type, Any]:
+    """The encoder beside a diffusion decoder is the other files' (its tensors are 2.3's), under other names in the
+    config, which 1.0.0 does not know."""
+    if "encoder" not in section(config, "vae"):
+        return VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER
+    nested = config["vae"]["encoder"]
+    names = {"latent_channels": "out_channels", "encoder_blocks": "blocks", "encoder_base_channels": "base_channels"}
+    flat = nested | {name: nested[other] for name, other in names.items() if other in nested}
+
+    class Configurator(VideoEncoderConfigurator):
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            return VideoEncoderConfigurator.from_config(config | {"vae": flat})
+
+    return Configurator, VAE_ENCODER_COMFY_KEYS_FILTER
+
+
 # Component → its configurator and its key map, as in ltx_pipelines.utils.model_ledger.
 BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
     "transformer": _transformer,
-    "video_encoder": lambda config: (VideoEncoderConfigurator, VAE_ENCODER_COMFY_KEYS_FILTER),
+    "video_encoder": _video_encoder,
     "video_decoder": lambda config: (VideoDecoderConfigurator, VAE_DECODER_COMFY_KEYS_FILTER),
     "upsampler": lambda config: (LatentUpsamplerConfigurator, None),
     "audio_encoder": lambda config: (
@@ -117,6 +139,19 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], tuple[type, Any]]] = {
     "vocoder": lambda config: (audio_vae.VocoderConfigurator, audio_vae.VOCODER_COMFY_KEYS_FILTER),
     "embeddings_processor": _embeddings_processor,
 }
+
+
+def in_file(key_map: SDOps | None, *files: Path) -> SDOps | None:
+    """A component's key map for the names in a file. 2.5's video VAE lies in a file of its own, whose keys begin
+    without ``vae.``, which 1.0.0 does not know."""
+    if key_map is None or any(key_map.apply_to_key(name) is not None for file in files for name in places(file)[0]):
+        return key_map
+
+    def bare(rule: Any) -> Any:
+        key = {ContentMatching: "prefix", ContentReplacement: "content"}.get(type(rule))
+        return dataclasses.replace(rule, **{key: getattr(rule, key).removeprefix("vae.")}) if key else rule
+
+    return dataclasses.replace(key_map, mapping=tuple(map(bare, key_map.mapping)))
 
 
 def gemma_model(config: dict[str, Any]) -> torch.nn.Module:
@@ -347,7 +382,7 @@ class Torch(Side):
     def load(
         self,
         component: str,
-        path: Path,
+        path: CheckpointPath,
         config: dict[str, Any],
         dtype: str,
         loras: Loras = (),
@@ -355,9 +390,10 @@ class Torch(Side):
     ) -> torch.nn.Module:
         """The component through the reference's own loader, which is lenient: that nothing is unset is checked here."""
         if component == "gemma":
-            return with_weights(gemma_model(config), path, self.dtype(dtype))
+            return with_weights(gemma_model(config), files_of(path)[0], self.dtype(dtype))
         configurator, key_map = BUILDERS[component](config)
-        builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=key_map)
+        files = files_of(path)
+        builder = SingleGPUModelBuilder(configurator, tuple(map(str, files)), model_sd_ops=in_file(key_map, *files))
         for file, strength in loras:
             builder = builder.lora(str(file), strength, LTXV_LORA_COMFY_RENAMING_MAP)
         with filters_made_once(), mock.patch.object(single_gpu_model_builder, "apply_loras", _apply_loras):

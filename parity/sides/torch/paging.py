@@ -21,10 +21,22 @@ import torch
 from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
 
 from ltx2_mlx.config import is_gemma4
+from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ...tap.raw_safetensors import Place, places
 from ...tap.session import Session
-from .components import BUILDERS, Torch, _randn, filters_made_once, gemma_files, gemma_model, gemma_name, rounded_to_fp8
+from ..loading import files_of
+from .components import (
+    BUILDERS,
+    Torch,
+    _randn,
+    filters_made_once,
+    gemma_files,
+    gemma_model,
+    gemma_name,
+    in_file,
+    rounded_to_fp8,
+)
 from .transformers import gemma4_model
 
 SMALL = 2**18  # elements of a tensor that stays in memory: norms, biases and tables, 1 % of a block
@@ -241,13 +253,18 @@ class Paged:
 
 
 def load_paged(
-    component: str, path: Path, config: dict[str, Any], dtype: str, small: int = SMALL, quantization: str | None = None
+    component: str,
+    path: CheckpointPath,
+    config: dict[str, Any],
+    dtype: str,
+    small: int = SMALL,
+    quantization: str | None = None,
 ) -> Paged:
     """A component of a checkpoint (or Gemma's folder), whose layers are read as they run. quantization: its weights are
     rounded to float8 as they are read; that a layer widens them when it computes is exact, and need not be repeated."""
     side, lane = Torch(), getattr(torch, dtype)
     if component == "gemma":
-        module, weights = _gemma(path, config, lane)
+        module, weights = _gemma(files_of(path)[0], config, lane)
     else:
         module, weights = _built(component, path, config, lane, quantization)
     module = module.eval()
@@ -257,15 +274,16 @@ def load_paged(
 
 
 def _built(
-    component: str, path: Path, config: dict[str, Any], dtype: torch.dtype, quantization: str | None
+    component: str, path: CheckpointPath, config: dict[str, Any], dtype: torch.dtype, quantization: str | None
 ) -> tuple[torch.nn.Module, Weights]:
     configurator, ops = BUILDERS[component](config)
-    ops = rounded_to_fp8(ops) if quantization else ops
-    builder = SingleGPUModelBuilder(configurator, str(path), model_sd_ops=ops)
+    files = files_of(path)
+    ops = rounded_to_fp8(ops) if quantization else in_file(ops, *files)
+    builder = SingleGPUModelBuilder(configurator, str(files[0]), model_sd_ops=ops)
     with filters_made_once():
         # Not builder.model_config(), which maps the whole file to be written: see _read.
-        module: torch.nn.Module = builder.meta_model(json.loads(places(path)[1]["config"]), ())
-    return module, Weights([path], ops.apply_to_key if ops else str, ops, dtype)
+        module: torch.nn.Module = builder.meta_model(json.loads(places(files[0])[1]["config"]), ())
+    return module, Weights(files, ops.apply_to_key if ops else str, ops, dtype)
 
 
 def _gemma(path: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[torch.nn.Module, Weights]:

@@ -9,7 +9,10 @@ from unittest import mock
 
 import torch
 
+from ltx2_mlx.loading.checkpoint import CheckpointPath
+
 from ...tap.side import Loras
+from ..loading import files_of
 from .components import Torch, every_state, in_order, with_weights
 
 
@@ -48,7 +51,7 @@ class Transformers(Torch):
     def load(
         self,
         component: str,
-        path: Path,
+        path: CheckpointPath,
         config: dict[str, Any],
         dtype: str,
         loras: Loras = (),
@@ -56,4 +59,4 @@ class Transformers(Torch):
     ) -> torch.nn.Module:
         if component not in self.components:
             raise RuntimeError(f"no class of transformers is declared for {component}")
-        return self.components[component](path, config, self.dtype(dtype)).eval()
+        return self.components[component](files_of(path)[0], config, self.dtype(dtype)).eval()
