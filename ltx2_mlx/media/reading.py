@@ -101,13 +101,19 @@ def probe(path: str | Path, *, video: bool = True, audio: bool = True, frame_cap
     with reading(path) as container:
         if audio and (heard := chosen(container.streams.audio)) is not None:
             unit, samples, channels, rate = tick(heard, path), 0, heard.codec_context.channels, heard.rate
+            peak = 0.0
             for frame, values in read_frames(container, heard, path):
                 samples += values.shape[1]
                 channels, rate = frame.layout.nb_channels, frame.sample_rate
-                if not np.isfinite(values).all():
-                    raise MediaError(f"{path}: its audio holds NaN or infinite samples")
+                peak = max(peak, float(abs(values).max(initial=0)))
             if heard.duration is not None:
-                samples = min(samples, round(heard.duration * unit * rate))
+                stated = float(heard.duration * unit)
+                if samples and stated - samples / rate > max(0.5, 0.1 * stated):
+                    ends = f"its audio ends after {samples / rate:.2f} s: it may be cut short"
+                    notes.append(f"states {stated:.2f} s and {ends}")
+                samples = min(samples, round(stated * rate))
+            if samples and not peak:
+                notes.append("has audio that is silent: each sample is 0")
             if channels > 2:
                 notes.append(f"has {channels} channels of audio, which are mixed down to stereo")
             if len(container.streams.audio) > 1:
@@ -138,11 +144,20 @@ def _video_info(
     steps = np.diff(sorted(times))
     if len(steps) > 1 and (steps.max() > 1.5 * np.median(steps) or steps.min() < 0.5 * np.median(steps)):
         notes.append("has frames at unequal times, which are taken as if they were equally far apart")
+    stated = stream.duration and float(stream.duration * tick(stream, path))
+    if frame_cap is None and stated and (rate := _rate(stream)) and stated - count / rate > max(0.5, 0.1 * stated):
+        notes.append(f"states {stated:.2f} s and ends after {float(count / rate):.2f} s: it may be cut short")
     if (late := _late(stream)) > 0.02:
         notes.append(f"has a picture that begins {late:.2f} s after its audio")
     size = stream.codec_context
     height, width = (size.height, size.width) if first is None else _displayed(stream, first)
-    return MediaInfo(width=width, height=height, fps=stream.average_rate or stream.guessed_rate, frames=count)
+    return MediaInfo(width=width, height=height, fps=_rate(stream), frames=count)
+
+
+def _rate(stream: av.VideoStream) -> Fraction | None:
+    """Frames per second: on average, unless that is only the unit of the times, as it is of DV."""
+    average, guessed = stream.average_rate, stream.guessed_rate
+    return guessed if not average or (guessed and average > 100 * guessed) else average
 
 
 def _late(stream: av.VideoStream) -> float:
@@ -169,6 +184,8 @@ def _notes(stream: av.VideoStream, frame: av.VideoFrame) -> Iterator[str]:
         yield "is interlaced, and both fields are read as one picture; deinterlace it first"
     if _has_alpha(frame) and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
         yield "is transparent in places, and shown on white"
+    if stream.metadata.get("alpha_mode") == "1" and not _has_alpha(frame):  # of VP8 and VP9 it is a second picture
+        yield "states that it is transparent in places, which is not read: what lies beneath is shown"
     others = [s for s in stream.container.streams.video if s is not stream]
     if len(others) and chosen(others) is not None:
         yield f"has {len(others) + 1} video streams; one is read"
@@ -300,9 +317,16 @@ def _pixel_ratio(stream: av.VideoStream) -> Fraction:
     return ratio if ratio and Fraction(1, 8) <= ratio <= 8 else Fraction(1)
 
 
+_QUARTERS = {1: (0, -1), 2: (-1, 0), 3: (0, 1)}  # of a turn to the left → the first row of the matrix
+
+
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """The display matrix (a b u c d v x y w): a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
-    entry = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        entry = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know each kind of data that FFmpeg puts beside a frame, EXIF for one
+        a, b = _QUARTERS.get(round(frame.rotation / 90) % 4, (1, 0))
+        return (a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30) if b or a < 0 else None
     data = bytes(entry) if isinstance(entry, SideData) else b""
     return struct.unpack("=9i", data) if len(data) == 36 else None
 
