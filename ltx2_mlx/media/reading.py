@@ -32,6 +32,8 @@ __all__ = [
     "read_comment",
 ]
 
+# The demuxers of formats that state a length; FFmpeg guesses that of others by their size.
+_STATING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "w64", "aiff", "flac", "nut", "asf")
 MAX_FRAMES = 2**14
 """The longest video whose frames are all counted and read: 11 minutes at 24 frames a second."""
 
@@ -106,12 +108,9 @@ def probe(path: str | Path, *, video: bool = True, audio: bool = True, frame_cap
                 samples += values.shape[1]
                 channels, rate = frame.layout.nb_channels, frame.sample_rate
                 peak = max(peak, float(abs(values).max(initial=0)))
+            notes += _cut_short(heard, samples / rate if rate else 0)
             if heard.duration is not None:
-                stated = float(heard.duration * unit)
-                if samples and stated - samples / rate > max(0.5, 0.1 * stated):
-                    ends = f"its audio ends after {samples / rate:.2f} s: it may be cut short"
-                    notes.append(f"states {stated:.2f} s and {ends}")
-                samples = min(samples, round(stated * rate))
+                samples = min(samples, round(heard.duration * unit * rate))
             if samples and not peak:
                 notes.append("has audio that is silent: each sample is 0")
             if channels > 2:
@@ -144,14 +143,23 @@ def _video_info(
     steps = np.diff(sorted(times))
     if len(steps) > 1 and (steps.max() > 1.5 * np.median(steps) or steps.min() < 0.5 * np.median(steps)):
         notes.append("has frames at unequal times, which are taken as if they were equally far apart")
-    stated = stream.duration and float(stream.duration * tick(stream, path))
-    if frame_cap is None and stated and (rate := _rate(stream)) and stated - count / rate > max(0.5, 0.1 * stated):
-        notes.append(f"states {stated:.2f} s and ends after {float(count / rate):.2f} s: it may be cut short")
+    if frame_cap is None and (rate := _rate(stream)):
+        notes += _cut_short(stream, float(count / rate))
     if (late := _late(stream)) > 0.02:
         notes.append(f"has a picture that begins {late:.2f} s after its audio")
     size = stream.codec_context
     height, width = (size.height, size.width) if first is None else _displayed(stream, first)
     return MediaInfo(width=width, height=height, fps=_rate(stream), frames=count)
+
+
+def _cut_short(stream: av.VideoStream | av.AudioStream, seconds: float) -> Iterator[str]:
+    """A note where a stream ends before the length that its file states. seconds: what there is of it."""
+    container = stream.container
+    stated = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if not stated and len(container.streams) == 1:
+        stated = (container.duration or 0) / av.time_base
+    if container.format.name in _STATING and stated - seconds > max(0.5, 0.1 * stated):
+        yield f"states {stated:.2f} s of {stream.type} and ends after {seconds:.2f} s: it may be cut short"
 
 
 def _rate(stream: av.VideoStream) -> Fraction | None:
