@@ -20,7 +20,9 @@ _NAME = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
 _FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
 
-_ADDRESS = re.compile(rf"(?:https?|hf)://(?:[\w.-]+\.[a-z]+/)?({_NAME}/{_NAME})/?(?:(?:resolve|blob|tree)/[^/]+/?)?(.*)")
+_ADDRESS = re.compile(
+    rf"(?:https?|hf)://(?:[\w.-]+\.[a-z]+/)?({_NAME}/{_NAME})/?(?:(?:resolve|blob|tree)/[^/]+/?)?(.*)"
+)
 
 
 def expanded(path: str | Path) -> Path:

@@ -145,7 +145,7 @@ def _refuse_raw(image: Image.Image, path: str | Path) -> None:
 
 def _sixteen_bits(image: Image.Image) -> bool:
     """True where Pillow cuts the numbers of a picture in colour to 8 bits."""
-    return any(isinstance(tile[3], str) and ";16" in tile[3] for tile in image.tile)
+    return any(isinstance(tile[3], str) and ";16" in tile[3] for tile in getattr(image, "tile", ()))
 
 
 def _opaque(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, list[str]]:

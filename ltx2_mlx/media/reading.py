@@ -155,6 +155,7 @@ def _video_info(
 def _cut_short(stream: av.VideoStream | av.AudioStream, seconds: float) -> Iterator[str]:
     """A note where a stream ends before the length that its file states. seconds: what there is of it."""
     container = stream.container
+    assert isinstance(container, av.container.InputContainer)
     stated = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     if not stated and len(container.streams) == 1:
         stated = (container.duration or 0) / av.time_base
