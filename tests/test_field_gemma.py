@@ -110,6 +110,17 @@ def test_every_layout_of_gemma_gives_the_same_model(layout: str, flat: bool, wri
     check_gemma(gemma)
 
 
+@pytest.mark.parametrize("name", ["model-{}-of-00002.safetensors", "gemma-3-12b-it.safetensors"])
+def test_a_folder_without_an_index_gives_the_same_model(name: str, gemma: Path, checkpoints: Path) -> None:
+    if "{}" in name:
+        (gemma / "model.safetensors.index.json").unlink()
+    else:
+        _joined(gemma, lambda key: key)
+        (gemma / "model.safetensors").rename(gemma / name)
+    (gemma / "adapter_model.safetensors").write_bytes(b"")  # of something else
+    assert read_gemma(gemma).tensors.keys() == read_gemma(checkpoints / "tiny-gemma").tensors.keys()
+
+
 def _index(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     return lambda folder: _edit(folder / "model.safetensors.index.json", edit)
 
@@ -160,6 +171,29 @@ def _gguf(folder: Path) -> None:
     (folder / "gemma.gguf").write_bytes(b"GGUF" + bytes(64))
 
 
+_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+
+
+def _without(folder: Path, pattern: str) -> None:
+    for file in folder.glob(pattern):
+        file.unlink()
+
+
+def _one_shard(folder: Path) -> None:
+    _without(folder, "*.index.json")
+    _without(folder, "model-00002*")
+
+
+def _half_downloaded(folder: Path) -> None:
+    _without(folder, "model*")
+    (folder / "model.safetensors.incomplete").write_bytes(bytes(99))
+
+
+def _one_below(folder: Path) -> None:
+    shutil.copytree(folder, folder / "snapshots" / "0123")
+    _without(folder, "*.*")
+
+
 GEMMAS: dict[str, tuple[Callable[[Path], None], str]] = {
     "shard above": (_shard_named("../model-00001-of-00002.safetensors"), "which is not in the folder"),
     "shard at an absolute path": (_shard_named("/etc/passwd"), "which is not in the folder"),
@@ -190,6 +224,12 @@ GEMMAS: dict[str, tuple[Callable[[Path], None], str]] = {
     "MLX": (_config(quantization={"bits": 4, "group_size": 64}), "a quantized Gemma (4 bits)"),
     "AWQ in the text's": (_text_config(quantization_config={"quant_method": "awq"}), "a quantized Gemma (awq)"),
     "GGUF": (_gguf, "its weights are in gemma.gguf, a GGUF file"),
+    "index is a pointer": (_text("model.safetensors.index.json", _POINTER), "a Git LFS pointer"),
+    "config is a web page": (_text("config.json", "<!DOCTYPE html>"), "a web page and not the file itself"),
+    "tokenizer is a pointer": (_text("tokenizer.json", _POINTER), "tokenizer.json: a Git LFS pointer"),
+    "one of two shards, no index": (_one_shard, "shard 2 of 2 is missing"),
+    "weights half downloaded": (_half_downloaded, "model.safetensors.incomplete, its download has not ended"),
+    "the folder above": (_one_below, "give the folder of the model itself: "),
     "Gemma 2": (_config(model_type="gemma2"), "model_type is 'gemma2', expected gemma3"),
     "no type": (_config(model_type=None), "model_type is None"),
     "layers 10⁷": (_text_config(num_hidden_layers=10**7), "num_hidden_layers is 10000000"),

@@ -242,7 +242,7 @@ def test_a_file_in_the_place_of_another_is_named(whole: Path, checkpoints: Path)
         ltx2_mlx.load("upsampler", whole)
     with pytest.raises(CheckpointError, match="a LoRA or another adapter, not a model: it goes to --lora"):
         ltx2_mlx.load("transformer", checkpoints / f"{TINY}-lora.safetensors")
-    with pytest.raises(WeightsError, match=r"it has keys of another kind of adapter: .* and [0-9]+ more"):
+    with pytest.raises(WeightsError, match=r"it holds no pairs but .* and [0-9]+ more: a model, not a LoRA"):
         ltx2_mlx.load("transformer", whole, loras=[ltx2_mlx.LoraPathStrength(whole)])
 
 
@@ -421,6 +421,15 @@ def test_one_weight_that_is_no_number_is_named(part: str, key: str, value: float
     mx.save_safetensors(str(path), kept, metadata)
     with pytest.raises(WeightsError, match=f"{path}: {key} holds NaN or ∞"):
         ltx2_mlx.load(part, path, mx.bfloat16)
+
+
+def test_a_latents_std_of_zero_is_named(whole: Path, tmp_path: Path) -> None:
+    arrays, metadata = dict(read_checkpoint(whole).arrays()), read_checkpoint(whole).metadata
+    key = "vae.per_channel_statistics.std-of-means"
+    kept = {k: x for k, x in arrays.items() if k.startswith("vae.")} | {key: arrays[key] * (mx.arange(128) != 3)}
+    mx.save_safetensors(str(tmp_path / "flat.safetensors"), kept, metadata)
+    with pytest.raises(WeightsError, match=f"flat.safetensors: {key} is zero or negative"):
+        ltx2_mlx.load("video_decoder", tmp_path / "flat.safetensors")
 
 
 def test_a_weight_of_gemma_that_is_no_number_is_named(checkpoints: Path, tmp_path: Path) -> None:
@@ -607,6 +616,27 @@ def test_community_float8_is_the_bytes_times_their_scale(
     product = np.array((layer(x) - layer(mx.zeros_like(x))).astype(mx.float32)).T
     off = np.abs(product - expected["transformer_blocks.0.attn1.to_q.weight"].numpy()).max()
     assert off < 0.1 * np.abs(product).max()
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "byte", "bad"), [("row", -0.1, 0x38, True), ("one", 0.0, 0x38, True), ("one", 0.0, 0, False)]
+)
+def test_a_scale_that_loses_a_weight_is_refused(
+    kind: str, scale: float, byte: int, bad: bool, whole: Path, tmp_path: Path
+) -> None:
+    header, key = read_checkpoint(whole), f"{_BLOCK}.weight"
+    kept = {k: x for k, x in header.arrays().items() if k.startswith("model.diffusion_model.") and k != key}
+    tensors = {k: ("F32", tuple(x.shape), np.array(x.astype(mx.float32)).tobytes()) for k, x in kept.items()}
+    shape = header.tensors[key].shape
+    scales = np.full(shape[0] if kind == "row" else 1, scale, np.float32)
+    tensors[key] = ("F8_E4M3", shape, bytes([byte]) * (shape[0] * shape[1]))
+    tensors[f"{key}_scale"] = ("F32", scales.shape, scales.tobytes())
+    path = write(tmp_path / "fp8.safetensors", tensors, **header.metadata)
+    if bad:
+        with pytest.raises(WeightsError, match=f"{path}: {key}_scale is zero or negative"):
+            ltx2_mlx.load("transformer", path)
+    else:
+        ltx2_mlx.load("transformer", path)
 
 
 def test_a_scale_of_another_shape_is_refused(whole: Path) -> None:

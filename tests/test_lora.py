@@ -97,7 +97,7 @@ def test_a_strength_of_zero_changes_nothing(base: Path, checkpoints: Path) -> No
         ),
         "expected BF16, F16 or F32": lambda p: p | {A: p[A].astype(mx.int32)},
         "BF16, F16 or F32 for both": lambda p: p | {A: p[A].astype(mx.bfloat16)},
-        "none of 1 pairs": lambda p: {f"unet.{key}": x for key, x in p.items()},
+        "none of 1 pairs": lambda p: {key.replace("transformer_", "unet_"): x for key, x in p.items()},
     }.items(),
 )
 def test_what_would_change_the_result_in_silence_is_refused(
@@ -110,10 +110,10 @@ def test_what_would_change_the_result_in_silence_is_refused(
 def test_a_lora_that_meets_no_layer_says_what_it_has_and_what_is_expected(
     tmp_path: Path, base: Path, pair: dict[str, mx.array]
 ) -> None:
-    lora = save(tmp_path, {key.replace("diffusion_model", "unet"): x for key, x in pair.items()})
+    lora = save(tmp_path, {key.replace("transformer_blocks", "unet_blocks"): x for key, x in pair.items()})
     with pytest.raises(WeightsError) as error:
         ltx2_mlx.load("transformer", base, loras=[lora])
-    assert "unet.transformer_blocks.0.attn1.to_q" in str(error.value)
+    assert "unet_blocks.0.attn1.to_q" in str(error.value)
     assert "diffusion_model.<layer>.lora_A.weight" in str(error.value)
     assert "<layer> is one like" in str(error.value)
 
@@ -158,6 +158,9 @@ SPELLINGS = {
         + (".lora_down.weight" if "lora_A" in key else ".lora_up.weight")
     ),
     "old diffusers": lambda key: key.replace("lora_A", "lora.down").replace("lora_B", "lora.up"),
+    "an adapter's name with dashes": lambda key: key.replace(".weight", ".my-lora.weight_1.weight"),
+    "small letters, compiled": lambda key: "_orig_mod.module." + key.replace("lora_A", "lora_a").replace("_B", "_b"),
+    "LyCORIS": lambda key: "lycoris_" + SPELLINGS["kohya"](key).removeprefix("lora_unet_"),
     "to_out_0": lambda key: "diffusion_model." + key.replace("to_out.0", "to_out_0"),
 }
 

@@ -468,6 +468,8 @@ def _length_notes(request: Request, audio: MediaInfo) -> Iterator[str]:
             audio.samples / audio.sample_rate - request.audio_start_time,
         )
         taken = min(rest, video if request.audio_max_duration is None else request.audio_max_duration)
+        if rest <= 0:
+            return  # a problem
         if rest > taken + 0.01:
             yield f"{request.audio_path} goes on after the {taken:.2f} s that are used"
         if taken < video - 0.01:

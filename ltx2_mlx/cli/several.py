@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.reading import cut
+from ..errors import HubError
+from ..loading.hub import expanded
 from .terminal import Parser
 
 _MOST = 1000
+_LONGEST = 4_000_000  # characters of a file of prompts
 
 
 class Video(NamedTuple):
@@ -61,9 +64,17 @@ def _seeds(parser: Parser, values: dict[str, Any]) -> list[int]:
 def _prompts(parser: Parser, file: str) -> list[str]:
     """The lines of a file, or of the standard input, that are not empty."""
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError, AttributeError) as error:  # not there, not UTF-8, a closed stdin
+        if file == "-":
+            text = sys.stdin.read(_LONGEST)
+        else:
+            with expanded(file).open(encoding="utf-8-sig") as lines_of:  # a pipe is as good as a file
+                text = lines_of.read(_LONGEST)
+    except UnicodeDecodeError:
+        parser.error(f"--prompts-file {cut(file)}: not a text in UTF-8; save it as one")
+    except (OSError, ValueError, AttributeError, HubError) as error:  # not there, a null byte, a closed stdin, ~nobody
         parser.error(f"--prompts-file {cut(file)}: {getattr(error, 'strerror', None) or error}")
+    if len(text) == _LONGEST:
+        parser.error(f"--prompts-file {cut(file)}: more than {_LONGEST:,} characters; a prompt is a line")
     lines = [line.strip() for line in text.splitlines()]
     if not (prompts := [line for line in lines if line]):
         parser.error(f"--prompts-file {cut(file)}: it has no prompt; a prompt is a line")

@@ -76,6 +76,8 @@ def local_path(text: str) -> str:
 
 
 def output_path(text: str) -> Path:
+    if text == "-":
+        raise argparse.ArgumentTypeError("- is no file: nothing is written to the standard output; give a name")
     with _named_path(text) as path:
         return path.resolve()
 

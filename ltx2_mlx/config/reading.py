@@ -45,10 +45,21 @@ def parse_json(text: str | bytes, place: object, error: type[LTX2Error] = Checkp
     except RecursionError:
         raise error(f"{place}: not JSON (nested too deeply)") from None
     except ValueError as reason:  # of syntax, encoding, or an integer of thousands of digits
-        raise error(f"{place}: not JSON ({cut(str(reason))})") from None
+        raise error(f"{place}: {instead_of_json(text) or f'not JSON ({cut(str(reason))})'}") from None
     if not isinstance(content, dict):
         raise error(f"{place}: a JSON {type(content).__name__}, expected an object")
     return content
+
+
+def instead_of_json(text: str | bytes) -> str:
+    """What a text is that was to be JSON, and what to do; empty where it is not known."""
+    start = text[:200].encode("utf-8", "replace") if isinstance(text, str) else text[:200]
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer and not the file itself: run `git lfs pull`, or download it again"
+    if start.startswith(b"<"):
+        return "a web page and not the file itself: download it again"
+    return "" if start else "empty: download it again"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -33,6 +33,8 @@ GEMMA_PREFIXES = {
     "lm_head.": "gemma_head",
     "language_model.lm_head.": "gemma_head",
 }
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_WEIGHTS = re.compile(r"\.(gguf|bin|pth?|ckpt|npz|h5|msgpack|onnx|incomplete|part|aria2|crdownload)$")
 _LONGEST_NAME = 255  # bytes, on every file system that is common
 # What Gemma 4 has beside its text model: as transformers names it, and as LTX-2.5's file does.
 _GEMMA4_PREFIXES = GEMMA_PREFIXES | {
@@ -248,13 +250,7 @@ def _weights(folder: Path) -> list[Path]:
     """The files of weights, by the index where there is one. They are all in the folder itself."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
-        if (folder / "model.safetensors").exists():
-            return [folder / "model.safetensors"]
-        other = sorted(path.name for path in folder.iterdir() if path.suffix in (".gguf", ".bin", ".pth", ".npz"))
-        if other:
-            said = kind_of_file(folder / other[0])
-            raise CheckpointError(f"{folder}: its weights are in {cut(other[0])}, {said}. {_GEMMA}")
-        raise CheckpointError(f"{folder}: neither model.safetensors.index.json nor model.safetensors. {_GEMMA}")
+        return _without_index(folder)
     files = []
     for name in sorted(set(_named(index).values())):
         file = folder / name
@@ -267,6 +263,28 @@ def _weights(folder: Path) -> list[Path]:
             raise CheckpointError(f"{file}: no such file, and {index.name} names it. Download the folder again")
         files.append(file)
     return files
+
+
+def _without_index(folder: Path) -> list[Path]:
+    """The files of weights of a folder that has no index: ``model.safetensors``, all shards of one model, or the one
+    file that there is. Raises CheckpointError."""
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    found = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith(("adapter_", ".")))
+    shards = [match for path in found if (match := _SHARD.fullmatch(path.name))]
+    if found and len(shards) == len(found) and len({(match[1], match[3]) for match in shards}) == 1:
+        lacking = set(range(1, int(shards[0][3]) + 1)) - {int(match[2]) for match in shards}
+        if lacking:
+            raise CheckpointError(f"{folder}: shard {min(lacking)} of {int(shards[0][3])} is missing. {_GEMMA}")
+        return found
+    if len(found) == 1:
+        return found
+    if other := sorted(path for path in folder.iterdir() if path.is_file() and _WEIGHTS.search(path.name)):
+        said = kind_of_file(other[0])
+        raise CheckpointError(f"{folder}: its weights are in {cut(other[0].name)}, {said}. {_GEMMA}")
+    below = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
+    hint = f"; give the folder of the model itself: {below[0]}?" if below else f". {_GEMMA}"
+    raise CheckpointError(f"{folder}: neither model.safetensors.index.json nor model.safetensors{hint}")
 
 
 def _stays(file: Path, folder: Path) -> bool:

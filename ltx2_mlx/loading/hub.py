@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ GEMMA_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "chat_template.j
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}(?<!\.safetensors)")
 _FILE = re.compile(rf"({_NAME}/{_NAME})/((?:[^/.][^/]*/)*[^/.][^/]*\.safetensors)")
+
+_ADDRESS = re.compile(
+    rf"(?:https?|hf)://(?:[\w.-]+\.[a-z]+/)?({_NAME}/{_NAME})/?(?:(?:resolve|blob|tree)/[^/]+/?)?(.*)"
+)
 
 
 def expanded(path: str | Path) -> Path:
@@ -45,6 +50,14 @@ def resolve(reference: str | Path, patterns: Sequence[str] | None = None, downlo
     if path.exists():
         return path
     name = str(reference)
+    if os.path.lexists(path):
+        raise HubError(f"{name}: a link to a file that is not there: download it again, or give the file itself")
+    if address := _ADDRESS.match(name):
+        file, repository = re.sub(r"[?#].*", "", address[2] or ""), address[1]
+        meant = repository if patterns is not None else f"{repository}/{file or 'FILE.safetensors'}"
+        raise HubError(f"{name}: an address; give a path, or the name on Hugging Face: {meant}")
+    if "://" in name:
+        raise HubError(f"{name}: an address; download the file and give its path")
     if patterns is None:
         if match := _FILE.fullmatch(name):
             return _fetch_file(match[1], match[2], download)

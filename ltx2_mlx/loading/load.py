@@ -513,7 +513,13 @@ def _decoded(array: mx.array, scale: mx.array | None, decode: Callable[[mx.array
 def _scale(checkpoint: Checkpoint, arrays: Mapping[str, mx.array], key: str) -> mx.array | None:
     """The scale of a float8 weight, ``()`` or ``(out, 1)`` float32."""
     found = _scale_key(checkpoint, key)
-    return None if found is None else per_row(arrays[found], checkpoint.tensors[key].shape)
+    if found is None:
+        return None
+    scale = per_row(arrays[found], checkpoint.tensors[key].shape)
+    if (scale <= 0).any().item() and ((scale < 0) | ((scale == 0) & (arrays[key] != 0))).any().item():
+        info = checkpoint.tensors[found]
+        raise WeightsError(f"{info} is zero or negative, and scales a weight: the file is damaged. Get another one")
+    return scale
 
 
 def _scale_key(checkpoint: Checkpoint, key: str) -> str | None:
@@ -578,6 +584,9 @@ def _checked(
             raise WeightsError(
                 f"{info} holds NaN or ∞, or overflows in this dtype: the file is damaged. Get another one"
             )
+    for name, array in group if check else ():
+        if name.rpartition(".")[2] == "std-of-means" and (array <= 0).any().item():
+            raise WeightsError(f"{checkpoint.tensors[keys[name]]} is zero or negative: the file is damaged")
     return group
 
 

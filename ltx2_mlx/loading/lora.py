@@ -32,10 +32,11 @@ STRONGEST = 100.0
 _WRAPPERS = (PREFIX, "transformer.", "model.", "base_model.", "lora_unet_", "lora_transformer_", "diffusion_model_")
 # The endings of A, B and α: of ltx-core and PEFT, of kohya's and musubi's trainers, of older diffusers.
 _PARTS = {
-    "A": re.compile(r"[._]lora(_A|_down|\.down|_linear_layer\.down)(\.(?!weight)\w+)?(\.weight)?$"),
-    "B": re.compile(r"[._]lora(_B|_up|\.up|_linear_layer\.up)(\.(?!weight)\w+)?(\.weight)?$"),
+    "A": re.compile(r"[._]lora(_[Aa]|_down|\.down|_linear_layer\.down)(\.(?!weight$)[\w-]+)*(\.weight)?$"),
+    "B": re.compile(r"[._]lora(_[Bb]|_up|\.up|_linear_layer\.up)(\.(?!weight$)[\w-]+)*(\.weight)?$"),
     "alpha": re.compile(r"[._](lora_)?alpha$"),
 }
+_BLOCK = re.compile(r"(?<![A-Za-z0-9])transformer_blocks[._][0-9]+[._]")
 _OTHERS = (  # what other adapters' keys have in them, and their names
     (r"dora_scale|lora_magnitude", "DoRA"),
     (r"lokr_", "LoKr"),
@@ -212,6 +213,8 @@ def _layers(path: Path, tensors: Tensors) -> dict[str, dict[str, str]]:
         if part in parts:
             raise WeightsError(f"{path}: {cut(parts[part])} and {cut(key)} are the same twice. {_EXPECTED}")
         parts[part] = key
+    if other and not any({"A", "B"} & {*parts} for parts in layers.values()):
+        raise WeightsError(f"{path}: it holds no pairs but {_some(other)}: a model, not a LoRA? {_EXPECTED}")
     if other:
         raise WeightsError(f"{path}: it has keys of another kind of adapter: {_some(other)}. {_EXPECTED}")
     if not layers:
@@ -227,18 +230,24 @@ def _check_pair(path: Path, name: str, tensors: Tensors, parts: Mapping[str, str
     a, b = tensors[parts["A"]], tensors[parts["B"]]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in (*a.shape, *b.shape):
         raise WeightsError(f"{path}: {cut(name)}: A is {a.shape} and B {b.shape}, expected (rank, in) and (out, rank)")
-    if wrong := {a.dtype, b.dtype} - {"BF16", "F16", "F32"} or {a.dtype} - {b.dtype}:
-        raise WeightsError(f"{path}: {cut(name)}: {'/'.join(sorted(wrong))}, expected BF16, F16 or F32 for both")
+    if {a.dtype, b.dtype} - {"BF16", "F16", "F32"} or a.dtype != b.dtype:
+        raise WeightsError(f"{path}: {cut(name)}: A is {a.dtype} and B {b.dtype}, expected BF16, F16 or F32 for both")
     if "alpha" in parts:
         alpha = tensors[parts["alpha"]]
-        numbers = alpha.dtype in ("BF16", "F16", "F32", "I32", "I64")
+        numbers = alpha.dtype in ("BF16", "F16", "F32", "F64", "I32", "I64")
         if math.prod(alpha.shape) != 1 or not numbers:
             raise WeightsError(f"{path}: {cut(parts['alpha'])} is {alpha.dtype} {alpha.shape}, expected one number")
 
 
-def _bare(name: str) -> str:
-    """A layer's name without what trainers put in front of it."""
-    while wrapper := next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), ""):
+def _wrappers(names: Iterable[str]) -> set[str]:
+    """What trainers put in front of a layer's name, and what this file has in front of its blocks'."""
+    found = {name[: match.start()] for name in names if (match := _BLOCK.search(name))}
+    return {wrapper for wrapper in (*_WRAPPERS, *found) if wrapper and "connector" not in wrapper}
+
+
+def _bare(name: str, wrappers: set[str]) -> str:
+    """A layer's name without what is put in front of it."""
+    while wrapper := next((wrapper for wrapper in wrappers if name.startswith(wrapper)), ""):
         name = name.removeprefix(wrapper)
     return name
 
@@ -253,9 +262,9 @@ def fitted_to(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> tuple[Lora,
     for path in sorted(paths):
         by_underscores.setdefault(path.replace(".", "_"), []).append(path)
     names: dict[str, str] = {}  # the network's → the file's
-    unmatched = []
+    unmatched, wrappers = [], _wrappers(lora.pairs)
     for name in lora.pairs:
-        bare = _bare(name)
+        bare = _bare(name, wrappers)
         found = [bare] if bare in paths else by_underscores.get(bare.replace(".", "_"), [])
         if len(found) != 1:
             unmatched.append(bare)
@@ -269,7 +278,7 @@ def fitted_to(lora: Lora, weights: Mapping[str, tuple[int, ...]]) -> tuple[Lora,
     if not names:
         raise WeightsError(
             f"{lora.path}: none of {len(lora.pairs)} pairs belongs to a layer of this transformer: {_some(unmatched)}. "
-            f"{_EXPECTED}, and <layer> is one like {next(iter(weights)).removesuffix('.weight')}"
+            f"{_EXPECTED}, and <layer> is one like {next(iter(sorted(paths)), 'none')}"
         )
     for path, name in names.items():
         a, b = lora.pairs.shapes(name)

@@ -17,6 +17,8 @@ from ..types import Audio
 from .files import chosen, ffmpeg_errors, reading
 
 _MAX_SAMPLES = 2**29  # of all channels together; they take 2 GB
+_RATES = (1000, 1_000_000)  # samples a second; libswresample takes memory by the rate
+_LOUDEST = 100.0  # times full scale: 40 dB, for whole numbers that were written as floating-point ones
 _MAX_GAP = 3600  # seconds of silence between two pieces of audio
 
 
@@ -48,8 +50,6 @@ def decode_audio_from_file(
     waveform = np.pad(waveform, [(0, 0), (-skipped, 0)]) if skipped < 0 else waveform[:, skipped:]
     if max_duration is not None:
         waveform = waveform[:, : round(min(max_duration, 2**31) * rate)]
-    if not np.isfinite(waveform).all():
-        raise MediaError(f"{path}: its audio holds NaN or infinite samples")
     return Audio(mx.array(waveform[None]), rate)
 
 
@@ -131,11 +131,24 @@ def read_frames(
         kind = kind or found
         if found != kind or not found[0] or not found[1]:
             raise MediaError(f"{path}: its audio changes its rate or channels within the file; convert it first")
+        if not _RATES[0] <= kind[0] <= _RATES[1]:
+            said = "{:,} to {:,}".format(*_RATES)
+            raise MediaError(f"{path}: its audio has {kind[0]:,} samples a second, expected {said}; convert it first")
+        values = as_float(frame)
+        _check_samples(values, path)
         if kind[1] <= 2:
-            yield frame, as_float(frame)
+            yield frame, values
             continue
         mixer = mixer or av.AudioResampler(format="fltp", layout="stereo", rate=kind[0])
         yield frame, np.concatenate([as_float(mixed) for mixed in mixer.resample(frame)], axis=1)
+
+
+def _check_samples(values: np.ndarray, path: str | Path) -> None:
+    """Raises MediaError for what is no sound: NaN, or numbers far beyond full scale."""
+    if not np.isfinite(values).all():
+        raise MediaError(f"{path}: its audio holds NaN or infinite samples")
+    if (peak := abs(values).max(initial=0)) > _LOUDEST:
+        raise MediaError(f"{path}: its audio has samples up to {peak:g}, and full scale is 1: make it quieter first")
 
 
 def as_float(frame: av.AudioFrame) -> np.ndarray:

@@ -7,6 +7,7 @@ file reaches it, with every protocol but ``file`` closed and with no format that
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ _PICTURES = {
 }
 
 _PLAYLIST = "a playlist, which names other files; give the video or audio itself"
-_TEXTS = {  # how a text begins, in lower case → what it is
+_RAW = "a raw photo; develop it, and export it as PNG or JPEG"
+_TEXTS = {  # how a file begins, in lower case → what it is
     b"#extm3u": _PLAYLIST,
     b"ffconcat": _PLAYLIST,
     b"[playlist]": _PLAYLIST,
@@ -57,13 +59,21 @@ _TEXTS = {  # how a text begins, in lower case → what it is
     b"%!ps": "a PostScript drawing; export it as PNG",
     b"pk\x03\x04": "an archive; unpack it first",
     b"\x1f\x8b": "an archive; unpack it first",
+    b"\x76\x2f\x31\x01": "an OpenEXR picture; tone-map it, and export it as PNG",
+    b"#?radiance": "a Radiance HDR picture; tone-map it, and export it as PNG",
+    b"#?rgbe": "a Radiance HDR picture; tone-map it, and export it as PNG",
+    b"\xff\x0a": "a JPEG XL picture; convert it to PNG first",
+    b"\0\0\0\x0cjxl ": "a JPEG XL picture; convert it to PNG first",
+    b"fujifilmccd-raw": _RAW,
+    b"iiu\0": _RAW,  # Panasonic
+    b"iiro": _RAW,  # Olympus
 }
 _HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def regular_file(path: str | Path) -> bytes:
     """The first 4,096 bytes of a local file. Raises MediaError for anything else that a path or an address can name."""
-    if "://" in str(path) and not os.path.lexists(path):
+    if re.match(r"\w\w+:/", str(path)) and not os.path.lexists(path):
         raise MediaError(f"{path}: an address; download the file and give its path")
     try:
         mode = os.stat(path).st_mode
@@ -85,6 +95,8 @@ def foreign(head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if b"<svg" in text or (text.startswith(b"<?xml") and b"svg" in text):
         return "a drawing (SVG), which has no pixels; export it as PNG"
+    if head[:4] in (b"II*\0", b"MM\0*") and head[8:10] == b"CR":  # Canon
+        return _RAW
     if b"<mpd" in text and text.startswith(b"<"):
         return _PLAYLIST
     return next((what for start, what in _TEXTS.items() if text.startswith(start)), None)
@@ -103,10 +115,13 @@ def ffmpeg_errors(path: str | Path, task: str) -> Iterator[None]:
     except LTX2Error:
         raise
     except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        if isinstance(error, av.error.InvalidDataError):
+            raise MediaError(f"{path}: cannot be {task}: {_DAMAGED}") from error
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
         raise MediaError(f"{path}: cannot be {task}: {reason}") from error
 
 
+_DAMAGED = "damaged, or cut short as by a download that has not ended"
 # Metadata that is not UTF-8 is no reason to refuse a file. PyAV 19 takes it by itself, and has no such option.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
@@ -115,6 +130,8 @@ _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.
 def reading(path: str | Path) -> Iterator[av.container.InputContainer]:
     """FFmpeg's container of a local file. Raises MediaError for what is none, or cannot be read."""
     head = regular_file(path)
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & 2:
+        raise MediaError(f"{path}: an animated WebP, which FFmpeg does not read; save it as MP4 or GIF")
     if what := foreign(head):
         raise MediaError(f"{path}: {what}")
     demuxer = _picture_demuxer(head)
@@ -123,10 +140,18 @@ def reading(path: str | Path) -> Iterator[av.container.InputContainer]:
         url = f"file:{os.path.abspath(path)}"
         try:
             container = av.open(url, format=demuxer, options=options, **_LENIENT)
-        except av.error.ArgumentError:  # what FFmpeg answers for a format that is not in its list
-            raise MediaError(f"{path}: cannot be read: not a video or audio file of a kind that is read here") from None
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            if isinstance(error, av.error.ArgumentError) or _is_text(head):  # ArgumentError: not in the list of formats
+                what = "not a video or audio file of a kind that is read here"
+            else:
+                what = f"not a video or audio file, or {_DAMAGED}"
+            raise MediaError(f"{path}: cannot be read: {what}") from None
         with container:
             yield container
+
+
+def _is_text(head: bytes) -> bool:
+    return not any(byte < 9 for byte in head) or head.startswith((b"\xff\xfe", b"\xfe\xff"))
 
 
 def _picture_demuxer(head: bytes) -> str | None:

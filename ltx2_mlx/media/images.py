@@ -25,6 +25,7 @@ _FORMATS = (
     "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PSD", "QOI",
     "PCX", "SGI", "DDS", "ICNS",
 )  # fmt: skip
+_CUT = "is cut from 16 bits to 8"
 _CONVERT = "convert it first, for example: sips -s format png {0} --out image.png (macOS), heif-convert {0} image.png"
 
 
@@ -50,14 +51,19 @@ def read_picture(path: str | Path) -> Picture:
         notes = []
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "ICO", "ICNS", "PSD"):
             notes.append(f"has {frames} frames; the first is used")
+        _refuse_raw(image, path)
+        deep = _sixteen_bits(image)
+        turned_by_pillow = image.format == "TIFF" and _orientation(image) != 1  # as it loads it
         image.load()
         profile = image.info.get("icc_profile")
         turned = _turned(image)
-        if turned is not image:
+        if turned is not image or turned_by_pillow:
             notes.append("is turned as its EXIF data say")
         if turned.mode[0] in "IF" and not turned.mode.startswith("I;16"):
             raise MediaError(f"{path}: a picture of mode {turned.mode}, expected 8 bits a channel; convert it")
         pixels, shown = _opaque(turned, profile)
+        if deep and not turned.mode.startswith("I;16"):  # by Pillow itself
+            shown.append(_CUT)
         return Picture(pixels, (*notes, *shown))
 
 
@@ -86,7 +92,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     except MediaError:
         raise
     except UnidentifiedImageError:
-        what = foreign(head) or "not a picture that Pillow reads"
+        what = foreign(head) or "not a picture that Pillow reads; export it as PNG or JPEG"
         if heic(head) or head[4:12] == b"ftypavif":
             what = "an HEIC or AVIF picture, which Pillow does not read here; " + _CONVERT.format(Path(path).name)
         elif head[4:8] == b"ftyp":
@@ -114,19 +120,39 @@ def _sentence(error: object) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def _orientation(image: Image.Image) -> int:
+    """1 for upright, 2 to 8 for what EXIF data say else."""
+    with suppress(Exception):  # damaged EXIF data: a viewer shows the picture all the same
+        if (said := image.getexif().get(0x0112, 1)) in range(2, 9):
+            return int(said)
+    return 1
+
+
 def _turned(image: Image.Image) -> Image.Image:
     """Upright, as EXIF data say; the picture itself where they say nothing, or nothing that can be read."""
-    with suppress(Exception):  # damaged EXIF data: a viewer shows the picture all the same
-        if image.getexif().get(0x0112, 1) in range(2, 9):
+    with suppress(Exception):
+        if _orientation(image) != 1:
             return ImageOps.exif_transpose(image)
     return image
+
+
+def _refuse_raw(image: Image.Image, path: str | Path) -> None:
+    """Raises MediaError for a camera's raw photo: it is a TIFF whose first picture is a thumbnail."""
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF" and (50706 in tags or tags.get(254) == 1):  # a version of DNG; a picture of reduced size
+        raise MediaError(f"{path}: a raw photo, or only a thumbnail; develop it, and export it as PNG or JPEG")
+
+
+def _sixteen_bits(image: Image.Image) -> bool:
+    """True where Pillow cuts the numbers of a picture in colour to 8 bits."""
+    return any(isinstance(tile[3], str) and ";16" in tile[3] for tile in getattr(image, "tile", ()))
 
 
 def _opaque(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, list[str]]:
     """The picture in RGB of 8 bits, on white, and notes."""
     if image.mode.startswith("I;16"):  # grey, with 16 bits
         values = np.asarray(image).astype(np.uint16) >> 8
-        return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2), ["is cut from 16 bits to 8"]
+        return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2), [_CUT]
     notes = []
     alpha = None
     if image.has_transparency_data:

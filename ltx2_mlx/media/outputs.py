@@ -106,8 +106,21 @@ def _mode(path: Path) -> int | None:
 def _check_folder(path: Path) -> None:
     """The folder in which ``path`` is made exists and can be written to, or can be made itself."""
     there = next(folder for folder in path.parents if _mode(folder) is not None)
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK) or not _takes_files(there):
         raise InputError(f"{path}: {there} cannot be written to; give another path")
+
+
+def _takes_files(folder: Path) -> bool:
+    """False for a folder of the kernel's (/proc, /sys), where root may write and nothing can be made. They have no
+    blocks, as some file systems of networks have none: there a file is tried."""
+    if os.statvfs(folder).f_blocks:
+        return True
+    with suppress(OSError):
+        trial = _part(folder / "trial")
+        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        trial.unlink()
+        return True
+    return False
 
 
 def _check_frames_folder(path: Path) -> None:

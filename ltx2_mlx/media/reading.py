@@ -32,6 +32,8 @@ __all__ = [
     "read_comment",
 ]
 
+# The demuxers of formats that state a length; FFmpeg guesses that of others by their size.
+_STATING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "w64", "aiff", "flac", "nut", "asf")
 MAX_FRAMES = 2**14
 """The longest video whose frames are all counted and read: 11 minutes at 24 frames a second."""
 
@@ -101,13 +103,16 @@ def probe(path: str | Path, *, video: bool = True, audio: bool = True, frame_cap
     with reading(path) as container:
         if audio and (heard := chosen(container.streams.audio)) is not None:
             unit, samples, channels, rate = tick(heard, path), 0, heard.codec_context.channels, heard.rate
+            peak = 0.0
             for frame, values in read_frames(container, heard, path):
                 samples += values.shape[1]
                 channels, rate = frame.layout.nb_channels, frame.sample_rate
-                if not np.isfinite(values).all():
-                    raise MediaError(f"{path}: its audio holds NaN or infinite samples")
+                peak = max(peak, float(abs(values).max(initial=0)))
+            notes += _cut_short(heard, samples / rate if rate else 0)
             if heard.duration is not None:
                 samples = min(samples, round(heard.duration * unit * rate))
+            if samples and not peak:
+                notes.append("has audio that is silent: each sample is 0")
             if channels > 2:
                 notes.append(f"has {channels} channels of audio, which are mixed down to stereo")
             if len(container.streams.audio) > 1:
@@ -138,11 +143,30 @@ def _video_info(
     steps = np.diff(sorted(times))
     if len(steps) > 1 and (steps.max() > 1.5 * np.median(steps) or steps.min() < 0.5 * np.median(steps)):
         notes.append("has frames at unequal times, which are taken as if they were equally far apart")
+    if frame_cap is None and (rate := _rate(stream)):
+        notes += _cut_short(stream, float(count / rate))
     if (late := _late(stream)) > 0.02:
         notes.append(f"has a picture that begins {late:.2f} s after its audio")
     size = stream.codec_context
     height, width = (size.height, size.width) if first is None else _displayed(stream, first)
-    return MediaInfo(width=width, height=height, fps=stream.average_rate or stream.guessed_rate, frames=count)
+    return MediaInfo(width=width, height=height, fps=_rate(stream), frames=count)
+
+
+def _cut_short(stream: av.VideoStream | av.AudioStream, seconds: float) -> Iterator[str]:
+    """A note where a stream ends before the length that its file states. seconds: what there is of it."""
+    container = stream.container
+    assert isinstance(container, av.container.InputContainer)
+    stated = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if not stated and len(container.streams) == 1:
+        stated = (container.duration or 0) / av.time_base
+    if container.format.name in _STATING and stated - seconds > max(0.5, 0.1 * stated):
+        yield f"states {stated:.2f} s of {stream.type} and ends after {seconds:.2f} s: it may be cut short"
+
+
+def _rate(stream: av.VideoStream) -> Fraction | None:
+    """Frames per second: on average, unless that is only the unit of the times, as it is of DV."""
+    average, guessed = stream.average_rate, stream.guessed_rate
+    return guessed if not average or (guessed and average > 100 * guessed) else average
 
 
 def _late(stream: av.VideoStream) -> float:
@@ -169,6 +193,8 @@ def _notes(stream: av.VideoStream, frame: av.VideoFrame) -> Iterator[str]:
         yield "is interlaced, and both fields are read as one picture; deinterlace it first"
     if _has_alpha(frame) and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
         yield "is transparent in places, and shown on white"
+    if stream.metadata.get("alpha_mode") == "1" and not _has_alpha(frame):  # of VP8 and VP9 it is a second picture
+        yield "states that it is transparent in places, which is not read: what lies beneath is shown"
     others = [s for s in stream.container.streams.video if s is not stream]
     if len(others) and chosen(others) is not None:
         yield f"has {len(others) + 1} video streams; one is read"
@@ -300,9 +326,16 @@ def _pixel_ratio(stream: av.VideoStream) -> Fraction:
     return ratio if ratio and Fraction(1, 8) <= ratio <= 8 else Fraction(1)
 
 
+_QUARTERS = {1: (0, -1), 2: (-1, 0), 3: (0, 1)}  # of a turn to the left → the first row of the matrix
+
+
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     """The display matrix (a b u c d v x y w): a point (x, y) is shown at (a·x + c·y, b·x + d·y)."""
-    entry = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        entry = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know each kind of data that FFmpeg puts beside a frame, EXIF for one
+        a, b = _QUARTERS.get(round(frame.rotation / 90) % 4, (1, 0))
+        return (a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30) if b or a < 0 else None
     data = bytes(entry) if isinstance(entry, SideData) else b""
     return struct.unpack("=9i", data) if len(data) == 36 else None
 

@@ -23,6 +23,7 @@ from .ledger import ModelLedger
 Named = Callable[[str], str]
 MAX_TOKENS = 1 << 20  # of a video, 3840 x 2176 pixels for 1025 frames; no machine denoises more
 MAX_SECONDS = 1_000_000.0
+MAX_PROMPT = 100_000  # characters; 1,024 tokens are kept of them, and to find those of 10 million takes minutes
 
 
 class Within(NamedTuple):
@@ -111,7 +112,9 @@ def _text(name: str, value: Any) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{name} is {short(value)}, expected a text"
         return
-    if at := not_utf8(value):
+    if len(value) > MAX_PROMPT:
+        yield f"{name} has {len(value):,} characters, expected {MAX_PROMPT:,} at most"
+    elif at := not_utf8(value):
         yield f"{name} is not UTF-8 (at character {at}): write it again, or convert it"
 
 

@@ -123,10 +123,9 @@ def check_span(start_time: float, end_time: float, shape: VideoPixelShape | None
 def source_shape(video_path: str | Path) -> VideoPixelShape:
     """Size, length and rate of a video that can be changed. Raises InputError for others, with what to do."""
     fps, frames, width, height = get_videostream_metadata(video_path)
-    try:
-        checks.assert_resolution(height, width, frames, is_two_stage=False)
-    except InputError as error:
-        raise InputError(f"{video_path}: {error}. Scale or cut it first, with ffmpeg for example") from None
+    shape = {"height": height, "width": width, "num_frames": frames, "frame_rate": fps, "two_stages": False}
+    if found := "; ".join(checks.problems(shape, lambda name: name.replace("_", " "))):
+        raise InputError(f"{video_path}: {found}. Scale or cut it first, with ffmpeg for example")
     return VideoPixelShape(1, frames, height, width, fps)
 
 

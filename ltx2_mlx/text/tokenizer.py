@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Encoding, Tokenizer
 
 from ..config import is_gemma4
-from ..config.reading import cut, read_json
+from ..config.reading import cut, instead_of_json, read_json
 from ..errors import CheckpointError, InputError
 
 MAX_LENGTH = 1024  # tokens of every prompt in ltx-pipelines
@@ -120,7 +120,10 @@ def _in_folder(file: Path) -> str:
     if not file.is_file():
         raise CheckpointError(f"{file}: not a regular file")
     with _library(file):
-        return file.read_bytes().decode()
+        content = file.read_bytes().decode()
+    if said := instead_of_json(content):
+        raise CheckpointError(f"{file}: {said}")
+    return content
 
 
 def _in_file(file: Path) -> str:
