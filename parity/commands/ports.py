@@ -48,11 +48,13 @@ def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str
     from ..run import ports
     from ..run.environment import use_device
 
-    for flag in ("checkpoint", "gemma", "upsampler", "blocks", "max_rss", "resume"):
+    for flag in ("checkpoint", "gemma", "upsampler", "blocks", "max_rss", "resume", "ranks"):
         if getattr(args, flag):
             raise InputError(
                 f"--{flag.replace('_', '-')} is not for sides from outside: they run on the small checkpoints"
             )
+    if (args.jobs or 1) > 1:
+        raise InputError(f"--jobs {args.jobs}: sides from outside run in one process")
     names = args.subject.split(",")
     if len(names) > 2 or len(set(names)) < len(names):
         raise InputError(f"--subject '{args.subject}': one side, or two different ones")
@@ -109,7 +111,7 @@ def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vo
 
     for subject in subjects:
         render(path_of(path, subject, subjects))
-    text = page(reference, subjects, votes, seconds)
+    text = page(reference, subjects, votes, seconds, time.process_time())
     write_whole(path.with_name("ports.md"), text)
     print(text)
     codes = [subject.results.exit_code() if subject.results.rows else EXIT_INCOMPLETE for subject in subjects]

@@ -22,10 +22,10 @@ from ..sides.mlx import MLX
 from ..sides.pair import Pair
 from ..sides.port import NotComparableError, Port, find
 from ..tap.execute import execute
-from ..tap.matching import comparable, narrowed
+from ..tap.matching import answering, comparable, narrowed
 from ..tap.session import Session
 from ..tap.side import Side, resolve
-from ..tap.trace import Tensor, Trace
+from ..tap.trace import Call, Tensor, Trace
 from .live import Runner
 from .recorded import Recorded
 from .replay import handed_over, module_taps, run_tapped
@@ -249,8 +249,8 @@ def _judge(
             alignment.leave(f"case {recorded.name}: {error}")
             return rows
         called = {tap for tap, _ in trace.calls}
-        trace, shapes = comparable(recorded.trace, trace, pair.root)
-        if not free:
+        trace, shapes = comparable(recorded.trace, answering(recorded.trace, trace, pair.root), pair.root)
+        if not free or recorded.oracle is None:
             taps, met = module_taps(pair.stage, recorded.trace), {tap for tap, _ in trace.calls}
             alignment.taps += len(taps)
             alignment.compared += len(taps & met)
@@ -272,10 +272,22 @@ def load(side: Side, pair: Pair) -> dict[str, Any]:
 def run_side(
     side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[Session] = Session
 ) -> Trace:
-    """What a side does in a case: each tap on the recorded inputs, or ``free`` from the case's own on."""
-    return run_tapped(
-        side, recorded.pair, modules, recorded, recorded.pair.dtype, session_of(side, recorded, free, kind)
-    )
+    """What a side does in a case: each tap on the recorded inputs, or ``free`` from the case's own on.
+
+    Raises NotComparableError where it cannot be given them; any other error is the component's.
+    """
+    pair, session = recorded.pair, session_of(side, recorded, free, kind)
+    try:
+        trace = run_tapped(side, pair, modules, recorded, pair.dtype, session)
+    except NotComparableError:
+        raise
+    except Exception as error:  # before its first module, or after its last
+        trace = session.trace
+        trace.calls[pair.root, 0] = Call(pair.root, 0, error=f"{type(error).__name__}: {error}")
+        trace.events, trace.raised = [("in", pair.root, 0), ("out", pair.root, 0)], error
+    if isinstance(trace.raised, NotComparableError):
+        raise trace.raised
+    return trace
 
 
 def session_of(side: Side, recorded: Recorded, free: bool, kind: type[Session] = Session) -> Any:
