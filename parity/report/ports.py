@@ -32,13 +32,12 @@ def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: fl
     if len(subjects) == 2:
         lines += [*_votes(reference, subjects, votes), ""]
     own = f", {processor:.0f} s of the processor" if processor else ""
-    return "\n".join([*lines, *_machine(subjects[0]), f"{seconds:.0f} s{own}."]) + "\n"
+    return "\n".join([*lines, *_machine(subjects), f"{seconds:.0f} s{own}."]) + "\n"
 
 
-def _machine(subject: Subject) -> list[str]:
+def _machine(subjects: list[Subject]) -> list[str]:
     """Where it ran, and the versions of what ran."""
-    found = subject.results.environment
-    if not found:
+    if not (found := {name: value for subject in subjects for name, value in subject.results.environment.items()}):
         return []
     known = {"machine", "device", "reference"}
     versions_ = ", ".join(f"{plain(name)} {plain(version)}" for name, version in found.items() if name not in known)
@@ -67,7 +66,7 @@ def _subject(reference: str, subject: Subject) -> list[str]:
 
 def _total(subject: Subject) -> str:
     """How much was compared, and how much not, in a sentence."""
-    taps, compared = (sum(count) for count in zip(*((a.taps, a.compared) for a in subject.alignments), strict=True))
+    taps, compared = sum(a.taps for a in subject.alignments), sum(a.compared for a in subject.alignments)
     rows = subject.results.rows
     bad = sum(row.verdict != "pass" for row in rows)
     cells = sum(bool(a.taps) for a in subject.alignments)
@@ -102,7 +101,7 @@ def _left_out(subject: Subject) -> list[str]:
         return []
     merged: dict[str, list[str]] = {}
     for a, why, count in parts:
-        of = "" if why.startswith(("case ", "the config: ")) else f"{count} taps of "
+        of = "" if why.startswith(("case ", "the config: ")) else f"{count} tap{'s' if count > 1 else ''} of "
         merged.setdefault(why, []).append(f"{of}{a.stage} {a.config}")
     lines = ["", "Not comparable, and not passed:", ""]
     lines += [f"- {plain(why)}: {'; '.join(places)}" for why, places in merged.items()]

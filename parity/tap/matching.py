@@ -96,16 +96,15 @@ def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[st
 
 
 def answering(reference: Trace, other: Trace, root: str) -> Trace:
-    """Another's trace with an error on the component itself (``root``) where its result is not what the reference's is:
-    it is to be judged, whatever its modules do. None in the place of an array says that there is none."""
+    """Another's trace with an error on the component itself (``root``) where it is not called, or lacks an array of the
+    reference's result: that is to be judged, whatever its modules do."""
     for key, known in reference.calls.items():
         if key[0] != root or other.raised is not None:
             continue
         call = other.calls.get(key, Call(*key, error="what is called returns without a call of the component itself"))
         named = _named(call.outputs, known.outputs).values()
         arrays = [name for name, leaf in known.outputs.items() if isinstance(leaf, Tensor)]
-        lacking = [name for name in arrays if name not in named and call.outputs.get(name, "") is not None]
-        if lacking and not call.error:
+        if not call.error and (set(arrays) - set(named) or not arrays):
             there = [name for name, leaf in call.outputs.items() if isinstance(leaf, Tensor)]
             call = replace(call, error=f"it returns {_arrays(there)}, the reference {_arrays(arrays)}")
         if call.error and key not in other.calls:
