@@ -68,6 +68,7 @@ def _check_outputs(args: argparse.Namespace, start: float) -> int:
 
     with replacing(args.json):
         subject = check_outputs(args.trace, args.subject, args.checkpoint, lambda line: print(line, file=sys.stderr))
-        subject.results.environment, subject.results.code = environment("cpu"), code_digest()
+        subject.results.environment |= environment("cpu")
+        subject.results.code = code_digest()
         write(args.json, [subject], time.monotonic() - start)
     return finished(args.json, "ltx-core", [subject], [], time.monotonic() - start)

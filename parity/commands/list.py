@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..declare.stages import pipelines, stages
+from ..sides.port import known
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,4 +27,5 @@ def _list(args: argparse.Namespace) -> int:
     for pipeline in pipelines().values():
         print(f"{pipeline.name}  ({', '.join(dict.fromkeys(watch.name for watch in pipeline.watches))})")
         print(f"  {', '.join(pipeline.configs)}")
+    print(f"sides  (--reference, --subject)\n  {', '.join(known())}, or a Python file")
     return 0

@@ -48,11 +48,10 @@ def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str
     from ..run import ports
     from ..run.environment import use_device
 
-    for flag in ("checkpoint", "gemma", "upsampler", "blocks", "max_rss", "resume"):
-        if getattr(args, flag):
-            raise InputError(
-                f"--{flag.replace('_', '-')} is not for sides from outside: they run on the small checkpoints"
-            )
+    for flag in ("checkpoint", "gemma", "upsampler", "blocks", "max_rss", "resume", "ranks", "jobs"):
+        if getattr(args, flag) not in (None, False, 1):
+            named = flag.replace("_", "-")
+            raise InputError(f"--{named} is not for sides from outside: one process runs them on the small checkpoints")
     names = args.subject.split(",")
     if len(names) > 2 or len(set(names)) < len(names):
         raise InputError(f"--subject '{args.subject}': one side, or two different ones")
@@ -60,7 +59,8 @@ def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str
     use_device(device)
     reference = ports.side(args.reference, "reference")
     subjects = [ports.Subject(name, ports.side(name, "ours" if name == "ltx2-mlx" else "port")) for name in names]
-    cells = [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]
+    if not (cells := [(stage, config) for stage, config in chosen if isinstance(stage, Stage)]):
+        raise InputError(f"--stage '{args.stage}': pipelines are not for sides from outside, whose parts are compared")
 
     def progress(line: str) -> None:
         print(f"[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
@@ -85,6 +85,8 @@ def _describe(args: argparse.Namespace, device: str, subjects: list[Subject]) ->
         results.environment, results.code = environment(device) | subject.versions, code_digest()
         sides = {"reference": (named(args.reference), ports.REFERENCE), "subject": (subject.name, ports.OURS)}
         given = {key: name for key, (name, usual) in sides.items() if name != usual}
+        if len(subjects) > 1:  # ours is not run as it is shipped then, and is no baseline
+            given["subject"] = f"{subject.name}, one of {args.subject}"
         results.origin = ORIGIN | {"seed": str(args.seed)} | given
 
 
@@ -109,7 +111,7 @@ def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vo
 
     for subject in subjects:
         render(path_of(path, subject, subjects))
-    text = page(reference, subjects, votes, seconds)
+    text = page(reference, subjects, votes, seconds, time.process_time())
     write_whole(path.with_name("ports.md"), text)
     print(text)
     codes = [subject.results.exit_code() if subject.results.rows else EXIT_INCOMPLETE for subject in subjects]
@@ -118,4 +120,8 @@ def finished(path: Path, reference: str, subjects: list[Subject], votes: list[Vo
 
 def path_of(path: Path, subject: Subject, subjects: list[Subject]) -> Path:
     """Where a subject's results go: each has its own folder where there are two."""
-    return path if len(subjects) == 1 else path.parent / Path(subject.name).stem / path.name
+    if len(subjects) == 1:
+        return path
+    stems = [Path(other.name).stem for other in subjects]
+    own = Path(subject.name).stem if len(set(stems)) > 1 else f"{stems[0]}-{subjects.index(subject) + 1}"
+    return path.parent / own / path.name

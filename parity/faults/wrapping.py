@@ -14,11 +14,10 @@ import numpy as np
 
 from ..declare.model import Stage
 from ..judge.results import Results, Row
-from ..run.ports import PortRunner, judge_side, load, session_of, why_not
+from ..run.ports import PortRunner, judge_side, load, run_side, session_of, why_not
 from ..run.recorded import Recorded
-from ..run.replay import run_tapped
 from ..sides.port import NotComparableError, Port
-from ..tap.matching import comparable
+from ..tap.matching import answering, comparable
 from ..tap.nest import flatten, graft
 from ..tap.session import Session
 from ..tap.side import Side
@@ -134,6 +133,8 @@ def measure(
         bad = {_tap(row) for row in clean if row.verdict != "pass"}
         outputs = list(dict.fromkeys(row.name for row in clean if ":" not in row.name))
         sound = [tap for tap in outputs if tap in {key for key, _ in recorded.trace.calls} and tap not in bad]
+        if not sound:
+            found.leave(f"{stage.name} {config}: no tap of it passes as it is; see parity run")
         for tap in sound[:: max(1, len(sound) // sample)][:sample]:
             for change in (*OUTPUTS, ARGUMENT):
                 progress(f"{stage.name} {config} {tap}: {change}")
@@ -161,8 +162,8 @@ def _rows(
     """The rows of one run, and whether anything was changed in it."""
     session = session_of(side, recorded, False, kind)
     session.change = change
-    trace = run_tapped(side, recorded.pair, modules, recorded, recorded.pair.dtype, session)
-    trace, _ = comparable(recorded.trace, trace, recorded.pair.root)
+    trace, root = run_side(side, modules, recorded, session), recorded.pair.root
+    trace, _ = comparable(recorded.trace, answering(recorded.trace, trace, root), root)
     return judge_side(Results(), config, recorded, trace, False), session.changed
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..run.ports import Subject, Vote
 
 SHOWN = 12  # findings of one stage and config
+_STAGE = "the stage: "
 
 
 def plain(text: object) -> str:
@@ -21,8 +22,8 @@ def plain(text: object) -> str:
     return printable(text).replace("|", "\\|").replace("`", "'")
 
 
-def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: float) -> str:
-    """Markdown."""
+def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: float, processor: float = 0.0) -> str:
+    """Markdown. processor: seconds that the run took of it, which on a busy machine are fewer."""
     lines = [f"# {' and '.join(plain(s.name) for s in subjects)} beside {plain(reference)}", ""]
     if reference == versions.PACKAGE and (found := versions.other()):
         lines += [*_reference(found, subjects), ""]
@@ -30,7 +31,17 @@ def page(reference: str, subjects: list[Subject], votes: list[Vote], seconds: fl
         lines += [*_subject(reference, subject), ""]
     if len(subjects) == 2:
         lines += [*_votes(reference, subjects, votes), ""]
-    return "\n".join([*lines, f"{seconds:.0f} s."]) + "\n"
+    own = f", {processor:.0f} s of the processor" if processor else ""
+    return "\n".join([*lines, *_machine(subjects), f"{seconds:.0f} s{own}."]) + "\n"
+
+
+def _machine(subjects: list[Subject]) -> list[str]:
+    """Where it ran, and the versions of what ran."""
+    if not (found := {name: value for subject in subjects for name, value in subject.results.environment.items()}):
+        return []
+    known = {"machine", "device", "reference"}
+    versions_ = ", ".join(f"{plain(name)} {plain(version)}" for name, version in found.items() if name not in known)
+    return [f"{plain(found['machine'])}, MLX on the {plain(found['device'])}; {versions_}.", ""]
 
 
 def _reference(found: str, subjects: list[Subject]) -> list[str]:
@@ -45,11 +56,25 @@ def _reference(found: str, subjects: list[Subject]) -> list[str]:
 
 def _subject(reference: str, subject: Subject) -> list[str]:
     results = subject.results
-    lines = [f"## {plain(subject.name)} {subject.version}".rstrip(), "", *_compared(subject), *_left_out(subject)]
+    lines = [f"## {plain(subject.name)} {subject.version}".rstrip(), "", _total(subject), "", *_compared(subject)]
+    lines += _left_out(subject)
     if failures := [row for row in results.failures() if isinstance(row, Row)]:
         return [*lines, *_findings(reference, subject, failures)]
     said = f"Everything that could be compared is {plain(reference)}'s." if results.rows else "Nothing was judged."
     return [*lines, "", said]
+
+
+def _total(subject: Subject) -> str:
+    """How much was compared, and how much not, in a sentence."""
+    taps, compared = sum(a.taps for a in subject.alignments), sum(a.compared for a in subject.alignments)
+    rows = subject.results.rows
+    bad = sum(row.verdict != "pass" for row in rows)
+    cells = sum(bool(a.taps) for a in subject.alignments)
+    return (
+        f"{cells} of {len(subject.alignments)} cells (a stage on a small checkpoint) could be run. In their cases "
+        f"{compared:,} of {taps:,} taps were compared, {taps - compared:,} could not be; {len(rows):,} tensors were "
+        f"judged, {bad:,} did not pass."
+    )
 
 
 def _compared(subject: Subject) -> list[str]:
@@ -70,17 +95,20 @@ def _compared(subject: Subject) -> list[str]:
 
 def _left_out(subject: Subject) -> list[str]:
     """What could not be compared, by its reason."""
-    whole = {a.stage: why for a in subject.alignments for why in a.left_out if why.startswith("the stage: ")}
+    whole = {a.stage: why for a in subject.alignments for why in a.left_out if why.startswith(_STAGE)}
     parts = [(a, why, n) for a in subject.alignments for why, n in a.left_out.items() if a.stage not in whole]
     if not (parts or whole):
         return []
     merged: dict[str, list[str]] = {}
     for a, why, count in parts:
-        of = "" if why.startswith(("case ", "the config: ")) else f"{count} taps of "
+        of = "" if why.startswith(("case ", "the config: ")) else f"{count} tap{'s' if count > 1 else ''} of "
         merged.setdefault(why, []).append(f"{of}{a.stage} {a.config}")
     lines = ["", "Not comparable, and not passed:", ""]
     lines += [f"- {plain(why)}: {'; '.join(places)}" for why, places in merged.items()]
-    return lines + ([f"- whole stages (not declared, or no networks): {', '.join(whole)}"] if whole else [])
+    for why in dict.fromkeys(whole.values()):
+        stages = ", ".join(stage for stage, other in whole.items() if other == why)
+        lines.append(f"- whole stages, since {plain(why.removeprefix(_STAGE))}: {stages}")
+    return lines
 
 
 def _findings(reference: str, subject: Subject, failures: list[Row]) -> list[str]:

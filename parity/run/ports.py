@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx2_mlx.errors import InputError
+from ltx2_mlx.errors import InputError, LTX2Error
 from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ..declare.model import Case, FunctionTap, Stage
@@ -20,12 +20,12 @@ from ..sides import versions
 from ..sides.loading import loading_options, read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
-from ..sides.port import NotComparableError, Port, find
+from ..sides.port import NotComparableError, Port, PortError, find
 from ..tap.execute import execute
-from ..tap.matching import comparable, narrowed
+from ..tap.matching import answering, comparable, narrowed
 from ..tap.session import Session
 from ..tap.side import Side, resolve
-from ..tap.trace import Tensor, Trace
+from ..tap.trace import Call, Tensor, Trace
 from .live import Runner
 from .recorded import Recorded
 from .replay import handed_over, module_taps, run_tapped
@@ -88,7 +88,12 @@ def side(name: str, role: str) -> Side:
         return Torch()
     if role != "reference" and name == OURS:
         return MLX()
-    return find(name, role)
+    found = find(name, role)
+    if role == "reference" and isinstance(found, MLX):
+        raise InputError(
+            f"--reference {name}: a port in MLX cannot be run in float64, as a reference is for its oracle"
+        )
+    return found
 
 
 class PortRunner(Runner):
@@ -174,6 +179,13 @@ def run(
         except NotComparableError as error:
             for subject in able:
                 subject.alignments[-1].leave(f"the config: {error}")
+        except LTX2Error:
+            raise
+        except (Exception, SystemExit) as error:
+            if not isinstance(reference, Port):
+                raise
+            said = f"{type(error).__name__}: {error}"
+            raise PortError(f"{reference.name}: as the reference of {stage.name} {config} it raises {said}") from error
         for subject in able:
             for name, why in dict(runner.skipped).items():
                 subject.alignments[-1].leave(f"case {name}: {why}")
@@ -244,20 +256,20 @@ def _judge(
         if (recorded.free if free else recorded.oracle) is None:
             continue
         try:
-            trace = run_side(subject.side, modules, recorded, free)
+            trace = run_side(subject.side, modules, recorded, session_of(subject.side, recorded, free))
         except NotComparableError as error:
             alignment.leave(f"case {recorded.name}: {error}")
             return rows
         called = {tap for tap, _ in trace.calls}
-        trace, shapes = comparable(recorded.trace, trace, pair.root)
-        if not free:
+        trace, shapes = comparable(recorded.trace, answering(recorded.trace, trace, pair.root), pair.root)
+        if not free or recorded.oracle is None:
             taps, met = module_taps(pair.stage, recorded.trace), {tap for tap, _ in trace.calls}
             alignment.taps += len(taps)
             alignment.compared += len(taps & met)
             alignment.leave("another shape on the way", len(taps & shapes - met))
             alignment.leave("called, and nothing that it returns has a counterpart", len(taps & called - met - shapes))
             alignment.leave("the port has no such module, or does not call it", len(taps - called))
-        rows += judge_side(subject.results, config, recorded, trace, free)
+        rows += judge_side(subject.results, config, recorded, trace, free, isinstance(subject.side, Port))
         subject.traces[lane_of(recorded, free)] = trace
     return rows
 
@@ -269,16 +281,28 @@ def load(side: Side, pair: Pair) -> dict[str, Any]:
     }
 
 
-def run_side(
-    side: Side, modules: dict[str, Any], recorded: Recorded, free: bool, kind: type[Session] = Session
-) -> Trace:
-    """What a side does in a case: each tap on the recorded inputs, or ``free`` from the case's own on."""
-    return run_tapped(
-        side, recorded.pair, modules, recorded, recorded.pair.dtype, session_of(side, recorded, free, kind)
-    )
+def run_side(side: Side, modules: dict[str, Any], recorded: Recorded, session: Session) -> Trace:
+    """What a side does in a case.
+
+    Raises NotComparableError where it cannot be given them; any other error is the component's.
+    """
+    pair = recorded.pair
+    try:
+        trace = run_tapped(side, pair, modules, recorded, pair.dtype, session)
+    except NotComparableError:
+        raise
+    except (Exception, SystemExit) as error:  # before its first module, or after its last
+        trace = session.trace
+        said = f"{type(error).__name__}: {error}"
+        trace.calls[pair.root, 0] = Call(pair.root, 0, error=said)
+        trace.events, trace.raised = [("in", pair.root, 0), ("out", pair.root, 0)], PortError(said)
+    if isinstance(trace.raised, NotComparableError):
+        raise trace.raised
+    return trace
 
 
 def session_of(side: Side, recorded: Recorded, free: bool, kind: type[Session] = Session) -> Any:
+    """For a run with each tap on the recorded inputs, or ``free`` from the case's own on."""
     only = handed_over(recorded.pair) if free else ("*",)
     return kind(side, recorded.trace, only=only, keeps="module outputs" if free else "all", matching=True)
 
@@ -287,9 +311,13 @@ def lane_of(recorded: Recorded, free: bool) -> str:
     return "B" if recorded.pair.dtype != "float32" else "C" if free else "A"
 
 
-def judge_side(results: Results, config: str, recorded: Recorded, trace: Trace, free: bool) -> list[Row]:
-    """Judge what can be compared (see ``comparable``) of a side's run."""
+def judge_side(
+    results: Results, config: str, recorded: Recorded, trace: Trace, free: bool, foreign: bool = True
+) -> list[Row]:
+    """Judge what can be compared (see ``comparable``) of a side's run. foreign: it is not ours, which computes some
+    stages in float32 always (``Stage.float32``)."""
     pair = recorded.pair
+    stage = replace(pair.stage, float32=pair.stage.float32 and not foreign)
     name = recorded.name if pair.dtype == "float32" else f"{recorded.name}@{pair.dtype}"
     where = {"stage": pair.stage.name, "config": config, "case": name, "lane": lane_of(recorded, free)}
     oracle = recorded.free if free else recorded.oracle
@@ -298,4 +326,4 @@ def judge_side(results: Results, config: str, recorded: Recorded, trace: Trace, 
     taps = {tap for tap, _ in trace.calls}
     handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
     own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
-    return judge(results, where, pair.stage, own, truth, trace, taps - handed if free else None)
+    return judge(results, where, stage, own, truth, trace, taps - handed if free else None)

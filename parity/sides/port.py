@@ -27,6 +27,7 @@ from ltx2_mlx.loading.checkpoint import CheckpointPath
 from ltx2_mlx.loading.load import build
 
 from ..declare.model import Case, FunctionTap, HasClasses, Stage
+from ..declare.stages import stages
 from ..tap.side import Loras, Side, resolve
 from .loading import read
 
@@ -121,24 +122,16 @@ class Port(Side):
         paged: bool = False,
     ) -> Any:
         """The component with the checkpoint's weights. Raises PortError where the two do not meet."""
-        part, to = self.part(component, config), self.dtype(dtype)
-        if callable(part.rename):
-            part = replace(part, rename=part.rename(config))
         official, keys = build(component, read(path))
-        arrays = read(path).arrays()
-        held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
-        try:
+        arrays, paths = read(path).arrays(), _paths(official)
+        with self._made(component):
+            part, to = self.part(component, config), self.dtype(dtype)
+            if callable(part.rename):
+                part = replace(part, rename=part.rename(config))
+            held = {n: np.array(arrays[k].astype(mx.float32)) for n, k in keys.items() if not _any(n, part.unused)}
             module = part.make(config)
-            tensors = {renamed(name, part): array for name, array in part.weights(held).items()}
-        except NotComparableError:
-            raise
-        except Exception as error:
-            line = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(line.filename).name}:{line.lineno}"
-            raise PortError(
-                f"{self.name}: {component} cannot be made ({where}): {type(error).__name__}: {error}"
-            ) from error
-        wanted = self.parameters_of(module)
+            tensors = {renamed(name, part): np.asarray(array) for name, array in part.weights(held).items()}
+            wanted, modules = self.parameters_of(module), dict(self.modules_of(module))
         lacking = [n for n in wanted if n not in tensors and not _any(n, part.own) and "._" not in f".{n}"]
         absent = [f"missing {n} {wanted[n]}" for n in lacking]
         over = [f"left over {n} {a.shape}" for n, a in tensors.items() if n not in wanted]
@@ -147,14 +140,34 @@ class Port(Side):
             for n, a in tensors.items()
             if n in wanted and a.shape != tuple(wanted[n]) and not _any(n, part.loose)
         ]
-        if problems := [*absent[:3], *over[:3], *other[:3]]:
-            count = len(absent) + len(over) + len(other) - len(problems)
+        nowhere = [
+            f"taps: {name} → {path}, which is no module of it"
+            for name, path in part.taps.items()
+            if name in paths and path is not None and path not in modules
+        ]
+        if problems := [*absent[:3], *over[:3], *other[:3], *nowhere[:3]]:
+            count = len(absent) + len(over) + len(other) + len(nowhere) - len(problems)
             more = f"; and {count} more" if count else ""
             raise PortError(f"{self.name}: {component}: {'; '.join(problems)}{more}")
-        module = self.assign(module, {name: self.from_numpy(a, to) for name, a in tensors.items()})
+        with self._made(component):
+            module = self.assign(module, {name: self.from_numpy(a, to) for name, a in tensors.items()})
         names = {renamed(name, part): name for name in held}
-        self._loaded[id(module)] = _Loaded(component, part, type(official).__name__, _paths(official), names, module)
+        self._loaded[id(module)] = _Loaded(component, part, type(official).__name__, paths, names, module)
         return module
+
+    @contextlib.contextmanager
+    def _made(self, component: str) -> Iterator[None]:
+        """What the port's own code raises within is one line that names the component and the place."""
+        try:
+            yield
+        except NotComparableError:
+            raise
+        except (Exception, SystemExit) as error:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(line.filename).name}:{line.lineno}"
+            raise PortError(
+                f"{self.name}: {component} cannot be made ({where}): {type(error).__name__}: {error}"
+            ) from error
 
     def also(self, module: Any, copy: Any) -> None:
         """Another module is a copy of one that was loaded."""
@@ -264,14 +277,33 @@ def find(name: str, role: str) -> Port:
             module = importlib.import_module(BUNDLED[name])
     else:
         points = importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)
+        if name in known()[:2]:
+            raise InputError(f"{name} is no {'reference' if role == 'reference' else 'subject'} of such a run")
         if not points:
             raise InputError(f"no side '{name}'; a side is a Python file or one of: {', '.join(known())}")
+        if len(points) > 1:
+            raise InputError(f"the side {name} is declared {len(points)} times: {', '.join(p.value for p in points)}")
         with _said(name):
             module = next(iter(points)).load()
     side = module if isinstance(module, type) else getattr(module, "SIDE", None)
     if not (isinstance(side, type) and issubclass(side, Port)):
-        raise InputError(f"{name}: defines no SIDE, a subclass of parity.sides.port's TorchPort or MLXPort")
-    return side(role)
+        raise InputError(f"{name}: defines no SIDE, a subclass of TorchPort or MLXPort (see parity/sides/README.md)")
+    _check(name, side)
+    with _said(name):
+        return side(role)
+
+
+def _check(name: str, side: type[Port]) -> None:
+    """Raises InputError for a side whose fields are not as they must be."""
+    for key in ("name", "version"):
+        if not isinstance(getattr(side, key, None), str):
+            raise InputError(f"{name}: SIDE.{key} is no text")
+    parts = getattr(side, "components", None)
+    if not (isinstance(parts, dict) and parts and all(isinstance(part, Part) for part in parts.values())):
+        raise InputError(f"{name}: SIDE.components is no dictionary of Part")
+    there = {component for stage in stages().values() if stage.component for component in (stage.main, *stage.also)}
+    if strangers := sorted(str(component) for component in parts if component not in there):
+        raise InputError(f"{name}: SIDE.components: there is no '{strangers[0]}', only {', '.join(sorted(there))}")
 
 
 BUNDLED = {"diffusers": "parity.sides.torch.diffusers", "mlx-video-with-audio": "parity.sides.ports.mlx_video"}
@@ -279,12 +311,14 @@ BUNDLED = {"diffusers": "parity.sides.torch.diffusers", "mlx-video-with-audio": 
 
 def known() -> list[str]:
     """The names of the sides that are installed."""
-    return ["ltx-core", "ltx2-mlx", *BUNDLED, *(p.name for p in importlib.metadata.entry_points(group=ENTRY_POINTS))]
+    installed = (point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS))
+    return list(dict.fromkeys(["ltx-core", "ltx2-mlx", *BUNDLED, *installed]))
 
 
 @contextlib.contextmanager
 def _said(name: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        raise InputError(f"the side {name} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        remedy = "; pip install 'ltx2-mlx[ports]'" if name in BUNDLED and isinstance(error, ImportError) else ""
+        raise InputError(f"the side {name} cannot be imported: {type(error).__name__}: {error}{remedy}") from error

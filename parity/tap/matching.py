@@ -95,6 +95,28 @@ def comparable(reference: Trace, other: Trace, root: str) -> tuple[Trace, set[st
     return Trace(calls, [e for e in other.events if (e[1], e[2]) in calls], other.places, other.raised), shapes
 
 
+def answering(reference: Trace, other: Trace, root: str) -> Trace:
+    """Another's trace with an error on the component itself (``root``) where it is not called, or lacks an array of the
+    reference's result: that is to be judged, whatever its modules do."""
+    for key, known in reference.calls.items():
+        if key[0] != root or other.raised is not None:
+            continue
+        call = other.calls.get(key, Call(*key, error="what is called returns without a call of the component itself"))
+        named = _named(call.outputs, known.outputs).values()
+        arrays = [name for name, leaf in known.outputs.items() if isinstance(leaf, Tensor)]
+        if not call.error and (set(arrays) - set(named) or not arrays):
+            there = [name for name, leaf in call.outputs.items() if isinstance(leaf, Tensor)]
+            call = replace(call, error=f"it returns {_arrays(there)}, the reference {_arrays(arrays)}")
+        if call.error and key not in other.calls:
+            other = replace(other, events=[*other.events, ("in", *key), ("out", *key)])
+        other = replace(other, calls=other.calls | {key: call})
+    return other
+
+
+def _arrays(names: list[str]) -> str:
+    return "no array" if not names else "one array" if names == [""] else f"the arrays {', '.join(names)}"
+
+
 def narrowed(trace: Trace, other: Trace) -> Trace:
     """Of a trace, the calls, inputs and outputs that another has as well: tensors alone. The sums of a call that the
     other does not have are those of the code around it: it rounds there."""

@@ -18,11 +18,9 @@ class TorchPort(Port, Torch):
         return {name: tuple(t.shape) for name, t in module.state_dict(keep_vars=True).items() if t.is_floating_point()}
 
     def assign(self, module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
-        module.load_state_dict(tensors, strict=False)  # what it has of its own is declared
-        dtype = next(iter(tensors.values())).dtype
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            if name in tensors:
-                tensor.data = tensor.data.to(dtype)
+        for name, own in module.state_dict(keep_vars=True).items():
+            if name in tensors:  # what it has of its own is declared
+                own.data = tensors[name]
         return module.eval()
 
     def modules_of(self, module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
