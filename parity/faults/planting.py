@@ -9,6 +9,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import importlib
+import os
 import shutil
 import sys
 import tempfile
@@ -130,10 +131,11 @@ def planted(fault: Fault | None) -> Iterator[Copy]:
     _compiled(source)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Copy(Path(temporary) / PACKAGE, fault.file if fault else "")
-        shutil.copytree(source, copy.folder)
+        shutil.copytree(source, copy.folder, copy_function=os.symlink)  # but for the fault's own file
         if fault:
             file = copy.folder / fault.file
             before = file.read_text()
+            file.unlink()
             file.write_text(fault.applied(before))
             try:
                 probe.put(file, before)

@@ -109,8 +109,13 @@ def _run(recipe: str | None, argv: Sequence[str], comments: list[str] | None = N
         return SimpleNamespace() if name in ("mlx_lm", "mlx_vlm") else real(name, *args)
 
     with contextlib.ExitStack() as undo:
-        for user in (plans, _product("pipelines.prompts")):
-            undo.enter_context(mock.patch.object(user, "build", _once(user.build)))
+        for user, name in (
+            (plans, "build"),
+            (_product("pipelines.prompts"), "build"),
+            *((_product(f"loading.{reader}"), "read_header") for reader in ("checkpoint", "gemma", "lora")),
+            (_product("cli.settings_file"), "fingerprint"),
+        ):
+            undo.enter_context(mock.patch.object(user, name, _once(getattr(user, name))))
         undo.enter_context(mock.patch.object(plans, "plan", plan))
         undo.enter_context(mock.patch.object(importlib.util, "find_spec", find_spec))
         if comments is None:  # the list of this machine's files is not touched
@@ -127,19 +132,23 @@ def _run(recipe: str | None, argv: Sequence[str], comments: list[str] | None = N
     return into
 
 
-_built: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()  # by the function that builds
+_answers: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()  # by the function that answers
 
 
-def _once(build: Callable[..., Any]) -> Callable[..., Any]:
-    """``build``, which makes the networks of the same files once for the 64 plans of this stage."""
-    built = _built.setdefault(build, {})
+def _once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of files, whose argument is a path or the checkpoint last: it answers once for the same files in the
+    64 plans of this stage. Of a folder it answers anew."""
+    answers = _answers.setdefault(original, {})
 
-    def run(component: str, checkpoint: Any) -> Any:
-        files = dict.fromkeys(info.file for info in checkpoint.tensors.values())  # a few, of thousands of tensors
-        states = ((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        if (key := (component, str(checkpoint.path), *states)) not in built:
-            built[key] = build(component, checkpoint)
-        return built[key]
+    def run(*args: Any) -> Any:
+        *more, source = args
+        files = {info.file for info in source.tensors.values()} if hasattr(source, "tensors") else {Path(source)}
+        if not all(file.is_file() for file in files):
+            return original(*args)
+        states = frozenset((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        if (key := (*more, str(getattr(source, "path", source)), states)) not in answers:
+            answers[key] = original(*args)
+        return answers[key]
 
     return run
 

@@ -26,6 +26,7 @@ from parity.run import cells, live, streaming
 from parity.run.cells import RealFiles, real_cells
 from parity.run.live import Runner
 from parity.run.pool import cores, held_gb, peak_gb
+from parity.run.recorded import Recorded
 from parity.run.replay import probes_of, run_tapped
 from parity.run.streamed import StreamedRunner, page_of
 from parity.run.streaming import MemoryLimitError, Streaming
@@ -96,10 +97,22 @@ def deep(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def judged(folder: Path, path: Path, **options: Any) -> Results:
-    options = {"small": 64, "blocks": frozenset({BLOCK})} | options
-    runner = StreamedRunner(Streaming(folder, **options), {"transformer": path})
-    return runner.run([(stages()["transformer"], path.stem)], "A")
+def recorded_of(runner: StreamedRunner, path: Path) -> Recorded:
+    """What the reference does of the first case of the transformer."""
+    stage = stages()["transformer"]
+    name, case, pair = next(runner.matching(runner.load(stage, path.stem, "float32"), "*"))
+    return replace(runner.record(pair, case), name=name)
+
+
+def judged(runner: StreamedRunner, recorded: Recorded, run: str) -> Results:
+    """A run of ours of this name, beside what was recorded."""
+    pair = recorded.pair
+    session = pair.session(run, runner.mlx, recorded.trace, probes_of(pair))
+    ours = run_tapped(runner.mlx, pair, pair.ours, recorded, "float32", session)
+    results, config = Results(), pair.paths[pair.stage.main].stem
+    where = {"stage": pair.stage.name, "config": config, "case": recorded.name, "lane": "A"}
+    judge(results, where, pair.stage, recorded.trace, recorded.oracle, ours)
+    return results
 
 
 def test_only_the_blocks_that_are_asked_for_are_judged_and_as_they_are_in_the_whole(
@@ -157,25 +170,32 @@ FAULTS: dict[Callable[[Any], None], str] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
-def test_a_fault_in_one_block_of_many_is_found_at_its_tap(
-    fault: Callable[[Any], None], deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_of_five_faults_in_one_block_of_many_is_found_at_its_tap(
+    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    streaming = Streaming(tmp_path, small=64, blocks=frozenset({BLOCK}))
+    runner = StreamedRunner(streaming, {"transformer": deep})
+    recorded = recorded_of(runner, deep)
+    clean = judged(runner, recorded, "ours")
+    assert len(clean.rows) > 30 and not clean.failures()
     usual = StreamedRunner.ours
+    for fault, tap in FAULTS.items():
 
-    def ours(self: StreamedRunner, paths: dict[str, Path], dtype: str, **options: Any) -> dict[str, Any]:
-        loaded = usual(self, paths, dtype, **options)
-        blocks = loaded["transformer"].transformer_blocks
-        if fault in (_swapped, _bias):  # in weights, which are there while the block runs
-            loaded["transformer"].pages.amend = lambda block: fault(block) if block is blocks[BLOCK] else None
-        else:
-            fault(blocks[BLOCK])
-        return loaded
+        def ours(
+            self: StreamedRunner, *args: Any, fault: Callable[[Any], None] = fault, **options: Any
+        ) -> dict[str, Any]:
+            loaded = usual(self, *args, **options)
+            blocks = loaded["transformer"].transformer_blocks
+            if fault in (_swapped, _bias):  # in weights, which are there while the block runs
+                loaded["transformer"].pages.amend = lambda block: fault(block) if block is blocks[BLOCK] else None
+            else:
+                fault(blocks[BLOCK])
+            return loaded
 
-    monkeypatch.setattr(StreamedRunner, "ours", ours)
-    first = judged(tmp_path, deep).first_divergence()
-    assert first is not None
-    assert getattr(first, "name", "").startswith(FAULTS[fault])
+        monkeypatch.setattr(StreamedRunner, "ours", ours)
+        vars(recorded.pair)["ours"].drop()  # or else it would not be loaded again, with the fault
+        first = judged(runner, recorded, f"ours{fault.__name__}").first_divergence()
+        assert getattr(first, "name", "").startswith(tap), f"{fault.__name__}: first seen at {first}"
 
 
 # ---- a file of the released size ------------------------------------------------------------------------------------
@@ -256,16 +276,10 @@ def test_each_of_five_faults_in_block_37_of_48_at_the_released_width_is_found_at
     use_threads(cores())
     streaming = Streaming(tmp_path, blocks=frozenset({0, BLOCK}), max_rss=7)
     runner = StreamedRunner(streaming, {"transformer": wide}, lambda line: print(f"{held_gb():.1f} GB {line}"))
-    stage = stages()["transformer"]
-    name, case, pair = next(runner.matching(runner.load(stage, wide.stem, "float32"), "*"))
-    recorded = runner.record(pair, case)
-    where = {"stage": stage.name, "config": wide.stem, "case": name, "lane": "A"}
+    recorded = recorded_of(runner, wide)
 
-    def judged(run: str) -> Results:
-        session = pair.session(run, runner.mlx, recorded.trace, probes_of(pair))
-        ours = run_tapped(runner.mlx, pair, pair.ours, recorded, "float32", session)
-        results = Results()
-        judge(results, where, stage, recorded.trace, recorded.oracle, ours)
+    def shown(run: str) -> Results:
+        results = judged(runner, recorded, run)
         first = results.first_divergence()
         said = (
             f"{len(results.rows)} rows, first divergence {getattr(first, 'name', None)} ({getattr(first, 'why', '')})"
@@ -273,11 +287,11 @@ def test_each_of_five_faults_in_block_37_of_48_at_the_released_width_is_found_at
         print(f"{run}: {said}, {peak_gb():.1f} GB", flush=True)
         return results
 
-    clean = judged("ours")
+    clean = shown("ours")
     assert len(clean.rows) > 300 and not clean.failures()
     for fault, tap in WIDE_FAULTS.items():
-        with fault(pair.ours["transformer"].transformer_blocks[BLOCK]):
-            first = judged(f"ours{fault.__name__}").first_divergence()
+        with fault(recorded.pair.ours["transformer"].transformer_blocks[BLOCK]):
+            first = shown(f"ours{fault.__name__}").first_divergence()
         assert getattr(first, "name", "").startswith(tap), fault.__name__
 
 
