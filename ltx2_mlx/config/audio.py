@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import prod
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from ..errors import ConfigError
 from .reading import (
@@ -21,6 +21,7 @@ from .reading import (
     section_of,
     short,
     table_of,
+    types_of,
 )
 
 
@@ -204,7 +205,7 @@ class VocoderWithBWEConfig:
         own = {f.name for f in fields(cls)} - {"vocoder", "bwe"}
         if missing := sorted(own - bwe.keys()):
             raise ConfigError(f"vocoder.bwe lacks {', '.join(missing)}")
-        types = get_type_hints(cls, include_extras=True)
+        types = types_of(cls)
         numbers = {key: fitted(bwe[key], types[key], f"vocoder.bwe.{key}") for key in sorted(own)}
         rate = {"output_sampling_rate": numbers["input_sampling_rate"]}
         result = cls(
