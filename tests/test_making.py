@@ -34,6 +34,8 @@ from ltx2_mlx.pipelines import ledger, stages
 from ltx2_mlx.pipelines.ledger import Denoised, Kept, ModelLedger
 from ltx2_mlx.pipelines.preview import LatentColours, fitted, latent_colours
 
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
+
 
 @pytest.fixture
 def flags(checkpoints: Path, contexts: Path) -> list[str]:
