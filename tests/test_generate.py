@@ -444,6 +444,7 @@ def test_frames_as_images_audio_alone_and_neither(files: list[str], contexts: Pa
     assert list((tmp_path).glob("*.png")) == []
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_contexts_are_kept_and_given_back(files: list[str], tmp_path: Path) -> None:
     kept = ["--context", str(tmp_path / "kept.safetensors"), "--output-path", str(tmp_path / "a.mp4")]
     first = _frames(parse("generate", [*files, *kept]))
@@ -471,7 +472,8 @@ def test_stopping_leaves_nothing(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("ltx2_mlx.cli.progress.Lines.show", stop)
-    assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
+    argv = [*files, "--placeholder", "--no-audio", "--output-path", str(tmp_path / "x.mp4")]
+    assert main(["generate", *argv]) == 130
     assert list(tmp_path.iterdir()) == [] and "nothing was written" in capsys.readouterr().err
 
 

@@ -187,6 +187,7 @@ def test_a_duration_is_in_the_unit_that_people_use() -> None:
 # ---- previews -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_preview_changes_no_byte_and_shows_every_step(
     flags: list[str],
     colours: LatentColours,

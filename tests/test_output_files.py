@@ -209,6 +209,7 @@ def test_given_audio_of_any_kind_makes_a_video_and_a_note(
     checkpoints: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    loaded_once: None,
 ) -> None:
     samples = np.random.default_rng(2).integers(-9000, 9000, (round(rate * seconds), channels), dtype=np.int16)
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
