@@ -15,6 +15,7 @@ import pytest
 # The files that take longest are begun first, or else a worker is left alone with one of them at the end.
 SLOW = ("test_debug", "test_streamed", "test_faults", "test_output_files", "test_generate", "test_wheel", "test_text")
 SLOW += ("test_pipelines", "test_gate", "test_command_line", "test_field_weights", "test_video", "test_selftest")
+SLOW += ("test_documents", "test_checkpoints", "test_paging", "test_plan", "test_hub", "test_making")
 os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: see parity/__init__.py
 
 

@@ -486,7 +486,7 @@ def test_on_macos_the_machine_stays_awake_while_it_generates(tmp_path: Path, mon
     try:
         with macos.undisturbed():
             deadline = time.monotonic() + 20
-            while not log.exists() and time.monotonic() < deadline:
+            while not (log.exists() and log.read_text()) and time.monotonic() < deadline:  # made, and then written
                 time.sleep(0.01)
             assert log.read_text() == f"-i -w {os.getpid()}\n"
             assert mx.set_cache_limit(1 << 40) < 1 << 40
