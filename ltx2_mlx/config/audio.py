@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from ..errors import ConfigError
 from .reading import (
@@ -21,7 +21,6 @@ from .reading import (
     section_of,
     short,
     table_of,
-    types_of,
 )
 
 
@@ -205,7 +204,7 @@ class VocoderWithBWEConfig:
         own = {f.name for f in fields(cls)} - {"vocoder", "bwe"}
         if missing := sorted(own - bwe.keys()):
             raise ConfigError(f"vocoder.bwe lacks {', '.join(missing)}")
-        types = types_of(cls)
+        types = get_type_hints(cls, include_extras=True)
         numbers = {key: fitted(bwe[key], types[key], f"vocoder.bwe.{key}") for key in sorted(own)}
         rate = {"output_sampling_rate": numbers["input_sampling_rate"]}
         result = cls(
