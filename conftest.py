@@ -15,6 +15,7 @@ import pytest
 # The files that take longest are begun first, or else a worker is left alone with one of them at the end.
 SLOW = ("test_debug", "test_streamed", "test_faults", "test_output_files", "test_generate", "test_wheel", "test_text")
 SLOW += ("test_pipelines", "test_gate", "test_command_line", "test_field_weights", "test_video", "test_selftest")
+SLOW += ("test_documents", "test_checkpoints", "test_paging", "test_plan", "test_hub", "test_making")
 os.environ["MLX_ENABLE_TF32"] = "0"  # before MLX is imported: see parity/__init__.py
 
 
@@ -92,24 +93,42 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
 
 
+def _shorten_prompts(patch: pytest.MonkeyPatch) -> None:
+    from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
+
+    patch.setattr("ltx2_mlx.pipelines.prompts.LTXVGemmaTokenizer", partial(LTXVGemmaTokenizer, max_length=128))
+    patch.setattr("ltx2_mlx.pipelines.contexts.MAX_LENGTH", 128)
+
+
 @pytest.fixture
 def short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts are encoded in 128 tokens, not in 1024: with those, encoding takes most of a tiny run."""
-    from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
+    _shorten_prompts(monkeypatch)
 
-    short = partial(LTXVGemmaTokenizer, max_length=128)
-    monkeypatch.setattr("ltx2_mlx.pipelines.prompts.LTXVGemmaTokenizer", short)
-    monkeypatch.setattr("ltx2_mlx.pipelines.contexts.MAX_LENGTH", 128)
+
+@pytest.fixture(scope="module")
+def short_prompts_throughout() -> Iterator[None]:
+    """The same for all of a module, its own fixtures as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        _shorten_prompts(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
 def built_once(checkpoints: Path) -> Iterator[None]:
-    """``plan`` builds every network of a file to see that they fit: here those of the tiny checkpoints once."""
-    from ltx2_mlx.loading import load
+    """``plan`` reads the header of each file, and builds every network to see that they fit: here those of the tiny
+    checkpoints once."""
+    from ltx2_mlx.loading import header, load
 
     @cache
     def built(component: str, path: Path) -> Any:
         return load.build(component, headers[path])
+
+    read = cache(header.read_header)
+
+    def read_header(path: Path) -> tuple[dict[str, str], header.Tensors]:
+        metadata, tensors = (read if path.is_relative_to(checkpoints) else header.read_header)(path)
+        return dict(metadata), dict(tensors)
 
     def build(component: str, checkpoint: Any) -> Any:
         if not (isinstance(checkpoint.path, Path) and checkpoint.path.is_relative_to(checkpoints)):
@@ -121,4 +140,29 @@ def built_once(checkpoints: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("cli.plan", "cli.memory", "pipelines.prompts"):
             patch.setattr(f"ltx2_mlx.{module}.build", build)
+        for module in ("checkpoint", "gemma", "lora"):
+            patch.setattr(f"ltx2_mlx.loading.{module}.read_header", read_header)
         yield
+
+
+@cache
+def _loaded(component: str, path: Path, dtype: Any) -> Any:
+    from ltx2_mlx.loading import load
+
+    return load.load(component, path, dtype)
+
+
+@pytest.fixture
+def loaded_once(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run loads each network anew: here those of the tiny checkpoints around the transformer once a worker, for tests
+    of what a run makes. The transformer is changed after it was loaded."""
+    from ltx2_mlx.loading import load
+
+    def once(component: str, path: Any, dtype: Any = None, **options: Any) -> Any:
+        tiny = isinstance(path, str | Path) and Path(path).is_relative_to(checkpoints)
+        if component == "transformer" or any(options.values()) or not tiny:
+            return load.load(component, path, dtype, **options)
+        return _loaded(component, Path(path), dtype)
+
+    for module in ("ledger", "prompts"):
+        monkeypatch.setattr(f"ltx2_mlx.pipelines.{module}.load", once)

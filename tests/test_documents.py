@@ -43,7 +43,7 @@ DEFAULTS = {
     names.UPSAMPLER: "tiny-2.0-upsampler-x2.safetensors",
 }
 # The size of the videos that are made here, on the command line and in Python.
-SMALL = {"height": 128, "width": 128, "num_frames": 9}  # 128: what the in-context LoRA asks for
+SMALL = {"height": 64, "width": 64, "num_frames": 9}
 SMALL_FLAGS = [word for name, size in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(size))]
 # Verbs of the harness that are parsed here and not run, and why. One cheap run is made by the fixture `folder`.
 PARSED = {
@@ -104,7 +104,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 BLOCKS = [block for path in DOCUMENTS for block in blocks(path)]
-pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once", "loaded_once")
 RUNNABLE = [block for block in BLOCKS if block.language in ("sh", "python")]
 
 
@@ -194,6 +194,7 @@ def run_product(argv: list[str]) -> int:
 def tiny_flags(pipeline: str) -> list[str]:
     """The options a pipeline needs on a tiny checkpoint, which has three blocks where the released ones have 48."""
     size = [] if pipeline == "retake" else SMALL_FLAGS  # a retake has the size of its video
+    size = [*size, "--height", "128", "--width", "128"] if pipeline == "ic_lora" else size  # what its LoRA asks for
     streams = {"distilled": (), "ic_lora": (), "a2vid_two_stage": ("video",)}.get(pipeline, ("video", "audio"))
     return ["--overwrite", *size, *(word for stream in streams for word in (f"--{stream}-stg-blocks", "1"))]
 

@@ -147,6 +147,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("contexts") / "kept.safetensors"
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_takes_the_stages_steps_and_passes_of_its_plan(
     name: str, checkpoints: Path, contexts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -429,8 +430,9 @@ def test_an_mp4_with_every_frame_and_sample(
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_frames_as_images_audio_alone_and_neither(files: list[str], tmp_path: Path) -> None:
-    context = ["--no-metadata", "--context", str(tmp_path / "kept.safetensors")]  # Gemma runs once
+@pytest.mark.usefixtures("loaded_once")
+def test_frames_as_images_audio_alone_and_neither(files: list[str], contexts: Path, tmp_path: Path) -> None:
+    context = ["--no-metadata", "--context", str(contexts)]
     for name in ("a", "b.wav"):
         generate.generate(plan(parse("generate", [*files, *context, "--output-path", str(tmp_path / name)])))
     images = sorted((tmp_path / "a").glob("*.png"))
@@ -442,6 +444,7 @@ def test_frames_as_images_audio_alone_and_neither(files: list[str], tmp_path: Pa
     assert list((tmp_path).glob("*.png")) == []
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_contexts_are_kept_and_given_back(files: list[str], tmp_path: Path) -> None:
     kept = ["--context", str(tmp_path / "kept.safetensors"), "--output-path", str(tmp_path / "a.mp4")]
     first = _frames(parse("generate", [*files, *kept]))
@@ -469,15 +472,17 @@ def test_stopping_leaves_nothing(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("ltx2_mlx.cli.progress.Lines.show", stop)
-    assert main(["generate", *files, "--output-path", str(tmp_path / "x.mp4")]) == 130
+    argv = [*files, "--placeholder", "--no-audio", "--output-path", str(tmp_path / "x.mp4")]
+    assert main(["generate", *argv]) == 130
     assert list(tmp_path.iterdir()) == [] and "nothing was written" in capsys.readouterr().err
 
 
 # ---- what it depends on -------------------------------------------------------------------------------------------
 
 
-def test_a_seed_repeats_and_another_one_differs(files: list[str], tmp_path: Path) -> None:
-    shared = [*files, "--context", str(tmp_path / "kept.safetensors"), "--output-path", "x.mp4", "--seed"]
+@pytest.mark.usefixtures("loaded_once")
+def test_a_seed_repeats_and_another_one_differs(files: list[str], contexts: Path) -> None:
+    shared = [*files, "--context", str(contexts), "--output-path", "x.mp4", "--seed"]
     first, again, other = (_frames(parse("generate", [*shared, seed])) for seed in ("3", "3", "4"))
     np.testing.assert_array_equal(first, again)
     assert (first != other).mean() > 0.5
@@ -492,25 +497,29 @@ def test_noise_is_drawn_on_the_host() -> None:
     )
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "of_contexts"),
     [
-        ["--cross-attn-scale", "0.2"],
-        ["--early-layers-only"],
-        ["--placeholder"],
-        ["--quantization", "fp8-cast"],
-        ["--noise", "torch"],
-        ["--dtype", "float32"],
+        (["--cross-attn-scale", "0.2"], False),
+        (["--early-layers-only"], True),
+        (["--placeholder"], True),
+        (["--quantization", "fp8-cast"], False),
+        (["--noise", "torch"], False),
+        (["--dtype", "float32"], True),
     ],
-    ids=lambda flags: flags[0],
+    ids=lambda flags: flags[0] if isinstance(flags, list) else "",
 )
-def test_a_flag_has_its_effect(files: list[str], flags: list[str], plain: np.ndarray) -> None:
-    assert (_frames(parse("generate", [*files, "--output-path", "x.mp4", *flags])) != plain).mean() > 0.01
+def test_a_flag_has_its_effect(
+    files: list[str], flags: list[str], of_contexts: bool, contexts: Path, plain: np.ndarray
+) -> None:
+    more = flags if of_contexts else [*flags, "--context", str(contexts)]
+    assert (_frames(parse("generate", [*files, "--output-path", "x.mp4", *more])) != plain).mean() > 0.01
 
 
 @pytest.fixture
-def plain(files: list[str]) -> np.ndarray:
-    return _plain(tuple(files))
+def plain(files: list[str], contexts: Path) -> np.ndarray:
+    return _plain((*files, "--context", str(contexts)))
 
 
 @cache

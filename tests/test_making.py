@@ -34,6 +34,8 @@ from ltx2_mlx.pipelines import ledger, stages
 from ltx2_mlx.pipelines.ledger import Denoised, Kept, ModelLedger
 from ltx2_mlx.pipelines.preview import LatentColours, fitted, latent_colours
 
+pytestmark = pytest.mark.usefixtures("short_prompts", "built_once")
+
 
 @pytest.fixture
 def flags(checkpoints: Path, contexts: Path) -> list[str]:
@@ -185,6 +187,7 @@ def test_a_duration_is_in_the_unit_that_people_use() -> None:
 # ---- previews -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_preview_changes_no_byte_and_shows_every_step(
     flags: list[str],
     colours: LatentColours,
@@ -483,7 +486,7 @@ def test_on_macos_the_machine_stays_awake_while_it_generates(tmp_path: Path, mon
     try:
         with macos.undisturbed():
             deadline = time.monotonic() + 20
-            while not log.exists() and time.monotonic() < deadline:
+            while not (log.exists() and log.read_text()) and time.monotonic() < deadline:  # made, and then written
                 time.sleep(0.01)
             assert log.read_text() == f"-i -w {os.getpid()}\n"
             assert mx.set_cache_limit(1 << 40) < 1 << 40

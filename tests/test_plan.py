@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from PIL import Image
+from test_plan_agrees import stand_ins  # noqa: F401 (a fixture)
 
 from ltx2_mlx.cli.main import main
 from ltx2_mlx.cli.plan import Plan, plan
@@ -300,7 +301,13 @@ def rotated(path: Path) -> Path:
     ],
 )
 def test_what_a_user_may_not_expect_is_a_note_of_the_plan_and_a_line_of_generate(
-    pipeline: str, flags: list[str], note: str, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pipeline: str,
+    flags: list[str],
+    note: str,
+    checkpoints: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stand_ins: None,  # noqa: F811
 ) -> None:
     turned = rotated(tmp_path / "turned.jpg")
     flags = [str(turned) if flag == "ROTATED" else flag for flag in flags]

@@ -18,11 +18,12 @@ from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.cli.settings_file import FORMAT
 from ltx2_mlx.loading.identity import fingerprint
 
+pytestmark = pytest.mark.usefixtures("built_once")
 PROMPT = 'a fox; 雪, "quoted" and ünusual \U0001f98a'
 
 
 @pytest.fixture(scope="module")
-def made(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, short_prompts_throughout: None) -> Iterator[Path]:
     """The smallest video that an image and a LoRA have a part in, and the list of places that it leaves."""
     folder = tmp_path_factory.mktemp("secret-folder")
     with pytest.MonkeyPatch.context() as patch:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -135,8 +136,15 @@ def read_fields(cls: type, section: dict[str, Any], name: str, ignored: set[str]
             f"{name} lacks {', '.join(missing)}; ltx-core's defaults are not the released values. Use an official "
             "checkpoint"
         )
-    types = get_type_hints(cls, include_extras=True)
+    types = types_of(cls)
     return {k: fitted(section[k], types[k], f"{name}.{k}") for k in known if k in section}
+
+
+@cache
+def types_of(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields with the ranges that they state. To evaluate them takes longer than the rest of
+    reading."""
+    return get_type_hints(cls, include_extras=True)
 
 
 def table_of(section: dict[str, Any], name: str, key: str) -> dict[str, Any]:
@@ -205,7 +213,7 @@ def count_layers(config: Any) -> int:
         return sum(map(count_layers, config))
     if not is_dataclass(config) or isinstance(config, (type, Enum)):
         return 0
-    types, total = get_type_hints(type(config), include_extras=True), 0
+    types, total = types_of(type(config)), 0
     for item in fields(config):
         value, limits = getattr(config, item.name), _limits(types[item.name])
         counts = limits is not None and limits.layers and value is not None

@@ -216,7 +216,7 @@ def checkpoint_of(path: Path, metadata: dict[str, str], tensors: Tensors) -> Che
 
 def _guess(tensors: Tensors) -> str:
     """The file's place among those of a split checkpoint, by its keys; "" for whole ones and for all other files."""
-    if any(re.search(r"lora|\.alpha$", key) for key in tensors):
+    if any("lora" in key or key.endswith(".alpha") for key in tensors):
         return ""
     bare = [key.removeprefix("diffusion_model.") for key in tensors]
     if any(key.startswith("transformer_blocks.") for key in bare):

@@ -93,8 +93,8 @@ def _unfinished(path: Path) -> str:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
+    if len(dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"{cut(twice)} stands twice")
 

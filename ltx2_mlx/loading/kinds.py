@@ -184,7 +184,7 @@ BY_MLX = "quantized by MLX"
 def packed(dtypes: Mapping[str, str]) -> str | None:
     """How the weights are packed; only ``BY_MLX`` is read here. dtypes: key → safetensors' name."""
     for pattern, said in _PACKED:
-        if any(re.search(pattern, key) for key in dtypes):
+        if any(map(re.compile(pattern).search, dtypes)):
             return said
     layers = {key: dtype for key, dtype in dtypes.items() if key.endswith((".weight", ".qdata", "_data"))}
     if any(dtype.startswith(("F4", "F6", "F8_E8")) for dtype in dtypes.values()):
