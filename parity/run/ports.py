@@ -82,8 +82,8 @@ def side(name: str, role: str) -> Side:
         try:
             from ..sides.torch import Torch
         except (ImportError, AttributeError) as error:
-            if found := versions.other():
-                raise InputError(f"{REFERENCE} {found} does not answer as {versions.DECLARED} does: {error}") from error
+            if installed := versions.other():
+                raise InputError(f"{REFERENCE} {installed} does not answer as {versions.DECLARED} does: {error}") from error
             raise
         return Torch()
     if role != "reference" and name == OURS:
