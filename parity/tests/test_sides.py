@@ -22,6 +22,7 @@ from parity.declare.stages import stages
 from parity.faults import wrapping
 from parity.report.ports import page
 from parity.run import ports
+from parity.run.coverage import function_names
 from parity.run.environment import ROOT
 from parity.run.live import Runner
 from parity.run.outputs import check_outputs
@@ -192,6 +193,16 @@ def test_of_three_sides_the_one_that_differs_is_named(toy: Any, checkpoints: Pat
     same = [Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours")), Subject("toy", toy.SIDE())]
     votes = ports.run(cell, "C", Shifted("reference"), same)
     assert votes and {vote.odd for vote in votes} == {"reference"}
+
+
+def test_of_a_free_run_modules_are_judged_and_no_functions_between_them(checkpoints: Path) -> None:
+    whole = stages()["embeddings_processor"]
+    one = replace(whole, cases=lambda config: {"right": whole.cases(config)["right"]})
+    ours = Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours"))
+    ports.run([(one, "tiny-2.0")], "C", ports.side("ltx-core", "reference"), [ours])
+    names = {row.name for row in ours.results.rows}
+    assert "video_connector.transformer_1d_blocks.0.attn1" in names and ours.results.exit_code() == 0
+    assert not {name for name in names if set(name.split(".")) & function_names(whole)}
 
 
 def test_a_single_array_meets_the_single_array_of_the_other_side() -> None:
