@@ -88,12 +88,12 @@ def side(name: str, role: str) -> Side:
         return Torch()
     if role != "reference" and name == OURS:
         return MLX()
-    found = find(name, role)
-    if role == "reference" and isinstance(found, MLX):
+    port = find(name, role)
+    if role == "reference" and isinstance(port, MLX):
         raise InputError(
             f"--reference {name}: a port in MLX cannot be run in float64, as a reference is for its oracle"
         )
-    return found
+    return port
 
 
 class PortRunner(Runner):
