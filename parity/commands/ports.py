@@ -70,12 +70,12 @@ def run_sides(args: argparse.Namespace, chosen: list[tuple[Stage | Pipeline, str
             stack.enter_context(replacing(path_of(args.json, subject, subjects)))
         stack.enter_context(seeded(args.seed))
         votes = ports.run(cells, lanes, reference, subjects, progress)
-        _describe(args, device, subjects)
+        describe(args, device, subjects)
         write(args.json, subjects, time.monotonic() - start)
     return finished(args.json, args.reference, subjects, votes, time.monotonic() - start)
 
 
-def _describe(args: argparse.Namespace, device: str, subjects: list[Subject]) -> None:
+def describe(args: argparse.Namespace, device: str, subjects: list[Subject]) -> None:
     """Say in the results what ran."""
     from ..run import ports
     from ..run.environment import code_digest, environment

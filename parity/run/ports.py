@@ -88,12 +88,12 @@ def side(name: str, role: str) -> Side:
         return Torch()
     if role != "reference" and name == OURS:
         return MLX()
-    found = find(name, role)
-    if role == "reference" and isinstance(found, MLX):
+    port = find(name, role)
+    if role == "reference" and isinstance(port, MLX):
         raise InputError(
             f"--reference {name}: a port in MLX cannot be run in float64, as a reference is for its oracle"
         )
-    return found
+    return port
 
 
 class PortRunner(Runner):
@@ -323,7 +323,7 @@ def judge_side(
     oracle = recorded.free if free else recorded.oracle
     if oracle is None:
         raise ValueError(f"{where}: not recorded")
-    taps = {tap for tap, _ in trace.calls}
-    handed = {tap for tap in taps if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
+    handed = {tap for tap, _ in trace.calls if any(fnmatchcase(tap, pattern) for pattern in pair.stage.defined)}
     own, truth = narrowed(recorded.trace, trace), narrowed(oracle, trace)
-    return judge(results, where, stage, own, truth, trace, taps - handed if free else None)
+    modules = module_taps(stage, trace)  # functions between them are judged on the reference's own inputs
+    return judge(results, where, stage, own, truth, trace, modules - handed if free else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import subprocess
 import sys
@@ -16,16 +17,20 @@ import pytest
 import parity.sides.torch
 from ltx2_mlx.errors import InputError, LTX2Error
 from parity.cli import main
+from parity.commands.ports import describe, path_of
 from parity.declare.stages import stages
 from parity.faults import wrapping
 from parity.report.ports import page
 from parity.run import ports
+from parity.run.coverage import function_names
 from parity.run.environment import ROOT
 from parity.run.live import Runner
 from parity.run.outputs import check_outputs
 from parity.run.ports import Subject
+from parity.sides.loading import read
+from parity.sides.mlx_port import MLXPort
 from parity.sides.port import NotComparableError, Part, Port, PortError, find
-from parity.tap.matching import comparable, narrowed
+from parity.tap.matching import answering, comparable, narrowed
 from parity.tap.trace import Call, Tensor, Trace
 
 TRACE = ROOT / "fixtures" / "traces" / "tiny.json"
@@ -113,6 +118,61 @@ def test_a_side_that_raises_is_no_pass(toy: Any, checkpoints: Path) -> None:
     assert found.results.exit_code() == 1 and "RuntimeError" in found.results.failures()[0].why
 
 
+def test_a_side_that_ends_before_its_first_module_is_no_pass(
+    toy: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Any, case: SimpleNamespace) -> Any:
+        raise SystemExit(0)
+
+    part = replace(toy.SIDE.components["vocoder"], call=broken)
+    monkeypatch.setattr(toy.SIDE, "components", {"vocoder": part})
+    found = judged(toy.SIDE())
+    (row,) = found.results.failures()
+    assert row.verdict == "invalid" and row.why == "SystemExit: 0" and found.results.exit_code() == 1
+
+
+def test_a_result_that_is_not_the_references_is_an_error_of_the_component() -> None:
+    def trace(outputs: dict[str, Any], tap: str = "Root") -> Trace:
+        return Trace({(tap, 0): Call(tap, 0, {}, outputs)}, [("in", tap, 0), ("out", tap, 0)])
+
+    def error(outputs: dict[str, Any], reference: dict[str, Any], tap: str = "Root") -> str | None:
+        return answering(trace(reference), trace(outputs, tap), "Root").calls["Root", 0].error
+
+    array = Tensor(np.ones(3), "float32")
+    one, two = {"": array}, {"0": array, "1": array}
+    for same in (error(one, one), error({"wave": array, "rate": 24000}, one), error(two, two)):
+        assert same is None
+    assert error({"": None}, one) == "it returns no array, the reference one array"
+    assert error(two, one) == "it returns the arrays 0, 1, the reference one array"
+    assert error({"0": array, "1": None}, two) == "it returns the arrays 0, the reference the arrays 0, 1"
+    assert error(one, one, "inner") == "what is called returns without a call of the component itself"
+    found = answering(trace(one), trace(one, "inner"), "Root")
+    assert found.events[-2:] == [("in", "Root", 0), ("out", "Root", 0)]
+
+
+def test_half_precision_is_compared_with_the_references_own(toy: Any, checkpoints: Path) -> None:
+    rows = judged(toy.SIDE(), "B").results.rows  # ours computes this stage in float32; another does as it likes
+    assert {row.verdict for row in rows} == {"pass"} and len(rows) > 200
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"make": lambda config: None}, "vocoder cannot be made .*AttributeError"),
+        ({"weights": lambda tensors: None}, "vocoder cannot be made .*AttributeError"),
+        ({"rename": ((r"convs1(", "dilated"),)}, r"vocoder cannot be made .*missing \)"),
+        ({"taps": {"ups.0": "ups.9"}}, "taps: ups.0 → ups.9, which is no module of it"),
+    ],
+)
+def test_a_part_that_cannot_be_loaded_is_said_in_one_line(
+    changed: dict[str, Any], said: str, toy: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy.SIDE, "components", {"vocoder": replace(toy.SIDE.components["vocoder"], **changed)})
+    path = checkpoints / "tiny-2.0.safetensors"
+    with pytest.raises(PortError, match=said):
+        toy.SIDE().load("vocoder", path, read(path).config, "float32")
+
+
 def test_ours_is_judged_by_another_reference(toy: Any, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours"))
     ports.run([(stages()["vocoder"], "tiny-2.0")], "A", toy.SIDE("reference"), [ours])
@@ -133,6 +193,16 @@ def test_of_three_sides_the_one_that_differs_is_named(toy: Any, checkpoints: Pat
     same = [Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours")), Subject("toy", toy.SIDE())]
     votes = ports.run(cell, "C", Shifted("reference"), same)
     assert votes and {vote.odd for vote in votes} == {"reference"}
+
+
+def test_of_a_free_run_modules_are_judged_and_no_functions_between_them(checkpoints: Path) -> None:
+    whole = stages()["embeddings_processor"]
+    one = replace(whole, cases=lambda config: {"right": whole.cases(config)["right"]})
+    ours = Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours"))
+    ports.run([(one, "tiny-2.0")], "C", ports.side("ltx-core", "reference"), [ours])
+    names = {row.name for row in ours.results.rows}
+    assert "video_connector.transformer_1d_blocks.0.attn1" in names and ours.results.exit_code() == 0
+    assert not {name for name in names if set(name.split(".")) & function_names(whole)}
 
 
 def test_a_single_array_meets_the_single_array_of_the_other_side() -> None:
@@ -164,12 +234,26 @@ def test_what_a_port_does_between_its_taps_has_the_sums_of_the_taps_that_it_lack
         ("missing.py", "missing.py: no such file"),
         ("{empty}", "defines no SIDE"),
         ("{broken}", "cannot be imported: ZeroDivisionError"),
+        ("{ending}", "cannot be imported: SystemExit"),
+        ("{nameless}", "SIDE.name is no text"),
+        ("{partless}", "SIDE.components is no dictionary of Part"),
+        ("{misspelt}", "SIDE.components: there is no 'vocodr', only audio_decoder"),
+        ("ltx-core", "ltx-core is no subject of such a run"),
     ],
 )
 def test_what_is_no_side_is_refused_in_one_line(name: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "empty.py").write_text("")
-    (tmp_path / "broken.py").write_text("1 / 0")
-    path = name.format(empty=tmp_path / "empty.py", broken=tmp_path / "broken.py")
+    head = "from parity.sides.mlx_port import MLXPort\nfrom parity.sides.port import Part\nclass SIDE(MLXPort):\n    "
+    sources = {
+        "empty": "",
+        "broken": "1 / 0",
+        "ending": "import sys; sys.exit(0)",
+        "nameless": f"{head}components = {{'vocoder': Part(None, None)}}",
+        "partless": f"{head}name, components = 'x', {{'vocoder': dict()}}",
+        "misspelt": f"{head}name, components = 'x', {{'vocodr': Part(None, None)}}",
+    }
+    for stem, source in sources.items():
+        (tmp_path / f"{stem}.py").write_text(source)
+    path = name.format(**{stem: tmp_path / f"{stem}.py" for stem in sources})
     with pytest.raises(InputError) as error:
         find(path, "port")
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -185,7 +269,40 @@ def test_the_command_writes_results_and_a_page(tmp_path: Path, checkpoints: Path
     assert "its subject is" in capsys.readouterr().err
     assert main(["bisect", "resblocks.0", "--results", str(tmp_path / "results.json")]) == 2
     assert "only the code of ltx2-mlx" in capsys.readouterr().err
-    assert main([*arguments, "--json", str(tmp_path / "r.json"), "--checkpoint", "a.safetensors"]) == 2
+    capsys.readouterr()
+    for flag in (["--checkpoint", str(TOY)], ["--jobs", "2"], ["--ranks", "2"], ["--stage", "pipelines.*"]):
+        assert main([*arguments[:3], *(flag if "--stage" in flag else [*arguments[3:], *flag])]) == 2
+    assert "not for sides from outside" in capsys.readouterr().err
+
+
+def test_of_two_subjects_none_is_a_baseline_and_each_has_its_folder(tmp_path: Path) -> None:
+    same = [Subject(name, ports.side("ltx2-mlx", "ours")) for name in ("a/port.py", "b/port.py")]
+    describe(argparse.Namespace(reference="ltx-core", subject="a/port.py,b/port.py", seed=0), "cpu", same)
+    assert same[1].results.origin["subject"] == "b/port.py, one of a/port.py,b/port.py"  # which accept refuses
+    assert len({path_of(tmp_path / "results.json", subject, same) for subject in same}) == 2
+
+
+def test_a_port_in_mlx_is_no_reference_and_one_that_raises_is_named(
+    toy: Any, checkpoints: Path, tmp_path: Path
+) -> None:
+    source = "from parity.tests.test_sides import Nothing as SIDE"
+    (tmp_path / "mlx.py").write_text(source)
+    with pytest.raises(InputError, match="a port in MLX cannot be run in float64"):
+        ports.side(str(tmp_path / "mlx.py"), "reference")
+
+    class Raising(toy.SIDE):  # type: ignore[name-defined,misc]
+        components = {"vocoder": replace(toy.SIDE.components["vocoder"], call=lambda model, case: case.mel)}  # noqa: RUF012
+
+    ours = Subject("ltx2-mlx", ports.side("ltx2-mlx", "ours"))
+    with pytest.raises(PortError, match=r"toy: as the reference of vocoder tiny-2\.0 it raises AttributeError"):
+        ports.run([(stages()["vocoder"], "tiny-2.0")], "A", Raising("reference"), [ours])
+
+
+class Nothing(MLXPort):
+    """A side in MLX with one part, which is never made."""
+
+    name = "nothing"
+    components = {"vocoder": Part(lambda config: None, lambda model, case: None)}  # noqa: RUF012
 
 
 def test_a_part_says_what_is_called(toy: Any, checkpoints: Path) -> None:
@@ -236,12 +353,38 @@ def test_a_wrong_output_of_a_program_is_named_and_what_is_no_tap_is_refused(outp
         save_file(arrays | {odd: arrays[key]}, changed, {"lane": "C"})
         with pytest.raises(InputError, match=said):
             check_outputs(TRACE, changed)
+    for odd, said in ((f"{key}#0", "twice, by another name"), (f"{key}#²", "no number"), (f"{key}/x", "no array 'x'")):
+        save_file(arrays | {odd: arrays[key]}, changed, {"lane": "C"})
+        with pytest.raises(InputError, match=said):
+            check_outputs(TRACE, changed)
     save_file(arrays, changed, {"lane": "Z"})
     with pytest.raises(InputError, match="its lane is 'Z'"):
         check_outputs(TRACE, changed)
     changed.write_bytes(b"no")
     with pytest.raises(LTX2Error):
         check_outputs(TRACE, changed)
+
+
+def test_an_output_of_another_shape_or_dtype_is_red_and_no_hole(outputs: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    arrays, at = load_file(outputs), "gemma/tiny-gemma/right/layers.{}.self_attn.q_norm"
+    wrong = {
+        at.format(0): arrays[at.format(0)].swapaxes(1, 2),
+        at.format(1): arrays[at.format(1)].reshape(-1),
+        at.format(2): arrays[at.format(2)].astype(np.float16),
+        at.format(3): arrays[at.format(3)].astype(np.float64),
+        at.format(4): arrays[at.format(4)] * np.float32(np.nan),
+    }
+    save_file({name: np.ascontiguousarray(a) for name, a in wrong.items()}, tmp_path / "wrong.safetensors")
+    found = check_outputs(TRACE, tmp_path / "wrong.safetensors").results.rows
+    assert [row.verdict for row in found] == ["invalid"] * 5
+    assert [row.why.split(" ")[0] for row in found] == ["shape", "shape", "dtype", "dtype", "NaN"]
+    # What ran on by itself is not what a tap makes of the reference's own inputs: lane A has its own limits and floors.
+    save_file(arrays, tmp_path / "free.safetensors", {"lane": "A"})
+    assert "layers.6.post_feedforward_layernorm" in {
+        row.name for row in check_outputs(TRACE, tmp_path / "free.safetensors").results.failures()
+    }
 
 
 def test_the_command_judges_outputs(outputs: Path, tmp_path: Path) -> None:
