@@ -91,6 +91,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("parity.run.loop.spread", spread)
     monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
+    monkeypatch.setattr("parity.run.loop.keep_freed_memory", lambda: None)
 
 
 def _shorten_prompts(patch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import importlib
-import os
-import shutil
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -119,6 +118,25 @@ class _Finder(MetaPathFinder):
         return PathFinder.find_spec(name, [self.folder] if path is None else path)
 
 
+def _own(source: Path, fault: Fault | None) -> set[Path]:
+    """What a copy has of its own: the file of the fault, also compiled, and the folders around both."""
+    if fault is None:
+        return set()
+    file = source / fault.file
+    compiled = Path(importlib.util.cache_from_source(str(file)))
+    return {path for path in (file, compiled, *file.parents, *compiled.parents) if path.is_relative_to(source)}
+
+
+def _link(source: Path, target: Path, own: set[Path]) -> None:
+    """Link to a file or folder; of what is ``own`` a folder is made, with links in it, and a file is left out."""
+    if source not in own:
+        target.symlink_to(source)
+    elif source.is_dir():
+        target.mkdir()
+        for entry in source.iterdir():
+            _link(entry, target / entry.name, own)
+
+
 @contextlib.contextmanager
 def planted(fault: Fault | None) -> Iterator[Copy]:
     """While it lasts, ``import ltx2_mlx`` gives a copy of the package with the fault in it (None: a plain copy).
@@ -131,11 +149,10 @@ def planted(fault: Fault | None) -> Iterator[Copy]:
     _compiled(source)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Copy(Path(temporary) / PACKAGE, fault.file if fault else "")
-        shutil.copytree(source, copy.folder, copy_function=os.symlink)  # but for the fault's own file
+        _link(source, copy.folder, _own(source, fault))
         if fault:
             file = copy.folder / fault.file
-            before = file.read_text()
-            file.unlink()
+            before = (source / fault.file).read_text()
             file.write_text(fault.applied(before))
             try:
                 probe.put(file, before)

@@ -35,7 +35,6 @@ def put(file: Path, before: str) -> None:
     code = compile(ast.fix_missing_locations(tree), str(file), "exec")
     compiled = Path(importlib.util.cache_from_source(str(file)))
     compiled.parent.mkdir(parents=True, exist_ok=True)
-    compiled.unlink(missing_ok=True)  # in a copy it is a link to the product's own
     compiled.write_bytes(importlib.util.MAGIC_NUMBER + struct.pack("<I8x", UNCHECKED) + marshal.dumps(code))
 
 

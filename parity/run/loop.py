@@ -26,7 +26,7 @@ from .calibration import measure
 from .cells import RealCells, manifest
 from .coverage import silent, unseen
 from .environment import chosen_device, code_digest, environment, use_device
-from .pool import cores, held_gb, jobs_for_tasks, peak_gb, show_progress, spread
+from .pool import cores, held_gb, jobs_for_tasks, keep_freed_memory, peak_gb, show_progress, spread
 from .replay import judge_recording
 from .resume import CellResult, Cells
 from .resume import key as cells_key
@@ -66,6 +66,8 @@ class Live:
         return f"run {self.lanes}"
 
     def judged(self, name: str, config: str) -> Results:
+        if name not in self.streamed:
+            keep_freed_memory()
         with seeded(self.seed):
             if name in pipelines():
                 return Results(pipelines=pipeline_runs.run(pipelines()[name], config, self.lanes, show_progress))

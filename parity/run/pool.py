@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -162,6 +163,17 @@ def _keep(costs: Costs) -> None:
     """Write ``COSTS``, whole or not at all. Without it the next run is slower, no more: a failure is no error."""
     with suppress(RunError):
         write_whole(COSTS, json.dumps(costs, indent=1, sort_keys=True) + "\n")
+
+
+def keep_freed_memory() -> None:
+    """Keep what this process frees, and take more of it at once, from now on: a cell takes and frees the same sizes
+    thousands of times, and each time Linux would clear the pages anew, for 7 % of the processor's time."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, value in _MALLOC.items():
+            libc.mallopt(option, value)
+
+
+_MALLOC = {-1: 2**31 - 1, -2: 2**26, -3: 2**30}  # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of <malloc.h>
 
 
 def peak_gb() -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from parity.cli import main
 from parity.run import pool
+from parity.run.environment import ROOT
 
 GB = 1e9
 
@@ -99,3 +102,26 @@ def test_no_jobs_are_refused(verb: list[str], capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="2"):
         main([*verb, "--jobs", "0"])
     assert "argument --jobs: invalid count value: '0'" in capsys.readouterr().err
+
+
+FREED = """
+import resource
+from parity.run.pool import keep_freed_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        b"x" * 40_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(pages())
+keep_freed_memory()
+pages()
+print(pages())
+"""
+
+
+def test_memory_that_a_cell_frees_is_taken_again_without_new_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True, cwd=ROOT)
+    usual, kept = map(int, done.stdout.split())
+    assert kept < usual / 10 or sys.platform != "linux"
