@@ -280,7 +280,9 @@ def merged(
         components = OWNERS.get(role, ())
         if components and not any(_component(key, known) in components for key in part.tensors):
             held = ", ".join(dict.fromkeys(_WORDS[c] for k in part.tensors if (c := _component(k, known)) in _WORDS))
-            found = part.kind or f"it holds {held or 'nothing of LTX-2'}"
+            upsamples = "config" in part.metadata and LatentUpsamplerConfig.describes(part.config)
+            held = held or ("a latent upsampler" if upsamples else "nothing of LTX-2")
+            found = part.kind or f"it holds {held}"
             raise CheckpointError(f"{part.path}: {found}, and --{role.replace('_', '-')} needs {_WORDS[components[0]]}")
     return Checkpoint(files, _merged_metadata(files, parts), tensors)
 
