@@ -94,7 +94,7 @@ lint: $(VENV)/ready ## style, types, and which folder may import which
 fixtures: $(VENV)/ready ## build the tiny checkpoints
 	$(PY) fixtures/make.py
 
-# All 48 blocks: 43 GB of 2.0, 46 GB of 2.3 or 24 GB of Gemma. make full-size SIZE=gemma ARGS="--blocks 2"
+# All 48 blocks: 43 GB of 2.0, 46 GB of 2.3, 72 GB of 2.5 or 24 GB of Gemma. make full-size SIZE=gemma ARGS="--blocks 2"
 SIZE ?= 2.0
 full-size: $(VENV)/ready ## a checkpoint of the released sizes with random values, in fixtures/checkpoints/full-size
 	$(RUN) fixtures/make.py --full-size $(SIZE) --out $(TINY)/full-size $(ARGS)

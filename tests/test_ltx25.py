@@ -130,6 +130,12 @@ def test_files_of_two_versions_are_refused(checkpoints: Path, split: CheckpointF
         read_checkpoint(replace(split, audio_vae_path=checkpoints / "tiny-2.3.safetensors"))
 
 
+def test_an_upsampler_in_the_place_of_a_part_is_named(checkpoints: Path, split: CheckpointFiles) -> None:
+    upsampler = checkpoints / "tiny-2.3-upsampler-x2.safetensors"
+    with pytest.raises(CheckpointError, match="it holds a latent upsampler, and --video-vae-path needs the video VAE"):
+        read_checkpoint(replace(split, video_vae_path=upsampler))
+
+
 def test_info_says_what_each_of_the_split_files_holds(checkpoints: Path) -> None:
     said = info(checkpoints / "tiny-2.5-transformer.safetensors")
     assert (

@@ -8,21 +8,41 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 
-from ..errors import InputError
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, checkpoint_of, read_checkpoint
-from ..loading.header import TensorInfo
+from ..errors import CheckpointError, InputError
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, checkpoint_of, merged
+from ..loading.gemma import CONFIG as GEMMA_CONFIG
+from ..loading.gemma import GemmaFile
+from ..loading.header import TensorInfo, Tensors, read_header
 from ..loading.hub import Remote
 from .info import gigabytes
 from .request import Request
 
-_LAYER = re.compile(r"language_model\..*?layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 def header_of(path: CheckpointPath, remote: Mapping[str, Remote]) -> Checkpoint:
-    """The header of a file, or of a name that ``remote`` has."""
-    if isinstance(path, CheckpointFiles) or (found := remote.get(str(path))) is None:
-        return read_checkpoint(path)
-    return checkpoint_of(Path(path), found.metadata, found.tensors)
+    """The header of a file or of several, or of names that ``remote`` has."""
+
+    def header(file: Path) -> tuple[dict[str, str], Tensors]:
+        found = remote.get(str(file))
+        return read_header(file) if found is None else (found.metadata, found.tensors)
+
+    return merged(path, header) if isinstance(path, CheckpointFiles) else checkpoint_of(Path(path), *header(Path(path)))
+
+
+def gemma_of(name: str, remote: Remote) -> GemmaFile | None:
+    """The text encoder of LTX-2.5 under a name; None for a folder, whose config.json is not read. Raises
+    CheckpointError for another file."""
+    if GEMMA_CONFIG in remote.metadata:
+        return GemmaFile(Path(name), remote.metadata, remote.tensors)
+    if name.endswith(".safetensors"):
+        raise CheckpointError(f"{name}: it holds no Gemma ('{GEMMA_CONFIG}' is not in its metadata): use --gemma-root")
+    return None
+
+
+def gemma_name(remote: Remote) -> str:
+    """``Gemma 3`` or ``Gemma 4``, by the names of a folder's tensors: only Gemma 4 scales its layers."""
+    return f"Gemma {4 if any(key.endswith('.layer_scalar') for key in remote.tensors) else 3}"
 
 
 def gemma_memory(remote: Remote, request: Request) -> tuple[int, int]:

@@ -40,7 +40,7 @@ from ..vae_memory import (
     tiles_memory,
 )
 from . import estimates
-from .downloads import gemma_memory, header_of
+from .downloads import gemma_memory, gemma_name, gemma_of, header_of
 from .info import gigabytes
 from .recipes import RECIPES, Denoising
 from .request import Request
@@ -175,7 +175,10 @@ class Files:
     _headers: dict[str, Checkpoint] = field(default_factory=dict)
     _gemmas: dict[str, Gemma] = field(default_factory=dict)
 
-    def gemma(self, path: str) -> Gemma:
+    def gemma(self, path: str) -> Gemma | None:
+        """The headers of a Gemma; None for a folder that is not on this machine."""
+        if (remote := self.remote.get(path)) is not None:
+            return gemma_of(path, remote)
         return self._gemmas.get(path) or self._gemmas.setdefault(path, read_gemma(path))
 
     def upsampler(self, path: str) -> Checkpoint:
@@ -227,9 +230,10 @@ def _sizes(component: str, request: Request) -> Callable[[str], int]:
 
 def _text(request: Request, files: Files, encodes: int) -> Stage:
     """Gemma runs first, for every prompt; when it has been released, the connectors."""
-    if remote := files.remote.get(str(request.gemma_root)):
-        return Stage("prompts", "Gemma 3, 1024 tokens each", *gemma_memory(remote, request))
     folder = files.gemma(str(request.gemma_root))
+    if folder is None:
+        remote = files.remote[str(request.gemma_root)]
+        return Stage("prompts", f"{gemma_name(remote)}, 1024 tokens each", *gemma_memory(remote, request))
     config = read_gemma_config(folder.config)
     gemma = files.weights(folder, "gemma", request)
     connectors = files.weights(files.checkpoint, "embeddings_processor", request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..loading.gemma import is_gemma_file
+from ..loading.hub import on_hub
 from ..loading.lora import LoraPathStrength
 from .terminal import Parser
 
@@ -34,7 +35,7 @@ def assume(parser: Parser, values: dict[str, Any], whole: bool) -> tuple[str, ..
             assumed[dest] = name, value
     if values["gemma_root"] is None and _needs_gemma(values):
         encoder = values["text_encoder_path"]
-        if encoder is not None and is_gemma_file(encoder):  # of 2.5: Gemma is in it
+        if encoder is not None and (is_gemma_file(encoder) or on_hub(encoder)):  # of 2.5: Gemma is in it
             values["gemma_root"] = encoder
         else:
             assumed["gemma_root"] = GEMMA, GEMMA

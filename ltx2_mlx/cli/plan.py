@@ -19,8 +19,8 @@ from ..diffusion.behaviour import behaviour_of
 from ..diffusion_decoder import check_tiling
 from ..distributed.table import RULES, SIZES, check_ranks, parts_of, shapes_of
 from ..errors import InputError, LTX2Error
-from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, release_of
-from ..loading.gemma import check_gemma
+from ..loading.checkpoint import Checkpoint, CheckpointFiles, CheckpointPath, release_of, unstated
+from ..loading.gemma import Gemma, check_gemma
 from ..loading.hub import GEMMA_PATTERNS, Remote, look_up, on_hub, resolve
 from ..loading.load import build, check_packed, weight_shapes
 from ..loading.lora import LoraPathStrength, fitted_to, read_lora
@@ -40,7 +40,7 @@ from ..pipelines.prompts import check_text_models
 from ..text.tokenizer import LTXVGemmaTokenizer
 from ..types import VideoPixelShape
 from ..vae_memory import memory_size
-from .downloads import check_disk, header_of
+from .downloads import check_disk, gemma_of, header_of
 from .flags import named
 from .info import gigabytes
 from .limit import fitted
@@ -334,8 +334,7 @@ def _files(result: Plan) -> Checkpoint | None:
 
 def _checkpoint(result: Plan) -> Checkpoint | None:
     path = result.request.checkpoint_path
-    given = path.given().values() if isinstance(path, CheckpointFiles) else [path]
-    if str(path) not in result.remote and result.missing.intersection(map(str, given)):
+    if (result.missing - result.remote.keys()) & _names(path):
         return None
     checkpoint = None
     with result.checking():
@@ -363,7 +362,7 @@ def _check_split(component: str, module: nn.Module, request: Request) -> None:
 def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
     request, known = result.request, {}
     if request.context is not None and request.context.exists():
-        if checkpoint is None or str(request.checkpoint_path) in result.remote:
+        if checkpoint is None or result.remote.keys() & _names(request.checkpoint_path):
             return  # its text side must be that of the contexts
         with result.checking():
             known = contexts(request)
@@ -375,8 +374,12 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
     if request.gemma_root is None:
         with result.checking():
             raise InputError(_NO_GEMMA)
-    elif request.gemma_root in result.remote:
+    elif (remote := result.remote.get(request.gemma_root)) is not None:
         result.encodes = max(len(new), 1)
+        with result.checking():
+            if (encoder := gemma_of(request.gemma_root, remote)) is not None:
+                build("gemma", encoder)
+                _check_pair(result, encoder, checkpoint)
     elif request.gemma_root not in result.missing:
         with result.checking():
             if request.enhance_prompt:
@@ -384,11 +387,24 @@ def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:
             folder = check_gemma(request.gemma_root)
             module, _ = build("gemma", folder)
             _check_split("gemma", module, request)
-            if checkpoint is not None and checkpoint.holds("embeddings_processor"):
-                check_text_models(folder, checkpoint)
+            _check_pair(result, folder, checkpoint)
             result.encodes = max(len(new), 1)
             size = sum(info.nbytes for info in folder.tensors.values())
             result.files.append((folder.name, request.gemma_root, gigabytes(size)))
+
+
+def _check_pair(result: Plan, gemma: Gemma, checkpoint: Checkpoint | None) -> None:
+    """Raises CheckpointError where a text encoder does not belong to a checkpoint; a note where nobody can say."""
+    if checkpoint is None or not checkpoint.holds("embeddings_processor"):
+        return
+    check_text_models(gemma, checkpoint)
+    if note := unstated(checkpoint, gemma):
+        result.notes.append(note)
+
+
+def _names(path: CheckpointPath) -> set[str]:
+    """The files of a checkpoint, as they are named."""
+    return set(map(str, path.given().values())) if isinstance(path, CheckpointFiles) else {str(path)}
 
 
 def contexts(request: Request) -> Contexts:

@@ -196,13 +196,23 @@ def check_gemma_version(checkpoint: Checkpoint, gemma: Checkpoint) -> None:
     )
 
 
+def unstated(checkpoint: Checkpoint, gemma: Checkpoint) -> str | None:
+    """A sentence where a checkpoint from 2.4 on and its text encoder both do not say which they are; None otherwise."""
+    if checkpoint.gemma_needed or gemma.gemma_version or release_of(checkpoint.version) < (2, 4):
+        return None
+    return (
+        f"{checkpoint.path} does not say which text encoder it needs (gemma_source_checkpoint), and {gemma.path} not "
+        "which it is (gemma_version): only their shapes are compared"
+    )
+
+
 _OFFICIAL = "Use a checkpoint in the official single-file format"
 
 
 def read_checkpoint(path: CheckpointPath) -> Checkpoint:
     """Read and check the header of a checkpoint, or of each of its files. Raises CheckpointError in one line."""
     if isinstance(path, CheckpointFiles):
-        return _merged(path)
+        return merged(path)
     return checkpoint_of(Path(path), *read_header(Path(path)))
 
 
@@ -247,12 +257,14 @@ def _official_name(key: str, role: str) -> str:
     return key
 
 
-def _merged(files: CheckpointFiles) -> Checkpoint:
+def merged(
+    files: CheckpointFiles, header: Callable[[Path], tuple[dict[str, str], Tensors]] = read_header
+) -> Checkpoint:
     """One checkpoint of several files. Each prefix's keys come from the file that is for it, and otherwise from the
     first that has them; so do the sections of the config."""
     parts: dict[str, Checkpoint] = {}
     for role, path in files.given().items():
-        metadata, tensors = read_header(Path(path))
+        metadata, tensors = header(Path(path))
         place = _guess(tensors) if role == "checkpoint_path" else role
         parts[role] = Checkpoint(Path(path), metadata, _official(tensors, place))
     if not parts:
@@ -268,7 +280,9 @@ def _merged(files: CheckpointFiles) -> Checkpoint:
         components = OWNERS.get(role, ())
         if components and not any(_component(key, known) in components for key in part.tensors):
             held = ", ".join(dict.fromkeys(_WORDS[c] for k in part.tensors if (c := _component(k, known)) in _WORDS))
-            found = part.kind or f"it holds {held or 'nothing of LTX-2'}"
+            upsamples = "config" in part.metadata and LatentUpsamplerConfig.describes(part.config)
+            held = held or ("a latent upsampler" if upsamples else "nothing of LTX-2")
+            found = part.kind or f"it holds {held}"
             raise CheckpointError(f"{part.path}: {found}, and --{role.replace('_', '-')} needs {_WORDS[components[0]]}")
     return Checkpoint(files, _merged_metadata(files, parts), tensors)
 

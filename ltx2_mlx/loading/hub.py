@@ -35,16 +35,16 @@ def expanded(path: str | Path) -> Path:
 
 def on_hub(reference: str | Path, patterns: Sequence[str] | None = None) -> bool:
     """True for what is no path here and has the form of a name on Hugging Face; the arguments are those of resolve."""
-    form = _FILE if patterns is None else _REPOSITORY
-    return not expanded(reference).exists() and form.fullmatch(str(reference)) is not None
+    forms = (_FILE,) if patterns is None else (_FILE, _REPOSITORY)
+    return not expanded(reference).exists() and any(form.fullmatch(str(reference)) for form in forms)
 
 
 def resolve(reference: str | Path, patterns: Sequence[str] | None = None, download: bool = True) -> Path:
     """The file or folder on this machine that ``reference`` names, downloaded if need be and if ``download`` allows it.
 
     A path that exists is taken as it is. Otherwise ``owner/name/file.safetensors`` is a file of a repository; where
-    ``patterns`` are given (GEMMA_PATTERNS for Gemma) ``owner/name`` is a folder of those of its top-level files that
-    match one. Without patterns a repository is not fetched: LTX-2's holds hundreds of gigabytes. Raises HubError.
+    ``patterns`` are given (GEMMA_PATTERNS for Gemma) ``owner/name`` is also a folder, of those of its top-level files
+    that match one. Without patterns a repository is not fetched: LTX-2's holds hundreds of gigabytes. Raises HubError.
     """
     path = expanded(reference)
     if path.exists():
@@ -58,9 +58,9 @@ def resolve(reference: str | Path, patterns: Sequence[str] | None = None, downlo
         raise HubError(f"{name}: an address; give a path, or the name on Hugging Face: {meant}")
     if "://" in name:
         raise HubError(f"{name}: an address; download the file and give its path")
+    if match := _FILE.fullmatch(name):
+        return _fetch_file(match[1], match[2], download)
     if patterns is None:
-        if match := _FILE.fullmatch(name):
-            return _fetch_file(match[1], match[2], download)
         hint = f"; for a file of that repository add its name: {name}/FILE.safetensors"
         hint = hint if _REPOSITORY.fullmatch(name) else ", and the name is not of the form owner/name/file.safetensors"
     else:
@@ -86,7 +86,7 @@ def look_up(reference: str, patterns: Sequence[str] | None = None) -> Remote:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    if (match := _FILE.fullmatch(reference)) and patterns is None:
+    if match := _FILE.fullmatch(reference):
         with _explained(match[1], match[2], True), _reached():
             header = api.parse_safetensors_file_metadata(match[1], match[2])
         tensors = _tensors(reference, header)

@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ltx2_mlx.loading.checkpoint import CheckpointPath
+from ltx2_mlx.loading.checkpoint import CheckpointFiles, CheckpointPath
 
 from ..tap.side import Loras, Side
 from ..tap.trace import Tensor
@@ -60,6 +60,8 @@ class MLX(Side):
         # Looked up when called: `planting.planted` puts a copy with a fault in its place.
         product = importlib.import_module("ltx2_mlx")
         files = [product.LoraPathStrength(*lora) for lora in loras]
+        if isinstance(path, CheckpointFiles):
+            path = product.CheckpointFiles(**path.given())
         module: nn.Module = product.load(component, path, self.dtype(dtype), files, quantization, paged)
         return module
 

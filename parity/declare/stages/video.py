@@ -72,7 +72,7 @@ def _is_alone(config: dict[str, Any]) -> bool:
 def encoder_cases(config: dict[str, Any]) -> dict[str, Case]:
     vae = config["vae"]
     if _is_alone(config):
-        return {"base": Case({"sample": _video("encode alone", 1, 3, 9, 64, 32)}, half=False)}
+        return {"base": Case({"sample": _video("encode alone", 1, 3, 9, 64, 96)}, half=False)}
     cases = {"base": Case({"sample": _video("encode", 2, 3, 9, 64, 96)}, half=False)}
     # Half precision on a small clip: torch's 3-D convolutions take twenty times as long in it.
     width = 64 if vae.get("spatial_padding_mode") == "reflect" else 32
