@@ -209,7 +209,6 @@ def test_a_gemma_folder_that_does_not_fit_says_so(tmp_path: Path, checkpoints: P
     key = "language_model.model.norm.weight"
     cases = (
         (WeightsError, key, {"model_safetensors_index_json": without(key)}),
-        (CheckpointError, "neither model.safetensors.index.json", {"model_safetensors_index_json": None}),
         (CheckpointError, "config.json: cannot be read", {"config_json": None}),
         (WeightsError, "missing language_model.model.layers.7", {"config_json": put(num_hidden_layers=8)}),
         (WeightsError, "left over language_model.model.layers.6", {"config_json": put(num_hidden_layers=6)}),

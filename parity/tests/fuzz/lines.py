@@ -165,6 +165,9 @@ def _product_line(command: str) -> Callable[[Path, random.Random], list[str]]:
                 line += [action.option_strings[0], *map(str, NEEDED[action.dest])]
         for action in rng.sample(actions, rng.choice((0, 1, 1, 2, 5))):
             line += [action.option_strings[0], *_values(action, rng)]
+        if "--prompts-file" in line:  # in its place
+            at = line.index("--prompt")
+            del line[at : at + 2]
         if rng.random() < 0.66:
             line = mutate.words(line, rng)
         return [command, *line]

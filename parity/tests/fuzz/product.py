@@ -127,11 +127,16 @@ def media_files() -> dict[str, dict[str, bytes]]:
     kinds = ("png", "jpeg", "webp", "gif", "tiff", "bmp", "ico", "tga", "ppm", "jpeg2000")
     clips: dict[str, dict[str, Any]] = {"a.mp4": {"audio": 9000}, "a.mov": {}, "a.mkv": {"audio": 9000}}
     clips |= {"b.avi": {"codec": "mpeg4"}, "a.ts": {}, "q.mov": {"codec": "qtrle", "pix_fmt": "rgb24"}}
+    clips |= {
+        "v.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"},
+        "p.mov": {"codec": "prores_ks", "pix_fmt": "yuva444p10le"},
+    }
     codecs = {"a.wav": "pcm_s16le", "a.flac": "flac", "a.mp3": "libmp3lame", "a.m4a": "aac", "a.ogg": "libopus"}
     sound = np.stack([tone(9000, 48000)] * 2)
     return {
         "picture": {f"x.{kind}": saved(Image.fromarray(corners(48, 48)), kind) for kind in kinds},
-        "clip": {name: write_clip(here / name, **options).read_bytes() for name, options in clips.items()},
+        "clip": {name: write_clip(here / name, **options).read_bytes() for name, options in clips.items()}
+        | {f"x.{kind}": saved(Image.fromarray(corners(48, 48)), kind) for kind in ("gif", "png", "tiff", "webp")},
         "audio": {name: write_audio(here / name, sound, 48000, codec).read_bytes() for name, codec in codecs.items()},
     }
 
