@@ -90,8 +90,9 @@ def _run(args: argparse.Namespace) -> int:
     from ..judge.device import Device
     from ..report import history, terminal
     from ..report.render import render, replacing
-    from ..run.environment import chosen_device
+    from ..run.environment import chosen_device, judged_package
     from ..run.loop import CellError, run
+    from ..run.sources import require_fresh
     from ..run.workers import WorkerDiedError
 
     lanes, device = lanes_of("A" if args.ranks and args.lane is None else args.lane), chosen_device(args.device)
@@ -100,6 +101,7 @@ def _run(args: argparse.Namespace) -> int:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""
         print(f"{clear}[{time.monotonic() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
+    require_fresh(judged_package())
     if foreign(args):
         return run_sides(args, _chosen(args)[0], lanes)
     chosen, real = _chosen(args)

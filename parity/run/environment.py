@@ -13,8 +13,10 @@ from pathlib import Path
 from ltx2_mlx.errors import InputError
 
 from ..sides import versions
+from . import sources
 
 ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ("ltx_core", "ltx_pipelines")
 LIBRARIES = ("ltx-core", "ltx-pipelines", "torch", "mlx", "numpy", "transformers", "diffusers")
 # Further ones that numbers depend on, and what the environment tells the libraries: for resuming, not for the report.
 FURTHER: tuple[str, ...] = (
@@ -75,6 +77,9 @@ def environment(device: str) -> dict[str, str]:
     libraries = {name: found for name in LIBRARIES if (found := _version(name))}
     other = {"reference": versions.about(found)} if (found := versions.other()) else {}
     elsewhere = {} if judged_package().parent == ROOT else {"ltx2_mlx": str(judged_package())}
+    for package in REFERENCE:
+        if changed := sources.edited(package, package.replace("_", "-"), _package(package)):
+            elsewhere[package] = changed
     return {
         "machine": f"{platform.system()} {platform.machine()}, {cpu}, {os.cpu_count()} cores",
         "device": device,
@@ -95,7 +100,7 @@ def code_digest() -> str:
     """SHA-256 of the source that decides what a run finds: ours, the harness's (but for its tests), the reference's."""
     digest = hashlib.sha256()
     folders = {"ltx2_mlx": judged_package(), "parity": ROOT / "parity"}
-    folders |= {name: found for name in ("ltx_core", "ltx_pipelines") if (found := _package(name))}
+    folders |= {name: found for name in REFERENCE if (found := _package(name))}
     for package, folder in folders.items():
         for file in sorted(folder.rglob("*.py")):
             inside = file.relative_to(folder)

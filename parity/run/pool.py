@@ -118,7 +118,7 @@ def count(text: str) -> int:
 
 def seed(text: str) -> int:
     """The number of ``--seed``: one that results.json can hold."""
-    if not -(2**62) <= (number := int(text)) < 2**62:
+    if not 0 <= (number := int(text)) < 2**62:
         raise ValueError(text)
     return number
 

@@ -274,6 +274,7 @@ def require_whole(folder: Path) -> None:
         ["margins", "--stage", "patchifiers", "--seeds", "9" * 40],
         ["selftest", "--only", "a\nb"],
         *([verb, "--seed", str(2**62)] for verb in ("run", "record", "selftest", "bisect")),
+        *([verb, "--seed", "-1"] for verb in ("run", "record", "selftest", "bisect")),
     ],
 )
 def test_a_number_or_a_name_that_no_run_has_is_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,7 +21,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ltx2_mlx.errors import CheckpointError
+from ltx2_mlx.errors import CheckpointError, InputError
 from parity.cli import main
 from parity.declare.model import Case, Stage
 from parity.judge import tolerance
@@ -42,11 +44,12 @@ from parity.judge.verdicts import judge
 from parity.report import junit
 from parity.report.render import render, replacing
 from parity.run import pipelines as pipeline_runs
-from parity.run.environment import ROOT, code_digest
+from parity.run.environment import ROOT, _package, code_digest, environment
 from parity.run.loop import Live
 from parity.run.recorded import Inventory, Recorded, Recording
 from parity.run.replay import judge_recording
 from parity.run.resume import CellResult, Cells
+from parity.run.sources import edited, require_fresh
 from parity.run.tracefile import LAYOUT, _seal
 from parity.run.tracefile import SCHEMA as TRACE_SCHEMA
 from parity.sides.pair import Pair
@@ -558,6 +561,38 @@ def test_another_copy_of_the_product_is_named(tmp_path: Path) -> None:
     script = "from parity.run.environment import environment; print(environment('cpu').get('ltx2_mlx', 'the same'))"
     assert python("-c", script, cwd=tmp_path).communicate()[0].strip() == str((tmp_path / "ltx2_mlx").resolve())
     assert python("-c", script, cwd=ROOT).communicate()[0].strip() == "the same"
+
+
+@way("compiled files that are not what the sources say now")
+def test_a_compiled_file_that_is_not_its_source(tmp_path: Path) -> None:
+    source = tmp_path / "a.py"
+    source.write_text("X = 1")
+    for mode in PycInvalidationMode:
+        compiled = Path(py_compile.compile(str(source), doraise=True, invalidation_mode=mode) or "")
+        require_fresh(tmp_path)
+        then = source.stat()
+        source.write_text("X = 2")
+        os.utime(source, ns=(then.st_atime_ns, then.st_mtime_ns))
+        if mode is PycInvalidationMode.CHECKED_HASH:
+            require_fresh(tmp_path)  # Python does not run it
+        else:
+            with pytest.raises(InputError, match=r"not what a\.py says now; remove it"):
+                require_fresh(tmp_path)
+        compiled.unlink()
+        source.write_text("X = 1")
+
+
+@way("a reference that was edited where it is installed, or another copy of it")
+def test_an_edited_reference_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _package("ltx_core")
+    assert folder and edited("ltx_core", "ltx-core", folder) == ""
+    shutil.copytree(folder, tmp_path / "ltx_core")
+    assert edited("ltx_core", "ltx-core", tmp_path / "ltx_core") == str(tmp_path / "ltx_core")
+    monkeypatch.setattr("importlib.metadata.PathDistribution.locate_file", lambda self, path: tmp_path / path)
+    (tmp_path / "ltx_core" / "types.py").write_text("")
+    assert edited("ltx_core", "ltx-core", tmp_path / "ltx_core") == "edited: ltx_core/types.py"
+    monkeypatch.setattr("parity.run.environment._package", lambda name: tmp_path / name)
+    assert environment("cpu")["ltx_core"] == "edited: ltx_core/types.py"
 
 
 @way("TF32 in the environment, which hides faults on a GPU")

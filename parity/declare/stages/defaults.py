@@ -229,6 +229,6 @@ def case() -> Case:
         kwargs = {"keys": tuple(keys.split())}
         steps.append(_step(f"config.{component}", "keys_of", kwargs, {"component": component}, {"cls": cls}))
     for video, audio in ((17, 23), (23, 17)):  # in released files both are 20
-        both = {"video": video, "audio": audio}
-        steps.append(_step(f"config.between.{video}.{audio}", "between_streams", both, {}, {}))
+        longest = {"video": video, "audio": audio}
+        steps.append(_step(f"config.between.{video}.{audio}", "between_streams", longest, {}, {}))
     return Case(steps=tuple(steps), half=False)
