@@ -83,7 +83,8 @@ def side(name: str, role: str) -> Side:
             from ..sides.torch import Torch
         except (ImportError, AttributeError) as error:
             if installed := versions.other():
-                raise InputError(f"{REFERENCE} {installed} does not answer as {versions.DECLARED} does: {error}") from error
+                why = f"{REFERENCE} {installed} does not answer as {versions.DECLARED} does: {error}"
+                raise InputError(why) from error
             raise
         return Torch()
     if role != "reference" and name == OURS:
