@@ -248,7 +248,7 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "gemma: no such file or folder, and the name is not a repository's, of the form owner/name",
         ),
         ("./owner/gemma", GEMMA_PATTERNS, "and the name is not a repository's"),
-        ("owner/name/ltx.safetensors", GEMMA_PATTERNS, "and the name is not a repository's"),
+        ("owner/ltx.safetensors", GEMMA_PATTERNS, "and the name is not a repository's"),
     ],
 )
 def test_what_is_no_name_is_refused_without_asking(reference: str, patterns: tuple | None, message: str) -> None:
