@@ -67,7 +67,7 @@ def _says(old: str, new: str) -> Callable[[dict[str, str], dict[str, mx.array]],
 
 def _renamed(metadata: dict[str, str], tensors: dict[str, mx.array]) -> None:
     for key in list(tensors):
-        tensors[key.replace("diffusion_model.", "another_model.")] = tensors.pop(key)
+        tensors[key.replace("transformer_blocks.", "another_list.")] = tensors.pop(key)
 
 
 FILES: tuple[FileFault | ClipFault, ...] = (
@@ -85,7 +85,7 @@ FILES: tuple[FileFault | ClipFault, ...] = (
         _says('"spatial_scale": 2.0', '"spatial_scale": 1.5'),
         cause="other network",
     ),
-    FileFault("Y52", "a LoRA whose keys have another prefix", "tiny-2.0-lora", _renamed, cause="wrong weights"),
+    FileFault("Y52", "a LoRA whose layers have other names", "tiny-2.0-lora", _renamed, cause="wrong weights"),
     ClipFault("Y60", "a video with dark frames", lambda: picture(0.12, 14), cause="wrong input"),
     ClipFault("Y61", "a video of noise", noise, cause="wrong input"),
     ClipFault("Y62", "a video with grey frames", lambda: picture(0.6, 8.6), cause="missing normalisation"),
