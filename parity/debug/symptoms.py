@@ -339,7 +339,7 @@ SYMPTOMS = (
         "A LoRA does nothing",
         (
             Check(
-                "key prefix",
+                "names of layers",
                 _LORA,
                 "is W + B·A",
                 "would do nothing",
