@@ -13,16 +13,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _list(args: argparse.Namespace) -> int:
-    from ..declare.inputs import FIXTURES
     from ..sides.fixtures import ensure_fixtures
-    from ..sides.loading import read
+    from ..sides.loading import read, tiny
 
     ensure_fixtures()
     for stage in stages().values():
         print(f"{stage.name}  ({len(stage.functions)} function taps; every leaf module)")
         for config in stage.configs:
-            path = FIXTURES / (config if stage.folder else f"{config}.safetensors")
-            cases = stage.cases(read(path).config if stage.component else {})
+            cases = stage.cases(read(tiny(config, stage.folder)).config if stage.component else {})
             print(f"  {config:<24}{', '.join(cases)}")
     for pipeline in pipelines().values():
         print(f"{pipeline.name}  ({', '.join(dict.fromkeys(watch.name for watch in pipeline.watches))})")

@@ -10,14 +10,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from parity.declare.inputs import FIXTURES
 from parity.declare.stages import stages
 from parity.judge.results import Reason, Results
 from parity.run import replay
 from parity.run.live import Runner
 from parity.run.replay import judge_recording, replay_free
 from parity.sides import mlx
-from parity.sides.loading import read
+from parity.sides.loading import read, tiny
 from parity.sides.pair import Pair
 
 
@@ -74,7 +73,7 @@ def test_every_case_that_is_to_run_before_another_exists() -> None:
     named = 0
     for stage in stages().values():
         for config in stage.configs if stage.component else ():
-            cases = stage.cases(read(FIXTURES / (config if stage.folder else f"{config}.safetensors")).config)
+            cases = stage.cases(read(tiny(config, stage.folder)).config)
             for earlier in (name for case in cases.values() for name in case.after):
                 named += 1
                 assert earlier.partition("@")[0].rpartition(":")[2] in cases, f"{stage.name} {config}: {earlier}"
