@@ -143,8 +143,11 @@ def read_fields(cls: type, section: dict[str, Any], name: str, ignored: set[str]
 @cache
 def types_of(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields with the ranges that they state. To evaluate them takes longer than the rest of
-    reading."""
-    return get_type_hints(cls, include_extras=True)
+    reading.
+
+    Their names are those of the module that made the class, whatever is imported under its name by now.
+    """
+    return get_type_hints(cls, vars(cls)["__init__"].__globals__, include_extras=True)
 
 
 def table_of(section: dict[str, Any], name: str, key: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 HARNESS = Path(__file__).resolve().parents[1]
 STAND_INS = HARNESS / "sides"  # functions and generators that ours calls in place of its own are there
+TAPS = HARNESS / "tap" / "patch.py"  # a tapped module's own call is made there
 PASSED_ON = (HARNESS / "tap", STAND_INS)  # calls of ours go through these
 ARGUMENTS = re.compile("(?<!incompatible function )argument")  # what a function says that is called wrongly
 
@@ -16,7 +17,8 @@ def crash(error: BaseException, ours: Path) -> str:
     """The place in the harness, ``file:line``, that is to blame for an exception; "" where ours (a folder) is.
 
     It is whoever's frame is the innermost. Ours is to blame as well for a stand-in that it calls and that cannot work
-    with what it is given, and for a call with arguments that the function does not take.
+    with what it is given, for a call with arguments that the function does not take, and for what a library's layer
+    raises that it calls through a tap.
     """
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     own = [(file, line) for file, line in frames if file.is_relative_to(ours) or file.is_relative_to(HARNESS)]
@@ -24,6 +26,8 @@ def crash(error: BaseException, ours: Path) -> str:
     if passed_on and isinstance(error, TypeError) and ARGUMENTS.search(str(error)):
         return ""
     called = any(file.is_relative_to(ours) for file, _ in own)
+    if called and own[-1][0] == TAPS and frames[-1] != own[-1]:
+        return ""
     for file, line in reversed(own):
         if file.is_relative_to(ours):
             return ""

@@ -210,6 +210,13 @@ def test_who_is_to_blame_for_an_exception(tmp_path: Path) -> None:
     assert place(lambda: product["run"](harness["run"], product["fail"], 1)) == "parity/judge/b.py:1"
     assert place(lambda: product["run"](stand_in["fail"])) == "", "it could not work with what ours gave it"
     assert place(lambda: stand_in["fail"]()) == "parity/sides/d.py:1"
+    tap = module(blame.TAPS, "def run(f, *args): return f(*args)\ndef fail(): 1 / 0\n")
+    library = module(tmp_path / "site-packages" / "e.py", "def fail(): raise ValueError('shapes')\n")
+    assert place(lambda: product["run"](tap["run"], library["fail"])) == "", (
+        "a layer of a library, called through a tap"
+    )
+    assert place(lambda: product["run"](tap["fail"])) == "parity/tap/patch.py:2"
+    assert place(lambda: tap["run"](library["fail"])) == "parity/tap/patch.py:1"
 
 
 PLAIN = "def f(a):\n    if a:\n        a = 1\n    return a\n"
