@@ -12,16 +12,23 @@ from .line import Check, Line, Setting, layer, random
 
 
 def _case(
-    heads: int, queries: int, keys: int, width: int, dtype: mx.Dtype, masked: bool = False, count: int = 64
+    heads: int,
+    queries: int,
+    keys: int,
+    width: int,
+    dtype: mx.Dtype,
+    masked: bool = False,
+    batch: int = 1,
 ) -> Check:
     """Views of ``(B, T, H·D)``, as projections give them. A mask hides some keys from each query."""
 
     def split(name: str, length: int, scale: float = 1.0) -> mx.array:
-        flat = random(name, 1, length, heads * width, dtype=dtype, scale=scale)
-        return flat.reshape(1, length, heads, width).swapaxes(1, 2)
+        flat = random(name, batch, length, heads * width, dtype=dtype, scale=scale)
+        return flat.reshape(batch, length, heads, width).swapaxes(1, 2)
 
+    count = 64
     q, k, v = split("q", queries, scale=3.0), split("k", keys), split("v", keys)
-    what = f"{heads} heads of {width}, {queries:,} queries, {keys:,} keys"
+    what = f"{heads} heads of {width}, {queries:,} queries, {keys:,} keys" + (f", {batch} windows" * (batch > 1))
     if not masked:
         return layer(what, "attention", fused(q, k, v), (q, k, v), count)
     hidden = np.random.default_rng(0).random((1, 1, queries, keys)) < 0.4
@@ -38,17 +45,20 @@ def _long(setting: Setting) -> Iterator[Check]:
 
 
 def _odd(setting: Setting) -> Iterator[Check]:
-    """Audio over video, video over audio, a prompt's 1,024 keys, Gemma's wide heads, and lengths that fit no tile."""
+    """Audio over video, video over audio, a prompt's 1,024 keys, the wide heads of Gemma 3 and 4, the windows of 2.5's
+    video decoder, and lengths that fit no tile."""
     few = setting.small
-    for heads, queries, keys, width, masked in (
-        (8, 82, 82, 64, False),
-        (4 if few else 32, 126, 300 if few else 6144, 64, False),
-        (4, 300 if few else 1536, 126, 64, False),
-        (4, 37 if few else 1027, 100 if few else 1024, 128, True),
-        (2, 33 if few else 257, 33 if few else 257, 256, True),
+    for heads, queries, keys, width, masked, batch in (
+        (8, 82, 82, 64, False, 1),
+        (4 if few else 32, 126, 300 if few else 6144, 64, False, 1),
+        (4, 300 if few else 1536, 126, 64, False, 1),
+        (4, 37 if few else 1027, 100 if few else 1024, 128, True, 1),
+        (2, 33 if few else 257, 33 if few else 257, 256, True, 1),
+        (2, 33 if few else 257, 33 if few else 257, 512, True, 1),
+        (4, 27, 125 if few else 343, 64, True, 3 if few else 64),
     ):
         for dtype in (mx.bfloat16, mx.float32):
-            yield _case(heads, queries, keys, width, dtype, masked)
+            yield _case(heads, queries, keys, width, dtype, masked, batch)
 
 
 def _float32(setting: Setting) -> Iterator[Check]:
@@ -70,7 +80,7 @@ LINES = (
     Line(
         "attention.odd",
         "attention at odd lengths, and with masks",
-        "audio over video, video over audio, prompts, Gemma",
+        "audio over video, video over audio, prompts, Gemma 3 and 4, the video decoder of 2.5",
         "the last tile of queries or keys is read or masked wrongly",
         "another release of MLX",
         _odd,
