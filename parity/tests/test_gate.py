@@ -197,6 +197,14 @@ def judged(checkpoints: Path) -> Results:
     return Runner().run([(short, CELL[1])], "AC")
 
 
+def test_half_precision_is_judged_in_its_own_lane_and_counts_as_nothing_else(checkpoints: Path) -> None:
+    results = Runner().run([(stages()["upsampler"], "tiny-2.3-upsampler-x1.5")], "B")
+    assert {row.lane for row in results.rows} == {"B"} and results.exit_code() == EXIT_OK
+    dtypes = {row.case.partition("@")[2] for row in results.rows}
+    assert dtypes and dtypes <= {"bfloat16", "float16"}
+    assert {row.dtype for row in results.rows} >= dtypes
+
+
 def test_a_reference_that_does_not_repeat_itself_is_inconclusive(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
