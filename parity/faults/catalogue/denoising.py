@@ -260,7 +260,7 @@ DENOISING = (
         _DENOISERS,
         "guiders = (video_guider_factory.build_from_sigma(sigma), audio_guider_factory.build_from_sigma(sigma))",
         "guiders = (video_guider_factory.build_from_sigma(1.0), audio_guider_factory.build_from_sigma(1.0))",
-        "guided.bins",
+        "guided.put",
         "wrong constant",
         "S14",
     ),

@@ -54,7 +54,7 @@ LORA = (
         f"[({_PRODUCT}.astype(dtype).T if len(b) == a.shape[1] else ({_PRODUCT}.astype(dtype) for",
         f"full.bfloat16.{_FIRST}",
     ),
-    _fault("L02c", "prefix wrong: nothing matches", 'PREFIX = "', 'PREFIX = "model.', "full.bfloat16"),
+    _fault("L02c", "prefix kept: nothing matches", "name = name.removeprefix(wrapper)", "break", "full.bfloat16"),
     _fault(
         "L03a",
         "only the first LoRA",
