@@ -85,9 +85,13 @@ def checkpoints() -> Path:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds."""
 
-    def spread(work: Callable[[Any], Any], tasks: Sequence[Any], *options: object) -> Iterator[Any]:
+    def spread(
+        work: Callable[[Any], Any], tasks: Sequence[Any], *options: object, finished: Callable[[], None]
+    ) -> Iterator[Any]:
         for task in tasks:
-            yield work(task)
+            result = work(task)
+            finished()
+            yield result
 
     monkeypatch.setattr("parity.run.loop.spread", spread)
     monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import sys
 import time
@@ -166,11 +167,14 @@ def judge_cells(
     guesses = [10.0 if task.name in pipelines() else 1.0 for task in left]
     # Pipelines of one config load the same models and encode the same prompts.
     groups = [task.config if task.name in pipelines() else task.cost for task in left]
-    found = spread(judge_cell, left, names, jobs, guesses, groups)
+    ended = itertools.count(len(tasks) - len(left) + 1)
+    found = spread(
+        *(judge_cell, left, names, jobs, guesses, groups),
+        finished=lambda: progress(f"{next(ended)} of {len(tasks)} cells done"),
+    )
     peaks: list[float] = []
-    for done, earlier in enumerate(known, 1):
+    for earlier in known:
         cell = earlier or next(found)
-        progress(f"{done} of {len(tasks)} cells done")
         results.rows += cell.results.rows
         results.coverage += cell.results.coverage
         results.pipelines += cell.results.pipelines

@@ -36,11 +36,13 @@ def spread(
     jobs: int | None = None,
     guesses: Sequence[float] | None = None,
     groups: Sequence[str] | None = None,
+    finished: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
     """``work`` on every task, the longest first by the last run's times; the results in the order of the tasks.
 
     guesses: seconds for each task that has not run here. groups: tasks of one group have work in common, which a
-    process does once: they stay in one process as long as there is other work for the rest.
+    process does once: they stay in one process as long as there is other work for the rest. finished: called as each
+    task ends, whichever it is.
 
     Raises what ``work`` raises, and WorkerDiedError.
     """
@@ -63,6 +65,7 @@ def spread(
                     for answered, (result, seconds, peak) in workers.answers().items():
                         found[names[answered]] = round(seconds, 2), round(peak, 3)
                         done[answered] = result
+                        finished()
                 yield done.pop(index)
     finally:
         _keep(costs | found)

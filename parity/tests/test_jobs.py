@@ -68,6 +68,18 @@ def test_the_longest_go_first_and_results_keep_their_order(tmp_path: Path, monke
     assert costs["b"][0] >= 0.4 and all(0 < peak < 1 for _, peak in costs.values())
 
 
+def test_each_task_is_told_of_as_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when its turn comes: the first may be the last to end."""
+    monkeypatch.setattr(pool, "COSTS", tmp_path / "costs.json")
+    ended: list[int] = []
+    (tmp_path / "costs.json").write_text('{"a": [0.0, 0.1], "b": [9.0, 0.1]}')
+    tasks = [(0.0, tmp_path / "log"), (0.0, tmp_path / "log")]
+    found = pool.spread(doze, tasks, ["a", "b"], 1, finished=lambda: ended.append(len(ended)))
+    next(found)
+    assert ended == [0, 1]
+    found.close()
+
+
 def test_a_group_stays_in_one_process_while_there_is_other_work() -> None:
     left = ["pipelines 1", "pipelines 2", "pipelines 1", "alone"]
     assert pool._next(left, None, set()) == 0
