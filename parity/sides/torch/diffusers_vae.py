@@ -79,6 +79,8 @@ class Decoder(Half):
 
 def _blocks(config: Config, half: str) -> Blocks:
     """Kind and options of each block, in the order in which they run."""
+    if f"{half}_blocks" not in config["vae"]:
+        raise NotComparableError(f"its {half} is another class of diffusers, or none")
     blocks = config["vae"][f"{half}_blocks"]
     named = [(name, {"num_layers": options} if isinstance(options, int) else options) for name, options in blocks]
     return named if half == "encoder" else named[::-1]
