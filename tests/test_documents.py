@@ -120,7 +120,7 @@ def folder(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "reports" / "baseline.json", folder / "reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("parity.run.loop.spread", lambda work, tasks, *some, **more: map(work, tasks))
+        patch.setattr("parity.run.loop.spread", lambda work, tasks, *some, **more: (work(task) for task in tasks))
         assert ltx2_parity(["run", "--stage", "patchifiers", "--lane", "A"]) == 0
     shutil.copytree(folder / "reports" / "latest", folder / "reports" / "yesterday")
     return folder
