@@ -65,7 +65,7 @@ def transformer(config: Config) -> Any:
 def velocity(model: Any, case: SimpleNamespace) -> Any:
     """The velocities of both streams."""
     video, audio = case.video, case.audio
-    if video is None or audio is None or not getattr(audio, "enabled", True):
+    if not all(stream is not None and getattr(stream, "enabled", True) for stream in (video, audio)):
         raise NotComparableError("diffusers computes both streams, always")
     if getattr(video, "attention_mask", None) is not None:
         raise NotComparableError("diffusers' self-attention takes strengths in another form")
