@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from ltx2_mlx.config import AudioVAEConfig, CausalityAxis, NormType, read_vocoder_config
+from ltx2_mlx.config.reading import types_of
 from ltx2_mlx.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "fixtures" / "configs"
@@ -92,3 +96,11 @@ def test_what_files_leave_out_has_its_meaning() -> None:
     assert (read.norm_type, read.causality_axis) == (NormType.PIXEL, CausalityAxis.HEIGHT)
     assert read_vocoder_config(c).output_sampling_rate == 24000
     assert read_vocoder_config(config("tiny-2.3")).vocoder.output_sampling_rate == 16000
+
+
+def test_a_config_keeps_its_own_field_types_while_another_copy_of_the_package_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, AudioVAEConfig.__module__, ModuleType("another"))
+    types_of.cache_clear()
+    assert types_of(AudioVAEConfig).keys() == {field.name for field in fields(AudioVAEConfig)}

@@ -516,7 +516,7 @@ def _scale(checkpoint: Checkpoint, arrays: Mapping[str, mx.array], key: str) -> 
     if found is None:
         return None
     scale = per_row(arrays[found], checkpoint.tensors[key].shape)
-    if (scale <= 0).any().item() and ((scale < 0) | ((scale == 0) & (arrays[key] != 0))).any().item():
+    if (scale <= 0).any().item() and ((scale < 0) | ((scale == 0) & (arrays[key] & 127 != 0))).any().item():
         info = checkpoint.tensors[found]
         raise WeightsError(f"{info} is zero or negative, and scales a weight: the file is damaged. Get another one")
     return scale

@@ -22,7 +22,11 @@ def require_fresh(folder: Path) -> None:
         compiled = Path(cache_from_source(str(source)))
         if compiled.exists() and _would_run(compiled.read_bytes(), source):
             code = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
-            if marshal.loads(compiled.read_bytes()[_HEADER:]) != code:
+            try:
+                same = marshal.loads(compiled.read_bytes()[_HEADER:]) == code
+            except (ValueError, EOFError, TypeError):  # cut short, or damaged
+                same = False
+            if not same:
                 raise InputError(f"{compiled} is not what {source.name} says now; remove it")
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from parity.run import ports
 from parity.run.environment import ROOT
 from parity.run.ports import Subject
 from parity.sides.port import NotComparableError, find
+from parity.sides.torch.diffusers import velocity
 from parity.sides.torch.diffusers_vae import video_decoder, video_encoder
 
 ROWS = ["res_x", {"num_layers": 1, "inject_noise": True}], ["res_x", {"num_layers": 2}]
@@ -77,3 +79,12 @@ def test_a_config_that_diffusers_cannot_say_is_not_comparable() -> None:
     config["vae"] |= {"latent_log_var": "uniform", "encoder_blocks": [["compress_time", 1]]}
     with pytest.raises(NotComparableError, match="resamples with a residual"):
         video_encoder(config)
+
+
+def test_what_diffusers_cannot_be_given_is_not_comparable() -> None:
+    runs, stands, none = SimpleNamespace(enabled=True), SimpleNamespace(enabled=False), None
+    for video, audio in ((runs, stands), (stands, runs), (runs, none), (none, runs)):
+        with pytest.raises(NotComparableError, match="both streams"):
+            velocity(None, SimpleNamespace(video=video, audio=audio))
+    with pytest.raises(NotComparableError, match="another class"):
+        video_encoder({"vae": {"latent_channels": 8, "encoder": {"blocks": []}}})

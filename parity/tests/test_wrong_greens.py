@@ -578,6 +578,9 @@ def test_a_compiled_file_that_is_not_its_source(tmp_path: Path) -> None:
         else:
             with pytest.raises(InputError, match=r"not what a\.py says now; remove it"):
                 require_fresh(tmp_path)
+            compiled.write_bytes(compiled.read_bytes()[:20])
+            with pytest.raises(InputError, match="remove it"):
+                require_fresh(tmp_path)
         compiled.unlink()
         source.write_text("X = 1")
 
