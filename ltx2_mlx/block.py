@@ -15,10 +15,11 @@ import mlx.nn as nn
 from .config import StreamConfig, TransformerConfig
 from .diffusion.perturbations import BatchedPerturbationConfig, PerturbationType
 from .errors import InputError
+from .nn import fused
 from .nn.attention import Attention, FeedForward
-from .nn.fused import fused
+from .nn.modulation import Row, add_gated, gated, modulate, normed_on_cuda, rows_of
 from .nn.module import Module
-from .nn.norm import rms_norm
+from .nn.norm import on_cuda, rms_norm
 
 Tables = tuple[mx.array, mx.array]
 
@@ -47,36 +48,29 @@ class TransformerArgs:
     self_attention_mask: mx.array | None = None
 
 
-@fused
-def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
-    """x · (1 + scale) + shift."""
-    return x * (1 + scale) + shift
-
-
-@fused
-def add_gated(x: mx.array, y: mx.array, gate: mx.array) -> mx.array:
-    """x + y · gate."""
-    return x + y * gate
+def modulated_norm(x: mx.array, scale: mx.array | Row, shift: mx.array | Row, eps: float) -> mx.array:
+    """norm(x) · (1 + scale) + shift."""
+    if isinstance(scale, Row) and isinstance(shift, Row) and on_cuda():
+        return normed_on_cuda(x, scale, shift, eps)
+    return modulate(rms_norm(x, eps=eps), scale, shift)
 
 
 def apply_cross_attention_adaln(
     x: mx.array,
     context: mx.array,
     attn: Attention,
-    q_shift: mx.array,
-    q_scale: mx.array,
-    q_gate: mx.array,
+    q_shift: mx.array | Row,
+    q_scale: mx.array | Row,
+    q_gate: mx.array | Row,
     prompt_scale_shift_table: mx.array,
     prompt_timestep: mx.array,
     context_mask: mx.array | None = None,
     norm_eps: float = 1e-6,
 ) -> mx.array:
     """Text attention of 2.3: queries, text and output are all modulated. ``(B, T, D)`` → the same shape."""
-    B, T, _ = prompt_timestep.shape
-    rows = prompt_scale_shift_table[None, None].astype(x.dtype) + prompt_timestep.reshape(B, T, 2, -1)
-    shift_kv, scale_kv = rows[:, :, 0], rows[:, :, 1]
-    attn_input = modulate(rms_norm(x, eps=norm_eps), q_scale, q_shift)
-    return attn(attn_input, context=modulate(context, scale_kv, shift_kv), mask=context_mask) * q_gate
+    shift_kv, scale_kv = rows_of(prompt_scale_shift_table, prompt_timestep)
+    attn_input = modulated_norm(x, q_scale, q_shift, norm_eps)
+    return gated(attn(attn_input, context=modulate(context, scale_kv, shift_kv), mask=context_mask), q_gate)
 
 
 def attach(module: nn.Module, stream: StreamConfig, layers: Mapping[str, nn.Module | mx.array | None]) -> None:
@@ -107,15 +101,15 @@ class BlockLayers(NamedTuple):
 class Modulation(NamedTuple):
     """Shift and scale of a layer's input and gate of its output, ``(B, T, D)`` each."""
 
-    shift: mx.array
-    scale: mx.array
-    gate: mx.array
+    shift: mx.array | Row
+    scale: mx.array | Row
+    gate: mx.array | Row
 
 
 # Rows of a block's ``scale_shift_table``: shift, scale and gate of each layer.
 SELF_ATTENTION, FEED_FORWARD, TEXT_ATTENTION = slice(0, 3), slice(3, 6), slice(6, 9)
-# Rows of the audio-video tables: scale and shift each way. The fifth row is the gate.
-AUDIO_TO_VIDEO, VIDEO_TO_AUDIO = slice(0, 2), slice(2, 4)
+# Rows of the audio-video tables: scale and shift each way, and the gate.
+AUDIO_TO_VIDEO, VIDEO_TO_AUDIO, CROSS_GATE = slice(0, 2), slice(2, 4), 4
 
 
 class _CrossStream(NamedTuple):
@@ -225,6 +219,8 @@ class BasicAVTransformerBlock(Module):
         return video, audio
 
     def _modulation(self, table: mx.array, args: TransformerArgs, rows: slice) -> Modulation:
+        if fused.pays():
+            return Modulation(*rows_of(table, args.timesteps, rows))
         return Modulation(*self.get_ada_values(table, args.x.shape[0], args.timesteps, rows))
 
     def _self_attention(
@@ -240,7 +236,7 @@ class BasicAVTransformerBlock(Module):
         all_perturbed = perturbations.all_in_batch(skip, self.idx)
         some_perturbed = perturbations.any_in_batch(skip, self.idx) and not all_perturbed
         attended = layers.attn1(
-            modulate(rms_norm(x, eps=self.norm_eps), mod.scale, mod.shift),
+            modulated_norm(x, mod.scale, mod.shift, self.norm_eps),
             pe=args.positional_embeddings,
             mask=args.self_attention_mask,
             perturbation_mask=perturbations.mask_like(skip, self.idx, x) if some_perturbed else None,
@@ -305,9 +301,13 @@ class BasicAVTransformerBlock(Module):
             attended = attended * perturbations.mask_like(skip, self.idx, x)
         return replace(to.args, x=add_gated(x, attended, gate))
 
-    def _cross_modulated(self, stream: _CrossStream, rows: slice) -> tuple[mx.array, mx.array]:
+    def _cross_modulated(self, stream: _CrossStream, rows: slice) -> tuple[mx.array, mx.array | Row]:
         args, batch = stream.args, stream.normed.shape[0]
         assert args.cross_scale_shift_timestep is not None and args.cross_gate_timestep is not None  # both are present
+        if fused.pays():
+            by, to = rows_of(stream.table, args.cross_scale_shift_timestep, rows)
+            row = Row(stream.table, CROSS_GATE, args.cross_gate_timestep, 0)
+            return modulated_norm(args.x, by, to, self.norm_eps), row
         scale, shift, gate = self.get_av_ca_ada_values(
             stream.table, batch, args.cross_scale_shift_timestep, args.cross_gate_timestep, rows
         )
@@ -317,5 +317,5 @@ class BasicAVTransformerBlock(Module):
         """``x + gate · ff(mod(norm(x)))``."""
         layers, x = self._layers(stream), args.x
         mod = self._modulation(layers.scale_shift_table, args, FEED_FORWARD)
-        out = layers.ff(modulate(rms_norm(x, eps=self.norm_eps), mod.scale, mod.shift))
+        out = layers.ff(modulated_norm(x, mod.scale, mod.shift, self.norm_eps))
         return replace(args, x=add_gated(x, out, mod.gate))

@@ -15,12 +15,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .block import BasicAVTransformerBlock, Tables, TransformerArgs, attach, attached, modulate
+from .block import BasicAVTransformerBlock, Tables, TransformerArgs, attach, attached
 from .config import StreamConfig, TransformerConfig
 from .diffusion.perturbations import BatchedPerturbationConfig
 from .errors import InputError
 from .nn import fused
 from .nn.embedding import AdaLayerNormSingle, PixArtAlphaTextProjection
+from .nn.modulation import modulate
 from .nn.module import Module
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
 from .types import Modality

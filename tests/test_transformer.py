@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import ltx2_mlx
-from ltx2_mlx import BatchedPerturbationConfig, LTXModel, Modality, X0Model, transformer
-from ltx2_mlx.nn import norm, rope
+from ltx2_mlx import BatchedPerturbationConfig, LTXModel, Modality, X0Model, block, transformer
+from ltx2_mlx.nn import modulation, norm, rope
+from ltx2_mlx.nn.attention import Attention
+from ltx2_mlx.nn.modulation import Row
 
 
 def modality(model: LTXModel, audio: bool = False, dtype: mx.Dtype = mx.float32, batch: int = 2) -> Modality:
@@ -154,6 +156,30 @@ def test_a_cpu_computes_nothing_before_the_result_is_used(model: LTXModel, monke
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize(("batch", "tokens", "width", "steps"), [(2, 5, 96, 5), (1, 7, 512, 1), (2, 3, 7, 1)])
+def test_rows_that_are_added_on_the_way_modulate_as_their_sums_do(
+    batch: int, tokens: int, width: int, steps: int, dtype: mx.Dtype
+) -> None:
+    """On an NVIDIA GPU this is the kernels' result."""
+    x, y = (mx.random.normal((batch, tokens, width)).astype(dtype) for _ in range(2))
+    table, timestep = (
+        mx.random.normal((3, width)).astype(dtype),
+        mx.random.normal((batch, steps, 2 * width)).astype(dtype),
+    )
+    scale, shift, gate = Row(table, 1, timestep, 0), Row(table, 0, timestep, 1), Row(table, 2, timestep, 1)
+    exact = [
+        np.array(a.astype(mx.float32), np.float64) for a in (x, y, table, timestep.reshape(batch, steps, 2, width))
+    ]
+    ex, ey, rows, of = exact
+    normed = ex / np.sqrt((ex**2).mean(-1, keepdims=True) + 1e-6)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == mx.float32 else {"rtol": 3e-2, "atol": 3e-2}
+    found = block.modulated_norm(x, scale, shift, 1e-6).astype(mx.float32)
+    np.testing.assert_allclose(np.array(found), normed * (1 + rows[1] + of[:, :, 0]) + rows[0] + of[:, :, 1], **close)
+    found = block.add_gated(x, y, gate).astype(mx.float32)
+    np.testing.assert_allclose(np.array(found), ex + ey * (rows[2] + of[:, :, 1]), **close)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize(
     ("batch", "tables", "heads", "tokens", "half"), [(2, 2, 3, 5, 8), (2, 1, 5, 7, 7), (1, 1, 4, 300, 4)]
 )
@@ -189,6 +215,51 @@ def test_the_rotary_kernel_is_given_a_thread_for_each_run_of_pairs(
     assert asked["template"] == [("T", dtype), ("RUN", run)]
     assert [a.dtype for a in asked["inputs"]] == [dtype] * 3  # type: ignore[attr-defined]
     assert (asked["output_shapes"], asked["output_dtypes"]) == ([x.shape], [dtype])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize(("heads", "half"), [(3, 8), (5, 7)])
+def test_queries_are_normed_over_all_heads_and_then_turned(heads: int, half: int, dtype: mx.Dtype) -> None:
+    """On an NVIDIA GPU this is one kernel's result."""
+    inner = 2 * half * heads
+    attention = Attention(inner, None, heads, 2 * half, 1e-6, rope.LTXRopeType.SPLIT, False)
+    attention.q_norm.weight = mx.random.normal((inner,)).astype(dtype)
+    x, angles = mx.random.normal((2, 6, inner)).astype(dtype), mx.random.uniform(0, 6, (1, heads, 6, half))
+    tables = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
+    found = attention._turned(attention.q_norm, x, tables)
+    exact, weight = (np.array(a.astype(mx.float32), np.float64) for a in (x, attention.q_norm.weight))
+    normed = (exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6) * weight).reshape(2, 6, heads, 2, half)
+    a, b = normed[..., 0, :], normed[..., 1, :]
+    c, s = (np.array(t.astype(mx.float32)).swapaxes(1, 2) for t in tables)
+    expected = np.stack([a * c - b * s, b * c + a * s], axis=3).reshape(x.shape)
+    assert found.dtype == dtype
+    error = np.linalg.norm(np.array(found.astype(mx.float32)) - expected) / np.linalg.norm(expected)
+    assert error < (1e-6 if dtype == mx.float32 else 1e-2)
+
+
+@pytest.mark.parametrize(("width", "dtype", "run"), [(96, mx.bfloat16, 8), (96, mx.float32, 4), (7, mx.bfloat16, 1)])
+def test_the_kernels_of_modulation_are_given_the_places_of_their_rows(
+    width: int, dtype: mx.Dtype, run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def kernel(**arguments: object) -> list[mx.array]:
+        asked.update(arguments)
+        return [mx.zeros((2, 5, width), dtype)]
+
+    monkeypatch.setattr(modulation, "_norm_kernel", lambda eps: kernel)
+    monkeypatch.setattr(modulation, "_gate_kernel", lambda: kernel)
+    x, table, timestep = mx.zeros((2, 5, width), dtype), mx.zeros((9, width)), mx.zeros((2, 1, 4 * width))
+    rows = Row(table, 7, timestep, 1), Row(table, 6, timestep, 3)
+    modulation.normed_on_cuda(x, *rows, 1e-6)
+    assert asked["grid"] == (2 * 5 * 256, 1, 1)  # a group of 256 threads a token
+    inputs: list[mx.array] = asked["inputs"]  # type: ignore[assignment]
+    assert [a.dtype for a in inputs] == [dtype] * 3 + [mx.int32]
+    assert inputs[3].tolist() == [7, 1, 6, 3]
+    modulation._add_gated_on_cuda(x, x, rows[0])
+    assert (asked["grid"], asked["template"]) == ((5 * width // run, 2, 1), [("T", dtype), ("RUN", run)])
+    inputs = asked["inputs"]  # type: ignore[assignment]
+    assert inputs[4].tolist() == [7, 1]
 
 
 @pytest.mark.parametrize(("dtype", "sizes"), [(mx.bfloat16, (257, 512)), (mx.float32, (129, 256))])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from . import fused
 from .activation import gelu_tanh
-from .fused import fused
 from .module import Module
-from .rope import LTXRopeType, apply_rotary_emb
+from .norm import on_cuda
+from .rope import LTXRopeType, apply_rotary_emb, normed_split_on_cuda
 
 FUSED = (64, 128)  # widths of heads for which MLX has a GPU kernel that rounds once (measured on an H100, v0.31.1)
 
@@ -42,7 +43,7 @@ def attention_function(q: mx.array, k: mx.array, v: mx.array, heads: int, mask: 
     return out.swapaxes(1, 2).reshape(B, T, inner)
 
 
-@fused
+@fused.fused
 def gate_heads(out: mx.array, logits: mx.array) -> mx.array:
     """out · 2·sigmoid(logits), so that a zero logit is the identity (tap: to_out.0, its input)."""
     gates = 2.0 * mx.sigmoid(logits)
@@ -98,10 +99,8 @@ class Attention(Module):
         if all_perturbed:
             out = v
         else:
-            q, k = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(context))
-            if pe is not None:
-                q = apply_rotary_emb(q, pe, self.rope_type)
-                k = apply_rotary_emb(k, pe if k_pe is None else k_pe, self.rope_type)
+            q = self._turned(self.q_norm, self.to_q(x), pe)
+            k = self._turned(self.k_norm, self.to_k(context), pe if k_pe is None else k_pe)
             out = attention_function(q, k, v, self.heads, mask)
             if perturbation_mask is not None:
                 out = out * perturbation_mask + v * (1 - perturbation_mask)
@@ -111,6 +110,15 @@ class Attention(Module):
             ).reshape(out.shape)
         projected: mx.array = self.to_out[1](self.to_out[0](out))
         return projected
+
+    def _turned(self, norm: nn.Module, x: mx.array, pe: tuple[mx.array, mx.array] | None) -> mx.array:
+        """Queries or keys ``(B, T, H·D)`` normed, and turned by their rotary tables where they have some."""
+        normed: mx.array = norm(x)
+        if pe is None:
+            return normed
+        if self.rope_type is LTXRopeType.SPLIT and type(norm) is nn.RMSNorm and fused.pays() and on_cuda():
+            return normed_split_on_cuda(x, norm.weight, norm.eps, *pe)  # what is normed apart is never computed then
+        return apply_rotary_emb(normed, pe, self.rope_type)
 
 
 class GELUApprox(Module):

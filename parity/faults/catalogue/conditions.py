@@ -471,7 +471,7 @@ COMPILED = (
         "        return (compiled if pays() else function)(*args)\n",
         "        if not pays():\n"
         "            return function(*args)\n"
-        "        rest = kept.setdefault(tuple(x.shape for x in args), args[1:])\n"
+        '        rest = kept.setdefault(tuple(getattr(x, "shape", None) for x in args), args[1:])\n'
         "        return compiled(args[0], *rest)\n\n"
         "    kept = {}\n",
         "transformer_blocks.0",
