@@ -3,8 +3,8 @@
     python benchmarks/ranks.py --json reports/latest/ranks.json
     python benchmarks/ranks.py --ranks 2 --model 19b --tokens 96 --blocks 2 --engine ring
 
-Random weights, the same ones in both: each rank draws a whole parameter and keeps its part, so that the results can be
-compared. What is measured runs in processes of its own, and each result is printed as it comes. On a machine without an
+ltx-core in torch on one GPU stands beside them. Random weights, the same ones in both of ours: each rank draws a whole
+parameter and keeps its part, so that the results can be compared. What is measured runs in processes of its own, and each result is printed as it comes. On a machine without an
 NVIDIA GPU it is correctness only (``--engine ring``), and its times mean nothing.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import timed
-from velocity import FIXTURES, GRIDS, Setting, our_inputs, weight_scale
+from velocity import FIXTURES, GRIDS, Setting, in_a_process, our_inputs, weight_scale
 
 WARM, ROUNDS = 2, 4
 LIMIT = 150  # seconds for one measurement
@@ -102,6 +102,19 @@ def environment(rank: int, size: int, engine: str, folder: Path) -> dict[str, st
     return found | {"CUDA_VISIBLE_DEVICES": str(rank)}
 
 
+def torchs(model: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of ltx-core on one GPU: no rank of ours."""
+    settings = [Setting(model, n, arguments.blocks, arguments.dtype) for n in arguments.tokens]
+    measured = in_a_process("torch", settings, ROUNDS, False)
+    rows = [
+        {"tokens": s.tokens, "ms": m.milliseconds, "peak_gb": m.peak_gb, "model": model, "ranks": 0}
+        for s, m in zip(settings, measured, strict=True)
+    ]
+    for row in rows:
+        print(f"{model} {row['tokens']:,} tokens in torch: {statistics.median(row['ms']):,.0f} ms", flush=True)
+    return rows
+
+
 def run(size: int, model: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """The rows of one number of ranks, measured in processes of their own; fewer where they fail or take too long."""
     command = [sys.executable, __file__, "--measure", str(folder), "--model", model, "--blocks", str(arguments.blocks)]
@@ -131,10 +144,12 @@ def table(rows: list[dict[str, Any]], folder: Path) -> str:
     """The rows in Markdown, two ranks beside one."""
     import numpy as np
 
-    lines = ["| velocity | one, ms / GB | two, ms / GB each | time | difference |", "|---|---|---|---|---|"]
+    lines = ["| velocity | ltx-core on one | one | two, each | time | difference |", "|---|---|---|---|---|---|"]
     for one in (row for row in rows if row["ranks"] == 1):
         for two in (r for r in rows if r["ranks"] > 1 and (r["model"], r["tokens"]) == (one["model"], one["tokens"])):
-            cells = [f"{statistics.median(row['ms']):,.0f} / {row['peak_gb']:.1f}" for row in (one, two)]
+            beside = [r for r in rows if r["ranks"] == 0 and (r["model"], r["tokens"]) == (one["model"], one["tokens"])]
+            cells = [f"{statistics.median(row['ms']):,.0f} / {row['peak_gb']:.1f}" for row in (*beside, one, two)]
+            cells = ["–"] * (3 - len(cells)) + cells
             files = [folder / one["model"] / f"{one['tokens']}-{row['ranks']}.npy" for row in (one, two)]
             a, b = (np.load(file) for file in files)
             apart = f"{np.linalg.norm(a - b) / np.linalg.norm(a):.1e}"
@@ -164,6 +179,8 @@ def main() -> None:
         for model in arguments.model:
             folder = Path(temporary) / model
             folder.mkdir()
+            if arguments.engine == "nccl":
+                rows += torchs(model, arguments)
             for size in (1, arguments.ranks):
                 rows += run(size, model, arguments, folder)
                 if arguments.json:
