@@ -4,8 +4,9 @@
     python benchmarks/ranks.py --ranks 2 --model 19b --tokens 96 --blocks 2 --engine ring
 
 ltx-core in torch on one GPU stands beside them. Random weights, the same ones in both of ours: each rank draws a whole
-parameter and keeps its part, so that the results can be compared. What is measured runs in processes of its own, and each result is printed as it comes. On a machine without an
-NVIDIA GPU it is correctness only (``--engine ring``), and its times mean nothing.
+parameter and keeps its part, so that the results can be compared. What is measured runs in processes of its own, and
+each result is printed as it comes. On a machine without an NVIDIA GPU it is correctness only (``--engine ring``), and
+its times mean nothing.
 """
 
 from __future__ import annotations
