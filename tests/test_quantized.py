@@ -21,7 +21,7 @@ from ltx2_mlx.cli.recipes import parse
 from ltx2_mlx.config import Gemma3TextConfig
 from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.loading.gemma import read_gemma
-from ltx2_mlx.loading.quantized import quantized_bytes
+from ltx2_mlx.loading.quantized import QuantizedLinear, quantized_bytes
 from ltx2_mlx.text.gemma3 import Gemma3TextModel
 
 FF = "model.diffusion_model.transformer_blocks.1.ff.net.2"
@@ -106,6 +106,18 @@ def flags(checkpoint: Path, checkpoints: Path, folder: Path) -> list[str]:
         *("--height", "64", "--width", "64", "--num-frames", "9", "--prompt", "x"),
         *("--output-path", str(folder / "x.mp4")),
     ]
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_packed_layer_multiplies_by_what_its_weight_stands_for(bits: int, rows: int) -> None:
+    layer = QuantizedLinear(128, 24, True, bits, 64)
+    layer.weight, layer.scales, layer.biases = mx.quantize(mx.random.normal((24, 128)), group_size=64, bits=bits)
+    layer.bias = mx.random.normal((24,))
+    weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=64, bits=bits)
+    x = mx.random.normal((1, rows, 128))
+    expected = np.array(x, np.float64) @ np.array(weight, np.float64).T + np.array(layer.bias)
+    np.testing.assert_allclose(np.array(layer(x)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_quantized_bytes_are_those_of_the_arrays() -> None:
