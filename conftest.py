@@ -81,9 +81,17 @@ def checkpoints() -> Path:
     return FIXTURES
 
 
+@cache
+def _measured(device: str, lanes: str = "ABC") -> Any:
+    from parity.run.calibration import measure
+
+    return measure(device, lanes)
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds."""
+    """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds. How
+    well the device rounds is measured once a worker."""
 
     def spread(
         work: Callable[[Any], Any], tasks: Sequence[Any], *options: object, finished: Callable[[], None]
@@ -94,6 +102,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             yield result
 
     monkeypatch.setattr("parity.run.loop.spread", spread)
+    monkeypatch.setattr("parity.run.loop.measure", _measured)
     monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
     monkeypatch.setattr("parity.run.loop.keep_freed_memory", lambda: None)
 

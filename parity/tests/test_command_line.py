@@ -116,10 +116,12 @@ def test_a_full_disk_is_one_line(
 def no_file_longer_than(limit: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Python would leave a module compiled by half
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = writes
 
 
 def test_a_process_on_a_full_disk_says_one_line(tmp_path: Path) -> None:
