@@ -21,9 +21,10 @@ def require_fresh(folder: Path) -> None:
     checked against it, or a source that was edited within the second or had its time set back."""
     for source in sorted(folder.rglob("*.py")):
         compiled = Path(cache_from_source(str(source)))
-        if compiled.exists() and _would_run(compiled.read_bytes(), source):
-            if not _is_of(compiled.read_bytes()[_HEADER:], source.read_bytes()):
-                raise InputError(f"{compiled} is not what {source.name} says now; remove it")
+        if not compiled.exists() or not _would_run(made := compiled.read_bytes(), source):
+            continue
+        if not _is_of(made[_HEADER:], source.read_bytes()):
+            raise InputError(f"{compiled} is not what {source.name} says now; remove it")
 
 
 @cache
