@@ -128,21 +128,32 @@ def short_prompts_throughout() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def built_once(checkpoints: Path) -> Iterator[None]:
-    """``plan`` reads the header of each file, and builds every network to see that they fit: here those of the tiny
-    checkpoints once."""
-    from ltx2_mlx.loading import header, load
-
-    @cache
-    def built(component: str, path: Path) -> Any:
-        return load.build(component, headers[path])
+@pytest.fixture(scope="session", autouse=True)
+def headers_read_once() -> Iterator[None]:
+    """Whatever is loaded, the file's header is read twice or more: here those of the tiny checkpoints once a worker."""
+    from ltx2_mlx.loading import header
+    from parity.declare.inputs import FIXTURES
 
     read = cache(header.read_header)
 
     def read_header(path: Path) -> tuple[dict[str, str], header.Tensors]:
-        metadata, tensors = (read if path.is_relative_to(checkpoints) else header.read_header)(path)
+        metadata, tensors = (read if path.is_relative_to(FIXTURES) else header.read_header)(path)
         return dict(metadata), dict(tensors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("checkpoint", "gemma", "lora"):
+            patch.setattr(f"ltx2_mlx.loading.{module}.read_header", read_header)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built_once(checkpoints: Path) -> Iterator[None]:
+    """``plan`` builds every network to see that they fit: here those of the tiny checkpoints once."""
+    from ltx2_mlx.loading import load
+
+    @cache
+    def built(component: str, path: Path) -> Any:
+        return load.build(component, headers[path])
 
     def build(component: str, checkpoint: Any) -> Any:
         if not (isinstance(checkpoint.path, Path) and checkpoint.path.is_relative_to(checkpoints)):
@@ -154,8 +165,6 @@ def built_once(checkpoints: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("cli.plan", "cli.memory", "pipelines.prompts"):
             patch.setattr(f"ltx2_mlx.{module}.build", build)
-        for module in ("checkpoint", "gemma", "lora"):
-            patch.setattr(f"ltx2_mlx.loading.{module}.read_header", read_header)
         yield
 
 
