@@ -71,6 +71,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def verbs() -> None:
+    """Every verb is imported before a test plants a fault: one that is imported then would keep that copy's classes."""
+    from parity.cli import parser
+
+    parser()
+
+
 @pytest.fixture(scope="session")
 def checkpoints() -> Path:
     """The folder of the tiny checkpoints, checked against their pinned hashes."""
