@@ -87,7 +87,8 @@ def _note(tree: ast.AST, lines: range) -> bool:
 
 def _first(statement: ast.stmt) -> int:
     """Its first line, where a decorator may stand."""
-    return min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
