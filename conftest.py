@@ -71,6 +71,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def verbs() -> None:
+    """Every verb is imported before a test plants a fault: one that is imported then would keep that copy's classes."""
+    from parity.cli import parser
+
+    parser()
+
+
 @pytest.fixture(scope="session")
 def checkpoints() -> Path:
     """The folder of the tiny checkpoints, checked against their pinned hashes."""
@@ -81,9 +89,17 @@ def checkpoints() -> Path:
     return FIXTURES
 
 
+@cache
+def _measured(device: str, lanes: str = "ABC") -> Any:
+    from parity.run.calibration import measure
+
+    return measure(device, lanes)
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds."""
+    """``parity run`` and its like judge their cells here: a process of its own imports torch anew, for ten seconds. How
+    well the device rounds is measured once a worker."""
 
     def spread(
         work: Callable[[Any], Any], tasks: Sequence[Any], *options: object, finished: Callable[[], None]
@@ -94,6 +110,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             yield result
 
     monkeypatch.setattr("parity.run.loop.spread", spread)
+    monkeypatch.setattr("parity.run.loop.measure", _measured)
     monkeypatch.setattr("parity.run.loop.gc.set_threshold", lambda *numbers: None)
     monkeypatch.setattr("parity.run.loop.keep_freed_memory", lambda: None)
 
@@ -119,21 +136,32 @@ def short_prompts_throughout() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def built_once(checkpoints: Path) -> Iterator[None]:
-    """``plan`` reads the header of each file, and builds every network to see that they fit: here those of the tiny
-    checkpoints once."""
-    from ltx2_mlx.loading import header, load
-
-    @cache
-    def built(component: str, path: Path) -> Any:
-        return load.build(component, headers[path])
+@pytest.fixture(scope="session", autouse=True)
+def headers_read_once() -> Iterator[None]:
+    """Whatever is loaded, the file's header is read twice or more: here those of the tiny checkpoints once a worker."""
+    from ltx2_mlx.loading import header
+    from parity.declare.inputs import FIXTURES
 
     read = cache(header.read_header)
 
     def read_header(path: Path) -> tuple[dict[str, str], header.Tensors]:
-        metadata, tensors = (read if path.is_relative_to(checkpoints) else header.read_header)(path)
+        metadata, tensors = (read if path.is_relative_to(FIXTURES) else header.read_header)(path)
         return dict(metadata), dict(tensors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("checkpoint", "gemma", "lora"):
+            patch.setattr(f"ltx2_mlx.loading.{module}.read_header", read_header)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built_once(checkpoints: Path) -> Iterator[None]:
+    """``plan`` builds every network to see that they fit: here those of the tiny checkpoints once."""
+    from ltx2_mlx.loading import load
+
+    @cache
+    def built(component: str, path: Path) -> Any:
+        return load.build(component, headers[path])
 
     def build(component: str, checkpoint: Any) -> Any:
         if not (isinstance(checkpoint.path, Path) and checkpoint.path.is_relative_to(checkpoints)):
@@ -145,8 +173,6 @@ def built_once(checkpoints: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("cli.plan", "cli.memory", "pipelines.prompts"):
             patch.setattr(f"ltx2_mlx.{module}.build", build)
-        for module in ("checkpoint", "gemma", "lora"):
-            patch.setattr(f"ltx2_mlx.loading.{module}.read_header", read_header)
         yield
 
 

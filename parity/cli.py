@@ -30,12 +30,13 @@ OURS = ("ltx2_mlx", "parity")
 EXTRAS = "cpu,parity,reference" if sys.platform == "linux" else "parity,reference"
 
 
-def parser() -> Parser:
-    """Every verb with its flags. A verb that cannot be imported, for want of an extra, is there and says so."""
+def parser(word: str = "") -> Parser:
+    """Every verb with its flags; where the first word of a command line is a verb, that one alone, since each imports
+    what it needs. A verb that cannot be imported, for want of an extra, is there and says so."""
     made = Parser(prog="ltx2-parity", description="LTX-2 in MLX beside its PyTorch reference.")
     made.add_argument("--version", action="version", version=f"ltx2-mlx {__version__}")
     commands = made.add_subparsers(dest="command", required=True)
-    for verb in VERBS:
+    for verb in (word,) if word in VERBS else VERBS:
         try:
             import_module(f".commands.{verb}", __package__).register(commands)
         except ImportError as error:
@@ -55,15 +56,16 @@ def _remedy(error: ImportError) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a verb. What goes wrong outside this program (a signal, a disk, a reader that left) is one line on stderr."""
     _open_streams()
+    argv = sys.argv[1:] if argv is None else argv
     try:
         with _stopping(_exit):
-            made = parser()
-            args, rest = made.parse_known_args(argv)
+            args, rest = parser(*argv[:1]).parse_known_args(argv)
         if remedy := getattr(args, "lacking", None):
             _say(f"{args.command} {remedy}")
             return EXIT_USAGE
         if rest:
-            made.error(f"unrecognized arguments: {' '.join(rest)}{made.about_unknown(rest)}")
+            whole = parser()  # the nearest flag may be that of another verb
+            whole.error(f"unrecognized arguments: {' '.join(rest)}{whole.about_unknown(rest)}")
         with _stopping(_raise):
             code = _verb(args)
             if sys.stdout is not None:

@@ -86,14 +86,8 @@ def _numbers(text: str) -> frozenset[int]:
 
 def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
-    from ..faults.likely_causes import explain_first
-    from ..judge.device import Device
-    from ..report import history, terminal
-    from ..report.render import render, replacing
     from ..run.environment import chosen_device, judged_package
-    from ..run.loop import CellError, run
     from ..run.sources import require_fresh
-    from ..run.workers import WorkerDiedError
 
     lanes, device = lanes_of("A" if args.ranks and args.lane is None else args.lane), chosen_device(args.device)
 
@@ -107,6 +101,14 @@ def _run(args: argparse.Namespace) -> int:
     chosen, real = _chosen(args)
     streaming = _streaming(args, real)
     _check_ranks(args, lanes, chosen)
+
+    from ..faults.likely_causes import explain_first  # what a wrong word would wait for in vain
+    from ..judge.device import Device
+    from ..report import history, terminal
+    from ..report.render import render, replacing
+    from ..run.loop import CellError, run
+    from ..run.workers import WorkerDiedError
+
     jobs = 1 if real and real.streamed else args.jobs  # each takes a few GB
     try:
         with replacing(args.json):

@@ -172,6 +172,7 @@ class Subject:
         paths = {part: self.gemma if part == "gemma" else self.checkpoint for part in modules} | (also or {})
         large = any(too_large(part, path) for part, path in paths.items())
         session = self._session(key, large, noise)
+        session.counted = False
         result = execute(side, spec, modules, case, self.dtype, self.dtype, session)
         return session.trace, result
 

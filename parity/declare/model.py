@@ -147,7 +147,7 @@ class Stage:
     exact: taps (globs) of modules whose output must be equal to the last bit.
     angles: results (``tap.result``) in radians, each with the result of its tap that is the magnitude.
     reference_only: inputs (globs, ``tap:argument``) that only the reference hands around, with the reason.
-    different: values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
+    different: gives the values that are otherwise in ours on purpose, with the reason; see ``stages/differences.py``.
     folder: what it loads is a Hugging Face folder and no checkpoint file.
     loras: fused into the component as it loads: name (with ``{config}`` in it) and strength of each file.
     quantization: how the component is loaded, by the name that both sides know.
@@ -170,7 +170,7 @@ class Stage:
     exact: tuple[str, ...] = ()
     angles: dict[str, str] = field(default_factory=dict)
     reference_only: dict[str, str] = field(default_factory=dict)
-    different: dict[str, str] = field(default_factory=dict)
+    different: Callable[[], dict[str, str]] = dict
     folder: bool = False
     loras: tuple[tuple[str, float], ...] = ()
     quantization: str | None = None

@@ -29,13 +29,26 @@ def put(file: Path, before: str) -> None:
     """
     after = file.read_text()
     tree = ast.parse(after, str(file))
-    if ast.dump(tree) == ast.dump(ast.parse(before)):
+    if _same(_statements(before, ast.parse(before)), _statements(after, tree)):
         raise NothingChangedError("it changes no statement")
     _note(tree, changed_lines(before, after))
-    code = compile(ast.fix_missing_locations(tree), str(file), "exec")
+    code = compile(tree, str(file), "exec")
     compiled = Path(importlib.util.cache_from_source(str(file)))
     compiled.parent.mkdir(parents=True, exist_ok=True)
     compiled.write_bytes(importlib.util.MAGIC_NUMBER + struct.pack("<I8x", UNCHECKED) + marshal.dumps(code))
+
+
+def _statements(text: str, tree: ast.Module) -> list[tuple[list[str], ast.stmt]]:
+    """The statements of a module, each with its lines."""
+    lines = text.split("\n")
+    return [(lines[_first(statement) - 1 : statement.end_lineno], statement) for statement in tree.body]
+
+
+def _same(old: list[tuple[list[str], ast.stmt]], new: list[tuple[list[str], ast.stmt]]) -> bool:
+    """True for statements that are the same program. Of those whose text is the same this is known without a look."""
+    return len(old) == len(new) and all(
+        before == after or ast.dump(a) == ast.dump(b) for (before, a), (after, b) in zip(old, new, strict=True)
+    )
 
 
 def reached(module: ModuleType | None) -> bool:
@@ -59,7 +72,7 @@ def _note(tree: ast.AST, lines: range) -> bool:
     noted = False
     for statements in _blocks(tree):
         for statement in list(statements):
-            first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
+            first = _first(statement)
             if not _meet(lines, first, statement.end_lineno or first):
                 continue
             head = min([block[0].lineno - 1 for block in _blocks(statement)], default=statement.end_lineno or first)
@@ -70,6 +83,12 @@ def _note(tree: ast.AST, lines: range) -> bool:
                     statements.insert(max(statements.index(statement), _start(statements)), _made(statement))
             noted = True
     return noted
+
+
+def _first(statement: ast.stmt) -> int:
+    """Its first line, where a decorator may stand."""
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:

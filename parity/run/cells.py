@@ -37,7 +37,7 @@ def manifest(chosen: list[tuple[Stage, str]]) -> list[dict[str, Any]]:
             "ran": ran.get(stage.name, []),
             "layout": stage.layout,
             "reference_only": stage.reference_only,
-            "different": stage.different,
+            "different": stage.different(),
             "constant": stage.constant,
             "idle": {config: list(names) for config, names in stage.idle.items()},
             "defined": list(stage.defined),

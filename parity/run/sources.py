@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import marshal
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
@@ -20,14 +21,19 @@ def require_fresh(folder: Path) -> None:
     checked against it, or a source that was edited within the second or had its time set back."""
     for source in sorted(folder.rglob("*.py")):
         compiled = Path(cache_from_source(str(source)))
-        if compiled.exists() and _would_run(compiled.read_bytes(), source):
-            code = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
-            try:
-                same = marshal.loads(compiled.read_bytes()[_HEADER:]) == code
-            except (ValueError, EOFError, TypeError):  # cut short, or damaged
-                same = False
-            if not same:
-                raise InputError(f"{compiled} is not what {source.name} says now; remove it")
+        if not compiled.exists() or not _would_run(made := compiled.read_bytes(), source):
+            continue
+        if not _is_of(made[_HEADER:], source.read_bytes()):
+            raise InputError(f"{compiled} is not what {source.name} says now; remove it")
+
+
+@cache
+def _is_of(compiled: bytes, source: bytes) -> bool:
+    code = compile(source, "", "exec", dont_inherit=True)
+    try:
+        return bool(marshal.loads(compiled) == code)
+    except (ValueError, EOFError, TypeError):  # cut short, or damaged
+        return False
 
 
 def _would_run(compiled: bytes, source: Path) -> bool:

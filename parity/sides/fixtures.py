@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+from functools import cache
+from pathlib import Path
 
 from ..declare.inputs import FIXTURES, RECIPES
 
@@ -24,6 +26,12 @@ def _as_pinned() -> bool:
     for line in (RECIPES / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         path = FIXTURES / name
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not path.exists() or _digest(path, path.stat().st_mtime_ns, path.stat().st_size) != digest:
             return False
     return True
+
+
+@cache
+def _digest(path: Path, changed: int, size: int) -> str:
+    """The file's hash, read once a process until its time or its size is another."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

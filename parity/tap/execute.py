@@ -23,7 +23,7 @@ def execute(
 
     lane: dtype of the compared runs; model: of the weights.
     """
-    counts = session is not None and session.source is None and session.keeps == "all"
+    counts = session is not None and session.counted and session.source is None and session.keeps == "all"
     counted = side.counted(session.count) if session and counts else contextlib.nullcontext()
     if session is not None:
         session.kept = case.taps

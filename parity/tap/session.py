@@ -51,6 +51,7 @@ class Session:
         self.channels_last: set[str] = set()  # taps whose arrays are channels-last on this side; traces never are
         self.results: Names = {}  # of some taps, beside a source with names of its own
         self.kept: tuple[str, ...] = ()  # globs of the taps that are seen at all; empty for all
+        self.counted = True  # the terms of the reference's sums; False where nothing is judged by them
         self.shipped = False  # the product's own caches and compiled functions stay on
         self.on_values: Callable[[Iterable[Any]], None] = lambda values: None  # as they were before grafting
 

@@ -87,7 +87,7 @@ VERBS: dict[str, Callable[[Path], list[object]]] = {
     "report": lambda at: ["report", at / "run" / "results.json"],
     "accept": lambda at: ["accept", at / "run" / "results.json"],
     "tables": lambda at: ["tables", at / "run" / "results.json", at / "score.json", at / "document.md"],
-    "debug": lambda at: ["debug", "sync", "--plot", at / "plot.png", "--without-reference"],
+    "debug": lambda at: ["debug", "sync", "--frames", 9, "--plot", at / "plot.png", "--without-reference"],
     "run": lambda at: ["run", "--stage", "patchifiers", "--lane", "A", "--json", at / "run" / "results.json"],
     "record": lambda at: ["record", "patchifiers:any:states", "--lane", "A", "--out", at / "t.json"],
 }
@@ -116,10 +116,12 @@ def test_a_full_disk_is_one_line(
 def no_file_longer_than(limit: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Python would leave a module compiled by half
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = writes
 
 
 def test_a_process_on_a_full_disk_says_one_line(tmp_path: Path) -> None:
@@ -148,8 +150,8 @@ def test_what_cannot_be_written_to_is_one_line(tmp_path: Path, capsys: pytest.Ca
     results(False).write(tmp_path / "results.json")
     for words in (
         ["report", "/proc/x/results.json"],
-        ["debug", "sync", "--plot", "/proc/x/y.png"],
-        ["debug", "sync", "--plot", "/dev/null"],
+        ["debug", "sync", "--frames", "9", "--plot", "/proc/x/y.png"],
+        ["debug", "sync", "--frames", "9", "--plot", "/dev/null"],
     ):
         assert main([*words, *(["--without-reference"] if "debug" in words else [])]) == EXIT_USAGE
         one_line(capsys.readouterr().err)

@@ -37,11 +37,12 @@ def example(language: str, word: str) -> str:
     return str(found)
 
 
-def gated(folder: Path, *words: str, path: Path) -> subprocess.CompletedProcess[str]:
+def gated(folder: Path, *words: str, path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """pytest in a folder of its own, which has the README's pyproject.toml."""
     (folder / "pyproject.toml").write_text(example("toml", "--parity"))
     command = [sys.executable, "-m", "pytest", "-p", "ltx2_parity_pytest", "-p", "no:randomly", "-v", *words]
     environment = os.environ | {"PYTHONPATH": f"{path}:{ROOT}", "GITHUB_STEP_SUMMARY": str(folder / "step.md")}
+    environment |= variables
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
@@ -68,13 +69,14 @@ def test_the_plugin_makes_each_verdict_a_test(tmp_path: Path) -> None:
 
 def test_the_plugin_is_red_where_the_harness_is(tmp_path: Path) -> None:
     red = stand_in(tmp_path, explained(), 1)
-    ran = gated(tmp_path, path=red)
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # of the others, which take as long as all the rest
+    ran = gated(tmp_path, path=red, **alone)
     assert ran.returncode == 1
     assert "2 failed, 1 passed" in ran.stdout and "transformer tiny-2.0: lane A" in ran.stdout
     assert f"{BAD} (case base): diverged" in ran.stdout
     assert "said at last" in ran.stdout
     (red / "parity" / "code").write_text("2")
-    assert gated(tmp_path, path=red).returncode == pytest.ExitCode.USAGE_ERROR
+    assert gated(tmp_path, path=red, **alone).returncode == pytest.ExitCode.USAGE_ERROR
 
 
 def steps(inputs: dict[str, Any]) -> list[tuple[str, str, dict[str, str]]]:

@@ -267,7 +267,7 @@ def test_what_is_missing_leads_when_nothing_diverges(tmp_path: Path) -> None:
 def test_what_was_not_compared_is_there_with_its_reason(tmp_path: Path) -> None:
     said = Reader(page_of(document(run(), tmp_path))).said["not-compared"]
     for stage in stages().values():
-        for reason in (*stage.reference_only.values(), *stage.different.values(), *stage.constant.values()):
+        for reason in (*stage.reference_only.values(), *stage.different().values(), *stage.constant.values()):
             assert reason in said
         for names in stage.idle.values():
             assert all(name in said for name in names)

@@ -9,6 +9,7 @@ that a case does not give is red.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from ..model import Case, Counterparts, Stage, Step
@@ -329,6 +330,11 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     return {**recipes, "defaults": _defaults(), "python": defaults.case()}
 
 
+@cache
+def _different() -> dict[str, str]:
+    return reasons(step.name for case in cases({}).values() for step in case.steps)
+
+
 COMMAND_LINE = Stage(
     name="command_line",
     component=None,
@@ -342,5 +348,5 @@ COMMAND_LINE = Stage(
         for name in names
     },
     configs=("any",),
-    different=reasons(step.name for case in cases({}).values() for step in case.steps),
+    different=_different,
 )

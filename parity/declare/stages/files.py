@@ -8,6 +8,7 @@ has tones of its own, which change with time, and the highest peak of their spec
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,11 @@ def cases(config: dict[str, Any]) -> dict[str, Case]:
     return {**ordinary, "odd": _odd()}
 
 
+@cache
+def _different() -> dict[str, str]:
+    return reasons(step.name for case in cases({}).values() for step in case.steps)
+
+
 _FUNCTIONS = (
     *("written", "colours", "frames", "wav", "picture", "on_white", "conditioning"),
     *("resized", "aspect", "clip", "clip_conditioning"),
@@ -233,5 +239,5 @@ FILES = Stage(
         for name in (*_FUNCTIONS, "metadata", "sound")
     },
     configs=("any",),
-    different=reasons(step.name for case in cases({}).values() for step in case.steps),
+    different=_different,
 )
