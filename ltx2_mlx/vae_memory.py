@@ -277,6 +277,31 @@ _FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
 _PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
 
 
+# ---- several ranks ------------------------------------------------------------------------------------------------
+
+
+def shares_latent(config: VideoVAEConfig, shape: Sequence[int], size: int) -> bool:
+    """Say whether ``size`` ranks can decode a latent ``(B, C, F, H, W)`` together: each has one of its frames at least.
+    A causal convolution reads two frames before, and asks for them of one neighbour."""
+    least = 2 if config.causal_decoder and size > 2 else 1
+    return shape[2] >= least * size
+
+
+def share_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, size: int) -> int:
+    """Estimate the peak memory, in bytes, of the rank that has most of a latent ``(B, C, F, H, W)``, without the
+    weights."""
+    B, _, F, _, _ = shape
+    levels, part = decoder_levels(config, shape), -(-F // size) / F
+    steps = []
+    for level in levels:
+        frames = ceil(level.frames * part)
+        cells = frames * level.height * level.width
+        at_once = min(frames, max(1, frames * slab_size() // (B * cells * max(level.channels, level.made))))
+        held = (4 * level.channels if level.convolutions > 1 else 2 * level.channels + 2 * level.made) * cells
+        steps.append(held * itemsize + _step(level, at_once, itemsize))
+    return B * max(steps)
+
+
 # ---- the diffusion decoder ----------------------------------------------------------------------------------------
 
 

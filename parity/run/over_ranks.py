@@ -35,7 +35,7 @@ from ..tap.trace import Call, Tensor, Trace
 from .recorded import Recorded
 from .replay import probes_of, run_tapped
 
-STAGES = ("transformer", "gemma", "embeddings_processor")
+STAGES = ("transformer", "gemma", "embeddings_processor", "video_decoder")
 
 
 @dataclass(frozen=True)
