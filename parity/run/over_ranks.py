@@ -1,8 +1,9 @@
 """Ours split over several processes, in the isolated lane: each rank is given its part of the recorded inputs, and the
 parts of what it makes are put together again before they are judged.
 
-The ranks run as ``python -m parity.run.over_ranks`` and meet through MLX's ring on this machine. A tap that every rank
-has whole counts as the rank that is farthest from the reference has it.
+The ranks run as ``python -m parity.run.over_ranks`` and meet through MLX's ring on this machine. Parts are put together
+along the one axis along which they are smaller than the reference's: heads, channels, or frames. A tap that every rank
+has whole counts as the rank that is farthest from the reference has it, and so do frames that two neighbours have.
 """
 
 from __future__ import annotations
@@ -146,9 +147,25 @@ def _whole(values: list[Any], known: Any) -> Any:
     if shapes[0] == known.values.shape:
         return max(values, key=lambda value: _apart(value.values, known.values))
     axis = _axis(shapes[0], known.values.shape)
-    if axis is None or sum(shape[axis] for shape in shapes) != known.values.shape[axis]:
+    if axis is None:
         return values[0]
-    return Tensor(np.concatenate([value.values for value in values], axis), values[0].dtype)
+    shared, rest = divmod(sum(shape[axis] for shape in shapes) - known.values.shape[axis], len(values) - 1)
+    if rest or not 0 <= shared <= min(shape[axis] for shape in shapes):
+        return values[0]
+    return Tensor(_joined([value.values for value in values], known.values, axis, shared), values[0].dtype)
+
+
+def _joined(parts: list[np.ndarray], known: np.ndarray, axis: int, shared: int) -> np.ndarray:
+    """Parts one after another. Two neighbours both have ``shared`` of an axis, as what a convolution reads beyond its
+    own frames: the one that is farther from what is known counts."""
+    parts, known = [np.moveaxis(part, axis, 0) for part in parts], np.moveaxis(known, axis, 0)
+    whole = parts[0]
+    for part in parts[1:]:
+        at = len(whole) - shared
+        both = whole[at:], part[:shared]
+        seam = max(both, key=lambda value: _apart(value, known[at : at + shared]))
+        whole = np.concatenate([whole[:at], seam, part[shared:]])
+    return np.moveaxis(whole, 0, axis)
 
 
 def _apart(values: np.ndarray, known: np.ndarray) -> float:
