@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,7 +76,8 @@ class Ranks:
         for result in found:
             if isinstance(result, Exception):
                 raise result
-        return whole([trace for trace in found if isinstance(trace, Trace)], job.trace)
+        drawn = {tap.name for tap in stages()[job.stage].functions if tap.injected}
+        return whole([trace for trace in found if isinstance(trace, Trace)], job.trace, drawn)
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -121,8 +122,9 @@ def ring(size: int) -> Iterator[list[dict[str, str]]]:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def whole(traces: Sequence[Trace], reference: Trace) -> Trace:
-    """The ranks' traces as one. What was split has another shape than in the reference's, along one axis."""
+def whole(traces: Sequence[Trace], reference: Trace, drawn: Set[str] = frozenset()) -> Trace:
+    """The ranks' traces as one. What was split has another shape than in the reference's, along one axis. drawn: the
+    functions of noise, which every rank asks for all of it."""
     first = traces[0]
     calls = {}
     for key, call in first.calls.items():
@@ -131,6 +133,9 @@ def whole(traces: Sequence[Trace], reference: Trace) -> Trace:
         if any(other is None for other in others):
             continue  # missing is what it is
         made = [other for other in others if other is not None]
+        if key[0].rpartition(".")[2] in drawn:
+            calls[key] = next((other for other in made if other.inputs != call.inputs), call)
+            continue
         inputs = {n: _whole([o.inputs.get(n) for o in made], known.inputs.get(n)) for n in call.inputs}
         outputs = {n: _whole([o.outputs.get(n) for o in made], known.outputs.get(n)) for n in call.outputs}
         calls[key] = replace(call, inputs=inputs, outputs=outputs, error=next((o.error for o in made if o.error), None))
