@@ -5,6 +5,7 @@ The ranks are threads here, which take turns: one runs until all have something 
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from ltx2_mlx import vae_memory
 from ltx2_mlx.config import VideoVAEConfig
 from ltx2_mlx.distributed.table import bounds
 from ltx2_mlx.loading.load import load
 from ltx2_mlx.nn import conv
 from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.nn.slabs import Share
-from ltx2_mlx.vae_memory import share_memory, shares_latent, slab_size
+from ltx2_mlx.vae_memory import can_share, share_memory, shares, slab_size
 from ltx2_mlx.video_vae import VideoDecoder
 
 Result = TypeVar("Result")
@@ -84,3 +86,26 @@ def test_the_frames_of_all_ranks_are_those_of_one_process_to_the_last_bit(
     parts = over(size, frames, lambda share: np.array(decoder.whole(latent, None, Generator(1), share)), most)
     assert all(part.shape[2] > 0 for part in parts)
     assert np.array_equal(np.concatenate(parts, axis=2), whole)
+
+
+def test_a_rank_takes_the_memory_that_is_planned_for_it(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces less than at once; and where it does not fit, or frames are too few, the ranks do not share."""
+    tiny = load("video_decoder", checkpoints / "tiny-2.3.safetensors", mx.float32)
+    config: VideoVAEConfig = dataclasses.replace(tiny.config, decoder_base_channels=16)
+    decoder, latent = VideoDecoder(config), mx.random.normal((1, 128, 8, 2, 3))
+    mx.eval(decoder.parameters(), latent)
+    taken = []
+    for most in (2**60, 2**17):
+        monkeypatch.setattr(vae_memory, "slab_size", lambda most=most: most)
+        share = Share(1, 2, 4, 8, lambda x: mx.stack([x, x]), most)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(decoder.whole(latent, None, None, share))
+        taken.append(mx.get_peak_memory() - before)
+        estimate = share_memory(config, latent.shape, 4, 2)
+        assert 0.85 * taken[-1] <= estimate <= 1.5 * taken[-1]
+        assert shares(config, latent.shape, 4, 2, estimate) and not shares(config, latent.shape, 4, 2, estimate - 1)
+    assert taken[1] < 0.7 * taken[0]
+    assert not can_share(config, (1, 128, 3, 2, 3), 4) and can_share(config, (1, 128, 4, 2, 3), 4)
+    causal = dataclasses.replace(config, causal_decoder=True)
+    assert not can_share(causal, (1, 128, 7, 2, 3), 4) and can_share(causal, (1, 128, 2, 2, 3), 2)

@@ -14,7 +14,7 @@ from ..nn.noise import Generator
 from ..nn.slabs import Share, slabs
 from ..tiling import TilingConfig
 from ..types import VIDEO_SCALE_FACTORS
-from ..vae_memory import share_memory, shares_latent, slab_size
+from ..vae_memory import can_share, shares, slab_size
 from ..video_vae import DecodesVideo, VideoDecoder, decode_video, to_uint8
 from .ranks import Ranks
 from .table import bounds
@@ -56,7 +56,7 @@ class SplitVideoDecoder(VideoDecoder):
         return frames
 
     def _is_shared(self, latent: mx.array) -> bool:
-        return not self.alone and shares_latent(self.config, self._checked(latent), self.ranks.size)
+        return not self.alone and can_share(self.config, self._checked(latent), self.ranks.size)
 
     def _share(self, latent: mx.array) -> Share:
         rank, size = self.ranks.rank, self.ranks.size
@@ -86,15 +86,18 @@ def decode_over(
     with ranks.together():
         latent = ranks.led("video latents", latent)
         budget = min(map(int, ranks.told(str(memory_budget))))
-    alone = not isinstance(decoder, SplitVideoDecoder) or not shares_latent(decoder.config, latent.shape, ranks.size)
-    if isinstance(decoder, SplitVideoDecoder) and tiling_config is None and not alone:
-        alone = share_memory(decoder.config, latent.shape, latent.dtype.size, ranks.size) > budget
+    together = False
     if isinstance(decoder, SplitVideoDecoder):
-        decoder.alone = alone
-        if not alone and tiling_config is None:
+        config, size = decoder.config, ranks.size
+        if tiling_config is not None:
+            together = can_share(config, latent.shape, size)  # a tile may still be too short
+        else:
+            together = shares(config, latent.shape, latent.dtype.size, size, budget)
+        decoder.alone = not together
+        if together and tiling_config is None:
             yield from _sent(ranks, _bytes(decoder.own(latent, generator)), latent.shape[2])
             return
-    if ranks.first or not alone:
+    if ranks.first or together:
         for chunk in decode_video(latent, decoder, tiling_config, generator, memory_budget):
             if ranks.first:
                 yield chunk

@@ -59,6 +59,7 @@ class Ranks:
         """The arrays of all ranks, each of the same shape, along a new first axis; computed when this returns."""
         every = mx.distributed.all_gather(x[None], group=self.group)
         mx.eval(every)
+        self.check()
         return every
 
     def told(self, words: str) -> list[str]:

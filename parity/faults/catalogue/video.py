@@ -198,8 +198,9 @@ VIDEO = (
     _decoder(
         "V32",
         "the last frame dropped after upsampling, not the first",
-        old="self.stride)[:, first:]\n        if self.residual",
-        new="self.stride)\n        out = out[:, : out.shape[1] - first]\n        if self.residual",
+        old="        return each(flow, self._shuffled, out, x, times=self.stride[0])[:, first:]\n",
+        new="        out = each(flow, self._shuffled, out, x, times=self.stride[0])\n"
+        "        return out[:, : out.shape[1] - first]\n",
         tap="up_blocks.1",
         cause="padding side",
     ),
@@ -215,8 +216,8 @@ VIDEO = (
     _noisy(
         "V35",
         "the short cut's norm left out where a block changes its width",
-        old="        return self.conv_shortcut(self.norm3(input_tensor)) + x\n",
-        new="        return self.conv_shortcut(input_tensor) + x\n",
+        old="self.conv_shortcut(self.norm3(input_tensor, *told))",
+        new="self.conv_shortcut(input_tensor)",
         tap="up_blocks.0.res_blocks.0.norm3",
         cause="missing normalisation",
     ),
@@ -271,8 +272,8 @@ VIDEO = (
     _noisy(
         "V10f",
         "the output not modulated by the timestep",
-        old="            x = x * (1 + scale) + shift\n        x = self.conv_out",
-        new="        x = self.conv_out",
+        old="            rows = _rows(self.last_scale_shift_table",
+        new="            _rows(self.last_scale_shift_table",
         tap="conv_act:x",
         cause="skipped term",
         known="V10",
