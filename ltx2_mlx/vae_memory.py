@@ -309,8 +309,8 @@ def share_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, si
 
 
 def share_sent(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, size: int) -> int:
-    """Bytes that a rank sends: of each convolution two frames of what it reads, to every other rank; and its part of the
-    sum in which the bytes of all other ranks' frames come to the first."""
+    """Bytes that a rank sends: of each convolution two frames of what it reads, to every other rank; and its part of
+    the sum in which the bytes of all other ranks' frames come to the first."""
     B, C, F, H, W = shape
     edges = 2 * B * H * W * C
     for level in decoder_levels(config, shape):

@@ -72,7 +72,7 @@ def started(*lines: Words) -> Iterator[list[subprocess.Popen[str]]]:
 def test_two_ranks_make_the_video_of_one_and_refuse_what_differs(
     line: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And decode that of noise to the same bytes, whole and in tiles."""
+    """And decode noise to the same bytes, whole and in tiles, but where a BLAS sums in another order."""
     one, two = tmp_path / "one", tmp_path / "two"
     alone = [str(word) for word in line]
     assert main([*alone, "--output-path", str(one), "--quiet"]) == 0
@@ -94,15 +94,18 @@ def test_two_ranks_make_the_video_of_one_and_refuse_what_differs(
     assert errors[1].startswith("ltx2-mlx: rank 1: "), errors
     assert errors[2] == "ltx2-mlx: rank 1: it fails here" and not (tmp_path / "never").exists()
     assert said[1] == ("", "")  # the first rank speaks for both
-    frames = [[decode_image(file) for file in sorted(folder.glob("*.png"))] for folder in (one, two)]
-    assert len(frames[0]) == len(frames[1]) == 9
-    apart = [np.abs(np.array(a, np.int32) - np.array(b, np.int32)) for a, b in zip(*frames, strict=True)]
+    assert apart(one, two, 9) < 1e-3
+    assert apart(tmp_path / "noise", tmp_path / "whole", 33) < 1e-4
+    assert apart(tmp_path / "noise", tmp_path / "tiles", 33) < 1e-4
+
+
+def apart(one: Path, two: Path, frames: int) -> float:
+    """The share of all bytes that differ, by 1 at most."""
+    both = [[decode_image(file) for file in sorted(folder.glob("*.png"))] for folder in (one, two)]
+    assert len(both[0]) == len(both[1]) == frames
+    apart = [np.abs(np.array(a, np.int32) - np.array(b, np.int32)) for a, b in zip(*both, strict=True)]
     assert max(each.max() for each in apart) <= 1
-    assert np.mean([(each > 0).mean() for each in apart]) < 1e-3
-    files = sorted((tmp_path / "noise").glob("*.png"))
-    assert len(files) == 33
-    for folder in ("whole", "tiles"):
-        assert all(file.read_bytes() == (tmp_path / folder / file.name).read_bytes() for file in files)
+    return float(np.mean([(each > 0).mean() for each in apart]))
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ def _bytes(frames: mx.array) -> np.ndarray:
 
 
 def _sent(ranks: Ranks, own: np.ndarray, latents: int) -> Iterator[mx.array]:
-    """The frames of each rank in turn, some at a time, on the first rank. The sum of one rank's bytes and of the others'
-    zeros is what every engine of MLX can send to the first."""
+    """The frames of each rank in turn, some at a time, on the first rank. Every engine of MLX can send them as the sum
+    of one rank's bytes and of the others' zeros."""
     for rank in range(ranks.size):
         first, last = bounds(latents, rank, ranks.size)
         frames = (last - first) * VIDEO_SCALE_FACTORS.time - (VIDEO_SCALE_FACTORS.time - 1 if rank == 0 else 0)

@@ -94,8 +94,8 @@ class Share(Flow):
     """The frames of a clip that one of several processes has, all at once. What a convolution reads beyond them comes
     from the processes that have the frames before and after, so that the numbers are those of the whole clip.
 
-    rank: of ``size`` processes, in order of time. first, last: its latent frames. gather: the equally large arrays of all
-    processes, along a new first axis; every process calls it at the same time. most: about the most elements of an
+    rank: of ``size`` processes, in order of time. first, last: its latent frames. gather: the equally large arrays of
+    all processes, along a new first axis; every process calls it at the same time. most: about the most elements of an
     activation that is computed at once.
     """
 
@@ -146,7 +146,7 @@ class Share(Flow):
 
 
 def each(flow: Flow | None, move: Callable[..., mx.array], *parts: mx.array, times: int = 1) -> mx.array:
-    """``move(*parts)``, where it makes ``times`` frames of each frame separately; some at a time, where a flow says so."""
+    """``move(*parts)``, where it makes ``times`` frames of each one separately; some at a time, where a flow says so."""
     return move(*parts) if flow is None else flow.each(move, *parts, times=times)
 
 

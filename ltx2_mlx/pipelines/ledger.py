@@ -102,7 +102,8 @@ class Settings:
     from 2.5 on. See ``ltx2_mlx.diffusion.behaviour``.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
     the second scales what the blocks take from the prompt. ranks: the transformer, the text models and the frames to
-    decode are split over these processes, each of which makes the same calls. peaks: the run writes the memory of its phases there.
+    decode are split over these processes, each of which makes the same calls. peaks: the run writes the memory of its
+    phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16

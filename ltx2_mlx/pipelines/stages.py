@@ -321,8 +321,13 @@ def _decoded_video(
     budget = settings.decode_budget or decode_budget(settings.low_memory)
     done = 0
     with settings.peaks.phase("frames"):
-        told = latent, ledger.video_decoder(), tiling_config, generator, budget
-        for chunk in decode_video(*told) if settings.ranks is None else decode_over(settings.ranks, *told):
+        decoder = ledger.video_decoder()
+        if settings.ranks is None:
+            chunks = decode_video(latent, decoder, tiling_config, generator, memory_budget=budget)
+        else:
+            chunks = decode_over(settings.ranks, latent, decoder, tiling_config, generator, budget)
+        del decoder
+        for chunk in chunks:
             frames = np.array(chunk)
             done += len(frames)
             settings.progress("decoding the video", done, total)
