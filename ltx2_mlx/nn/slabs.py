@@ -146,7 +146,7 @@ class Share(Flow):
 
 
 def each(flow: Flow | None, move: Callable[..., mx.array], *parts: mx.array, times: int = 1) -> mx.array:
-    """``move(*parts)``, where it makes ``times`` frames of each one separately; some at a time, where a flow says so."""
+    """``move(*parts)``, where it makes ``times`` frames of each one by itself; some at a time, where a flow says so."""
     return move(*parts) if flow is None else flow.each(move, *parts, times=times)
 
 
