@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import numpy as np
 
 if TYPE_CHECKING:
     from .conv import CausalConv3d
@@ -139,7 +140,7 @@ class Share(Flow):
         return left, right
 
     def joined(self, x: mx.array) -> mx.array:
-        counts: list[int] = self.gather(mx.array(x.shape[1])).tolist()
+        counts: list[int] = np.array(self.gather(mx.array(x.shape[1]))).tolist()
         missing = mx.zeros((x.shape[0], max(counts) - x.shape[1], *x.shape[2:]), x.dtype)
         every = self.gather(mx.concatenate([x, missing], axis=1))
         return mx.concatenate([part[:, :count] for part, count in zip(every, counts, strict=True)], axis=1)
