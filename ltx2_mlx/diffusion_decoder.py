@@ -11,7 +11,7 @@ numbers are those of the whole clip, and nothing is blended.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,7 +26,7 @@ from .nn.module import Module
 from .nn.neighborhood import Sizes3, Slab, neighborhood_attention
 from .nn.noise import Generator, randn
 from .nn.norm import PerChannelStatistics, RMSNorm
-from .nn.slabs import slabs
+from .nn.slabs import assembled, slabs
 from .tiling import TilingConfig
 from .types import VIDEO_SCALE_FACTORS
 from .vae_memory import choose_frames, decode_budget
@@ -315,7 +315,7 @@ class DiffusionVideoDecoder(Module):
     def _upsampled(self, upsample: LinearPixelShuffleUpsample, x: mx.array) -> mx.array:
         T, stride = x.shape[1], upsample.stride[0]
         parts = (upsample(x[:, begin:end], begin == 0) for begin, end in slabs(T, self.slab or T))
-        return _assembled(parts, stride * T - (stride - 1))
+        return assembled(parts, stride * T - (stride - 1))
 
     # ---- stage 5 ----
 
@@ -325,7 +325,7 @@ class DiffusionVideoDecoder(Module):
         modulation = self.shared_adaln(self.t_embedder(timestep, hidden_dtype=context.dtype))
         T = context.shape[1]
         parts = (self.conv_in_x_t(self._patches(noise[:, :, begin:end])) for begin, end in slabs(T, self.slab or T))
-        x = _assembled(parts, T)
+        x = assembled(parts, T)
         for block in self.diff_blocks:
             x = self._through(block, x, block.attn.kernel_size[0], context, modulation)
         for begin, end in slabs(T, self.slab or T):
@@ -357,7 +357,7 @@ class DiffusionVideoDecoder(Module):
             return out
 
         if len(cuts) > 1:
-            return _assembled((run(*cut) for cut in cuts), T)
+            return assembled((run(*cut) for cut in cuts), T)
         whole: mx.array = block(x) if context is None else block(x, context, modulation)
         return whole
 
@@ -387,18 +387,3 @@ def _edges_repeated(x: mx.array, axis: int, before: int, after: int) -> mx.array
         return x
     size = x.shape[axis]
     return mx.take(x, mx.array(np.clip(np.arange(-before, size + after), 0, size - 1)), axis=axis)
-
-
-def _assembled(parts: Iterable[mx.array], frames: int) -> mx.array:
-    """All ``frames`` of some parts in one array; each part is computed before the next one."""
-    whole, at = None, 0
-    for part in parts:
-        if part.shape[1] == frames:
-            return part
-        if whole is None:
-            whole = mx.zeros((part.shape[0], frames, *part.shape[2:]), part.dtype)
-        whole[:, at : at + part.shape[1]] = part
-        mx.eval(whole)
-        at += part.shape[1]
-    assert whole is not None and at == frames
-    return whole

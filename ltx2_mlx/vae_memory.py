@@ -277,6 +277,48 @@ _FRAMES = ((128, 24), (64, 24), (40, 16), (24, 8), (16, 8))
 _PIXELS = ((1024, 64), (768, 64), (512, 64), (384, 64), (256, 64), (192, 64), (128, 32), (64, 32))
 
 
+# ---- several ranks ------------------------------------------------------------------------------------------------
+
+
+def can_share(config: VideoVAEConfig, shape: Sequence[int], size: int) -> bool:
+    """Say whether ``size`` ranks can decode a latent ``(B, C, F, H, W)`` together: each has one of its frames at least.
+    A causal convolution reads two frames before, and asks one neighbour for them."""
+    least = 2 if config.causal_decoder and size > 2 else 1
+    return shape[2] >= least * size
+
+
+def shares(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, size: int, budget: int) -> bool:
+    """Say whether ``size`` ranks decode a latent together, not in tiles: they can, and each stays within ``budget``
+    bytes beside the weights. The first one decodes alone otherwise."""
+    return can_share(config, shape, size) and share_memory(config, shape, itemsize, size) <= budget
+
+
+def share_memory(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, size: int) -> int:
+    """Estimate the peak memory, in bytes, of the rank that has most of a latent ``(B, C, F, H, W)``, without the
+    weights. It has all of its frames of an activation, and computes some of them at a time."""
+    B, _, F, _, _ = shape
+    steps = []
+    for level in decoder_levels(config, shape):
+        frames = -(-level.frames * -(-F // size) // F)
+        a_frame = B * level.height * level.width
+        some = min(frames, max(1, slab_size() // (a_frame * max(level.channels, level.made))))
+        # What goes around a block, what its convolution reads and makes, and what came of the one before
+        held = 4 * level.channels if level.convolutions > 1 else 2 * level.channels + 2 * level.made
+        steps.append(held * frames * a_frame * itemsize + B * _step(level, some, itemsize))
+    return max(steps)
+
+
+def share_sent(config: VideoVAEConfig, shape: Sequence[int], itemsize: int, size: int) -> int:
+    """Bytes that a rank sends: of each convolution two frames of what it reads, to every other rank; and its part of
+    the sum in which the bytes of all other ranks' frames come to the first."""
+    B, C, F, H, W = shape
+    edges = 2 * B * H * W * C
+    for level in decoder_levels(config, shape):
+        edges += 2 * level.convolutions * B * level.height * level.width * level.channels
+    pixels = 3 * (F * _TIME - (_TIME - 1)) * H * W * _SIDE**2 * (size - 1) // size
+    return edges * itemsize * (size - 1) + 2 * (size - 1) * pixels // size
+
+
 # ---- the diffusion decoder ----------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,9 @@ inside, where shapes read ``(B, T, H, W, C)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from math import prod
 from typing import Protocol
@@ -24,7 +25,7 @@ from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
 from .nn.module import Module
 from .nn.noise import Generator, randn
 from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
-from .nn.slabs import Flow, WaitingError, slabs
+from .nn.slabs import Flow, Share, WaitingError, each, slabs
 from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
 from .vae_memory import choose_pieces, decode_budget, decoder_slabs, encoder_slabs
@@ -93,22 +94,22 @@ class ResnetBlock3D(Module):
         """``(B, T, H, W, C)`` → ``(B, T, H, W, out)``. timestep: ``(B, 1, 1, 1, 4·C)`` embedding."""
         if flow is not None:
             flow.hold(self, input_tensor)
-        x = self.norm1(input_tensor)
+        first = second = None
         if self.timestep_conditioning:
-            shift1, scale1, shift2, scale2 = _rows(self.scale_shift_table, timestep, x.dtype)
-            x = x * (1 + scale1) + shift1
-        x = self.conv1(self.non_linearity(x), causal=causal, flow=flow)
+            shift1, scale1, shift2, scale2 = _rows(self.scale_shift_table, timestep, input_tensor.dtype)
+            first, second = (shift1, scale1), (shift2, scale2)
+        x = each(flow, partial(_modulated, self.norm1, self.non_linearity, first), input_tensor)
+        x = self.conv1(x, causal=causal, flow=flow)
         if self.inject_noise:
             x = self._feed_spatial_noise(x, self.per_channel_scale1.astype(x.dtype), generator)
-        x = self.norm2(x)
-        if self.timestep_conditioning:
-            x = x * (1 + scale2) + shift2
-        x = self.conv2(self.dropout(self.non_linearity(x)), causal=causal, flow=flow)
+        x = each(flow, partial(_modulated, self.norm2, self.non_linearity, second), x)
+        x = self.conv2(self.dropout(x), causal=causal, flow=flow)
         if self.inject_noise:
             x = self._feed_spatial_noise(x, self.per_channel_scale2.astype(x.dtype), generator)
         if flow is not None:
             input_tensor = flow.take(self, x.shape[1])
-        return self.conv_shortcut(self.norm3(input_tensor)) + x
+        told = (flow,) if isinstance(self.norm3, GroupNorm) else ()
+        return each(flow, mx.add, self.conv_shortcut(self.norm3(input_tensor, *told)), x)
 
     def _feed_spatial_noise(
         self, hidden_states: mx.array, per_channel_scale: mx.array, generator: Generator | None = None
@@ -116,6 +117,16 @@ class ResnetBlock3D(Module):
         """One noise ``(H, W)`` for all frames and samples, scaled for each channel by ``(C, 1, 1)``."""
         noise = randn(hidden_states.shape[2:4], hidden_states.dtype, generator)
         return hidden_states + noise[..., None] * per_channel_scale[:, 0, 0]
+
+
+def _modulated(norm: nn.Module, activation: nn.Module, rows: Sequence[mx.array] | None, x: mx.array) -> mx.array:
+    """Norm, shift and scale where there are any, and activation: what comes before a convolution."""
+    x = norm(x)
+    if rows is not None:
+        shift, scale = rows
+        x = x * (1 + scale) + shift
+    activated: mx.array = activation(x)
+    return activated
 
 
 def _rows(table: mx.array, timestep: mx.array | None, dtype: mx.Dtype) -> tuple[mx.array, ...]:
@@ -204,9 +215,13 @@ class DepthToSpaceUpsample(Module):
         out = self.conv(x, causal=causal, flow=flow)
         if flow is not None:
             x = flow.take(self, out.shape[1])
-        out = depth_to_space(out, self.stride)[:, first:]
+        return each(flow, self._shuffled, out, x, times=self.stride[0])[:, first:]
+
+    def _shuffled(self, out: mx.array, x: mx.array) -> mx.array:
+        """What the convolution makes of ``x``, and ``x`` itself where it is added, with two first frames."""
+        out = depth_to_space(out, self.stride)
         if self.residual:
-            skip = depth_to_space(x, self.stride)[:, first:]
+            skip = depth_to_space(x, self.stride)
             out = out + mx.concatenate([skip] * self.repeats, axis=-1)  # channels 0 … n−1 again and again
         return out
 
@@ -357,8 +372,18 @@ class VideoDecoder(Module):
         """
         if decoder_slabs(self.config, self._checked(sample), self.slab):
             return mx.concatenate(list(self.decode_in_slabs(sample, timestep, generator)), axis=2)
-        x, scaled = self._begun(sample, timestep, generator)
-        return self._pixels(self._through(self.up_blocks, x, scaled, generator), scaled)
+        return self.whole(sample, timestep, generator)
+
+    def whole(
+        self,
+        sample: mx.array,
+        timestep: mx.array | None = None,
+        generator: Generator | None = None,
+        share: Share | None = None,
+    ) -> mx.array:
+        """What ``__call__`` gives, with all of it in memory at a time; of a share of the clip, its frames."""
+        x, scaled = self._begun(sample, timestep, generator, share)
+        return self._pixels(self._through(self.up_blocks, x, scaled, generator, share), scaled, share)
 
     def decode_in_slabs(
         self, sample: mx.array, timestep: mx.array | None = None, generator: Generator | None = None
@@ -411,7 +436,11 @@ class VideoDecoder(Module):
         return self.tiled_decode(latent, tiling_config, generator=generator)
 
     def _begun(
-        self, sample: mx.array, timestep: mx.array | None, generator: Generator | None
+        self,
+        sample: mx.array,
+        timestep: mx.array | None,
+        generator: Generator | None,
+        share: Share | None = None,
     ) -> tuple[mx.array, mx.array | None]:
         """What the first convolution makes of a latent, and the scaled timestep of a decoder that is told one."""
         if self.timestep_conditioning:
@@ -419,7 +448,8 @@ class VideoDecoder(Module):
             sample = noise + (1.0 - self.decode_noise_scale) * sample
         sample = self.per_channel_statistics.un_normalize(sample)
         scaled = self._scaled_timestep(sample, timestep) if self.timestep_conditioning else None
-        return self.conv_in(sample.transpose(0, 2, 3, 4, 1), causal=self.causal), scaled
+        x = sample.transpose(0, 2, 3, 4, 1)
+        return self.conv_in(x if share is None else share.own(x), causal=self.causal, flow=share), scaled
 
     def _through(
         self,
@@ -442,12 +472,12 @@ class VideoDecoder(Module):
 
     def _pixels(self, x: mx.array, scaled: mx.array | None, flow: Flow | None = None) -> mx.array:
         """``(B, T, H, W, C)`` of the last block → ``(B, 3, T, 4H, 4W)``."""
-        x = self.conv_norm_out(x)
+        rows = None
         if scaled is not None:
             embedded = self.last_time_embedder(timestep=scaled.flatten(), hidden_dtype=x.dtype)
-            shift, scale = _rows(self.last_scale_shift_table, embedded[:, None, None, None], x.dtype)
-            x = x * (1 + scale) + shift
-        x = self.conv_out(self.conv_act(x), causal=self.causal, flow=flow)
+            rows = _rows(self.last_scale_shift_table, embedded[:, None, None, None], x.dtype)
+        x = each(flow, partial(_modulated, self.conv_norm_out, self.conv_act, rows), x)
+        x = self.conv_out(x, causal=self.causal, flow=flow)
         return unpatchify(x, patch_size_hw=self.config.patch_size).transpose(0, 4, 1, 2, 3)
 
     def _scaled_timestep(self, sample: mx.array, timestep: mx.array | None) -> mx.array:

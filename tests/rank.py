@@ -1,6 +1,7 @@
 """``ltx2-mlx`` as one rank of a test: each command line of a JSON file, one after another, with short prompts.
 
-python rank.py FILE: the file has a list of command lines; the words that differ between ranks are lists themselves.
+python rank.py FILE: the file has a list of command lines; the words that differ between ranks are lists themselves. A
+first word with dots in it is what raises an error on a rank.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import json
 import os
 import sys
 from functools import partial
+from unittest import mock
 
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.errors import LTX2Error
 from ltx2_mlx.pipelines import contexts, prompts
 from ltx2_mlx.text.tokenizer import LTXVGemmaTokenizer
 
@@ -19,4 +22,14 @@ contexts.MAX_LENGTH = 128
 with open(sys.argv[1]) as file:
     lines = json.load(file)
 rank = int(os.environ["MLX_RANK"])
-sys.exit([main([word[rank] if isinstance(word, list) else word for word in line]) for line in lines][-1])
+
+
+def run(words: list[str]) -> int:
+    """One command line."""
+    if "." not in words[0]:
+        return main([word for word in words if word])
+    with mock.patch(words[0], side_effect=LTX2Error("it fails here")):
+        return main(words[1:])
+
+
+sys.exit([run([word[rank] if isinstance(word, list) else word for word in line]) for line in lines][-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +32,12 @@ def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = Non
     if plan.problems:
         raise InputError("; ".join(plan.problems))
     request, output = with_seed(plan.request), plan.request.output_path
-    if made is not None and made.ranks is not None and not made.ranks.first:
+    ranks = None if made is None else made.ranks
+    if made is not None and ranks is not None and not ranks.first:
         with limited(request.memory_limit, plan.memory):
-            run(request, made)  # the frames come when they are asked for, which the first rank does
+            frames, _ = run(request, made)
+            if _shows(output, ranks):
+                deque(frames, maxlen=0)  # the first rank alone gets any
         return output
     check_outputs(request)  # again: a download may have taken hours since the plan
     remove_remains(output.parent)
@@ -42,6 +46,7 @@ def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = Non
     said = _said(request)
     with limited(request.memory_limit, plan.memory):
         frames, audio = run(request, made or settings(request, progress))
+        _shows(output, ranks)
         if kind(output) in MOVIES:
             fps = RECIPES[request.pipeline].shape(request).fps
             encode_video(frames, fps, audio, output, progress=progress, encoding=request.encoding, comment=said)
@@ -52,6 +57,15 @@ def generate(plan: Plan, progress: Progress = quiet, made: Settings | None = Non
         else:
             raise InputError(f"{output}: there is no audio to write; give a name that ends in .mp4")
     return output
+
+
+def _shows(output: Path, ranks: Ranks | None) -> bool:
+    """Say whether the first rank writes frames, which all ranks decode. Every rank must call this."""
+    own = kind(output) in (*MOVIES, "")
+    if ranks is None:
+        return own
+    with ranks.together():
+        return ranks.told(str(own))[0] == str(True)
 
 
 def with_seed(request: Request) -> Request:

@@ -30,12 +30,16 @@ from ..pipelines.stages import audio_tools, video_tools
 from ..types import VideoPixelShape
 from ..vae_memory import (
     Pieces,
+    can_share,
     choose_frames,
     choose_pieces,
     decode_budget,
     encode_memory,
     fitting_frames,
     fitting_pieces,
+    share_memory,
+    share_sent,
+    shares,
     slab_size,
     tiles_memory,
 )
@@ -334,18 +338,30 @@ def _frames(request: Request, files: Files, shape: VideoPixelShape) -> Stage:
     held = files.weights(files.checkpoint, "video_decoder", request, paged=False).held
     if isinstance(config, DiffusionDecoderConfig):
         return _diffused(config, latent, held, request, files, shape)
-    picked = ""
+    picked, over = "", ""
+    budget = decode_budget(request.low_memory) if request.memory_limit is None else request.memory_limit - held
+    if request.ranks > 1:
+        told = config, latent, request.itemsize, request.ranks
+        if request.tiling_config is None and shares(*told, budget):
+            what = f"{shape.frames} of {shape.height}x{shape.width}, over {request.ranks} ranks, each of which sends"
+            what += f" {gigabytes(share_sent(*told))}"
+            working = max(share_memory(*told), reading(files.checkpoint, "video_decoder", request))
+            return Stage("frames", what, held, working)
+        if request.tiling_config is None or not can_share(config, latent, request.ranks):
+            over = ", on the first rank alone"
+        else:
+            over = f", each over {request.ranks} ranks"
     if (tiling := request.tiling_config) is not None:
         pieces = Pieces(slab_size(), tiling, tiles_memory(config, latent, tiling, request.itemsize))
     elif request.memory_limit is None:
-        pieces = choose_pieces(config, latent, decode_budget(request.low_memory), request.itemsize)
+        pieces = choose_pieces(config, latent, budget, request.itemsize)
     else:
-        pieces = fitting_pieces(config, latent, request.memory_limit - held, request.itemsize)
+        pieces = fitting_pieces(config, latent, budget, request.itemsize)
         if pieces.tiling is not None:
             picked = f"{_tiles(pieces)} for decoding the video, which are blended"
         elif pieces.slab < slab_size():
             picked = "smaller slabs for decoding the video: the same pixels"
-    what = f"{shape.frames} of {shape.height}x{shape.width}, in {_tiles(pieces)}"
+    what = f"{shape.frames} of {shape.height}x{shape.width}, in {_tiles(pieces)}{over}"
     working = max(pieces.memory, reading(files.checkpoint, "video_decoder", request))
     return Stage("frames", what, held, working, picked=picked)
 
@@ -364,6 +380,7 @@ def _diffused(
     else:
         slab = fitting_frames(config, latent, request.memory_limit - held, request.itemsize)
     what = f"{shape.frames} of {shape.height}x{shape.width}, in slabs of {min(slab.frames, shape.frames)} frames"
+    what += ", on the first rank alone" if request.ranks > 1 else ""
     return Stage("frames", what, held, max(slab.memory, reading(files.checkpoint, "video_decoder", request)))
 
 

@@ -104,7 +104,7 @@ class Request:
     quiet: bool = False
     json: bool = False
     yes: bool = False
-    ranks: int = 1  # processes that the transformer and the text models are split over
+    ranks: int = 1  # processes that the transformer, the text models and decoding are split over
     assumed: tuple[str, ...] = ()  # names on Hugging Face in the place of flags that were not given
     from_settings: bool = False  # some of its flags are another's, read from a file
 

@@ -30,9 +30,10 @@ from ..config import (
 )
 from ..config.reading import count_layers, cut
 from ..diffusion_decoder import DiffusionVideoDecoder
+from ..distributed.decoding import split_decoder
 from ..distributed.layers import shard
 from ..distributed.ranks import Ranks
-from ..distributed.table import Part, parts_of
+from ..distributed.table import RULES, Part, parts_of
 from ..errors import CheckpointError, ConfigError, InputError, WeightsError
 from ..nn.finite import all_finite, every_finite
 from ..text.embeddings import EmbeddingsProcessor
@@ -652,7 +653,8 @@ def load(
     paged: leave the weights of repeated blocks in the file; each is read when the block is called, and dropped after.
     The result carries them as ``module.pages`` (see ``paging``). The first read of a block finds what is not finite.
     ranks: load this rank's part of the transformer or of a text model, and read no more of the file (see
-    ``distributed``); every rank must call the result at the same time.
+    ``distributed``), or a video decoder that is each rank's for its frames; every rank must call the result at the same
+    time.
 
     The result carries the report as ``module.load_report``. Raises CheckpointError (see ``errors``) when the file
     does not describe the component exactly: missing, left-over or misshaped keys, unknown config, unknown version;
@@ -688,9 +690,11 @@ def load(
         if isinstance(layer, QuantizedLinear) and (rank := rank_of(opened, path)):
             layer.put_beside(rank)
     parts: dict[str, Part] = {}
-    if ranks is not None:
+    if ranks is not None and component in RULES:
         parts, opened = _parts_in_files(component, module, checkpoint, keys, opened, ranks)
         shard(component, module, ranks)
+    elif ranks is not None:
+        split_decoder(module, ranks)
     source = Weights(
         checkpoint,
         keys,

@@ -138,7 +138,7 @@ class CausalConv3d(Module):
         before = self.time_kernel_size - 1 if causal else (self.time_kernel_size - 1) // 2
         after = 0 if causal else before
         if flow is not None:
-            return self.conv(flow.window(self, x, before, after, self.conv.stride[0]))
+            return flow.convolved(self, x, before, after)
         parts = [x[:, :1]] * before + [x] + [x[:, -1:]] * after
         return self.conv(mx.concatenate(parts, axis=1))
 

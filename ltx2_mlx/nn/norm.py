@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from .fused import fused
 from .module import Module
+from .slabs import Flow
 
 
 def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> mx.array:
@@ -72,16 +73,18 @@ class GroupNorm(Module):
         self.weight = mx.ones((num_channels,))
         self.bias = mx.zeros((num_channels,))
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, flow: Flow | None = None) -> mx.array:
         y = x.astype(mx.float32).reshape(*x.shape[:-1], self.num_groups, -1)
-        y = y - self._mean(y)
-        y = y * mx.rsqrt(self._mean(y * y) + self.eps)
+        y = y - self._mean(y, flow)
+        y = y * mx.rsqrt(self._mean(y * y, flow) + self.eps)
         return (y.reshape(x.shape) * self.weight + self.bias).astype(x.dtype)
 
     @staticmethod
-    def _mean(y: mx.array) -> mx.array:
+    def _mean(y: mx.array, flow: Flow | None = None) -> mx.array:
         """The mean of ``(B, …, groups, C)`` over all axes except batch and groups."""
         for axis in (y.ndim - 1, *range(y.ndim - 3, 0, -1)):
+            if axis == 1 and flow is not None:
+                y = flow.joined(y)
             y = y.mean(axis=axis, keepdims=True)
         return y
 

@@ -101,8 +101,9 @@ class Settings:
     behaviour: what upstream has changed since 1.0.0, as in "1.0.0" or as in "upstream"; None: as in upstream for models
     from 2.5 on. See ``ltx2_mlx.diffusion.behaviour``.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
-    the second scales what the blocks take from the prompt. ranks: the transformer and the text models are split over
-    these processes, each of which makes the same calls. peaks: the run writes the memory of its phases there.
+    the second scales what the blocks take from the prompt. ranks: the transformer, the text models and the frames to
+    decode are split over these processes, each of which makes the same calls. peaks: the run writes the memory of its
+    phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16
@@ -228,8 +229,10 @@ class ModelLedger:
         return upsampler
 
     def _load(self, component: str, kind: type[Component]) -> Component:
+        settings = self.settings
+        ranks = settings.ranks if component == "video_decoder" else None
         return self._kept(
-            component, lambda: cast(Component, load(component, self.checkpoint_path, self.settings.dtype))
+            component, lambda: cast(Component, load(component, self.checkpoint_path, settings.dtype, ranks=ranks))
         )
 
     def _kept(self, component: str, load: Callable[[], Component]) -> Component:

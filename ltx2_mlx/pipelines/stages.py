@@ -20,6 +20,7 @@ from ..diffusion.latent_state import AudioLatentTools, VideoLatentTools
 from ..diffusion.noisers import GaussianNoiser
 from ..diffusion.patchifiers import AudioPatchifier, VideoLatentPatchifier
 from ..diffusion.samplers import DenoisingFunc, DenoisingLoop, euler_denoising_loop
+from ..distributed.decoding import decode_over
 from ..errors import InputError, NotFiniteError
 from ..media.images import load_image_conditioning
 from ..nn.finite import all_finite
@@ -320,7 +321,13 @@ def _decoded_video(
     budget = settings.decode_budget or decode_budget(settings.low_memory)
     done = 0
     with settings.peaks.phase("frames"):
-        for chunk in decode_video(latent, ledger.video_decoder(), tiling_config, generator, memory_budget=budget):
+        decoder = ledger.video_decoder()
+        if settings.ranks is None:
+            chunks = decode_video(latent, decoder, tiling_config, generator, memory_budget=budget)
+        else:
+            chunks = decode_over(settings.ranks, latent, decoder, tiling_config, generator, budget)
+        del decoder
+        for chunk in chunks:
             frames = np.array(chunk)
             done += len(frames)
             settings.progress("decoding the video", done, total)

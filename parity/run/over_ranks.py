@@ -1,8 +1,9 @@
 """Ours split over several processes, in the isolated lane: each rank is given its part of the recorded inputs, and the
 parts of what it makes are put together again before they are judged.
 
-The ranks run as ``python -m parity.run.over_ranks`` and meet through MLX's ring on this machine. A tap that every rank
-has whole counts as the rank that is farthest from the reference has it.
+The ranks run as ``python -m parity.run.over_ranks`` and meet through MLX's ring on this machine. Parts are put together
+along the one axis along which they are smaller than the reference's: heads, channels, or frames. A tap that every rank
+has whole counts as the rank that is farthest from the reference has it, and so do frames that two neighbours have.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from ..tap.trace import Call, Tensor, Trace
 from .recorded import Recorded
 from .replay import probes_of, run_tapped
 
-STAGES = ("transformer", "gemma", "embeddings_processor")
+STAGES = ("transformer", "gemma", "embeddings_processor", "video_decoder")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Ranks:
         for result in found:
             if isinstance(result, Exception):
                 raise result
-        return whole([trace for trace in found if isinstance(trace, Trace)], job.trace)
+        drawn = {tap.name for tap in stages()[job.stage].functions if tap.injected}
+        return whole([trace for trace in found if isinstance(trace, Trace)], job.trace, drawn)
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -120,8 +122,9 @@ def ring(size: int) -> Iterator[list[dict[str, str]]]:
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def whole(traces: Sequence[Trace], reference: Trace) -> Trace:
-    """The ranks' traces as one. What was split has another shape than in the reference's, along one axis."""
+def whole(traces: Sequence[Trace], reference: Trace, drawn: Set[str] = frozenset()) -> Trace:
+    """The ranks' traces as one. What was split has another shape than in the reference's, along one axis. drawn: the
+    functions of noise, which every rank asks for all of it."""
     first = traces[0]
     calls = {}
     for key, call in first.calls.items():
@@ -130,6 +133,9 @@ def whole(traces: Sequence[Trace], reference: Trace) -> Trace:
         if any(other is None for other in others):
             continue  # missing is what it is
         made = [other for other in others if other is not None]
+        if key[0].rpartition(".")[2] in drawn:
+            calls[key] = next((other for other in made if other.inputs != call.inputs), call)
+            continue
         inputs = {n: _whole([o.inputs.get(n) for o in made], known.inputs.get(n)) for n in call.inputs}
         outputs = {n: _whole([o.outputs.get(n) for o in made], known.outputs.get(n)) for n in call.outputs}
         calls[key] = replace(call, inputs=inputs, outputs=outputs, error=next((o.error for o in made if o.error), None))
@@ -146,9 +152,25 @@ def _whole(values: list[Any], known: Any) -> Any:
     if shapes[0] == known.values.shape:
         return max(values, key=lambda value: _apart(value.values, known.values))
     axis = _axis(shapes[0], known.values.shape)
-    if axis is None or sum(shape[axis] for shape in shapes) != known.values.shape[axis]:
+    if axis is None:
         return values[0]
-    return Tensor(np.concatenate([value.values for value in values], axis), values[0].dtype)
+    shared, rest = divmod(sum(shape[axis] for shape in shapes) - known.values.shape[axis], len(values) - 1)
+    if rest or not 0 <= shared <= min(shape[axis] for shape in shapes):
+        return values[0]
+    return Tensor(_joined([value.values for value in values], known.values, axis, shared), values[0].dtype)
+
+
+def _joined(parts: list[np.ndarray], known: np.ndarray, axis: int, shared: int) -> np.ndarray:
+    """Parts one after another. Two neighbours both have ``shared`` of an axis, as what a convolution reads beyond its
+    own frames: the one that is farther from what is known counts."""
+    parts, known = [np.moveaxis(part, axis, 0) for part in parts], np.moveaxis(known, axis, 0)
+    whole = parts[0]
+    for part in parts[1:]:
+        at = len(whole) - shared
+        both = whole[at:], part[:shared]
+        seam = max(both, key=lambda value: _apart(value, known[at : at + shared]))
+        whole = np.concatenate([whole[:at], seam, part[shared:]])
+    return np.moveaxis(whole, 0, axis)
 
 
 def _apart(values: np.ndarray, known: np.ndarray) -> float:

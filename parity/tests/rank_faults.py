@@ -12,7 +12,12 @@ from unittest import mock
 
 import numpy as np
 
+from ltx2_mlx.nn.norm import GroupNorm
+from ltx2_mlx.nn.slabs import Share
+from ltx2_mlx.video_vae import VideoDecoder
+
 _LAYERS, _TABLE = "ltx2_mlx.distributed.layers", "ltx2_mlx.distributed.table"
+_SHARE, _NORM = "ltx2_mlx.nn.slabs.Share", "ltx2_mlx.nn.norm.GroupNorm"
 
 
 def summed_nowhere(cls: Any) -> Any:
@@ -43,6 +48,44 @@ def other_axis(split: Any, leaf: str, shape: tuple[int, ...]) -> int | None:
     return None if shape == () else 0
 
 
+# ---- a video decoder over ranks: the frames are dealt out
+
+
+def of_the_wrong_neighbour(share: Any, x: Any, before: int, after: int) -> Any:
+    share.rank = share.size - 1 - share.rank
+    left, right = _neighbours(share, x, before, after)
+    share.rank = share.size - 1 - share.rank
+    return left, right
+
+
+def left_out(share: Any, x: Any, before: int, after: int) -> Any:
+    left, right = _neighbours(share, x, before, after)
+    return (left * 0 if share.rank else left), (right if share.rank == share.size - 1 else right * 0)
+
+
+def never_begun(share: Any, layer: object) -> bool:
+    return False
+
+
+def of_own_frames(y: Any, flow: Any = None) -> Any:
+    return _mean(y)
+
+
+def last_first(share: Any, x: Any) -> Any:
+    share.gather, gather = lambda x: gather(x)[::-1], share.gather
+    return _joined(share, x)
+
+
+def drawn_by_each(decoder: Any, sample: Any, timestep: Any, generator: Any, share: Any = None) -> Any:
+    if share is None:
+        return _begun(decoder, sample, timestep, generator)
+    with mock.patch.object(Share, "own", lambda share, x: x):
+        return _begun(decoder, sample[:, :, share.first : share.end], timestep, generator, share)
+
+
+_neighbours, _joined, _mean, _begun = Share.neighbours, Share.joined, GroupNorm._mean, VideoDecoder._begun
+
+
 def _put(place: str, function: Callable[..., Any]) -> Callable[[], Any]:
     return partial(mock.patch, place, function)
 
@@ -55,4 +98,15 @@ FAULTS = {
     "a norm is over the rank's own heads": (_put(f"{_LAYERS}._spread", norm_of_own_heads), "attn1.q_norm"),
     "every rank adds the bias": (_put(f"{_TABLE}.Part.cut", kept_everywhere), "attn1.to_out.0"),
     "weights are cut along the other axis": (_put(f"{_TABLE}._axis", other_axis), "attn1.to_out.0"),
+}
+DECODER_FAULTS = {
+    "frames of the wrong neighbour": (_put(f"{_SHARE}.neighbours", of_the_wrong_neighbour), "conv_in.conv"),
+    "zeros in the place of a neighbour's frames": (_put(f"{_SHARE}.neighbours", left_out), "conv_in.conv"),
+    "every rank drops its first frame": (_put(f"{_SHARE}.begun", never_begun), "up_blocks.1"),
+    "a group norm over the rank's own frames": (_put(f"{_NORM}._mean", of_own_frames), "up_blocks.4.norm3"),
+    "frames are gathered in another order": (_put(f"{_SHARE}.joined", last_first), "VideoDecoder"),
+    "each rank draws noise for its own frames": (
+        _put("ltx2_mlx.video_vae.VideoDecoder._begun", drawn_by_each),
+        "randn",
+    ),
 }

@@ -15,17 +15,21 @@ from parity.run.live import Runner
 from parity.run.over_ranks import Ranks, job_of, started
 from parity.run.recorded import Recorded
 from parity.tap.trace import Trace
-from parity.tests.rank_faults import FAULTS
+from parity.tests.rank_faults import DECODER_FAULTS, FAULTS
 
 Cell = tuple[str, str, tuple[str, ...]]  # stage, config, and the taps that are compared; none for all
 _B0 = "transformer_blocks.0"
 # One block of the transformer here; `parity run --ranks 2` takes all of them
 BLOCK: Cell = ("transformer", "tiny-2.3", (_B0, f"{_B0}.*", "X0Model"))
+# A causal decoder with noise, a timestep and a group norm
+DECODER: Cell = ("video_decoder", "tiny-2.0-timestep", ())
 CELLS: tuple[Cell, ...] = (
     BLOCK,
     ("transformer", "tiny-2.0-interleaved", (f"{_B0}.attn1*", "X0Model")),
     ("gemma", "tiny-gemma", ()),
     ("embeddings_processor", "tiny-2.0", ()),
+    ("video_decoder", "tiny-2.0", ()),
+    DECODER,
 )
 
 
@@ -63,3 +67,11 @@ def test_a_fault_of_the_ranks_is_found_at_its_place(what: str, ranks: Ranks) -> 
     rows = judged(BLOCK, ranks.replay(replace(job_of(recorded(BLOCK)), around=around)))
     first = next(row for row in rows if row.verdict != "pass")
     assert first.name == f"{_B0}.{tap}" or first.name.startswith((f"{_B0}.{tap}.", f"{_B0}.{tap}:")), first.name
+
+
+@pytest.mark.parametrize("what", DECODER_FAULTS)
+def test_a_fault_of_a_decoder_over_ranks_is_found_at_its_place(what: str, ranks: Ranks) -> None:
+    around, tap = DECODER_FAULTS[what]
+    rows = judged(DECODER, ranks.replay(replace(job_of(recorded(DECODER)), around=around)))
+    first = next(row for row in rows if row.verdict != "pass")
+    assert first.name == tap or first.name.startswith((f"{tap}.", f"{tap}:")), first.name
