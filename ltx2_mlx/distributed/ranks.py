@@ -55,6 +55,12 @@ class Ranks:
         """The sum of the arrays of all ranks, each of the same shape."""
         return mx.distributed.all_sum(x, group=self.group)
 
+    def gathered(self, x: mx.array) -> mx.array:
+        """``(ranks, …)``: the array of each rank, all of one shape. It is computed when this returns."""
+        every = mx.distributed.all_gather(x[None], group=self.group)
+        mx.eval(every)
+        return every
+
     def told(self, words: str) -> list[str]:
         """What each rank says here. Every rank must call this."""
         own = np.frombuffer(words.encode(), np.uint8).astype(np.int32)
