@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import mlx.core as mx
 
-from ..diffusion.denoisers import Pass
+from ..diffusion.denoisers import Denoiser, Pass
 from ..diffusion.perturbations import BatchedPerturbationConfig
 from ..diffusion.samplers import Latents
 from ..transformer import LTXModel, X0Model
@@ -51,25 +52,21 @@ class SharedX0Model(SplitX0Model):
         with self.ranks.together():
             video, audio, _ = passes[0]
             latents = (self.ranks.led("video latents", video.latent), self.ranks.led("audio latents", audio.latent))
-            own = [(replace(v, latent=latents[0]), replace(a, latent=latents[1]), skips) for v, a, skips in passes]
-            return dealt_out(self.ranks, own, super(SplitX0Model, self).__call__)
+            led = [(replace(v, latent=latents[0]), replace(a, latent=latents[1]), skips) for v, a, skips in passes]
+            return dealt_out(self.ranks, led, cast(Denoiser, super(SplitX0Model, self).__call__))
 
 
-def dealt_out(ranks: Ranks, passes: Sequence[Pass], run: Callable[..., Latents]) -> list[Latents]:
+def dealt_out(ranks: Ranks, passes: Sequence[Pass], run: Denoiser) -> list[Latents]:
     """The prediction of each pass, which one rank computes and all get. Every rank must call this.
 
     As many are gathered of each rank as the first one has; zeros stand for one that it does not have.
     """
-    own = []
+    own: list[Latents] = []
     for i in turns(len(passes), ranks.rank, ranks.size):
         own.append(run(*passes[i]))
         mx.eval(own[-1])
-    latents = [each.latent for each in passes[0][:2]]
-    spare = len(turns(len(passes), 0, ranks.size)) - len(own)
-    every = [
-        ranks.gathered(mx.stack([*(made[k] for made in own), *[mx.zeros_like(latents[k])] * spare])) for k in range(2)
-    ]
-    return [
-        (every[0][i % ranks.size][i // ranks.size], every[1][i % ranks.size][i // ranks.size])
-        for i in range(len(passes))
-    ]
+    zeros = tuple(mx.zeros_like(stream.latent) for stream in passes[0][:2])
+    own += [cast(Latents, zeros)] * (len(turns(len(passes), 0, ranks.size)) - len(own))
+    video, audio = (ranks.gathered(mx.stack([made[k] for made in own])) for k in range(2))
+    places = [divmod(i, ranks.size)[::-1] for i in range(len(passes))]  # whose it is, and which of them
+    return [(video[rank, number], audio[rank, number]) for rank, number in places]

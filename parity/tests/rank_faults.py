@@ -10,8 +10,12 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import mlx.core as mx
 import numpy as np
 
+from ltx2_mlx.distributed.ranks import Ranks
+
+_gathered = Ranks.gathered
 _LAYERS, _TABLE = "ltx2_mlx.distributed.layers", "ltx2_mlx.distributed.table"
 
 
@@ -43,6 +47,23 @@ def other_axis(split: Any, leaf: str, shape: tuple[int, ...]) -> int | None:
     return None if shape == () else 0
 
 
+def turns_from_the_last(count: int, rank: int, size: int) -> range:
+    return range(rank, count, size)[::-1] if rank == 0 else range(rank, count, size)
+
+
+def turns_of_the_first(count: int, rank: int, size: int) -> range:
+    return range(0, count, size)
+
+
+def without_the_last(ranks: Any, x: Any) -> Any:
+    kept = mx.arange(len(x)) < len(x) - (ranks.rank == ranks.size - 1)
+    return _gathered(ranks, x * kept.reshape(-1, 1, 1, 1).astype(x.dtype))
+
+
+def along_the_other_axis(ranks: Any, x: Any) -> Any:
+    return _gathered(ranks, x).swapaxes(0, 1)
+
+
 def _put(place: str, function: Callable[..., Any]) -> Callable[[], Any]:
     return partial(mock.patch, place, function)
 
@@ -55,4 +76,12 @@ FAULTS = {
     "a norm is over the rank's own heads": (_put(f"{_LAYERS}._spread", norm_of_own_heads), "attn1.q_norm"),
     "every rank adds the bias": (_put(f"{_TABLE}.Part.cut", kept_everywhere), "attn1.to_out.0"),
     "weights are cut along the other axis": (_put(f"{_TABLE}._axis", other_axis), "attn1.to_out.0"),
+}
+# The same of the passes of a guided step, which ranks share: each is seen at the first step that has all four.
+_TURNS, _GATHERED = "ltx2_mlx.distributed.models.turns", "ltx2_mlx.distributed.ranks.Ranks.gathered"
+OF_PASSES = {
+    "two passes are exchanged": _put(_TURNS, turns_from_the_last),
+    "a rank's pass is counted twice": _put(_TURNS, turns_of_the_first),
+    "a pass is left out of what is gathered": _put(_GATHERED, without_the_last),
+    "passes are gathered along the other axis": _put(_GATHERED, along_the_other_axis),
 }

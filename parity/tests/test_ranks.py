@@ -1,4 +1,4 @@
-"""Ours split over two processes, which meet through MLX's ring on this machine, beside the same oracle."""
+"""Ours over two processes, which meet through MLX's ring on this machine, beside the same oracle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parity.run.live import Runner
 from parity.run.over_ranks import Ranks, job_of, started
 from parity.run.recorded import Recorded
 from parity.tap.trace import Trace
-from parity.tests.rank_faults import FAULTS
+from parity.tests.rank_faults import FAULTS, OF_PASSES
 
 Cell = tuple[str, str, tuple[str, ...]]  # stage, config, and the taps that are compared; none for all
 _B0 = "transformer_blocks.0"
@@ -26,7 +26,9 @@ CELLS: tuple[Cell, ...] = (
     ("transformer", "tiny-2.0-interleaved", (f"{_B0}.attn1*", "X0Model")),
     ("gemma", "tiny-gemma", ()),
     ("embeddings_processor", "tiny-2.0", ()),
+    ("denoising", "any", ()),
 )
+GUIDANCE = CELLS[-1]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,8 @@ def recorded(cell: Cell) -> Recorded:
     """The reference's run of the stage's first case, and its oracle's."""
     runner, (stage, config, taps) = Runner(), cell
     pair = runner.load(stages()[stage], config, "float32")
-    name, case = next(iter(pair.stage.cases(pair.config).items()))
+    cases = pair.stage.cases(pair.config)
+    name, case = ("guidance", cases["guidance"]) if stage == "denoising" else next(iter(cases.items()))
     return replace(runner.record(pair, replace(case, taps=taps), repeat=False), name=name)
 
 
@@ -63,3 +66,10 @@ def test_a_fault_of_the_ranks_is_found_at_its_place(what: str, ranks: Ranks) -> 
     rows = judged(BLOCK, ranks.replay(replace(job_of(recorded(BLOCK)), around=around)))
     first = next(row for row in rows if row.verdict != "pass")
     assert first.name == f"{_B0}.{tap}" or first.name.startswith((f"{_B0}.{tap}.", f"{_B0}.{tap}:")), first.name
+
+
+@pytest.mark.parametrize("what", OF_PASSES)
+def test_a_fault_of_passes_that_ranks_share_is_found_at_the_first_guided_step(what: str, ranks: Ranks) -> None:
+    rows = judged(GUIDANCE, ranks.replay(replace(job_of(recorded(GUIDANCE)), around=OF_PASSES[what])))
+    first = next(row for row in rows if row.verdict != "pass")
+    assert first.name.startswith("guided.full"), first.name
