@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 
 import mlx.core as mx
@@ -33,6 +34,7 @@ from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.media.images import decode_image
 from ltx2_mlx.transformer import LTXModel
 from parity.run.over_ranks import ring
+from parity.tests.rank_faults import OF_NOISE
 
 SCRIPT = Path(__file__).with_name("rank.py")
 Words = list[str | list[str]]  # a list stands for a word of each rank
@@ -51,11 +53,20 @@ def line(checkpoints: Path) -> Words:
     return ["generate", *words, *size, "--prompt", "fox", "--dtype", "float32"]
 
 
+@pytest.fixture
+def guided(line: Words, checkpoints: Path) -> Words:
+    """The same with three passes a step, noise at every step and one pass in the steps of a second stage."""
+    words: Words = ["--checkpoint-path" if word == "--distilled-checkpoint-path" else word for word in line]
+    words += ["--pipeline", "ti2vid_two_stages_hq", "--num-inference-steps", "2"]
+    words += ["--distilled-lora", str(checkpoints / "tiny-2.0-distilled-lora.safetensors")]
+    return [*words, "--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0"]
+
+
 @contextmanager
-def started(*lines: Words) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two ranks that run these command lines."""
+def started(*lines: Words, faults: Sequence[str] = ()) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two ranks that run these command lines, the first of them with the faults."""
     with ring(2) as environments, tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(lines, file)
+        json.dump(list(zip_longest(faults, lines)), file)
         file.flush()
         command = [sys.executable, str(SCRIPT), file.name]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -69,26 +80,34 @@ def started(*lines: Words) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def test_two_ranks_make_the_video_of_one_and_refuse_what_differs(
-    line: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
+    line: Words, guided: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = [str(word) for word in line]
-    assert main([*alone, "--output-path", str(one), "--quiet"]) == 0
-    line = [*line, "--output-path", str(two), "--quiet"]
-    wrong: Words = ["--context", [str(tmp_path / "new.safetensors"), str(one / "audio.wav")]]
-    with started([*line, "--seed", ["1", "2"]], [*line, *wrong], line) as ranks:
+    """With layers that are split, up to the order of sums; with the passes of a step dealt out, to the last byte."""
+    outputs = [tmp_path / name for name in ("one", "split", "one guided", "shared")]
+    one, two, guided_one, shared = (
+        [*words, "--quiet", "--output-path", str(output)]
+        for words, output in zip((line, line, guided, guided), outputs, strict=True)
+    )
+    for words in (one, guided_one):
+        assert main(list(map(str, words))) == 0
+    wrong: Words = ["--context", [str(tmp_path / "new.safetensors"), str(outputs[0] / "audio.wav")]]
+    noisy = (two, shared, shared)
+    with started(*noisy, [*two, "--seed", ["1", "2"]], [*two, *wrong], two, shared, faults=list(OF_NOISE)) as ranks:
         said = [rank.communicate(timeout=600) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     errors = said[0][1].splitlines()
-    assert len(errors) == 2, errors
-    assert errors[0].startswith("ltx2-mlx: the command line: rank 0 has"), errors
-    assert errors[1].startswith("ltx2-mlx: rank 1: "), errors
+    expected = [f"ltx2-mlx: the ranks have {what}" for _, what in OF_NOISE.values()]
+    expected += ["ltx2-mlx: the command line: rank 0 has", "ltx2-mlx: rank 1: "]
+    assert [error[: len(start)] for error, start in zip(errors, expected, strict=True)] == expected
     assert said[1] == ("", "")  # the first rank speaks for both
-    frames = [[decode_image(file) for file in sorted(folder.glob("*.png"))] for folder in (one, two)]
+    frames = [[decode_image(file) for file in sorted(folder.glob("*.png"))] for folder in outputs[:2]]
     assert len(frames[0]) == len(frames[1]) == 9
     apart = [np.abs(np.array(a, np.int32) - np.array(b, np.int32)) for a, b in zip(*frames, strict=True)]
     assert max(each.max() for each in apart) <= 1
     assert np.mean([(each > 0).mean() for each in apart]) < 1e-3
+    written = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in outputs[2:]]
+    assert len(written[0]) == 10
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -227,3 +246,33 @@ def test_with_loras_and_fewer_bits_the_parts_are_those_of_the_same_numbers(
                 part = parts[name]
                 wanted = part._replace(first=part.first * itemsize, last=part.last * itemsize).cut(wanted)
             assert np.array_equal(np.array(array.view(mx.uint8)), wanted), name
+
+
+# ---- passes ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_pass_has_one_rank_and_every_rank_as_many_as_can_be() -> None:
+    for size in SIZES:
+        for count in range(1, 5):
+            dealt = [turns(count, rank, size) for rank in range(size)]
+            assert sorted(i for own in dealt for i in own) == list(range(count))
+            assert len(dealt[0]) - len(dealt[-1]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags", "expected"),
+    [
+        (2, [], "guidance"),
+        (2, ["--parallel", "tensor"], "tensor"),
+        (2, ["--memory-limit", "70.2MB"], "guidance"),
+        # One byte a weight more than the split ones take: see ``held``
+        (2, ["--video-cfg-guidance-scale", "1", "--audio-cfg-guidance-scale", "1"], "guidance"),
+    ],
+)
+def test_passes_are_shared_where_each_rank_gets_one_and_has_the_memory(
+    ranks: int, flags: list[str], expected: str, guided: Words, tmp_path: Path
+) -> None:
+    argv = [*map(str, guided[1:]), "--output-path", str(tmp_path / "x.mp4"), "--ranks", str(ranks), *flags]
+    made = plan(parse("plan", argv))
+    assert made.problems == []
+    assert made.request.parallel == expected

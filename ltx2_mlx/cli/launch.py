@@ -58,7 +58,7 @@ def launched() -> Iterator[Ranks | None]:
             except RanksError as ended:  # whatever else has come of it
                 gone()
                 raise ended from None
-            if ranks.working and not ranks.first:
+            if ranks.working and not ranks.first and not isinstance(error, RanksError):  # which every rank has
                 aloud()
                 raise RanksError(f"rank {rank}: {error}") from None
             if not isinstance(error, RanksError):

@@ -5,7 +5,8 @@ They are put into the ranks' own processes, so that nothing is imported again fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -14,8 +15,9 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2_mlx.distributed.ranks import Ranks
+from ltx2_mlx.nn.noise import Generator
 
-_gathered = Ranks.gathered
+_gathered, _randn, _randn64 = Ranks.gathered, Generator.randn, Generator.randn64
 _LAYERS, _TABLE = "ltx2_mlx.distributed.layers", "ltx2_mlx.distributed.table"
 
 
@@ -64,6 +66,23 @@ def along_the_other_axis(ranks: Any, x: Any) -> Any:
     return _gathered(ranks, x).swapaxes(0, 1)
 
 
+def _sign() -> int:
+    return 1 - 2 * (int(os.environ["MLX_RANK"]) % 2)
+
+
+def noise_of_the_rank(generator: Any, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    return _randn(generator, shape, dtype) * _sign()
+
+
+def audio_noise_of_the_rank(generator: Any, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    generator.drawn = getattr(generator, "drawn", 0) + 1  # video, then audio
+    return _randn(generator, shape, dtype) * (_sign() if generator.drawn % 2 == 0 else 1)
+
+
+def steps_noise_of_the_rank(generator: Any, shape: Sequence[int]) -> np.ndarray:
+    return _randn64(generator, shape) * _sign()
+
+
 def _put(place: str, function: Callable[..., Any]) -> Callable[[], Any]:
     return partial(mock.patch, place, function)
 
@@ -84,4 +103,15 @@ OF_PASSES = {
     "a rank's pass is counted twice": _put(_TURNS, turns_of_the_first),
     "a pass is left out of what is gathered": _put(_GATHERED, without_the_last),
     "passes are gathered along the other axis": _put(_GATHERED, along_the_other_axis),
+}
+# Noise that each rank draws for itself, and what a run says of it: it is seen at the next pass, which all begin with
+# the first rank's latents (tests/test_ranks.py).
+_NOISE = "ltx2_mlx.nn.noise.Generator"
+OF_NOISE = {
+    "noise is drawn per rank": (_put(f"{_NOISE}.randn", noise_of_the_rank), "different video latents"),
+    "the audio's noise is drawn per rank": (
+        _put(f"{_NOISE}.randn", audio_noise_of_the_rank),
+        "different audio latents",
+    ),
+    "a step's noise is drawn per rank": (_put(f"{_NOISE}.randn64", steps_noise_of_the_rank), "different video latents"),
 }
