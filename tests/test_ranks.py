@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
+from unittest import mock
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,10 +24,16 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from ltx2_mlx.cli.launch import agreed, of_rank
+from ltx2_mlx.cli.limit import available
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.cli.plan import plan
+from ltx2_mlx.cli.recipes import parse
+from ltx2_mlx.cli.request import Request
+from ltx2_mlx.cli.shown import show
 from ltx2_mlx.config import TransformerConfig
 from ltx2_mlx.distributed.ranks import Ranks
-from ltx2_mlx.distributed.table import SIZES, Part, check_ranks, check_rules, parts_of, shapes_of
+from ltx2_mlx.distributed.table import SIZES, WAYS, Part, check_ranks, check_rules, parts_of, shapes_of, turns
 from ltx2_mlx.errors import InputError, WeightsError
 from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.loading.gemma import read_gemma
@@ -259,20 +267,90 @@ def test_every_pass_has_one_rank_and_every_rank_as_many_as_can_be() -> None:
             assert len(dealt[0]) - len(dealt[-1]) <= 1
 
 
+@pytest.fixture
+def asked(checkpoints: Path, tmp_path: Path) -> Callable[..., Request]:
+    """A request for a video of four passes a step, with more flags."""
+
+    def made(*flags: str, ranks: int = 2) -> Request:
+        words = ["--pipeline", "ti2vid_one_stage", "--checkpoint-path", str(checkpoints / "tiny-2.0.safetensors")]
+        words += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--prompt", "fox", "--no-audio"]
+        words += ["--height", "64", "--width", "64", "--num-frames", "9", "--dtype", "float32"]
+        words += ["--video-stg-blocks", "1", "--audio-stg-blocks", "1", "--output-path", str(tmp_path / "x.mp4")]
+        return parse("plan", [*words, "--ranks", str(ranks), *flags])
+
+    return made
+
+
+NO_TEXT = ("--video-cfg-guidance-scale", "1", "--audio-cfg-guidance-scale", "1")
+ALONE = (*NO_TEXT, "--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0")
+ALONE += ("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1")
+
+
 @pytest.mark.parametrize(
     ("ranks", "flags", "expected"),
     [
-        (2, [], "guidance"),
-        (2, ["--parallel", "tensor"], "tensor"),
-        (2, ["--memory-limit", "70.2MB"], "guidance"),
-        # One byte a weight more than the split ones take: see ``held``
-        (2, ["--video-cfg-guidance-scale", "1", "--audio-cfg-guidance-scale", "1"], "guidance"),
+        (2, (), "guidance"),
+        (2, ("--parallel", "tensor"), "tensor"),
+        (2, ALONE, "tensor"),
+        (2, ("--low-memory",), "guidance"),
+        (2, ("--memory-limit", "29MB"), "tensor"),  # whole text models take 29.1
+        (4, (), "guidance"),  # which takes no heads apart: of the small Gemma's there are two
     ],
 )
 def test_passes_are_shared_where_each_rank_gets_one_and_has_the_memory(
-    ranks: int, flags: list[str], expected: str, guided: Words, tmp_path: Path
+    ranks: int, flags: tuple[str, ...], expected: str, asked: Callable[..., Request]
 ) -> None:
-    argv = [*map(str, guided[1:]), "--output-path", str(tmp_path / "x.mp4"), "--ranks", str(ranks), *flags]
-    made = plan(parse("plan", argv))
+    made = plan(asked(*flags, ranks=ranks))
     assert made.problems == []
-    assert made.request.parallel == expected
+    assert (made.request.parallel, made.request.low_memory) == (expected, "--low-memory" in flags)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags", "expected"),
+    [
+        (1, (), "--parallel guidance has no effect on one process: start several with mlx.launch or --hosts"),
+        (2, ALONE, "--parallel guidance: without guidance a step is one pass, which cannot be dealt out"),
+        (4, NO_TEXT, "--parallel guidance: a step has 3 passes, and of 4 ranks 3 would have none"),
+        (2, ("--memory-limit", "20MB"), "--memory-limit: use"),
+    ],
+)
+def test_passes_that_cannot_be_shared_are_refused_with_the_reason(
+    ranks: int, flags: tuple[str, ...], expected: str, asked: Callable[..., Request]
+) -> None:
+    problems = plan(asked("--parallel", "guidance", *flags, ranks=ranks)).problems
+    assert len(problems) == 1
+    assert expected in problems[0]
+
+
+def test_a_plan_says_what_each_rank_holds_and_sends(asked: Callable[..., Request]) -> None:
+    split, shared = (show(plan(asked("--parallel", way))) for way in WAYS)
+    assert "each of 2 ranks holds 0.80 MB of weights and sends 0.11 MB a step" in split
+    # 17 tokens of 128 channels: each rank gives two passes to one other, and the step begins with a sum
+    assert "each of 2 ranks holds 1.06 MB of weights, computes 2 of 4 passes at most and sends 0.03 MB a step" in shared
+
+
+@dataclass
+class Other(Ranks):
+    """A rank whose peer answers with what it is given here."""
+
+    answers: list[str] = field(default_factory=list)
+
+    def told(self, words: str) -> list[str]:
+        return [words, self.answers.pop(0) if self.answers else words]
+
+
+def test_where_one_machine_lacks_the_memory_all_split_the_layers(asked: Callable[..., Request]) -> None:
+    request = asked()
+    planned = plan(request)
+    assert planned.request.parallel == "guidance"
+    of_agree = Other(0, 2)
+    with mock.patch.object(Other, "agree"):
+        assert agreed(of_agree, [], [request], planned) is planned
+        other = agreed(Other(0, 2, answers=["tensor"]), [], [request], planned)
+    assert other.request.parallel == "tensor"
+    assert other.problems == []
+
+
+def test_processes_of_one_machine_share_its_memory(asked: Callable[..., Request]) -> None:
+    alone, both = (available(of_rank([asked()], Other(0, 2, answers=a))[0]) for a in (["another"], []))
+    assert both == alone // 2

@@ -127,11 +127,14 @@ def _chosen(request: Request, others: tuple[Request, ...]) -> Plan:
     has the memory for whole networks; their layers otherwise."""
     if request.ranks == 1 or request.parallel is not None:
         return _planned(request, others, download=False)
-    if not not_shared(request):
-        result = _planned(replace(request, parallel="guidance"), others, download=False)
-        if not result.problems and result.request.low_memory == request.low_memory:
-            return result
-    return _planned(replace(request, parallel="tensor"), others, download=False)
+    split, shared = replace(request, parallel="tensor"), replace(request, parallel="guidance")
+    if not_shared(request):
+        return _planned(split, others, download=False)
+    result = _planned(shared, others, download=False)
+    if not result.problems and result.request.low_memory == request.low_memory:
+        return result
+    other = _planned(split, others, download=False)
+    return result if len(result.problems) < len(other.problems) else other  # heads that cannot be split are one
 
 
 def _planned(request: Request, others: tuple[Request, ...], download: bool) -> Plan:
