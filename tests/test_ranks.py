@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from ltx2_mlx.cli import limit
 from ltx2_mlx.cli.launch import agreed, of_rank
 from ltx2_mlx.cli.limit import available
 from ltx2_mlx.cli.main import main
@@ -268,7 +269,7 @@ def test_every_pass_has_one_rank_and_every_rank_as_many_as_can_be() -> None:
 
 
 @pytest.fixture
-def asked(checkpoints: Path, tmp_path: Path) -> Callable[..., Request]:
+def asked(checkpoints: Path, tmp_path: Path, built_once: None) -> Callable[..., Request]:
     """A request for a video of four passes a step, with more flags."""
 
     def made(*flags: str, ranks: int = 2) -> Request:
@@ -311,7 +312,6 @@ def test_passes_are_shared_where_each_rank_gets_one_and_has_the_memory(
         (1, (), "--parallel guidance has no effect on one process: start several with mlx.launch or --hosts"),
         (2, ALONE, "--parallel guidance: without guidance a step is one pass, which cannot be dealt out"),
         (4, NO_TEXT, "--parallel guidance: a step has 3 passes, and of 4 ranks 3 would have none"),
-        (2, ("--memory-limit", "20MB"), "--memory-limit: use"),
     ],
 )
 def test_passes_that_cannot_be_shared_are_refused_with_the_reason(
@@ -320,6 +320,15 @@ def test_passes_that_cannot_be_shared_are_refused_with_the_reason(
     problems = plan(asked("--parallel", "guidance", *flags, ranks=ranks)).problems
     assert len(problems) == 1
     assert expected in problems[0]
+
+
+def test_where_whole_networks_do_not_fit_split_ones_are_proposed(
+    asked: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "memory_size", lambda: 29_000_000)  # whole text models take 29.1 MB
+    assert plan(asked()).request.parallel == "tensor"
+    (problem,) = plan(asked("--parallel", "guidance")).problems
+    assert "prompts takes about 29.11 MB of 29.00 MB of memory: use --parallel tensor, or --low-memory" in problem
 
 
 def test_a_plan_says_what_each_rank_holds_and_sends(asked: Callable[..., Request]) -> None:

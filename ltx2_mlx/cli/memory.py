@@ -139,11 +139,10 @@ def _of_rank(
     """The bytes of each parameter on the rank that has most of it."""
     module, _ = build(component, checkpoint)
     shapes = {name: checkpoint.tensors[key].shape for name, key in keys.items() if name in taken}
-    most = dict(taken)
-    for name, shape in shapes.items():
-        parts = [parts_of(component, module, {name: shape}, rank, size) for rank in range(size)]
-        if name in parts[0]:
-            most[name] = taken[name] * max(prod(part[name].of(shape)) for part in parts) // max(prod(shape), 1)
+    most, ranks = dict(taken), [parts_of(component, module, shapes, rank, size) for rank in range(size)]
+    for name in ranks[0]:
+        shape = shapes[name]
+        most[name] = taken[name] * max(prod(parts[name].of(shape)) for parts in ranks) // max(prod(shape), 1)
     return most
 
 
