@@ -67,6 +67,6 @@ def dealt_out(ranks: Ranks, passes: Sequence[Pass], run: Denoiser) -> list[Laten
         mx.eval(own[-1])
     zeros = tuple(mx.zeros_like(stream.latent) for stream in passes[0][:2])
     own += [cast(Latents, zeros)] * (len(turns(len(passes), 0, ranks.size)) - len(own))
-    video, audio = (ranks.gathered(mx.stack([made[k] for made in own])) for k in range(2))
+    video, audio = (ranks.gather(mx.stack([made[k] for made in own])) for k in range(2))
     places = [divmod(i, ranks.size)[::-1] for i in range(len(passes))]  # whose it is, and which of them
     return [(video[rank, number], audio[rank, number]) for rank, number in places]

@@ -55,8 +55,8 @@ class Ranks:
         """The sum of the arrays of all ranks, each of the same shape."""
         return mx.distributed.all_sum(x, group=self.group)
 
-    def gathered(self, x: mx.array) -> mx.array:
-        """``(ranks, …)``: the array of each rank, all of one shape. It is computed when this returns."""
+    def gather(self, x: mx.array) -> mx.array:
+        """The arrays of all ranks, each of the same shape, along a new first axis; computed when this returns."""
         every = mx.distributed.all_gather(x[None], group=self.group)
         mx.eval(every)
         return every

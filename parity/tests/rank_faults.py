@@ -17,7 +17,7 @@ import numpy as np
 from ltx2_mlx.distributed.ranks import Ranks
 from ltx2_mlx.nn.noise import Generator
 
-_gathered, _randn, _randn64 = Ranks.gathered, Generator.randn, Generator.randn64
+_gather, _randn, _randn64 = Ranks.gather, Generator.randn, Generator.randn64
 _LAYERS, _TABLE = "ltx2_mlx.distributed.layers", "ltx2_mlx.distributed.table"
 
 
@@ -59,11 +59,11 @@ def turns_of_the_first(count: int, rank: int, size: int) -> range:
 
 def without_the_last(ranks: Any, x: Any) -> Any:
     kept = mx.arange(len(x)) < len(x) - (ranks.rank == ranks.size - 1)
-    return _gathered(ranks, x * kept.reshape(-1, 1, 1, 1).astype(x.dtype))
+    return _gather(ranks, x * kept.reshape(-1, 1, 1, 1).astype(x.dtype))
 
 
 def along_the_other_axis(ranks: Any, x: Any) -> Any:
-    return _gathered(ranks, x).swapaxes(0, 1)
+    return _gather(ranks, x).swapaxes(0, 1)
 
 
 def _sign() -> int:
@@ -97,12 +97,12 @@ FAULTS = {
     "weights are cut along the other axis": (_put(f"{_TABLE}._axis", other_axis), "attn1.to_out.0"),
 }
 # The same of the passes of a guided step, which ranks share: each is seen at the first step that has all four.
-_TURNS, _GATHERED = "ltx2_mlx.distributed.models.turns", "ltx2_mlx.distributed.ranks.Ranks.gathered"
+_TURNS, _GATHER = "ltx2_mlx.distributed.models.turns", "ltx2_mlx.distributed.ranks.Ranks.gather"
 OF_PASSES = {
     "two passes are exchanged": _put(_TURNS, turns_from_the_last),
     "a rank's pass is counted twice": _put(_TURNS, turns_of_the_first),
-    "a pass is left out of what is gathered": _put(_GATHERED, without_the_last),
-    "passes are gathered along the other axis": _put(_GATHERED, along_the_other_axis),
+    "a pass is left out of what is gathered": _put(_GATHER, without_the_last),
+    "passes are gathered along the other axis": _put(_GATHER, along_the_other_axis),
 }
 # Noise that each rank draws for itself, and what a run says of it: it is seen at the next pass, which all begin with
 # the first rank's latents (tests/test_ranks.py).
