@@ -210,7 +210,7 @@ def _replayed(job: Job) -> Trace:
     config = read(job.paths[stage.main]).config if job.paths else {}
     pair = Pair(stage, job.paths, config, job.dtype, {}, {}, ours, job.options)
     with seeded(job.seed):
-        case = replace(stage.cases(config)[job.case], taps=job.taps)
+        case = stage.cases(config)[job.case].only(job.taps)
     recorded = Recorded(pair, case, job.trace, None, True)
     return run_tapped(mlx, pair, ours, recorded, job.dtype, RankSession(mlx, job.trace, probes_of(pair)))
 

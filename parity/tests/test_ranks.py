@@ -26,7 +26,7 @@ CELLS: tuple[Cell, ...] = (
     ("transformer", "tiny-2.0-interleaved", (f"{_B0}.attn1*", "X0Model")),
     ("gemma", "tiny-gemma", ()),
     ("embeddings_processor", "tiny-2.0", ()),
-    ("denoising", "any", ()),
+    ("denoising", "any", ("guided.full", "guided.zero", "guided.skipped", "simple")),  # four passes, three, and one
 )
 GUIDANCE = CELLS[-1]
 
@@ -44,7 +44,7 @@ def recorded(cell: Cell) -> Recorded:
     pair = runner.load(stages()[stage], config, "float32")
     cases = pair.stage.cases(pair.config)
     name, case = ("guidance", cases["guidance"]) if stage == "denoising" else next(iter(cases.items()))
-    return replace(runner.record(pair, replace(case, taps=taps), repeat=False), name=name)
+    return replace(runner.record(pair, case.only(taps), repeat=False), name=name)
 
 
 def judged(cell: Cell, trace: Trace) -> list[Row]:
