@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import groupby
 from math import prod
 from typing import Protocol
@@ -25,7 +24,7 @@ from .nn.embedding import PixArtAlphaCombinedTimestepSizeEmbeddings
 from .nn.module import Module
 from .nn.noise import Generator, randn
 from .nn.norm import GroupNorm, PerChannelStatistics, PixelNorm
-from .nn.slabs import Flow, Share, WaitingError, each, slabs
+from .nn.slabs import Flow, Share, WaitingError, slabs
 from .tiling import Tile, TilingConfig, tiles_for_decoding, tiles_for_encoding
 from .types import VIDEO_SCALE_FACTORS, VideoLatentShape
 from .vae_memory import choose_pieces, decode_budget, decoder_slabs, encoder_slabs
@@ -98,18 +97,18 @@ class ResnetBlock3D(Module):
         if self.timestep_conditioning:
             shift1, scale1, shift2, scale2 = _rows(self.scale_shift_table, timestep, input_tensor.dtype)
             first, second = (shift1, scale1), (shift2, scale2)
-        x = each(flow, partial(_modulated, self.norm1, self.non_linearity, first), input_tensor)
+        x = _modulated(input_tensor, self.norm1, self.non_linearity, first)
         x = self.conv1(x, causal=causal, flow=flow)
         if self.inject_noise:
             x = self._feed_spatial_noise(x, self.per_channel_scale1.astype(x.dtype), generator)
-        x = each(flow, partial(_modulated, self.norm2, self.non_linearity, second), x)
+        x = _modulated(x, self.norm2, self.non_linearity, second)
         x = self.conv2(self.dropout(x), causal=causal, flow=flow)
         if self.inject_noise:
             x = self._feed_spatial_noise(x, self.per_channel_scale2.astype(x.dtype), generator)
         if flow is not None:
             input_tensor = flow.take(self, x.shape[1])
         told = (flow,) if isinstance(self.norm3, GroupNorm) else ()
-        return each(flow, mx.add, self.conv_shortcut(self.norm3(input_tensor, *told)), x)
+        return self.conv_shortcut(self.norm3(input_tensor, *told)) + x
 
     def _feed_spatial_noise(
         self, hidden_states: mx.array, per_channel_scale: mx.array, generator: Generator | None = None
@@ -119,7 +118,7 @@ class ResnetBlock3D(Module):
         return hidden_states + noise[..., None] * per_channel_scale[:, 0, 0]
 
 
-def _modulated(norm: nn.Module, activation: nn.Module, rows: Sequence[mx.array] | None, x: mx.array) -> mx.array:
+def _modulated(x: mx.array, norm: nn.Module, activation: nn.Module, rows: Sequence[mx.array] | None) -> mx.array:
     """Norm, shift and scale where there are any, and activation: what comes before a convolution."""
     x = norm(x)
     if rows is not None:
@@ -215,7 +214,7 @@ class DepthToSpaceUpsample(Module):
         out = self.conv(x, causal=causal, flow=flow)
         if flow is not None:
             x = flow.take(self, out.shape[1])
-        return each(flow, self._shuffled, out, x, times=self.stride[0])[:, first:]
+        return self._shuffled(out, x)[:, first:]
 
     def _shuffled(self, out: mx.array, x: mx.array) -> mx.array:
         """What the convolution makes of ``x``, and ``x`` itself where it is added, with two first frames."""
@@ -476,7 +475,7 @@ class VideoDecoder(Module):
         if scaled is not None:
             embedded = self.last_time_embedder(timestep=scaled.flatten(), hidden_dtype=x.dtype)
             rows = _rows(self.last_scale_shift_table, embedded[:, None, None, None], x.dtype)
-        x = each(flow, partial(_modulated, self.conv_norm_out, self.conv_act, rows), x)
+        x = _modulated(x, self.conv_norm_out, self.conv_act, rows)
         x = self.conv_out(x, causal=self.causal, flow=flow)
         return unpatchify(x, patch_size_hw=self.config.patch_size).transpose(0, 4, 1, 2, 3)
 

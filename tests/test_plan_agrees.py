@@ -222,6 +222,7 @@ def command_lines(draw: st.DrawFn, folder: Path) -> list[str]:
         if dest in actions:
             flags += [actions[dest].option_strings[0], *words]
     around = {"num_videos", "prompts_file", "preview", "quiet"}  # other files, or none of the lines that are read here
+    around |= {"parallel", "hosts"}  # for several processes
     skipped = {"help", "pipeline", "output_path", "overwrite", "context", "enhance_prompt", *around, *needed} - {
         *("height", "width", "num_frames", "num_inference_steps", "start_time", "end_time", "prompt", "distilled_lora"),
         *("video_conditioning", "audio_path", "video_path", "video_stg_blocks", "audio_stg_blocks"),

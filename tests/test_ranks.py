@@ -11,9 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from unittest import mock
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,10 +24,17 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from ltx2_mlx.cli import limit
+from ltx2_mlx.cli.launch import agreed, of_rank
+from ltx2_mlx.cli.limit import available
 from ltx2_mlx.cli.main import main
+from ltx2_mlx.cli.plan import plan
+from ltx2_mlx.cli.recipes import parse
+from ltx2_mlx.cli.request import Request
+from ltx2_mlx.cli.shown import show
 from ltx2_mlx.config import TransformerConfig
 from ltx2_mlx.distributed.ranks import Ranks
-from ltx2_mlx.distributed.table import SIZES, Part, check_ranks, check_rules, parts_of, shapes_of
+from ltx2_mlx.distributed.table import SIZES, WAYS, Part, check_ranks, check_rules, parts_of, shapes_of, turns
 from ltx2_mlx.errors import InputError, WeightsError
 from ltx2_mlx.loading.checkpoint import read_checkpoint
 from ltx2_mlx.loading.gemma import read_gemma
@@ -33,6 +43,7 @@ from ltx2_mlx.loading.lora import LoraPathStrength
 from ltx2_mlx.media.images import decode_image
 from ltx2_mlx.transformer import LTXModel
 from parity.run.over_ranks import ring
+from parity.tests.rank_faults import OF_NOISE
 
 DECODING = "ltx2_mlx.distributed.decoding"
 SCRIPT = Path(__file__).with_name("rank.py")
@@ -52,11 +63,20 @@ def line(checkpoints: Path) -> Words:
     return ["generate", *words, *size, "--prompt", "fox", "--dtype", "float32"]
 
 
+@pytest.fixture
+def guided(line: Words, checkpoints: Path) -> Words:
+    """The same with three passes a step, noise at every step and one pass in the steps of a second stage."""
+    words: Words = ["--checkpoint-path" if word == "--distilled-checkpoint-path" else word for word in line]
+    words += ["--pipeline", "ti2vid_two_stages_hq", "--num-inference-steps", "2"]
+    words += ["--distilled-lora", str(checkpoints / "tiny-2.0-distilled-lora.safetensors")]
+    return [*words, "--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0"]
+
+
 @contextmanager
-def started(*lines: Words) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two ranks that run these command lines."""
+def started(*lines: Words, faults: Sequence[str] = ()) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two ranks that run these command lines, the first of them with the faults."""
     with ring(2) as environments, tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(lines, file)
+        json.dump(list(zip_longest(faults, lines)), file)
         file.flush()
         command = [sys.executable, str(SCRIPT), file.name]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -70,33 +90,43 @@ def started(*lines: Words) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def test_two_ranks_make_the_video_of_one_and_refuse_what_differs(
-    line: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
+    line: Words, guided: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And decode noise to the same bytes, whole and in tiles, but where a BLAS sums in another order."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = [str(word) for word in line]
-    assert main([*alone, "--output-path", str(one), "--quiet"]) == 0
-    noise = [*alone, "--placeholder", "--num-frames", "33", "--quiet"]
-    assert main([*noise, "--output-path", str(tmp_path / "noise")]) == 0
+    """With layers that are split, up to the order of sums; with the passes of a step dealt out, the same latents. Both
+    decode together, and noise to the same bytes, whole and in tiles, but where a BLAS sums in another order."""
+    outputs = [tmp_path / name for name in ("one", "split", "one guided", "shared")]
+    one, two, guided_one, shared = (
+        [*words, "--quiet", "--output-path", str(output)]
+        for words, output in zip((line, line, guided, guided), outputs, strict=True)
+    )
+    noise = [*map(str, line), "--placeholder", "--num-frames", "33", "--quiet"]
+    for words in (one, guided_one, [*noise, "--output-path", str(tmp_path / "noise")]):
+        assert main(list(map(str, words))) == 0
     decoded: list[Words] = [
         [*noise, "--output-path", str(tmp_path / name), "--tiling", tiling]
         for name, tiling in (("whole", "auto"), ("tiles", "default"))
     ]
     fails = [["", f"{DECODING}._bytes"], *noise, "--output-path", str(tmp_path / "never")]
-    line = [*line, "--output-path", str(two), "--quiet"]
-    wrong: Words = ["--context", [str(tmp_path / "new.safetensors"), str(one / "audio.wav")]]
-    with started([*line, "--seed", ["1", "2"]], [*line, *wrong], fails, *decoded, line) as ranks:
+    wrong: Words = ["--context", [str(tmp_path / "new.safetensors"), str(outputs[0] / "audio.wav")]]
+    refused = (two, shared, shared), ([*two, "--seed", ["1", "2"]], [*two, *wrong], fails)
+    with started(*refused[0], *refused[1], *decoded, two, shared, faults=list(OF_NOISE)) as ranks:
         said = [rank.communicate(timeout=600) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     errors = said[0][1].splitlines()
-    assert len(errors) == 3, errors
-    assert errors[0].startswith("ltx2-mlx: the command line: rank 0 has"), errors
-    assert errors[1].startswith("ltx2-mlx: rank 1: "), errors
-    assert errors[2] == "ltx2-mlx: rank 1: it fails here" and not (tmp_path / "never").exists()
+    expected = [f"ltx2-mlx: the ranks have {what}" for _, what in OF_NOISE.values()]
+    expected += ["ltx2-mlx: the command line: rank 0 has", "ltx2-mlx: rank 1: ", "ltx2-mlx: rank 1: it fails here"]
+    assert [error[: len(start)] for error, start in zip(errors, expected, strict=True)] == expected
     assert said[1] == ("", "")  # the first rank speaks for both
-    assert apart(one, two, 9) < 1e-3
+    assert not (tmp_path / "never").exists()
+    assert apart(outputs[0], outputs[1], 9) < 1e-3
+    assert apart(outputs[2], outputs[3], 9) < 1e-4
     assert apart(tmp_path / "noise", tmp_path / "whole", 33) < 1e-4
     assert apart(tmp_path / "noise", tmp_path / "tiles", 33) < 1e-4
+    others = [
+        {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".png"} for folder in outputs[2:]
+    ]
+    assert len(others[0]) == 2  # audio and settings
+    assert others[0] == others[1]
 
 
 def apart(one: Path, two: Path, frames: int) -> float:
@@ -248,3 +278,111 @@ def test_with_loras_and_fewer_bits_the_parts_are_those_of_the_same_numbers(
                 part = parts[name]
                 wanted = part._replace(first=part.first * itemsize, last=part.last * itemsize).cut(wanted)
             assert np.array_equal(np.array(array.view(mx.uint8)), wanted), name
+
+
+# ---- passes ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_pass_has_one_rank_and_every_rank_as_many_as_can_be() -> None:
+    for size in SIZES:
+        for count in range(1, 5):
+            dealt = [turns(count, rank, size) for rank in range(size)]
+            assert sorted(i for own in dealt for i in own) == list(range(count))
+            assert len(dealt[0]) - len(dealt[-1]) <= 1
+
+
+@pytest.fixture
+def asked(checkpoints: Path, tmp_path: Path, built_once: None) -> Callable[..., Request]:
+    """A request for a video of four passes a step, with more flags."""
+
+    def made(*flags: str, ranks: int = 2) -> Request:
+        words = ["--pipeline", "ti2vid_one_stage", "--checkpoint-path", str(checkpoints / "tiny-2.0.safetensors")]
+        words += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--prompt", "fox", "--no-audio"]
+        words += ["--height", "64", "--width", "64", "--num-frames", "9", "--dtype", "float32"]
+        words += ["--video-stg-blocks", "1", "--audio-stg-blocks", "1", "--output-path", str(tmp_path / "x.mp4")]
+        return parse("plan", [*words, "--ranks", str(ranks), *flags])
+
+    return made
+
+
+NO_TEXT = ("--video-cfg-guidance-scale", "1", "--audio-cfg-guidance-scale", "1")
+ALONE = (*NO_TEXT, "--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0")
+ALONE += ("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags", "expected"),
+    [
+        (2, (), "guidance"),
+        (2, ("--parallel", "tensor"), "tensor"),
+        (2, ALONE, "tensor"),
+        (2, ("--low-memory",), "guidance"),
+        (2, ("--memory-limit", "29MB"), "tensor"),  # whole text models take 29.1
+        (4, (), "guidance"),  # which takes no heads apart: of the small Gemma's there are two
+    ],
+)
+def test_passes_are_shared_where_each_rank_gets_one_and_has_the_memory(
+    ranks: int, flags: tuple[str, ...], expected: str, asked: Callable[..., Request]
+) -> None:
+    made = plan(asked(*flags, ranks=ranks))
+    assert made.problems == []
+    assert (made.request.parallel, made.request.low_memory) == (expected, "--low-memory" in flags)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags", "expected"),
+    [
+        (1, (), "--parallel guidance has no effect on one process: start several with mlx.launch or --hosts"),
+        (2, ALONE, "--parallel guidance: without guidance a step is one pass, which cannot be dealt out"),
+        (4, NO_TEXT, "--parallel guidance: a step has 3 passes, and of 4 ranks 3 would have none"),
+    ],
+)
+def test_passes_that_cannot_be_shared_are_refused_with_the_reason(
+    ranks: int, flags: tuple[str, ...], expected: str, asked: Callable[..., Request]
+) -> None:
+    problems = plan(asked("--parallel", "guidance", *flags, ranks=ranks)).problems
+    assert len(problems) == 1
+    assert expected in problems[0]
+
+
+def test_where_whole_networks_do_not_fit_split_ones_are_proposed(
+    asked: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "memory_size", lambda: 29_000_000)  # whole text models take 29.1 MB
+    assert plan(asked()).request.parallel == "tensor"
+    (problem,) = plan(asked("--parallel", "guidance")).problems
+    assert "prompts takes about 29.11 MB of 29.00 MB of memory: use --parallel tensor, or --low-memory" in problem
+
+
+def test_a_plan_says_what_each_rank_holds_and_sends(asked: Callable[..., Request]) -> None:
+    split, shared = (show(plan(asked("--parallel", way))) for way in WAYS)
+    assert "each of 2 ranks holds 0.80 MB of weights and sends 0.11 MB a step" in split
+    # 17 tokens of 128 channels: each rank gives two passes to one other, and the step begins with a sum
+    assert "each of 2 ranks holds 1.06 MB of weights, computes 2 of 4 passes at most and sends 0.03 MB a step" in shared
+
+
+@dataclass
+class Other(Ranks):
+    """A rank whose peer answers with what it is given here."""
+
+    answers: list[str] = field(default_factory=list)
+
+    def told(self, words: str) -> list[str]:
+        return [words, self.answers.pop(0) if self.answers else words]
+
+
+def test_where_one_machine_lacks_the_memory_all_split_the_layers(asked: Callable[..., Request]) -> None:
+    request = asked()
+    planned = plan(request)
+    assert planned.request.parallel == "guidance"
+    of_agree = Other(0, 2)
+    with mock.patch.object(Other, "agree"):
+        assert agreed(of_agree, [], [request], planned) is planned
+        other = agreed(Other(0, 2, answers=["tensor"]), [], [request], planned)
+    assert other.request.parallel == "tensor"
+    assert other.problems == []
+
+
+def test_processes_of_one_machine_share_its_memory(asked: Callable[..., Request]) -> None:
+    alone, both = (available(of_rank([asked()], Other(0, 2, answers=a))[0]) for a in (["another"], []))
+    assert both == alone // 2

@@ -7,7 +7,10 @@ from .recipes import RECIPES
 from .recipes import parser as parser_of
 from .terminal import Parser
 
-_FILES = ("path", "root", "lora", "loras", "context", "preview", "images", "video_conditioning", "prompts_file")
+_FILES = (
+    *("path", "root", "lora", "loras", "images", "video_conditioning"),
+    *("context", "preview", "prompts_file", "hosts"),
+)
 
 
 def parser() -> Parser:

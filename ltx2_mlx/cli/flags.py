@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..diffusion.guiders import MultiModalGuiderParams
@@ -67,6 +68,14 @@ def parser(
     if command == "plan":  # generate counts those that the launcher has started
         result.add_argument(
             "--ranks", type=int, default=1, metavar="N", help="plan what mlx.launch -n N runs: 2 or 4 (default: 1)"
+        )
+    elif command == "generate":
+        result.add_argument(
+            "--hosts",
+            type=Path,
+            metavar="FILE",
+            help="make the video on the 2 or 4 machines of a file that mlx.distributed_config has written, through "
+            "mlx.launch",
         )
     return result
 

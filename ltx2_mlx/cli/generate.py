@@ -100,6 +100,7 @@ def settings(request: Request, progress: Progress = quiet, ranks: Ranks | None =
         early_layers_only=request.early_layers_only,
         cross_attn_scale=request.cross_attn_scale,
         ranks=ranks,
+        parallel=request.parallel or "tensor",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import tempfile
 import threading
@@ -18,11 +19,13 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TextIO
 
+import mlx.core as mx
+
 from .. import __version__
 from ..distributed.ranks import Ranks, join, rank_here, watching
 from ..errors import LTX2Error, RanksError
 from ..loading.identity import fingerprint
-from .plan import Plan, inputs
+from .plan import Plan, inputs, plan
 from .request import Request
 from .stopping import in_time
 
@@ -55,7 +58,7 @@ def launched() -> Iterator[Ranks | None]:
             except RanksError as ended:  # whatever else has come of it
                 gone()
                 raise ended from None
-            if ranks.working and not ranks.first:
+            if ranks.working and not ranks.first and not isinstance(error, RanksError):  # which every rank has
                 aloud()
                 raise RanksError(f"rank {rank}: {error}") from None
             if not isinstance(error, RanksError):
@@ -89,7 +92,9 @@ def _own_stderr() -> TextIO:
 
 def of_rank(requests: Sequence[Request], ranks: Ranks) -> tuple[Request, ...]:
     """The requests as a rank sees them: all but the first write nowhere, and their machine may lack the folder."""
-    own = [replace(request, ranks=ranks.size) for request in requests]
+    memory = f"{platform.node()}{f', GPU of rank {ranks.rank}' if mx.cuda.is_available() else ''}"
+    beside = ranks.told(memory).count(memory)
+    own = [replace(request, ranks=ranks.size, beside=beside) for request in requests]
     if not ranks.first:
         nowhere = Path(tempfile.gettempdir()) / f"ltx2-mlx-{os.getpid()}"
         own = [
@@ -97,6 +102,18 @@ def of_rank(requests: Sequence[Request], ranks: Ranks) -> tuple[Request, ...]:
             for i, each in enumerate(own)
         ]
     return tuple(own)
+
+
+def agreed(ranks: Ranks, argv: Sequence[str], requests: Sequence[Request], planned: Plan) -> Plan:
+    """The plan of this rank, with which all others agree. Where not every one has the memory for whole networks, all
+    split them. Raises RanksError as ``agree`` does."""
+    agree(ranks, argv, planned)
+    if planned.problems or len(set(ranks.told(planned.request.parallel or ""))) == 1:
+        return planned
+    if planned.request.parallel == "guidance":
+        planned = plan(*(replace(request, parallel="tensor") for request in requests))
+    ranks.agree(trouble="; ".join(planned.problems))
+    return planned
 
 
 def agree(ranks: Ranks, argv: Sequence[str], planned: Plan) -> None:

@@ -54,8 +54,9 @@ def fitted(request: Request, stages_of: StagesOf) -> Fitted:
 
 
 def available(request: Request) -> int:
-    """Bytes that a run may take."""
-    return min(memory_size(), request.memory_limit or memory_size())
+    """Bytes that each process of a run may take."""
+    own = memory_size() // request.beside
+    return min(own, request.memory_limit or own)
 
 
 def _fits(stages: Sequence[Stage], limit: int) -> bool:
@@ -88,6 +89,8 @@ def _ways(request: Request, limit: int, stages_of: StagesOf) -> Iterator[str]:
         except InputError:
             return False
 
+    if request.parallel == "guidance" and fit(replace(request, parallel="tensor")):
+        yield "--parallel tensor"
     paged = replace(request, low_memory=True)
     more = "" if request.low_memory else " with --low-memory"
     if more and fit(paged):

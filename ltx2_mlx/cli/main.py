@@ -190,15 +190,19 @@ def _generate(command: str, argv: list[str]) -> int:
     if command == "plan":
         return _planned(command, argv, None)
     with stopping(_exit):
+        from .hosts import on_hosts
         from .launch import launched
+        from .recipes import parse_all
 
+    if any(word.partition("=")[0] == "--hosts" for word in argv) and (file := parse_all(command, argv)[0].hosts):
+        return on_hosts(file, argv)
     with launched() as ranks:
         return _planned(command, argv, ranks)
 
 
 def _planned(command: str, argv: list[str], ranks: Ranks | None) -> int:
     with stopping(_exit):
-        from .launch import agree, of_rank
+        from .launch import agreed, of_rank
         from .plan import plan
         from .progress import display
         from .recipes import parse_all
@@ -211,7 +215,7 @@ def _planned(command: str, argv: list[str], ranks: Ranks | None) -> int:
     try:
         planned = plan(*requests, download=command == "generate", confirm=_confirm)
         if ranks is not None:
-            agree(ranks, argv, planned)
+            planned = agreed(ranks, argv, requests, planned)
     except LTX2Error as error:
         shown.event("error", message=str(error), finished=[])
         raise

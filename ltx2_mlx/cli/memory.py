@@ -15,7 +15,7 @@ from ..config import (
     read_gemma_config,
     read_video_decoder_config,
 )
-from ..distributed.table import RULES, parts_of, sent
+from ..distributed.table import RULES, parts_of, sent, sent_of_passes, turns
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import Gemma, read_gemma
 from ..loading.hub import Remote
@@ -123,8 +123,8 @@ def weights(
     taken = {n: info.nbytes if info.dtype == "U32" else prod(info.shape) * size(n) for n, info in infos.items()}
     packed = _packed(component, checkpoint, request)
     taken |= packed
-    if request.ranks > 1 and component in RULES:
-        taken = _of_rank(component, checkpoint, keys, taken, request.ranks)
+    if request.split > 1 and component in RULES:
+        taken = _of_rank(component, checkpoint, keys, taken, request.split)
     beside = sum(_size_of(loras)) if packed or any(info.dtype == "U32" for info in infos.values()) else 0
     if not (paged and request.low_memory):
         return Weights(sum(taken.values()) + beside)
@@ -143,11 +143,10 @@ def _of_rank(
     """The bytes of each parameter on the rank that has most of it."""
     module, _ = build(component, checkpoint)
     shapes = {name: checkpoint.tensors[key].shape for name, key in keys.items() if name in taken}
-    most = dict(taken)
-    for name, shape in shapes.items():
-        parts = [parts_of(component, module, {name: shape}, rank, size) for rank in range(size)]
-        if name in parts[0]:
-            most[name] = taken[name] * max(prod(part[name].of(shape)) for part in parts) // max(prod(shape), 1)
+    most, ranks = dict(taken), [parts_of(component, module, shapes, rank, size) for rank in range(size)]
+    for name in ranks[0]:
+        shape = shapes[name]
+        most[name] = taken[name] * max(prod(parts[name].of(shape)) for parts in ranks) // max(prod(shape), 1)
     return most
 
 
@@ -198,7 +197,7 @@ class Files:
     ) -> Weights:
         """``weights`` of a component of one of these files."""
         paged, loras = paged and request.low_memory, tuple(loras)
-        key = (part, request.dtype, request.quantization, paged, loras)
+        key = (part, request.dtype, request.quantization, request.split, paged, loras)
         if key not in self._known:
             self._known[key] = weights(header, part, request, loras, paged)
         return self._known[key]
@@ -311,10 +310,8 @@ def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
     transformer = files.weights(files.checkpoint, "transformer", request, loras)
     what += f"; reads {gigabytes(transformer.read * stage.runs_of_a_step)} a step" if request.low_memory else ""
     if request.ranks > 1:
-        config = TransformerConfig.from_metadata(files.checkpoint.config)
-        sends = sent(config, tokens, of_audio, request.itemsize, request.ranks) * stage.runs_of_a_step
         what += f"; each of {request.ranks} ranks holds {gigabytes(transformer.held)} of weights"
-        what += f" and sends {gigabytes(sends)} a step"
+        what += _shares(stage, request, files, tokens, of_audio)
     texts = estimates.contexts(files.checkpoint, request.itemsize) * len(RECIPES[request.pipeline].prompts(request))
     step = estimates.denoising(files.checkpoint, tokens, of_audio, request.itemsize, request.low_memory)
     working = texts + max(step, reading(files.checkpoint, "transformer", request))
@@ -322,6 +319,18 @@ def _denoising(stage: Denoising, request: Request, files: Files) -> Stage:
     smaller = Stage.remedy if fewer else f"--quantization q8 or q4, or {Stage.remedy}"
     smaller = smaller if request.low_memory else f"--low-memory, {smaller}"
     return Stage(stage.name, what, transformer.held, working, smaller, transformer.read * stage.runs)
+
+
+def _shares(stage: Denoising, request: Request, files: Files, tokens: int, of_audio: int) -> str:
+    """What a rank computes of a step, and sends to the others."""
+    sizes = TransformerConfig.from_metadata(files.checkpoint.config), tokens, of_audio, request.itemsize
+    if request.split > 1:
+        return f" and sends {gigabytes(sent(*sizes, request.ranks) * stage.runs_of_a_step)} a step"
+    if stage.passes == 1:
+        return " and computes every step"
+    sends = sent_of_passes(*sizes, stage.passes, request.ranks) * stage.runs_of_a_step // stage.passes
+    share = len(turns(stage.passes, 0, request.ranks))
+    return f", computes {share} of {stage.passes} passes at most and sends {gigabytes(sends)} a step"
 
 
 def _audio(request: Request, files: Files, shape: VideoPixelShape) -> Stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..diffusion.behaviour import BEHAVIOURS
+from ..distributed.table import WAYS
 from ..media.encoding import CODECS
 from .request import DTYPES, NOISE, TILINGS
 from .terminal import Parser
@@ -57,6 +58,13 @@ def add_ours(parser: Parser) -> None:
         type=output_path,
         metavar="FILE",
         help="a cache of encoded prompts, a .safetensors file: read where it has the prompt, written where it has not",
+    )
+    group.add_argument(
+        "--parallel",
+        choices=WAYS,
+        help="what several processes (mlx.launch -n 2, or --hosts) share. tensor: every layer, so that each holds a "
+        "part of the weights; guidance: the passes of a guided step, so that each holds all of them (default: guidance "
+        "where each gets a pass and has the memory for it, or else tensor)",
     )
     _add_encoding(parser)
     _add_settings(parser)

@@ -45,6 +45,7 @@ from .flags import named
 from .info import gigabytes
 from .limit import fitted
 from .memory import Files, Stage, stages
+from .parallel import check_parallel, not_shared
 from .preview import check_preview
 from .recipes import RECIPES, Recipe, half
 from .request import DTYPES, Request
@@ -114,11 +115,26 @@ def plan(
     download: fetch what is not on this machine, once everything else has been checked, no problem was found, and
     ``confirm`` has returned, which is called with the names and their size in words.
     """
-    result = _planned(request, others, download=False)
+    result = _chosen(request, others)
     if not (download and result.remote) or result.problems:
         return result
     confirm(list(result.remote), gigabytes(sum(remote.size for remote in result.remote.values())), request)
-    return _planned(request, others, download=True)
+    return _planned(replace(request, parallel=result.request.parallel), others, download=True)
+
+
+def _chosen(request: Request, others: tuple[Request, ...]) -> Plan:
+    """The plan, with what several processes share: the passes of a step, where these can be dealt out and every process
+    has the memory for whole networks; their layers otherwise."""
+    if request.ranks == 1 or request.parallel is not None:
+        return _planned(request, others, download=False)
+    split, shared = replace(request, parallel="tensor"), replace(request, parallel="guidance")
+    if not_shared(request):
+        return _planned(split, others, download=False)
+    result = _planned(shared, others, download=False)
+    if not result.problems and result.request.low_memory == request.low_memory:
+        return result
+    other = _planned(split, others, download=False)
+    return result if len(result.problems) < len(other.problems) else other  # heads that cannot be split are one
 
 
 def _planned(request: Request, others: tuple[Request, ...], download: bool) -> Plan:
@@ -199,6 +215,7 @@ def _check_quantization(request: Request) -> None:
 
 def _check_ranks(request: Request) -> None:
     check_ranks(request.ranks)
+    check_parallel(request)
     if request.ranks > 1 and request.enhance_prompt:
         raise InputError("--enhance-prompt is for one process: several ranks would each write another prompt")
     if request.ranks > 1 and request.seed < 0 and RECIPES[request.pipeline].of_source:
@@ -355,8 +372,8 @@ def _checkpoint(result: Plan) -> Checkpoint | None:
 
 def _check_split(component: str, module: nn.Module, request: Request) -> None:
     """Raises InputError for a network that cannot be split over the ranks."""
-    if request.ranks in SIZES and component in RULES:
-        parts_of(component, module, shapes_of(module), 0, request.ranks)
+    if request.split in SIZES and component in RULES:
+        parts_of(component, module, shapes_of(module), 0, request.split)
 
 
 def _text_files(result: Plan, checkpoint: Checkpoint | None) -> None:

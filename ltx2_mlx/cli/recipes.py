@@ -89,6 +89,16 @@ def _asked_shape(request: Request) -> VideoPixelShape:
     return VideoPixelShape(1, request.num_frames, request.height, request.width, request.frame_rate)
 
 
+def _passes(guidance: Sequence[MultiModalGuider]) -> int:
+    """The transformer runs once, and once for each kind of guidance."""
+    kinds = (
+        any(guider.do_unconditional_generation() for guider in guidance),
+        any(guider.do_perturbed_generation() for guider in guidance),
+        any(guider.do_isolated_modality_generation() for guider in guidance),
+    )
+    return 1 + sum(kinds)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One pipeline on the command line.
@@ -185,6 +195,10 @@ class Recipe:
             stages.append(self._stage("stage 2", shape, np.array(STAGE_2_DISTILLED_SIGMA_VALUES, np.float32), []))
         return stages
 
+    def passes(self, request: Request) -> int:
+        """Runs of the transformer for each prediction, in the stage that is guided."""
+        return _passes(self._guiders(request))
+
     def _guiders(self, request: Request) -> list[MultiModalGuider]:
         """The guider of each stream, of one that has no guidance too; empty for distilled models."""
         guidance = self.guidance(request)
@@ -197,13 +211,8 @@ class Recipe:
         """A stage of which each evaluation runs the transformer once, and once for each kind of guidance."""
         steps = len(sigmas) - 1
         asked = [*range(steps), *[0] * steps, steps] if self.second_order else [*range(steps)]  # steps, as guiders see
-        kinds = (
-            any(guider.do_unconditional_generation() for guider in guidance),
-            any(guider.do_perturbed_generation() for guider in guidance),
-            any(guider.do_isolated_modality_generation() for guider in guidance),
-        )
         skipped = [step for step in asked if guidance and all(guider.should_skip_step(step) for guider in guidance)]
-        passes = 1 + sum(kinds)
+        passes = _passes(guidance)
         return Denoising(name, shape, sigmas, len(asked), passes, passes * (len(asked) - len(skipped)))
 
 

@@ -104,7 +104,10 @@ class Request:
     quiet: bool = False
     json: bool = False
     yes: bool = False
-    ranks: int = 1  # processes that the transformer, the text models and decoding are split over
+    ranks: int = 1  # processes that make the video together
+    parallel: str | None = None  # what they share: ``plan`` puts the way in the place of None
+    beside: int = 1  # of them, those that have their memory from this machine, with this one
+    hosts: Path | None = None
     assumed: tuple[str, ...] = ()  # names on Hugging Face in the place of flags that were not given
     from_settings: bool = False  # some of its flags are another's, read from a file
 
@@ -137,6 +140,11 @@ class Request:
     def itemsize(self) -> int:
         """Bytes of one value of weights and latents."""
         return DTYPES[self.dtype].size
+
+    @property
+    def split(self) -> int:
+        """The processes that the transformer and the text models are split over."""
+        return 1 if self.parallel == "guidance" else self.ranks
 
     @property
     def tiling_config(self) -> TilingConfig | None:

@@ -45,7 +45,7 @@ _KEYS = {"format": str, "arguments": dict, "files": dict, "versions": dict}
 # Where a run writes, what it replaces and what it reads its settings from is said for each run anew.
 OF_THIS_RUN = (
     *("output_path", "overwrite", "context", "config", "without", "metadata", "help"),
-    *("num_videos", "prompts_file", "preview", "preview_every", "quiet", "json", "yes", "ranks"),
+    *("num_videos", "prompts_file", "preview", "preview_every", "quiet", "json", "yes", "ranks", "parallel", "hosts"),
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.reading import cut
+from ..distributed.ranks import rank_here
 from ..errors import HubError
 from ..loading.hub import expanded
 from .terminal import Parser
@@ -33,6 +34,8 @@ def videos(parser: Parser, values: dict[str, Any]) -> list[Video]:
         parser.error("--prompt and --prompts-file: give one of them")
     if given is None and file is None:
         parser.error("the following arguments are required: --prompt (or --prompts-file)")
+    if file == "-" and (values.get("hosts") or rank_here() is not None):
+        parser.error("--prompts-file -: the standard input of one of several processes has no end; give a file")
     prompts = [given] if file is None else _prompts(parser, file)
     seeds = _seeds(parser, values)
     if (count := len(prompts) * len(seeds)) > _MOST:

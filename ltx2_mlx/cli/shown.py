@@ -31,6 +31,8 @@ def show(plan: Plan) -> str:
         lines += [f"  {'video':<11}{each.output_path}  (seed {each.seed}: {each.prompt})" for each in plan.requests]
     if plan.request.behaviour is not None:
         lines.append(f"  {'behaviour':<11}{plan.request.behaviour}")
+    if plan.request.parallel is not None:
+        lines.append(f"  {'parallel':<11}{plan.request.parallel}")
     if plan.recipe.guidance(plan.request):
         lines.append(f"  {'avoids':<11}{cut(plan.request.avoided, 90)}")
     if plan.stages:

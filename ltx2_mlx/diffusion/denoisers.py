@@ -5,7 +5,8 @@ Source: ``ltx_pipelines.utils.helpers``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +22,14 @@ from .samplers import DenoisingFunc, Latents, timesteps_from_mask
 Prediction = tuple[mx.array, mx.array] | tuple[float, float]
 # Video and audio as the transformer takes them, and perturbations → the denoised latents of both.
 Denoiser = Callable[[Modality | None, Modality | None, BatchedPerturbationConfig | None], Latents]
+Pass = tuple[Modality, Modality, BatchedPerturbationConfig | None]  # what one call of a Denoiser gets
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A denoiser that is given all passes of a step at once, since several ranks share them."""
+
+    def shared(self, passes: Sequence[Pass]) -> list[Latents]: ...
 
 
 def modality_from_latent_state(state: LatentState, context: mx.array, sigma: float, enabled: bool = True) -> Modality:
@@ -125,27 +134,20 @@ def _passes(
     streams: tuple[Modality, Modality],
     negative: tuple[Modality, Modality],
 ) -> tuple[Latents, Prediction, Prediction, Prediction]:
-    """The four predictions of both streams, 0 for one that no guider asks for.
+    """The four predictions of both streams, 0 for one that no guider asks for."""
+    asked: dict[str, Pass] = {}
 
-    Each is computed before the next, so that one pass at a time is in memory.
-    """
-
-    def run(video: Modality, audio: Modality, *skips: Perturbation) -> Latents:
+    def ask(name: str, video: Modality, audio: Modality, *skips: Perturbation) -> None:
         perturbations = BatchedPerturbationConfig([PerturbationConfig(list(skips))] * video.latent.shape[0])
-        result = transformer(video, audio, perturbations if skips else None)
-        mx.eval(result)
-        return result
+        asked[name] = video, audio, perturbations if skips else None
 
-    conditioned = run(*streams)
-    unconditioned: Prediction = (0.0, 0.0)
-    perturbed: Prediction = (0.0, 0.0)
-    isolated: Prediction = (0.0, 0.0)
+    ask("conditioned", *streams)
     if any(guider.do_unconditional_generation() for guider in guiders):
         if any(guider.do_unconditional_generation() and guider.negative_context is None for guider in guiders):
             raise InputError(
                 "guidance away from a negative prompt (cfg_scale other than 1) needs negative_context, and it is None"
             )
-        unconditioned = run(*negative)
+        ask("unconditioned", *negative)
     kinds = (PerturbationType.SKIP_VIDEO_SELF_ATTN, PerturbationType.SKIP_AUDIO_SELF_ATTN)
     skips = [
         Perturbation(kind, guider.params.stg_blocks)
@@ -153,8 +155,22 @@ def _passes(
         if guider.do_perturbed_generation()
     ]
     if skips:
-        perturbed = run(*streams, *skips)
+        ask("perturbed", *streams, *skips)
     if any(guider.do_isolated_modality_generation() for guider in guiders):
         cut = (PerturbationType.SKIP_A2V_CROSS_ATTN, PerturbationType.SKIP_V2A_CROSS_ATTN)
-        isolated = run(*streams, *(Perturbation(kind, None) for kind in cut))
-    return conditioned, unconditioned, perturbed, isolated
+        ask("isolated", *streams, *(Perturbation(kind, None) for kind in cut))
+    made = dict(zip(asked, predicted(transformer, list(asked.values())), strict=True))
+    none: Prediction = (0.0, 0.0)
+    unconditioned, perturbed, isolated = (made.get(name, none) for name in ("unconditioned", "perturbed", "isolated"))
+    return made["conditioned"], unconditioned, perturbed, isolated
+
+
+def predicted(transformer: Denoiser, passes: Sequence[Pass]) -> list[Latents]:
+    """The prediction of each pass. Each is computed before the next, so that one pass at a time is in memory."""
+    if isinstance(transformer, Sharing):
+        return transformer.shared(passes)
+    results = []
+    for each in passes:
+        results.append(transformer(*each))
+        mx.eval(results[-1])
+    return results

@@ -26,6 +26,7 @@ from ..text.gemma4 import Gemma4UnifiedTextModel
 
 Shapes = dict[str, tuple[int, ...]]
 SIZES = (2, 4)  # the numbers of ranks that are proven
+WAYS = ("tensor", "guidance")  # what ranks share: each layer of a network, or the passes of a step
 
 
 class Split(Enum):
@@ -200,3 +201,18 @@ def sent(config: TransformerConfig, tokens: int, of_audio: int, itemsize: int, s
     layers = 4 if config.use_audio_video_cross_attention else 3  # self, text, the other stream, feed-forward
     summed = layers * (video + audio * (layers > 3)) * itemsize
     return 2 * (size - 1) * config.num_layers * summed // size
+
+
+# ---- passes ----------------------------------------------------------------------------------------------------------
+
+
+def turns(count: int, rank: int, size: int) -> range:
+    """The numbers of the passes that a rank computes, where the passes of a step are dealt out. The first has most."""
+    return range(rank, count, size)
+
+
+def sent_of_passes(config: TransformerConfig, tokens: int, of_audio: int, itemsize: int, count: int, size: int) -> int:
+    """Bytes that a rank sends for ``count`` passes that are dealt out: the latents that all start from are a sum, and
+    of what is gathered it passes on all but one rank's."""
+    latents = (tokens * config.in_channels + of_audio * config.audio_in_channels) * itemsize
+    return 2 * (size - 1) * latents // size + (size - 1) * len(turns(count, 0, size)) * latents

@@ -38,10 +38,6 @@ class Flow:
         """What a layer's convolution along time makes of the next frames; it reads ``before`` and ``after`` each."""
         return layer.conv(self.window(layer, x, before, after, layer.conv.stride[0]))
 
-    def each(self, move: Callable[..., mx.array], *parts: mx.array, times: int = 1) -> mx.array:
-        """``move(*parts)``, where it makes ``times`` frames of each frame separately."""
-        return move(*parts)
-
     def joined(self, x: mx.array) -> mx.array:
         """``(B, T, …)`` of all frames of the clip, from that of those which are here."""
         return x
@@ -144,11 +140,6 @@ class Share(Flow):
         missing = mx.zeros((x.shape[0], max(counts) - x.shape[1], *x.shape[2:]), x.dtype)
         every = self.gather(mx.concatenate([x, missing], axis=1))
         return mx.concatenate([part[:, :count] for part, count in zip(every, counts, strict=True)], axis=1)
-
-
-def each(flow: Flow | None, move: Callable[..., mx.array], *parts: mx.array, times: int = 1) -> mx.array:
-    """``move(*parts)``, where it makes ``times`` frames of each one by itself; some at a time, where a flow says so."""
-    return move(*parts) if flow is None else flow.each(move, *parts, times=times)
 
 
 def assembled(parts: Iterable[mx.array], frames: int) -> mx.array:

@@ -21,8 +21,9 @@ from ..audio_vae import AudioDecoder, AudioEncoder
 from ..config import LatentUpsamplerConfig
 from ..diffusion.behaviour import Behaviour, behaviour_of
 from ..diffusion_decoder import DiffusionVideoDecoder
-from ..distributed.models import SplitX0Model
+from ..distributed.models import SharedX0Model, SplitX0Model
 from ..distributed.ranks import Ranks
+from ..distributed.table import WAYS
 from ..errors import InputError
 from ..loading.checkpoint import CheckpointPath, read_checkpoint, release_of
 from ..loading.load import load
@@ -101,9 +102,9 @@ class Settings:
     behaviour: what upstream has changed since 1.0.0, as in "1.0.0" or as in "upstream"; None: as in upstream for models
     from 2.5 on. See ``ltx2_mlx.diffusion.behaviour``.
     early_layers_only, cross_attn_scale: diagnostics. The first takes Gemma's input embeddings for all of its layers,
-    the second scales what the blocks take from the prompt. ranks: the transformer, the text models and the frames to
-    decode are split over these processes, each of which makes the same calls. peaks: the run writes the memory of its
-    phases there.
+    the second scales what the blocks take from the prompt. ranks: processes that make the same calls and decode the
+    video together. With parallel "tensor" the transformer and the text models are split over them; with "guidance" each
+    has all of them, and they share the passes of a guided step. peaks: the run writes the memory of its phases there.
     """
 
     dtype: mx.Dtype = mx.bfloat16
@@ -122,6 +123,7 @@ class Settings:
     early_layers_only: bool = False
     cross_attn_scale: float = 1.0
     ranks: Ranks | None = None
+    parallel: str = "tensor"
     peaks: Peaks = field(default_factory=Peaks, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,6 +132,13 @@ class Settings:
         if not abs(self.cross_attn_scale) <= 100:  # NaN as well
             raise InputError(f"cross_attn_scale is {self.cross_attn_scale}, expected -100 to 100")
         behaviour_of(self.behaviour, ())  # raises for a name that there is not
+        if self.parallel not in WAYS:
+            raise InputError(f"parallel is {self.parallel!r}, expected {' or '.join(WAYS)}")
+
+    @property
+    def split(self) -> Ranks | None:
+        """The ranks that networks are split over; None where each process has whole ones."""
+        return self.ranks if self.parallel == "tensor" else None
 
     @contextmanager
     def task(self, name: str) -> Iterator[None]:
@@ -193,14 +202,16 @@ class ModelLedger:
                 loras=self.loras,
                 quantization=settings.quantization,
                 paged=settings.low_memory,
-                ranks=settings.ranks,
+                ranks=settings.split,
             )
             model = cast(LTXModel, loaded)
             if settings.cross_attn_scale != 1.0:
                 amend_blocks(model, partial(_scale_cross_attention, scale=settings.cross_attn_scale))
             model.audio_video_timing = self.behaviour.audio_video_timing
             mx.eval(model)
-        return X0Model(model) if settings.ranks is None else SplitX0Model(model, settings.ranks)
+        if settings.ranks is None:
+            return X0Model(model)
+        return (SharedX0Model if settings.split is None else SplitX0Model)(model, settings.ranks)
 
     def video_encoder(self) -> VideoEncoder:
         return self._load("video_encoder", VideoEncoder)

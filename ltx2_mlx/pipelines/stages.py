@@ -78,7 +78,7 @@ def prompt_contexts(
                 settings.dtype,
                 early_layers_only=settings.early_layers_only,
                 low_memory=settings.low_memory,
-                ranks=settings.ranks,
+                ranks=settings.split,
                 progress=lambda done, total: settings.progress("encoding the prompts", done, total),
             )
         made = dict(zip(missing, outputs, strict=True))

@@ -38,7 +38,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_files(run)
     add_sides(run)
-    run.add_argument("--ranks", type=int, choices=(2,), help="ours split over so many processes, in lane A")
+    run.add_argument("--ranks", type=int, choices=(2,), help="ours over so many processes, in lane A")
     run.add_argument(
         "--blocks", type=_numbers, metavar="N,N", help="of large files: judge these blocks alone (and what is in none)"
     )
@@ -140,7 +140,7 @@ def _check_ranks(args: argparse.Namespace, lanes: str, chosen: list[tuple[Stage 
     if lanes != "A":
         raise InputError(f"--ranks is for lane A, and lanes {lanes} were asked for")
     if other := sorted({stage.name for stage, _ in chosen} - set(STAGES)):
-        raise InputError(f"--ranks is for {', '.join(STAGES)}: name one with --stage ({other[0]} is not split)")
+        raise InputError(f"--ranks is for {', '.join(STAGES)}: name one with --stage ({other[0]} runs in one process)")
 
 
 def _large_layers(real: RealCells | None, lanes: str, device: str) -> tuple[Measure, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -115,6 +116,11 @@ class Case:
     taps: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     isolated: bool = True
+
+    def only(self, taps: tuple[str, ...]) -> Case:
+        """The case with these taps alone, and with the steps of these names; with all, where none is given."""
+        steps = tuple(step for step in self.steps if not taps or any(fnmatchcase(step.name, glob) for glob in taps))
+        return replace(self, taps=taps, steps=steps)
 
 
 def section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Ours split over several processes, in the isolated lane: each rank is given its part of the recorded inputs, and the
-parts of what it makes are put together again before they are judged.
+"""Ours over several processes, in the isolated lane: each rank is given its part of the recorded inputs, and the parts
+of what it makes are put together again before they are judged. Of the stage ``denoising`` they share the passes of a
+guided step.
 
 The ranks run as ``python -m parity.run.over_ranks`` and meet through MLX's ring on this machine. Parts are put together
 along the one axis along which they are smaller than the reference's: heads, channels, or frames. A tap that every rank
@@ -28,6 +29,7 @@ from ltx2_mlx.loading.checkpoint import CheckpointPath
 
 from ..declare.inputs import seeded
 from ..declare.stages import stages
+from ..sides import mlx as mlx_side
 from ..sides.loading import read
 from ..sides.mlx import MLX
 from ..sides.pair import Pair
@@ -36,7 +38,7 @@ from ..tap.trace import Call, Tensor, Trace
 from .recorded import Recorded
 from .replay import probes_of, run_tapped
 
-STAGES = ("transformer", "gemma", "embeddings_processor", "video_decoder")
+STAGES = ("transformer", "gemma", "embeddings_processor", "video_decoder", "denoising")
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,13 @@ def _replayed(job: Job) -> Trace:
     stage, mlx = stages()[job.stage], MLX()
     ranks = importlib.import_module("ltx2_mlx.distributed.ranks").join()
     RankSession.rank, RankSession.size = ranks.rank, ranks.size
+    mlx_side.ranks = ranks
     load = importlib.import_module("ltx2_mlx").load
     ours = {name: load(name, path, mlx.dtype(job.dtype), ranks=ranks) for name, path in job.paths.items()}
-    config = read(job.paths[stage.main]).config
+    config = read(job.paths[stage.main]).config if job.paths else {}
     pair = Pair(stage, job.paths, config, job.dtype, {}, {}, ours, job.options)
     with seeded(job.seed):
-        case = replace(stage.cases(config)[job.case], taps=job.taps)
+        case = stage.cases(config)[job.case].only(job.taps)
     recorded = Recorded(pair, case, job.trace, None, True)
     return run_tapped(mlx, pair, ours, recorded, job.dtype, RankSession(mlx, job.trace, probes_of(pair)))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -306,6 +308,20 @@ class _Network:
         )
 
 
+ranks: Any = None  # the processes that share the passes of a guided step, where there are several (run/over_ranks.py)
+
+
+class _SharedNetwork(_Network):
+    """The same on several ranks, which share the passes as with the product's transformer. Each lists all calls."""
+
+    def shared(self, passes: Any) -> Any:
+        before = len(self.calls)
+        results = _product("distributed.models").dealt_out(ranks, passes, self)
+        every = [json.loads(words) for words in ranks.told(json.dumps(self.calls[before:]))]
+        self.calls[before:] = [call for turn in itertools.zip_longest(*every) for call in turn if call is not None]
+        return results
+
+
 def simple(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array) -> Any:
     network = _Network()
     denoise = _product("diffusion.denoisers").simple_denoising_func(v_context, a_context, network)
@@ -315,7 +331,7 @@ def simple(sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_cont
 def guided(
     sigmas: mx.array, video: Any, audio: Any, v_context: mx.array, a_context: mx.array, factories: tuple[Any, Any]
 ) -> Any:
-    network = _Network()
+    network = _Network() if ranks is None else _SharedNetwork()
     function = _product("diffusion.denoisers").multi_modal_guider_factory_denoising_func
     denoise = function(*factories, v_context, a_context, network)
     return [denoise(video, audio, np.array(sigmas), i) for i in range(len(sigmas) - 1)], _listed(network.calls)

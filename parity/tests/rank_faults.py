@@ -5,17 +5,22 @@ They are put into the ranks' own processes, so that nothing is imported again fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
 
+import mlx.core as mx
 import numpy as np
 
+from ltx2_mlx.distributed.ranks import Ranks
+from ltx2_mlx.nn.noise import Generator
 from ltx2_mlx.nn.norm import GroupNorm
 from ltx2_mlx.nn.slabs import Share
 from ltx2_mlx.video_vae import VideoDecoder
 
+_gather, _randn, _randn64 = Ranks.gather, Generator.randn, Generator.randn64
 _LAYERS, _TABLE = "ltx2_mlx.distributed.layers", "ltx2_mlx.distributed.table"
 _SHARE, _NORM = "ltx2_mlx.nn.slabs.Share", "ltx2_mlx.nn.norm.GroupNorm"
 
@@ -86,6 +91,43 @@ def drawn_by_each(decoder: Any, sample: Any, timestep: Any, generator: Any, shar
 _neighbours, _joined, _mean, _begun = Share.neighbours, Share.joined, GroupNorm._mean, VideoDecoder._begun
 
 
+# ---- passes that ranks share, and noise that each draws for itself
+
+
+def turns_from_the_last(count: int, rank: int, size: int) -> range:
+    return range(rank, count, size)[::-1] if rank == 0 else range(rank, count, size)
+
+
+def turns_of_the_first(count: int, rank: int, size: int) -> range:
+    return range(0, count, size)
+
+
+def without_the_last(ranks: Any, x: Any) -> Any:
+    kept = mx.arange(len(x)) < len(x) - (ranks.rank == ranks.size - 1)
+    return _gather(ranks, x * kept.reshape(-1, 1, 1, 1).astype(x.dtype))
+
+
+def along_the_other_axis(ranks: Any, x: Any) -> Any:
+    return _gather(ranks, x).swapaxes(0, 1)
+
+
+def _sign() -> int:
+    return 1 - 2 * (int(os.environ["MLX_RANK"]) % 2)
+
+
+def noise_of_the_rank(generator: Any, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    return _randn(generator, shape, dtype) * _sign()
+
+
+def audio_noise_of_the_rank(generator: Any, shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    generator.drawn = getattr(generator, "drawn", 0) + 1  # video, then audio
+    return _randn(generator, shape, dtype) * (_sign() if generator.drawn % 2 == 0 else 1)
+
+
+def steps_noise_of_the_rank(generator: Any, shape: Sequence[int]) -> np.ndarray:
+    return _randn64(generator, shape) * _sign()
+
+
 def _put(place: str, function: Callable[..., Any]) -> Callable[[], Any]:
     return partial(mock.patch, place, function)
 
@@ -109,4 +151,23 @@ DECODER_FAULTS = {
         _put("ltx2_mlx.video_vae.VideoDecoder._begun", drawn_by_each),
         "randn",
     ),
+}
+# The same of the passes of a guided step, which ranks share: each is seen at the first step that has all four.
+_TURNS, _GATHER = "ltx2_mlx.distributed.models.turns", "ltx2_mlx.distributed.ranks.Ranks.gather"
+OF_PASSES = {
+    "two passes are exchanged": _put(_TURNS, turns_from_the_last),
+    "a rank's pass is counted twice": _put(_TURNS, turns_of_the_first),
+    "a pass is left out of what is gathered": _put(_GATHER, without_the_last),
+    "passes are gathered along the other axis": _put(_GATHER, along_the_other_axis),
+}
+# Noise that each rank draws for itself, and what a run says of it: it is seen at the next pass, which all begin with
+# the first rank's latents (tests/test_ranks.py).
+_NOISE = "ltx2_mlx.nn.noise.Generator"
+OF_NOISE = {
+    "noise is drawn per rank": (_put(f"{_NOISE}.randn", noise_of_the_rank), "different video latents"),
+    "the audio's noise is drawn per rank": (
+        _put(f"{_NOISE}.randn", audio_noise_of_the_rank),
+        "different audio latents",
+    ),
+    "a step's noise is drawn per rank": (_put(f"{_NOISE}.randn64", steps_noise_of_the_rank), "different video latents"),
 }

@@ -1,4 +1,4 @@
-"""Ours split over two processes, which meet through MLX's ring on this machine, beside the same oracle."""
+"""Ours over two processes, which meet through MLX's ring on this machine, beside the same oracle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parity.run.live import Runner
 from parity.run.over_ranks import Ranks, job_of, started
 from parity.run.recorded import Recorded
 from parity.tap.trace import Trace
-from parity.tests.rank_faults import DECODER_FAULTS, FAULTS
+from parity.tests.rank_faults import DECODER_FAULTS, FAULTS, OF_PASSES
 
 Cell = tuple[str, str, tuple[str, ...]]  # stage, config, and the taps that are compared; none for all
 _B0 = "transformer_blocks.0"
@@ -30,7 +30,9 @@ CELLS: tuple[Cell, ...] = (
     ("embeddings_processor", "tiny-2.0", ()),
     ("video_decoder", "tiny-2.0", ()),
     DECODER,
+    ("denoising", "any", ("guided.full", "guided.zero", "guided.skipped", "simple")),  # four passes, three, and one
 )
+GUIDANCE = CELLS[-1]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,9 @@ def recorded(cell: Cell) -> Recorded:
     """The reference's run of the stage's first case, and its oracle's."""
     runner, (stage, config, taps) = Runner(), cell
     pair = runner.load(stages()[stage], config, "float32")
-    name, case = next(iter(pair.stage.cases(pair.config).items()))
-    return replace(runner.record(pair, replace(case, taps=taps), repeat=False), name=name)
+    cases = pair.stage.cases(pair.config)
+    name, case = ("guidance", cases["guidance"]) if stage == "denoising" else next(iter(cases.items()))
+    return replace(runner.record(pair, case.only(taps), repeat=False), name=name)
 
 
 def judged(cell: Cell, trace: Trace) -> list[Row]:
@@ -75,3 +78,10 @@ def test_a_fault_of_a_decoder_over_ranks_is_found_at_its_place(what: str, ranks:
     rows = judged(DECODER, ranks.replay(replace(job_of(recorded(DECODER)), around=around)))
     first = next(row for row in rows if row.verdict != "pass")
     assert first.name == tap or first.name.startswith((f"{tap}.", f"{tap}:")), first.name
+
+
+@pytest.mark.parametrize("what", OF_PASSES)
+def test_a_fault_of_passes_that_ranks_share_is_found_at_the_first_guided_step(what: str, ranks: Ranks) -> None:
+    rows = judged(GUIDANCE, ranks.replay(replace(job_of(recorded(GUIDANCE)), around=OF_PASSES[what])))
+    first = next(row for row in rows if row.verdict != "pass")
+    assert first.name.startswith("guided.full"), first.name

@@ -206,8 +206,12 @@ OURS: dict[str, dict[str, tuple[Uses, dict[str, Any]]]] = {
 # The flags for the files of a checkpoint that is split.
 PARTS = ("--transformer-path", "--text-encoder-path", "--video-vae-path", "--audio-vae-path")
 OVERWRITE = "--overwrite"
-# Flags of ours that say how many videos are made and what is shown meanwhile: nothing of them arrives at a pipeline.
-AROUND = ("--num-videos", "--prompts-file", "--preview", "--preview-every", "--quiet", "--json", "--yes")
+# Flags of ours that say how many videos are made, by which processes, and what is shown meanwhile: nothing of them
+# arrives at a pipeline.
+AROUND = (
+    *("--num-videos", "--prompts-file", "--parallel", "--hosts"),
+    *("--preview", "--preview-every", "--quiet", "--json", "--yes"),
+)
 SETTINGS = ("--config", "--without")
 # Flags that are given beside the settings of the first command line: they win, and what may be given several times
 # replaces all that was given.

@@ -187,6 +187,7 @@ DIFFERENCES: tuple[Difference, ...] = (
             "early_layers_only": False,
             "cross_attn_scale": 1.0,
             "ranks": None,
+            "parallel": "tensor",
         }.items()
     ),
 )

@@ -330,7 +330,7 @@ ENDS = (
         "a pass that nobody asks for, and that changes nothing",
         _DENOISERS,
         "    if skips:\n",
-        "    if skips or not run(*streams):\n",
+        '    if not skips:\n        ask("more", *streams)\n    if skips:\n',
         "guided.text",
         case="guidance",
         cause="wrong input",

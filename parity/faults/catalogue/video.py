@@ -198,8 +198,8 @@ VIDEO = (
     _decoder(
         "V32",
         "the last frame dropped after upsampling, not the first",
-        old="        return each(flow, self._shuffled, out, x, times=self.stride[0])[:, first:]\n",
-        new="        out = each(flow, self._shuffled, out, x, times=self.stride[0])\n"
+        old="        return self._shuffled(out, x)[:, first:]\n",
+        new="        out = self._shuffled(out, x)\n"
         "        return out[:, : out.shape[1] - first]\n",
         tap="up_blocks.1",
         cause="padding side",
