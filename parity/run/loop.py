@@ -22,6 +22,7 @@ from ..declare.stages import pipelines, stages
 from ..judge.device import UNMEASURED, Device, calibrated
 from ..judge.results import ORIGIN, Results
 from ..sides.loading import files_of
+from ..sides.once import headers_read_once
 from . import pipelines as pipeline_runs
 from .calibration import measure
 from .cells import RealCells, manifest
@@ -141,7 +142,7 @@ def judge_cell(task: CellTask) -> CellResult:
     gc.set_threshold(100_000, 50)  # a run keeps most of the many objects that it makes: looking for garbage costs 5 %
     use_device(task.device)
     try:
-        with calibrated(task.measured):
+        with calibrated(task.measured), headers_read_once():
             found = CellResult(task.source.judged(task.name, task.config), peak_gb())
         if task.keep:
             task.keep.save(task.name, task.config, found)
