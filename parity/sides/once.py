@@ -1,4 +1,6 @@
-"""Functions of files that answer once in a process, for as long as the files stay as they are. Nothing is kept on disk."""
+"""Functions of files that answer once in a process, for as long as the files stay as they are. Nothing is kept on
+disk.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ def state_of(file: Path) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def headers_read_once() -> Iterator[None]:
-    """While it lasts, the product reads the header of each file once. A cell loads its components in three dtypes, and a
-    pipeline asks for the same checkpoint ten times."""
+    """While it lasts, the product reads the header of each file once. A cell loads its components in three dtypes, and
+    a pipeline asks for the same checkpoint ten times."""
     with contextlib.ExitStack() as undo:
         for reader in READERS:
             module = importlib.import_module(f"ltx2_mlx.loading.{reader}")  # looked up when called: see sides/mlx.py
