@@ -330,7 +330,10 @@ def _infinite(array: np.ndarray) -> np.ndarray:
 
 def equal(a: np.ndarray, b: np.ndarray) -> bool:
     """To the last digit; NaN is NaN."""
-    return np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True)
+    if a.shape != b.shape:
+        return False
+    same: np.ndarray = a == b
+    return bool(same.all()) or bool((same | ((a != a) & (b != b))).all())
 
 
 def _takes_half(call: Call) -> bool:

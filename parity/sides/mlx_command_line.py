@@ -10,15 +10,15 @@ import inspect
 import io
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
-from weakref import WeakKeyDictionary
 
 from .media import scratch
 from .mlx import MLX
+from .once import answering_once, headers_read_once
 from .values import compared, expanded, leaves
 
 FACTOR = "reference_downscale_factor"  # what an in-context LoRA's file says
@@ -109,13 +109,13 @@ def _run(recipe: str | None, argv: Sequence[str], comments: list[str] | None = N
         return SimpleNamespace() if name in ("mlx_lm", "mlx_vlm") else real(name, *args)
 
     with contextlib.ExitStack() as undo:
+        undo.enter_context(headers_read_once())  # by the 64 plans of this stage; so it is with what is built of them
         for user, name in (
             (plans, "build"),
             (_product("pipelines.prompts"), "build"),
-            *((_product(f"loading.{reader}"), "read_header") for reader in ("checkpoint", "gemma", "lora")),
             (_product("cli.settings_file"), "fingerprint"),
         ):
-            undo.enter_context(mock.patch.object(user, name, _once(getattr(user, name))))
+            undo.enter_context(mock.patch.object(user, name, answering_once(getattr(user, name))))
         undo.enter_context(mock.patch.object(plans, "plan", plan))
         undo.enter_context(mock.patch.object(importlib.util, "find_spec", find_spec))
         if comments is None:  # the list of this machine's files is not touched
@@ -130,27 +130,6 @@ def _run(recipe: str | None, argv: Sequence[str], comments: list[str] | None = N
     if code:
         raise ValueError(" ".join(said.getvalue().rpartition(":\n")[2].split()))
     return into
-
-
-_answers: WeakKeyDictionary[Callable[..., Any], dict[Any, Any]] = WeakKeyDictionary()  # by the function that answers
-
-
-def _once(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of files, whose argument is a path or the checkpoint last: it answers once for the same files in the
-    64 plans of this stage. Of a folder it answers anew."""
-    answers = _answers.setdefault(original, {})
-
-    def run(*args: Any) -> Any:
-        *more, source = args
-        files = {info.file for info in source.tensors.values()} if hasattr(source, "tensors") else {Path(source)}
-        if not all(file.is_file() for file in files):
-            return original(*args)
-        states = frozenset((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        if (key := (*more, str(getattr(source, "path", source)), states)) not in answers:
-            answers[key] = original(*args)
-        return answers[key]
-
-    return run
 
 
 @contextlib.contextmanager

@@ -377,6 +377,8 @@ class Torch(Side):
         return Tensor(values, str(value.dtype).removeprefix("torch."))
 
     def from_numpy(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        if dtype == torch.float64:  # one copy that widens, where torch would make a second one
+            return torch.from_numpy(values.astype(np.float64, order="C"))
         return torch.from_numpy(values.copy()).to(dtype)
 
     def load(
