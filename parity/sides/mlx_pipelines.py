@@ -9,7 +9,6 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
@@ -23,7 +22,6 @@ from ..tap.side import resolve
 from ..tap.trace import Tensor
 from ..tap.watch import Watched, record
 from .mlx import MLX
-from .once import state_of
 
 
 class Replay:
@@ -115,21 +113,6 @@ def _identity(leaf: Any) -> Any:
     return (leaf.dtype, leaf.values.shape, leaf.values.tobytes()) if isinstance(leaf, Tensor) else leaf
 
 
-_BUDGET = 2**30  # bytes; the models of the small checkpoints take a tenth of that
-_kept: WeakKeyDictionary[type, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()  # by the class: see ``_answers``
-
-
-def kept_models(ledger: ModuleType, dtype: str, files: Files) -> Any:
-    """The product's own store of models that several videos share, one for each dtype and state of the files. Loading
-    what the run before has loaded takes a quarter of the time of a pipeline; the stages compare what is loaded."""
-    named = (files.checkpoint, files.upsampler, files.lora, files.distilled_lora, files.ic_lora)
-    key = (dtype, *((path, *state_of(path)) for path in named))
-    stores = _kept.setdefault(ledger.Kept, {})
-    if key not in stores:
-        stores[key] = ledger.Kept(_BUDGET)
-    return stores[key]
-
-
 def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Watched:
     """Our pipeline. In float32 it draws its own noise, by the product's copy of torch's generator; in bfloat16 it is
     given the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
@@ -145,8 +128,7 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
         def named(seed: int) -> Named:
             return Named(seed, torch_noise(seed) if dtype == "float32" else replay, recording)
 
-        kept = kept_models(importlib.import_module("ltx2_mlx.pipelines.ledger"), dtype, files)
-        settings = package.Settings(dtype=side.dtype(dtype), noise=named, kept=kept)
+        settings = package.Settings(dtype=side.dtype(dtype), noise=named)
         made = getattr(package, pipeline.cls)(**arguments(pipeline.init), settings=settings)
         return made(**arguments(pipeline.call), **pipeline.on_ours)
 

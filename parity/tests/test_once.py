@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ltx2_mlx.loading import checkpoint
-from ltx2_mlx.pipelines import ledger
 
 from ..declare.inputs import FIXTURES
 from ..judge import metrics
-from ..run.pipelines import files
-from ..sides.mlx_pipelines import kept_models
 from ..sides.once import answering_once, headers_read_once
 
 
@@ -46,19 +42,6 @@ def test_functions_do_not_answer_for_one_another(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("a")
     assert (answering_once(lambda file: 1)(path), answering_once(lambda file: 2)(path)) == (1, 2)
-
-
-def test_models_are_shared_by_runs_of_the_same_files_and_dtype_alone(tmp_path: Path) -> None:
-    given = files("tiny-2.0", "float32")
-    lora = tmp_path / "lora.safetensors"
-    shutil.copyfile(given.lora, lora)
-    other = replace(given, lora=lora)
-    stores = [kept_models(ledger, "float32", given), kept_models(ledger, "float32", given)]
-    assert stores[0] is stores[1]
-    stores += [kept_models(ledger, "bfloat16", given), kept_models(ledger, "float32", other)]
-    os.utime(lora, ns=(1, 1))
-    stores.append(kept_models(ledger, "float32", other))
-    assert len({id(store) for store in stores}) == 4
 
 
 @pytest.mark.parametrize("size", [1_000, 1_001, 20_000, 20_001, 33_333])

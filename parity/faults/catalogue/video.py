@@ -199,8 +199,7 @@ VIDEO = (
         "V32",
         "the last frame dropped after upsampling, not the first",
         old="        return self._shuffled(out, x)[:, first:]\n",
-        new="        out = self._shuffled(out, x)\n"
-        "        return out[:, : out.shape[1] - first]\n",
+        new="        out = self._shuffled(out, x)\n        return out[:, : out.shape[1] - first]\n",
         tap="up_blocks.1",
         cause="padding side",
     ),
