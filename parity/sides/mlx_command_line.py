@@ -120,7 +120,7 @@ def _run(recipe: str | None, argv: Sequence[str], comments: list[str] | None = N
         undo.enter_context(mock.patch.object(importlib.util, "find_spec", find_spec))
         if comments is None:  # the list of this machine's files is not touched
             undo.enter_context(mock.patch.object(_product("cli.places"), "remember"))
-        undo.enter_context(mock.patch.object(_product("cli.blas"), "note", lambda: None))  # said once by the run
+        undo.enter_context(mock.patch.object(_product("cli.blas"), "note", lambda: None))  # not in each of its plans
         undo.enter_context(mock.patch.object(logging, "basicConfig"))
         undo.enter_context(mock.patch.object(logging, "captureWarnings"))
         undo.enter_context(contextlib.redirect_stdout(said))

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +34,8 @@ from .operations import Counting
 # ltx-pipelines runs on a GPU where torch finds one, and draws its noise there. Here the reference runs on the CPU, also
 # beside an MLX that runs on the GPU.
 vars(torch.cuda).update(is_available=lambda: False)
+# It would say in each run that tiles overlap by more than cases ask for, which is what they are to show.
+logging.getLogger("ltx_core").setLevel(logging.ERROR)
 
 
 def _import_torchaudio() -> None:
