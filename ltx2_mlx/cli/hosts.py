@@ -23,12 +23,8 @@ from ..distributed.table import SIZES
 from ..errors import InputError, RanksError, printable
 from .stopping import Signalled
 
-_BACKENDS = (
-    "ring",
-    "jaccl",
-    "jaccl-ring",
-    "nccl",
-)  # whose ranks the launcher reports on; mpirun has a command of its own
+# Those whose ranks the launcher reports on; mpirun has a command of its own.
+_BACKENDS = ("ring", "jaccl", "jaccl-ring", "nccl")
 _LONGEST = 1 << 20  # bytes of a file of hosts
 _ENDED = re.compile(
     rb"(?:\x1b\[\d+m)*\[WARN\] Node with rank (\d+) (?:was killed|exited with code (-?\d+))\s*(?:\x1b\[\d+m)*\s*"
