@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
 import mlx.core as mx
@@ -26,8 +27,21 @@ class Conv1d(Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(B, T, in)`` → ``(B, T, out)``."""
-        y = mx.conv1d(x, self.weight, padding=self.padding, dilation=self.dilation)
+        if self.dilation > 1 and mx.default_device().type == mx.cpu:
+            y = self._summed(x)
+        else:
+            y = mx.conv1d(x, self.weight, padding=self.padding, dilation=self.dilation)
         return y + self.bias if "bias" in self else y
+
+    def _summed(self, x: mx.array) -> mx.array:
+        """The same as a sum of matrix products, one for each place of the kernel.
+
+        On a CPU, MLX 0.32.4 convolves with a dilation number by number: 30 to 60 times as long, and less exactly.
+        """
+        T, padded = x.shape[1], mx.pad(x, [(0, 0), (self.padding, self.padding), (0, 0)])
+        starts = range(0, self.dilation * self.weight.shape[1], self.dilation)
+        parts = [padded[:, start : start + T] @ self.weight[:, k].T for k, start in enumerate(starts)]
+        return functools.reduce(mx.add, parts)
 
 
 class ConvTranspose1d(Module):
