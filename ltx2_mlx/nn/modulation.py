@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 import mlx.core as mx
 
-from .fused import fused
+from .fused import SUM_OF_GROUP, fused
 
 
 class Row(NamedTuple):
@@ -53,7 +53,8 @@ def gated(y: mx.array, gate: mx.array | Row) -> mx.array:
 
 # norm(x) · (1 + scale) + shift as one kernel, a group of threads a token. In two, of which ``mx.compile`` makes the
 # second, it takes three times as long on an H100. Everything is float32 and rounded once.
-_NORM_KERNEL = """
+_NORM_KERNEL = (
+    """
     struct alignas(RUN * sizeof(T)) Word { T at[RUN]; };
     __shared__ float sums[32];
     const unsigned tokens = x_shape[1], width = x_shape[2], words = width / RUN;
@@ -68,12 +69,9 @@ _NORM_KERNEL = """
         const Word word = in[i];
         for (int k = 0; k < RUN; k++) sum += float(word.at[k]) * float(word.at[k]);
     }
-    for (int apart = 16; apart > 0; apart /= 2) sum += __shfl_xor_sync(0xffffffff, sum, apart);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0;
-    for (unsigned i = 0; i < blockDim.x / 32; i++) sum += sums[i];
-    const float factor = rsqrtf(sum / width + EPS);
+"""
+    + SUM_OF_GROUP
+    + """    const float factor = rsqrtf(sum / width + EPS);
     for (unsigned i = threadIdx.x; i < words; i += blockDim.x) {
         const Word word = in[i];
         const Word scale = rows[places[0] * words + i], of_scale = steps[places[1] * words + i];
@@ -86,6 +84,7 @@ _NORM_KERNEL = """
         result[i] = y;
     }
 """
+)
 # x + y · gate, a thread a word.
 _GATED_KERNEL = """
     struct alignas(RUN * sizeof(T)) Word { T at[RUN]; };

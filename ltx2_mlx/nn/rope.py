@@ -17,7 +17,7 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from .fused import fused
+from .fused import SUM_OF_GROUP, fused
 
 
 class LTXRopeType(Enum):
@@ -145,7 +145,8 @@ _SPLIT_KERNEL = """
     turned[words] = y2;
 """
 # The same for what its norm has not divided yet: a group of threads a token.
-_NORM_SPLIT_KERNEL = """
+_NORM_SPLIT_KERNEL = (
+    """
     struct alignas(RUN * sizeof(T)) Word { T at[RUN]; };
     __shared__ float sums[32];
     const unsigned heads = cos_shape[1], tokens = cos_shape[2], words = cos_shape[3] / RUN, pairs = heads * words;
@@ -158,12 +159,9 @@ _NORM_SPLIT_KERNEL = """
         const Word word = in[i];
         for (int k = 0; k < RUN; k++) sum += float(word.at[k]) * float(word.at[k]);
     }
-    for (int apart = 16; apart > 0; apart /= 2) sum += __shfl_xor_sync(0xffffffff, sum, apart);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0;
-    for (unsigned i = 0; i < blockDim.x / 32; i++) sum += sums[i];
-    const float factor = rsqrtf(sum / (2 * pairs * RUN) + EPS);
+"""
+    + SUM_OF_GROUP
+    + """    const float factor = rsqrtf(sum / (2 * pairs * RUN) + EPS);
     for (unsigned i = threadIdx.x; i < pairs; i += blockDim.x) {
         const unsigned head = i / words, word = i % words, first = head * 2 * words + word;
         const size_t entry = (((cos_shape[0] > 1 ? batch : 0) * heads + head) * tokens + token) * words + word;
@@ -179,6 +177,7 @@ _NORM_SPLIT_KERNEL = """
         turned[first + words] = y2;
     }
 """
+)
 _WORD = 16  # bytes that a thread reads at once
 
 
