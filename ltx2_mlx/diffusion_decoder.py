@@ -22,6 +22,7 @@ from .errors import InputError
 from .nn.activation import SiLU, silu
 from .nn.conv import depth_to_space
 from .nn.embedding import Timesteps
+from .nn.linear import Linear
 from .nn.module import Module
 from .nn.neighborhood import Sizes3, Slab, neighborhood_attention
 from .nn.noise import Generator, randn
@@ -81,10 +82,10 @@ class NeighborhoodAttention3D(Module):
     def __init__(self, dim: int, kernel_size: Sizes3, head_dim: int):
         super().__init__()
         self.kernel_size, self.head_dim = kernel_size, head_dim
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         self.q_norm, self.k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
         self.rope = RotaryPosEmb3D(head_dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
 
     def __call__(self, x: mx.array, slab: Slab | None = None) -> mx.array:
         """``(B, frames that are seen, H, W, C)`` → ``(B, the slab's own frames, H, W, C)``."""
@@ -104,9 +105,9 @@ class SwiGLU(Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.w_up = nn.Linear(dim, hidden_dim, bias=False)
-        self.w_gate = nn.Linear(dim, hidden_dim, bias=False)
-        self.w_down = nn.Linear(hidden_dim, dim, bias=False)
+        self.w_up = Linear(dim, hidden_dim, bias=False)
+        self.w_gate = Linear(dim, hidden_dim, bias=False)
+        self.w_down = Linear(hidden_dim, dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         """``(B, T, H, W, C)`` → the same shape."""
@@ -146,7 +147,7 @@ class AdaLNZero(Module):
 
     def __init__(self, dim: int, t_emb_dim: int):
         super().__init__()
-        self.proj = nn.Linear(t_emb_dim, 7 * dim)
+        self.proj = Linear(t_emb_dim, 7 * dim)
 
     def __call__(self, t_emb: mx.array) -> tuple[mx.array, ...]:
         """``(B, t_emb_dim)`` → seven of ``(B, 1, 1, 1, C)``."""
@@ -158,7 +159,7 @@ class DiffusionNABlock(Module):
 
     def __init__(self, dim: int, kernel_size: Sizes3, context_channels: int, head_dim: int):
         super().__init__()
-        self.context_proj = nn.Linear(context_channels, dim)
+        self.context_proj = Linear(context_channels, dim)
         self.scale_shift_table = mx.zeros((7, dim))
         self.norm1 = RMSNorm(dim)
         self.attn = NeighborhoodAttention3D(dim, kernel_size, head_dim)
@@ -184,7 +185,7 @@ class LinearPixelShuffleUpsample(Module):
     def __init__(self, in_channels: int, stride: Sizes3, reduction: int):
         super().__init__()
         self.stride = stride
-        self.proj = nn.Linear(in_channels, in_channels // reduction * stride[0] * stride[1] * stride[2])
+        self.proj = Linear(in_channels, in_channels // reduction * stride[0] * stride[1] * stride[2])
 
     def __call__(self, x: mx.array, drop_leading_frame: bool = True) -> mx.array:
         """``(B, T, H, W, C)`` → ``(B, t·T [− 1], h·H, w·W, C / reduction)``."""
@@ -198,7 +199,7 @@ class TimestepEmbedder(Module):
     def __init__(self, t_emb_dim: int):
         super().__init__()
         self.time_proj = Timesteps(256)
-        self.mlp = [nn.Linear(256, t_emb_dim), SiLU(), nn.Linear(t_emb_dim, t_emb_dim)]
+        self.mlp = [Linear(256, t_emb_dim), SiLU(), Linear(t_emb_dim, t_emb_dim)]
 
     def __call__(self, timestep: mx.array, hidden_dtype: mx.Dtype) -> mx.array:
         """``(B,)`` → ``(B, t_emb_dim)``; the sinusoid itself is float32."""
@@ -228,7 +229,7 @@ class DiffusionVideoDecoder(Module):
         self.slab: int | None = None
         channels, head = config.stage_channels, config.head_dim
         self.per_channel_statistics = PerChannelStatistics(config.in_channels)
-        self.conv_in = nn.Linear(config.in_channels, channels[0])
+        self.conv_in = Linear(config.in_channels, channels[0])
         self.det_stages = [
             [NABlock(dim, kernel, head) for _ in range(depth)]
             for dim, kernel, depth in zip(channels[:-1], config.stage_kernels, config.stage_depths, strict=False)
@@ -239,14 +240,14 @@ class DiffusionVideoDecoder(Module):
         ]
         patch = config.out_channels * config.patch_size**2
         self.t_embedder = TimestepEmbedder(config.t_emb_dim)
-        self.conv_in_x_t = nn.Linear(patch, channels[-1])
+        self.conv_in_x_t = Linear(patch, channels[-1])
         self.shared_adaln = AdaLNZero(channels[-1], config.t_emb_dim)
         self.diff_blocks = [
             DiffusionNABlock(channels[-1], config.stage5_kernel, channels[-1], head)
             for _ in range(config.stage_depths[-1])
         ]
         self.norm_out = RMSNorm(channels[-1])
-        self.conv_out = nn.Linear(channels[-1], patch)
+        self.conv_out = Linear(channels[-1], patch)
 
     def __call__(self, sample: mx.array, generator: Generator | None = None) -> mx.array:
         """``(B, C, F, H, W)`` → ``(B, 3, 8(F−1)+1, 32H, 32W)``, about [−1, 1]. generator: where the noise comes from.

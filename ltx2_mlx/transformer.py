@@ -21,6 +21,7 @@ from .diffusion.perturbations import BatchedPerturbationConfig
 from .errors import InputError
 from .nn import fused
 from .nn.embedding import AdaLayerNormSingle, PixArtAlphaTextProjection
+from .nn.linear import Linear
 from .nn.modulation import modulate
 from .nn.module import Module
 from .nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
@@ -36,14 +37,14 @@ class ModelLayers(NamedTuple):
     2.3 on. scale_shift_table: ``(2, D)`` of the output.
     """
 
-    patchify_proj: nn.Linear
+    patchify_proj: Linear
     keyframes_abs_pos_embedding: mx.array | None
     caption_projection: PixArtAlphaTextProjection | None
     adaln_single: AdaLayerNormSingle
     prompt_adaln_single: AdaLayerNormSingle | None
     scale_shift_table: mx.array
     norm_out: nn.LayerNorm
-    proj_out: nn.Linear
+    proj_out: Linear
 
 
 # A block on a GPU holds about as much memory as so many copies of its ``x`` (measured, until it is computed), and the
@@ -103,14 +104,14 @@ class LTXModel(Module):
         config, dim = self.config, stream.inner_dim
         projected = not config.caption_proj_before_connector
         layers = ModelLayers(
-            patchify_proj=nn.Linear(stream.in_channels, dim),
+            patchify_proj=Linear(stream.in_channels, dim),
             keyframes_abs_pos_embedding=mx.zeros((1, dim)) if stream.keyframes else None,
             caption_projection=PixArtAlphaTextProjection(config.caption_channels, dim) if projected else None,
             adaln_single=AdaLayerNormSingle(dim, config.adaln_rows),
             prompt_adaln_single=AdaLayerNormSingle(dim, 2) if config.cross_attention_adaln else None,
             scale_shift_table=mx.zeros((2, dim)),
             norm_out=nn.LayerNorm(dim, eps=config.norm_eps, affine=False),
-            proj_out=nn.Linear(dim, stream.out_channels),
+            proj_out=Linear(dim, stream.out_channels),
         )
         attach(self, stream, layers._asdict())
 
@@ -245,7 +246,7 @@ class LTXModel(Module):
         self,
         scale_shift_table: mx.array,
         norm_out: nn.LayerNorm,
-        proj_out: nn.Linear,
+        proj_out: Linear,
         x: mx.array,
         embedded_timestep: mx.array,
     ) -> mx.array:

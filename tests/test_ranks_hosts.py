@@ -115,6 +115,9 @@ WARNED = "\\033[33m[WARN] Node with rank %s \\033[0m\\n"
         (f'printf "a line\\n{WARNED % "1 exited with code 2"}{WARNED % "0 was killed"}" >&2', 2, "a line\n"),
         (f'printf "{WARNED % "1 exited with code 2"}{WARNED % "0 exited with code 4"}" >&2', 4, ""),
         (f'printf "{WARNED % "0 exited with code -9"}" >&2', 137, ""),
+        (f'printf "{WARNED % "1 exited with code 2"}{WARNED % "0 exited with code -15"}" >&2', 2, ""),
+        (f'printf "{WARNED % "1 exited with code 2"}{WARNED % "0 exited with code 143"}" >&2', 2, ""),
+        (f'printf "{WARNED % "1 exited with code 143"}" >&2', 143, ""),
         (f'printf "half{WARNED % "0 exited with code 5"}" >&2', 5, "half"),
     ],
 )

@@ -30,13 +30,15 @@ _ENDED = re.compile(
     rb"(?:\x1b\[\d+m)*\[WARN\] Node with rank (\d+) (?:was killed|exited with code (-?\d+))\s*(?:\x1b\[\d+m)*\s*"
 )
 _NO_LOGIN = 255  # what ssh ends with where it does not get in
+# Where one rank fails, the launcher ends the others with SIGTERM, even one that is about to end by itself.
+_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _GRACE = 20.0  # seconds for the ranks to end after a signal
 
 
 def on_hosts(file: Path, argv: Sequence[str]) -> int:
     """Run ``ltx2-mlx generate`` with these words on the machines of a file, and return the exit code of the first of
-    them that failed, 0 where none did. Raises InputError for what cannot be started, RanksError for a machine that
-    cannot be reached."""
+    them that failed by itself, 0 where none did. Raises InputError for what cannot be started, RanksError for a machine
+    that cannot be reached."""
     if rank_here() is not None:
         raise InputError("--hosts starts the processes, and this is one that mlx.launch has started: leave it out")
     names = read_hosts(file)
@@ -59,7 +61,7 @@ def on_hosts(file: Path, argv: Sequence[str]) -> int:
         if code == _NO_LOGIN:
             raise RanksError(f"rank {rank}: `ssh {printable(names[rank])}` does not get in, or was cut off")
     failed = [codes[rank] for rank in sorted(codes) if codes[rank]]
-    code = failed[0] if failed else own
+    code = next((code for code in failed if code not in _TERMINATED), failed[0] if failed else own)
     return 128 - code if code < 0 else code
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -31,6 +32,7 @@ _ENGINES = {
     "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 }
 _EVERY = 0.25  # seconds between two looks at the other ranks
+_LAST = 5.0  # seconds at most for which the other ranks let the first end before them
 _APART = 0.1  # relative distance of two ranks' latents that no rounding explains
 
 
@@ -158,7 +160,10 @@ def _joined(engine: str | None) -> tuple[mx.distributed.Group, frozenset[int]]:
     except (RuntimeError, ValueError) as error:
         raise RanksError(f"the ranks do not reach each other ({engine}): {cut(str(error))}") from None
     made = _sockets() - before if engine == "ring" else set()
-    return group, frozenset(made - _closed(made))  # without attempts that came before another rank listened
+    made -= _closed(made)  # attempts that came before another rank listened
+    if group.rank():  # a launcher ends all ranks where one has failed, and the first one says why
+        atexit.register(_closed, made, _LAST if made else 1.0)  # without sockets, all of that time
+    return group, frozenset(made)
 
 
 def _sockets() -> set[int]:
@@ -171,12 +176,12 @@ def _sockets() -> set[int]:
     return result
 
 
-def _closed(sockets: Iterable[int]) -> set[int]:
-    """Those of the sockets whose other end is closed."""
+def _closed(sockets: Iterable[int], seconds: float = 0) -> set[int]:
+    """Those of the sockets whose other end is closed, or the first of them that is within this time."""
     looks = select.poll()
     for number in sockets:
         looks.register(number, getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR)
-    return {number for number, _ in looks.poll(0)}
+    return {number for number, _ in looks.poll(1000 * seconds)}
 
 
 @contextmanager

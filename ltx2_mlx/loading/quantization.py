@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..errors import InputError
+from ..nn.linear import product
 from ..nn.module import Module
 
 FP8 = mx.uint8
@@ -100,9 +101,7 @@ class Fp8Linear(Module):
             weight = (from_fp8(self.weight, mx.float32) * self.weight_scale).astype(x.dtype)
         else:
             weight = from_fp8(self.weight, x.dtype)
-        if "bias" not in self:
-            return x @ weight.T
-        return mx.addmm(from_fp8(self.bias, x.dtype), x, weight.T)
+        return product(x, weight, from_fp8(self.bias, x.dtype) if "bias" in self else None)
 
 
 def amend_forward_with_upcast(model: nn.Module, scales: Mapping[str, tuple[int, ...]] | None = None) -> None:

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from . import fused
 from .activation import gelu_tanh
+from .linear import Linear
 from .module import Module
 from .norm import on_cuda
 from .rope import LTXRopeType, apply_rotary_emb, normed_split_on_cuda
@@ -72,11 +73,11 @@ class Attention(Module):
         context_dim = query_dim if context_dim is None else context_dim
         self.q_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
         self.k_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
-        self.to_q = nn.Linear(query_dim, inner_dim)
-        self.to_k = nn.Linear(context_dim, inner_dim)
-        self.to_v = nn.Linear(context_dim, inner_dim)
-        self.to_gate_logits = nn.Linear(query_dim, heads) if apply_gated_attention else None
-        self.to_out = [nn.Linear(inner_dim, query_dim), nn.Identity()]
+        self.to_q = Linear(query_dim, inner_dim)
+        self.to_k = Linear(context_dim, inner_dim)
+        self.to_v = Linear(context_dim, inner_dim)
+        self.to_gate_logits = Linear(query_dim, heads) if apply_gated_attention else None
+        self.to_out = [Linear(inner_dim, query_dim), nn.Identity()]
 
     def __call__(
         self,
@@ -126,7 +127,7 @@ class GELUApprox(Module):
 
     def __init__(self, dim_in: int, dim_out: int, bias: bool = True):
         super().__init__()
-        self.proj = nn.Linear(dim_in, dim_out, bias)
+        self.proj = Linear(dim_in, dim_out, bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         return gelu_tanh(self.proj(x))
@@ -137,7 +138,7 @@ class FeedForward(Module):
 
     def __init__(self, dim: int, dim_out: int, mult: int = 4, bias: bool = True):
         super().__init__()
-        self.net = [GELUApprox(dim, dim * mult, bias), nn.Identity(), nn.Linear(dim * mult, dim_out, bias)]
+        self.net = [GELUApprox(dim, dim * mult, bias), nn.Identity(), Linear(dim * mult, dim_out, bias)]
 
     def __call__(self, x: mx.array) -> mx.array:
         for layer in self.net:

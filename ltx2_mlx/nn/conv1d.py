@@ -8,6 +8,7 @@ from typing import ClassVar
 import mlx.core as mx
 
 from . import fused
+from .linear import widened
 from .module import Module
 
 
@@ -37,12 +38,14 @@ class Conv1d(Module):
     def _summed(self, x: mx.array) -> mx.array:
         """The same as a sum of matrix products, one for each place of the kernel.
 
-        On a CPU, MLX 0.32.4 convolves with a dilation number by number: 30 to 60 times as long, and less exactly.
+        On a CPU, MLX 0.32.4 convolves with a dilation number by number: 30 to 60 times as long, and less exactly. Its
+        products of half precision are slow there too (see ``nn.linear``).
         """
-        T, padded = x.shape[1], mx.pad(x, [(0, 0), (self.padding, self.padding), (0, 0)])
-        starts = range(0, self.dilation * self.weight.shape[1], self.dilation)
-        parts = [padded[:, start : start + T] @ self.weight[:, k].T for k, start in enumerate(starts)]
-        return functools.reduce(mx.add, parts)
+        T, padded = x.shape[1], widened(mx.pad(x, [(0, 0), (self.padding, self.padding), (0, 0)]))
+        weight = widened(self.weight)
+        starts = range(0, self.dilation * weight.shape[1], self.dilation)
+        parts = [padded[:, start : start + T] @ weight[:, k].T for k, start in enumerate(starts)]
+        return functools.reduce(mx.add, parts).astype(x.dtype)
 
 
 class ConvTranspose1d(Module):

@@ -6,10 +6,10 @@ import functools
 import math
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from .activation import GELUTanh, SiLU
+from .linear import Linear
 from .module import Module
 
 
@@ -44,9 +44,9 @@ class TimestepEmbedding(Module):
 
     def __init__(self, in_channels: int, time_embed_dim: int):
         super().__init__()
-        self.linear_1 = nn.Linear(in_channels, time_embed_dim)
+        self.linear_1 = Linear(in_channels, time_embed_dim)
         self.act = SiLU()
-        self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
+        self.linear_2 = Linear(time_embed_dim, time_embed_dim)
 
     def __call__(self, sample: mx.array) -> mx.array:
         """``(N, in_channels)`` → ``(N, time_embed_dim)``."""
@@ -73,7 +73,7 @@ class AdaLayerNormSingle(Module):
         super().__init__()
         self.emb = PixArtAlphaCombinedTimestepSizeEmbeddings(embedding_dim)
         self.silu = SiLU()
-        self.linear = nn.Linear(embedding_dim, embedding_coefficient * embedding_dim)
+        self.linear = Linear(embedding_dim, embedding_coefficient * embedding_dim)
 
     def __call__(self, timestep: mx.array, hidden_dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         """``(N,)`` scaled timesteps → rows ``(N, coefficient·D)`` and the embedding ``(N, D)``."""
@@ -86,9 +86,9 @@ class PixArtAlphaTextProjection(Module):
 
     def __init__(self, in_features: int, hidden_size: int):
         super().__init__()
-        self.linear_1 = nn.Linear(in_features, hidden_size)
+        self.linear_1 = Linear(in_features, hidden_size)
         self.act_1 = GELUTanh()
-        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+        self.linear_2 = Linear(hidden_size, hidden_size)
 
     def __call__(self, caption: mx.array) -> mx.array:
         """``(B, S, in_features)`` → ``(B, S, hidden_size)``."""

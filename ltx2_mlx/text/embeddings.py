@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..config import ConnectorConfig, EmbeddingsProcessorConfig
 from ..errors import ConfigError, InputError
 from ..nn.attention import Attention, FeedForward
+from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import rms_norm
 from ..nn.rope import generate_freq_grid_np, generate_freq_grid_pytorch, precompute_freqs_cis
@@ -135,11 +135,11 @@ class EmbeddingsProcessor(Module):
         self.num_hidden_states = flat_features // width
         self.feature_extractor: FeatureExtractorV1 | FeatureExtractorV2
         if config.caption_proj_before_connector:
-            video = nn.Linear(flat_features, config.video_features)
-            audio = nn.Linear(flat_features, config.audio_features)
+            video = Linear(flat_features, config.video_features)
+            audio = Linear(flat_features, config.audio_features)
             self.feature_extractor = FeatureExtractorV2(video, width, audio)
         else:
-            self.feature_extractor = FeatureExtractorV1(nn.Linear(flat_features, width, bias=False), is_av=True)
+            self.feature_extractor = FeatureExtractorV1(Linear(flat_features, width, bias=False), is_av=True)
         self.video_connector = Embeddings1DConnector(config.video_connector)
         self.audio_connector = Embeddings1DConnector(config.audio_connector)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from math import sqrt
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from ..errors import InputError
+from ..nn.linear import Linear
 from ..nn.module import Module
 
 HiddenStates = mx.array | list[mx.array] | tuple[mx.array, ...]
@@ -76,7 +76,7 @@ def _stack(hidden_states: HiddenStates, width: int) -> mx.array:
 class FeatureExtractorV1(Module):
     """2.0: normalised per prompt; one projection for both streams."""
 
-    def __init__(self, aggregate_embed: nn.Linear, is_av: bool = False):
+    def __init__(self, aggregate_embed: Linear, is_av: bool = False):
         super().__init__()
         self.aggregate_embed = aggregate_embed
         self.is_av = is_av
@@ -95,9 +95,7 @@ class FeatureExtractorV1(Module):
 class FeatureExtractorV2(Module):
     """2.3: normalised per token; a projection for each stream, its input scaled to keep the variance."""
 
-    def __init__(
-        self, video_aggregate_embed: nn.Linear, embedding_dim: int, audio_aggregate_embed: nn.Linear | None = None
-    ):
+    def __init__(self, video_aggregate_embed: Linear, embedding_dim: int, audio_aggregate_embed: Linear | None = None):
         super().__init__()
         self.video_aggregate_embed = video_aggregate_embed
         self.audio_aggregate_embed = audio_aggregate_embed
@@ -110,7 +108,7 @@ class FeatureExtractorV2(Module):
         encoded = _stack(hidden_states, self.video_aggregate_embed.weight.shape[1])
         normed = norm_and_concat_per_token_rms(encoded, attention_mask)
 
-        def project(linear: nn.Linear) -> mx.array:
+        def project(linear: Linear) -> mx.array:
             return linear(_rescale_norm(normed, linear.weight.shape[0], self.embedding_dim))
 
         video = project(self.video_aggregate_embed)

@@ -17,6 +17,7 @@ from ..config import Gemma3TextConfig, GemmaTextConfig
 from ..errors import InputError
 from ..nn.activation import GELUTanh
 from ..nn.attention import scaled_dot_product_attention
+from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import rms_norm
 
@@ -109,10 +110,10 @@ class Gemma3Attention(Module):
         self.head_dim, self.scaling = config.head_dim, config.scaling
         self.groups = config.num_key_value_heads
         heads, groups = config.num_attention_heads * config.head_dim, self.groups * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, heads, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, groups, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, groups, bias=False)
-        self.o_proj = nn.Linear(heads, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, heads, bias=False)
+        self.k_proj = Linear(config.hidden_size, groups, bias=False)
+        self.v_proj = Linear(config.hidden_size, groups, bias=False)
+        self.o_proj = Linear(heads, config.hidden_size, bias=False)
         self.q_norm = Gemma3RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = Gemma3RMSNorm(config.head_dim, config.rms_norm_eps)
 
@@ -138,9 +139,9 @@ class Gemma3MLP(Module):
 
     def __init__(self, config: GemmaTextConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.act_fn = GELUTanh()
 
     def __call__(self, x: mx.array) -> mx.array:

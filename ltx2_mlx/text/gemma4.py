@@ -8,10 +8,10 @@ first token is the number of pads before it.
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from ..config import Gemma4UnifiedTextConfig
+from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import rms_norm
 from .gemma3 import (
@@ -75,10 +75,10 @@ class Gemma4UnifiedTextAttention(Module):
         self.head_dim, groups = config.heads(layer_type)
         width, eps = config.num_attention_heads * self.head_dim, config.rms_norm_eps
         has_values = layer_type == "sliding_attention"
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, groups * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, groups * self.head_dim, bias=False) if has_values else None
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, width, bias=False)
+        self.k_proj = Linear(config.hidden_size, groups * self.head_dim, bias=False)
+        self.v_proj = Linear(config.hidden_size, groups * self.head_dim, bias=False) if has_values else None
+        self.o_proj = Linear(width, config.hidden_size, bias=False)
         self.q_norm = Gemma4UnifiedRMSNorm(self.head_dim, eps)
         self.k_norm = Gemma4UnifiedRMSNorm(self.head_dim, eps)
         self.v_norm = Gemma4UnifiedRMSNorm(self.head_dim, eps, with_scale=False)

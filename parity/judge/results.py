@@ -9,6 +9,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from . import metrics, tolerance
@@ -75,8 +76,8 @@ class Row:
         """The row for JSON: every metric is there, null where it has no value; numbers to six digits."""
         metric = self.metrics.get
         # Not vars(self): of a row that was read without a field, its default is the class's alone
-        row = {k: getattr(self, k) for k in _FIELDS} | {k: metric(k) for k in metrics.NAMES}
-        row = {k: _round(v) if isinstance(v, (float, np.floating)) else v for k, v in row.items()}
+        row = {k: getattr(self, k) for k in _FIELDS} | {k: _rounded(metric(k)) for k in metrics.NAMES}
+        row |= {k: _rounded(row[k]) for k in _NUMBERS}
         row |= {"seed": self.seed} if self.seed else {}
         return row | ({"profile": self.profile} if self.profile else {})
 
@@ -87,11 +88,24 @@ class Row:
 
 
 _FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("metrics", "profile", "seed"))
+_NUMBERS = tuple(f.name for f in fields(Row) if f.type == "float")
 PROFILES = 12  # failures of one cell that say where their error is
 
 
-def _round(value: float | np.floating[Any]) -> float | None:
-    return float(f"{value:.6g}") if isfinite(value) else None
+def _round(value: float) -> float | None:
+    return float("%.6g" % value) if isfinite(value) else None  # noqa: UP031 (there are two million of them)
+
+
+def _rounded(value: float | None) -> float | None:
+    """The same of a number, of which most are 0 or absent."""
+    return _round(value) if value else 0.0 if value == 0 else None
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"no JSON: {type(value).__name__}")
 
 
 @dataclass
@@ -252,8 +266,9 @@ class Results:
         head |= {"environment": self.environment, "summary": self.summary()}
         head |= {"calibration": self.device.document()}
         head |= {"allowed": ALLOWED, "stages": self.stages, "explanation": self.explanation}
-        encode = json.JSONEncoder(separators=(",", ":")).encode
-        taps, pipelines = (",\n".join(encode(row.record()) for row in rows) for rows in (self.rows, self.pipelines))
+        encode = msgspec.json.Encoder(enc_hook=_plain).encode
+        lines = ((encode(row.record()) for row in rows) for rows in (self.rows, self.pipelines))
+        taps, pipelines = (b",\n".join(each).decode() for each in lines)
         text = json.dumps(head, indent=1)[:-2]
         write_whole(path, without_steering(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n'))
 
