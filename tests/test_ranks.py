@@ -64,6 +64,15 @@ def line(checkpoints: Path) -> Words:
 
 
 @pytest.fixture
+def single(line: Words) -> Words:
+    """The same in two steps of one pass each, whose layers are split."""
+    words: Words = ["--checkpoint-path" if word == "--distilled-checkpoint-path" else word for word in line]
+    at = words.index("--spatial-upsampler-path")
+    words[at : at + 2] = ["--pipeline", "ti2vid_one_stage", "--num-inference-steps", "2"]
+    return [*words, *ALONE]
+
+
+@pytest.fixture
 def guided(line: Words, checkpoints: Path) -> Words:
     """The same with three passes a step, noise at every step and one pass in the steps of a second stage."""
     words: Words = ["--checkpoint-path" if word == "--distilled-checkpoint-path" else word for word in line]
@@ -90,23 +99,23 @@ def started(*lines: Words, faults: Sequence[str] = ()) -> Iterator[list[subproce
 
 
 def test_two_ranks_make_the_video_of_one_and_refuse_what_differs(
-    line: Words, guided: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
+    line: Words, single: Words, guided: Words, tmp_path: Path, short_prompts: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With layers that are split, up to the order of sums; with the passes of a step dealt out, the same latents. Both
     decode together, and noise to the same bytes, whole and in tiles, but where a BLAS sums in another order."""
     outputs = [tmp_path / name for name in ("one", "split", "one guided", "shared")]
     one, two, guided_one, shared = (
         [*words, "--quiet", "--output-path", str(output)]
-        for words, output in zip((line, line, guided, guided), outputs, strict=True)
+        for words, output in zip((single, single, guided, guided), outputs, strict=True)
     )
-    noise = [*map(str, line), "--placeholder", "--num-frames", "17", "--quiet"]
+    noise = [*map(str, line), "--placeholder", "--no-audio", "--num-frames", "17", "--quiet"]
     for words in (one, guided_one, [*noise, "--output-path", str(tmp_path / "noise")]):
         assert main(list(map(str, words))) == 0
     decoded: list[Words] = [
         [*noise, "--output-path", str(tmp_path / name), "--tiling", tiling]
         for name, tiling in (("whole", "auto"), ("tiles", "default"))
     ]
-    fails = [["", f"{DECODING}._bytes"], *noise, "--output-path", str(tmp_path / "never")]
+    fails = [["", f"{DECODING}._bytes"], *noise, "--num-frames", "9", "--output-path", str(tmp_path / "never")]
     wrong: Words = ["--context", [str(tmp_path / "new.safetensors"), str(outputs[0] / "audio.wav")]]
     refused = (two, shared, shared), ([*two, "--seed", ["1", "2"]], [*two, *wrong], fails)
     with started(*refused[0], *refused[1], *decoded, two, shared, faults=list(OF_NOISE)) as ranks:
@@ -139,21 +148,23 @@ def apart(one: Path, two: Path, frames: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("killed", "phase", "done"), [(1, "stage 1", 2), (0, "decoding the video", 0), (1, "decoding the video", 0)]
+    ("killed", "where", "other", "codes"),
+    [
+        (1, "ltx2_mlx.transformer.LTXModel.__call__", "", (2, 128 + signal.SIGTERM)),  # before or within a sum
+        (0, "ltx2_mlx.nn.slabs.Share.neighbours", "", (2, 128 + signal.SIGTERM)),
+        (1, f"{DECODING}._bytes", f"stuck {DECODING}._bytes", (128 + signal.SIGTERM,)),
+    ],
 )
 def test_a_rank_that_is_killed_ends_the_other_with_one_line_and_no_file(
-    killed: int, phase: str, done: int, line: Words, tmp_path: Path
+    killed: int, where: str, other: str, codes: tuple[int, ...], single: Words, tmp_path: Path
 ) -> None:
-    output = tmp_path / "fox.mp4"
-    quick = ["--placeholder", "--num-frames", "65"] if done == 0 else []
-    with started([*line, *quick, "--output-path", str(output), "--quiet", "--json"]) as ranks:
-        assert ranks[0].stdout is not None
-        for event in map(json.loads, ranks[0].stdout):
-            if (event.get("phase"), event.get("done")) == (phase, done):
-                break
-        ranks[killed].send_signal(signal.SIGKILL)
+    """The other one waits for it, or does a long work of its own."""
+    quick = [] if "transformer" in where else ["--placeholder", "--no-audio"]
+    first = [other, f"killed {where}"] if killed else [f"killed {where}", other]
+    with started([first, *single, *quick, "--output-path", str(tmp_path / "fox.mp4"), "--quiet"]) as ranks:
         said = [rank.communicate(timeout=300)[1] for rank in ranks]
-        assert ranks[1 - killed].returncode in (2, 128 + signal.SIGTERM)  # between two sums, or within a long one
+        assert ranks[killed].returncode == -signal.SIGKILL
+        assert ranks[1 - killed].returncode in codes
     assert said[1 - killed].endswith("\n") and said[1 - killed].count("\n") == 1
     assert said[1 - killed].startswith("ltx2-mlx: ") and "another rank has ended" in said[1 - killed]
     assert list(tmp_path.iterdir()) == []
