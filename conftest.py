@@ -149,8 +149,8 @@ def headers_read_once() -> Iterator[None]:
         return dict(metadata), dict(tensors)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("checkpoint", "gemma", "lora"):
-            patch.setattr(f"ltx2_mlx.loading.{module}.read_header", read_header)
+        for module in ("loading.checkpoint", "loading.gemma", "loading.lora", "cli.downloads"):
+            patch.setattr(f"ltx2_mlx.{module}.read_header", read_header)
         yield
 
 

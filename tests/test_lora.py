@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -18,12 +19,12 @@ LAYER = "diffusion_model.transformer_blocks.0.attn1.to_q"
 A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base(checkpoints: Path) -> Path:
     return checkpoints / "tiny-2.3.safetensors"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair(base: Path) -> dict[str, mx.array]:
     rows, columns = read_header(base)[1][f"model.{LAYER}.weight"].shape
     return {A: mx.ones((3, columns)), B: mx.ones((rows, 3))}
@@ -165,12 +166,17 @@ SPELLINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def original(base: Path, checkpoints: Path) -> nn.Module:
+    """What the pairs give by the names of their file."""
+    return ltx2_mlx.load("transformer", base, loras=[LoraPathStrength(checkpoints / "tiny-2.3-lora.safetensors", 0.7)])
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_of_the_same_pairs_gives_the_same_weights(
-    spelling: str, base: Path, checkpoints: Path, tmp_path: Path
+    spelling: str, original: nn.Module, base: Path, checkpoints: Path, tmp_path: Path
 ) -> None:
     source = checkpoints / "tiny-2.3-lora.safetensors"
-    original = ltx2_mlx.load("transformer", base, loras=[LoraPathStrength(source, 0.7)])
     spelled = {SPELLINGS[spelling](k.removeprefix("diffusion_model.")): x for k, x in mx.load(str(source)).items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

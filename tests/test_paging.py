@@ -48,11 +48,11 @@ def parameters(module: nn.Module) -> dict[str, mx.array]:
 
 def differing(whole: nn.Module, paged: nn.Module) -> list[str]:
     """The parameters of pages that, when their page is filled, are not those of a whole load."""
-    expected, result = parameters(whole), []
+    expected, result, modules = parameters(whole), [], dict(paged.named_modules())
     for page in paged.pages:
         with paged.pages.filled(page.path):
-            found = parameters(paged)
-        mine = [name for name in found if name.startswith(f"{page.path}.")]
+            found = {f"{page.path}.{name}": array for name, array in parameters(modules[page.path]).items()}
+        mine = list(found)
         result += [n for n in mine if found[n].dtype != expected[n].dtype or not mx.array_equal(found[n], expected[n])]
         result += sorted({*page.parameters} - {*mine})
     return result

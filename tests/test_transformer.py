@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,7 +38,13 @@ def modality(model: LTXModel, audio: bool = False, dtype: mx.Dtype = mx.float32,
 
 @pytest.fixture(params=["tiny-2.0", "tiny-2.3"])
 def model(request: pytest.FixtureRequest, checkpoints: Path) -> LTXModel:
-    return ltx2_mlx.load("transformer", checkpoints / f"{request.param}.safetensors", mx.float32)
+    return _loaded(checkpoints / f"{request.param}.safetensors")
+
+
+@cache
+def _loaded(path: Path) -> LTXModel:
+    """No test here changes it."""
+    return ltx2_mlx.load("transformer", path, mx.float32)
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
