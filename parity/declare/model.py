@@ -251,7 +251,7 @@ class Pipeline:
 
     init and call: keyword arguments, neutral (``Obj``), of the constructor and of the call. on_ours: what only our call
     is given. settled: arguments of either side that have one value or none, with the reason. half: the config that runs
-    in bfloat16 as well. tokens: in which both sides encode a prompt; the 1024 of the product and the reference take most
+    in bfloat16 as well. tokens: in which both sides encode a prompt; the product's and the reference's 1024 take most
     of a tiny run's time.
     """
 
