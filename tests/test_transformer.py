@@ -80,9 +80,7 @@ def test_a_linear_layer_of_half_precision_rounds_once(dtype: mx.Dtype, bias: boo
     known = dict(zip(("x", *layer.parameters()), exact, strict=True))
     expected = mx.array((known["x"] @ known["weight"].T + known.get("bias", 0)).astype(np.float32)).astype(dtype)
     assert layer(x).dtype == dtype
-    assert (
-        layer(x) != expected
-    ).mean().item() < 0.02  # a sum in float32 may fall on the other side
+    assert (layer(x) != expected).mean().item() < 0.02  # a sum in float32 may fall on the other side
 
 
 def test_an_absent_stream_gives_nothing(model: LTXModel) -> None:
