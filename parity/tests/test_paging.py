@@ -134,7 +134,7 @@ STATEMENTS = {f.__name__: f for f in (weights, float8, axes, amended, finite, un
 
 # ---- faults -------------------------------------------------------------------------------------------------------
 
-PAGING, LOAD, HEADER = "loading/paging.py", "loading/load.py", "loading/header.py"
+PAGING, LOAD, HEADER = "loading/paging.py", "loading/weights.py", "loading/header.py"
 IN_PAGES = "self.arrays.stream is not None"
 FAULTS = (
     Fault(
