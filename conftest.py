@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,33 @@ def short_prompts_throughout() -> Iterator[None]:
     """The same for all of a module, its own fixtures as well."""
     with pytest.MonkeyPatch.context() as patch:
         _shorten_prompts(patch)
+        yield
+
+
+@contextmanager
+def _few_steps() -> Iterator[None]:
+    from ltx2_mlx.diffusion.schedulers import DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+
+    lists = DISTILLED_SIGMA_VALUES, STAGE_2_DISTILLED_SIGMA_VALUES
+    kept = [list(values) for values in lists]
+    for values, fewer in zip(lists, ([1.0, 0.725, 0.0], [0.909375, 0.0]), strict=True):
+        values[:] = fewer
+    yield
+    for values, all_of_them in zip(lists, kept, strict=True):
+        values[:] = all_of_them
+
+
+@pytest.fixture
+def few_steps() -> Iterator[None]:
+    """The distilled model takes 2 and 1 steps, not 8 and 3."""
+    with _few_steps():
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_steps_throughout() -> Iterator[None]:
+    """The same for all of a module, its own fixtures as well."""
+    with _few_steps():
         yield
 
 

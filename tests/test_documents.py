@@ -104,7 +104,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 BLOCKS = [block for path in DOCUMENTS for block in blocks(path)]
-pytestmark = pytest.mark.usefixtures("short_prompts", "built_once", "loaded_once")
+pytestmark = pytest.mark.usefixtures("short_prompts", "few_steps", "built_once", "loaded_once")
 RUNNABLE = [block for block in BLOCKS if block.language in ("sh", "python")]
 
 

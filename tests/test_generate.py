@@ -415,6 +415,7 @@ def test_where_nothing_can_be_written_is_refused(files: list[str], output: str, 
     assert len(problems) == 1 and reason in problems[0]
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_an_mp4_with_every_frame_and_sample(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -444,7 +445,7 @@ def test_frames_as_images_audio_alone_and_neither(files: list[str], tmp_path: Pa
     assert list((tmp_path).glob("*.png")) == []
 
 
-@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.usefixtures("loaded_once", "few_steps")
 def test_contexts_are_kept_and_given_back(files: list[str], tmp_path: Path) -> None:
     kept = ["--context", str(tmp_path / "kept.safetensors"), "--output-path", str(tmp_path / "a.mp4")]
     first = _frames(parse("generate", [*files, *kept]))
@@ -518,7 +519,7 @@ def test_a_flag_has_its_effect(
 
 
 @pytest.fixture
-def plain(files: list[str], contexts: Path) -> np.ndarray:
+def plain(few_steps: None, files: list[str], contexts: Path) -> np.ndarray:
     return _plain((*files, "--context", str(contexts)))
 
 
@@ -543,6 +544,7 @@ def test_pipelines_take_arguments_by_keyword_only() -> None:
 # ---- memory -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_every_stage_holds_its_own_weights_only(files: list[str], tmp_path: Path) -> None:
     """When a stage begins, nothing of those before is left but latents and contexts."""
     planned = plan(parse("generate", [*files, "--low-memory", "--output-path", str(tmp_path / "x.mp4")]))

@@ -284,6 +284,7 @@ def test_a_preview_that_cannot_be_is_a_problem_of_the_plan(
 # ---- several videos -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_several_videos_are_each_that_of_its_own_run_and_load_once(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,7 +172,7 @@ def frames_of(argv: list[str]) -> np.ndarray:
     ],
 )
 def test_low_memory_gives_the_same_frames(
-    pipeline: str, flags: list[str], checkpoints: Path, short_texts: None
+    pipeline: str, flags: list[str], checkpoints: Path, short_texts: None, few_steps: None
 ) -> None:
     flags = [str(checkpoints / "tiny-2.0-lora.safetensors") if flag == "LORA" else flag for flag in flags]
     argv = flags_of(pipeline, checkpoints, *flags)

@@ -23,7 +23,12 @@ PROMPT = 'a fox; 雪, "quoted" and ünusual \U0001f98a'
 
 
 @pytest.fixture(scope="module")
-def made(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, short_prompts_throughout: None) -> Iterator[Path]:
+def throughout(short_prompts_throughout: None, few_steps_throughout: None) -> None:
+    """What makes a run small, also where a video is made again."""
+
+
+@pytest.fixture(scope="module")
+def made(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, throughout: None) -> Iterator[Path]:
     """The smallest video that an image and a LoRA have a part in, and the list of places that it leaves."""
     folder = tmp_path_factory.mktemp("secret-folder")
     with pytest.MonkeyPatch.context() as patch:
