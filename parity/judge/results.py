@@ -108,6 +108,17 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"no JSON: {type(value).__name__}")
 
 
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    """A row in JSON. Half a character, of which msgspec makes no bytes, is written as its number."""
+    try:
+        return _encode(record)
+    except UnicodeEncodeError:
+        return json.dumps(record, separators=(",", ":"), default=_plain).encode()
+
+
 @dataclass
 class Coverage:
     """The coverage of one stage and config."""
@@ -266,8 +277,7 @@ class Results:
         head |= {"environment": self.environment, "summary": self.summary()}
         head |= {"calibration": self.device.document()}
         head |= {"allowed": ALLOWED, "stages": self.stages, "explanation": self.explanation}
-        encode = msgspec.json.Encoder(enc_hook=_plain).encode
-        lines = ((encode(row.record()) for row in rows) for rows in (self.rows, self.pipelines))
+        lines = ((_line(row.record()) for row in rows) for rows in (self.rows, self.pipelines))
         taps, pipelines = (b",\n".join(each).decode() for each in lines)
         text = json.dumps(head, indent=1)[:-2]
         write_whole(path, without_steering(f'{text},\n "pipelines": [\n{pipelines}\n],\n "taps": [\n{taps}\n]}}\n'))
