@@ -530,6 +530,9 @@ def test_flags_for_split_files_make_the_same_video(
     common = ["--pipeline", "ti2vid_one_stage", "--gemma-root", str(checkpoints / "tiny-gemma"), "--prompt", "a fox"]
     common += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "2", "--no-audio"]
     common += ["--video-stg-blocks", "0", "--audio-stg-blocks", "0", "--no-metadata"]
+    for scale in ("video-cfg-guidance", "audio-cfg-guidance", "a2v-guidance", "v2a-guidance"):  # one pass a step
+        common += [f"--{scale}-scale", "1"]
+    common += ["--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0"]
     for name, given in (("split", flags), ("whole", ["--checkpoint-path", str(whole)])):
         assert main(["generate", *common, *given, "--output-path", str(tmp_path / name)]) == 0
     frames = sorted(path.name for path in (tmp_path / "whole").iterdir())

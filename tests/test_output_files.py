@@ -336,9 +336,9 @@ def test_a_full_disk_leaves_what_was_there(kind: str, limit: int, tmp_path: Path
 # ---- processes ----------------------------------------------------------------------------------------------------
 
 
-def started(argv: list[str], **streams: object) -> subprocess.Popen[str]:
+def started(argv: list[str], *program: str, **streams: object) -> subprocess.Popen[str]:
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | streams
-    return subprocess.Popen([sys.executable, "-m", "ltx2_mlx", "generate", *argv], **options)
+    return subprocess.Popen([sys.executable, *(program or ("-m", "ltx2_mlx")), "generate", *argv], **options)
 
 
 @pytest.mark.parametrize("readers", ["both", "stderr", "stdout"])
@@ -398,7 +398,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("kill", range(metafunc.config.getoption("--kills")))
 
 
-def test_a_killed_run_leaves_nothing_half_done(kill: int, flags: list[str], checkpoints: Path, tmp_path: Path) -> None:
+SHORT = (
+    "import sys; from functools import partial; from ltx2_mlx.cli.main import main; "
+    "from ltx2_mlx.pipelines import contexts, prompts; contexts.MAX_LENGTH = 128; "
+    "prompts.LTXVGemmaTokenizer = partial(prompts.LTXVGemmaTokenizer, max_length=128); sys.exit(main(sys.argv[1:]))"
+)  # ``ltx2-mlx`` with the fixture short_prompts
+
+
+def test_a_killed_run_leaves_nothing_half_done(
+    kill: int, flags: list[str], checkpoints: Path, tmp_path: Path, short_prompts: None, few_steps: None
+) -> None:
     """At a random time, or a moment after its temporary file appears: the target is absent or whole, a run that could
     clean up left nothing, and the next run leaves nothing but its output."""
     rng = random.Random(kill)
@@ -409,7 +418,7 @@ def test_a_killed_run_leaves_nothing_half_done(kill: int, flags: list[str], chec
     if kind == "contexts":
         argv = [word for word in argv if word != "--placeholder"]
         argv += ["--gemma-root", str(checkpoints / "tiny-gemma"), "--context", str(folder / "c.safetensors")]
-    run = started(argv)
+    run = started(argv, *(("-c", SHORT) if kind == "contexts" else ()))
     _wait(run, folder, rng)
     run.send_signal(number)
     _, error = run.communicate(timeout=120)

@@ -31,7 +31,9 @@ def browser(executable: str) -> Iterator[Browser]:
     """Started for this, with a profile of its own, and gone afterwards."""
     own = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"], env=own)
+        started = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"], env=own
+        )
         try:
             yield started
         finally:
