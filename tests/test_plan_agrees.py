@@ -15,6 +15,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 
 from ltx2_mlx.cli import recipes
 from ltx2_mlx.cli.main import main
@@ -286,8 +287,16 @@ def _run(count: int, start: int, checkpoints: Path, folder: Path, capsys: pytest
     return made
 
 
+@pytest.fixture
+def few_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis looks for numbers in the source of every module that is imported by now: settings would depend on
+    which tests ran before, and with all of them that takes five seconds."""
+    monkeypatch.setattr(providers, "_get_local_constants", lambda: providers._local_constants, raising=False)
+
+
 def test_generate_makes_what_plan_accepts_and_nothing_else(
     pytestconfig: pytest.Config,
+    few_constants: None,
     stand_ins: None,
     checkpoints: Path,
     tmp_path: Path,
