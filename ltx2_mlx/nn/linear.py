@@ -7,7 +7,8 @@ import mlx.nn as nn
 
 HALF = (mx.bfloat16, mx.float16)
 FEW = 8  # rows of x, for which the product takes no longer than widening the weight
-PIECE = 1 << 18  # elements of a weight that are widened at one time
+ROWS = 64  # of x, for which it takes ten times as long
+PIECE = 1 << 18  # numbers that are widened at one time
 
 
 class Linear(nn.Linear):
@@ -27,14 +28,26 @@ def product(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.a
     """x·Wᵀ + bias; on a CPU half precision is computed in float32 and rounded once, as GPU kernels do.
 
     MLX 0.32.4 has no BLAS for half precision there: its own product rounds once as well, and takes 4 to 15 times longer
-    for more than a few rows. The weight is widened piece by piece: about ten pieces are in memory at one time.
+    for more than a few rows. Both factors are widened piece by piece; MLX makes about ten pieces ahead.
     """
     few = x.size < FEW * x.shape[-1]
     if few or x.dtype not in HALF or weight.dtype != x.dtype or mx.default_device() != mx.Device(mx.cpu):
         return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
-    wide, rows = widened(x), max(1, PIECE // weight.shape[1])
-    pieces = []
-    for first in range(0, weight.shape[0], rows):
-        own = slice(first, first + rows)
-        pieces.append(product(wide, widened(weight[own]), None if bias is None else widened(bias[own])).astype(x.dtype))
-    return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=-1)
+    rows = x.reshape(-1, x.shape[-1])
+    step = max(ROWS, PIECE // sum(weight.shape))
+    parts = [_widened_product(rows[first : first + step], weight, bias) for first in range(0, len(rows), step)]
+    return _joined(parts, axis=0).reshape(*x.shape[:-1], -1)
+
+
+def _widened_product(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    wide, step = widened(x), max(1, PIECE // weight.shape[1])
+    parts = []
+    for first in range(0, weight.shape[0], step):
+        own = slice(first, first + step)
+        added = None if bias is None else widened(bias[own])
+        parts.append(product(wide, widened(weight[own]), added).astype(x.dtype))
+    return _joined(parts, axis=-1)
+
+
+def _joined(parts: list[mx.array], axis: int) -> mx.array:
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=axis)
