@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+import torch
 
 from ltx2_mlx.errors import InputError
 from parity.cli import main
@@ -31,7 +32,7 @@ from parity.run.replay import probes_of, run_tapped
 from parity.run.streamed import StreamedRunner, page_of
 from parity.run.streaming import MemoryLimitError, Streaming
 from parity.sides.fixtures import RECIPES
-from parity.sides.torch.paging import use_threads
+from parity.sides.torch.paging import threads
 from parity.tap import raw_safetensors as shards
 
 # Every lane of the smallest cell of a kind; of what else differs in its weights alone, the outputs of a free run.
@@ -269,11 +270,16 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder / "full-2.0.safetensors"
 
 
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    with threads(cores()):
+        yield
+
+
 @pytest.mark.full_size
 def test_each_of_five_faults_in_block_37_of_48_at_the_released_width_is_found_at_its_tap(
-    wide: Path, tmp_path: Path
+    wide: Path, tmp_path: Path, every_core: None
 ) -> None:
-    use_threads(cores())
     streaming = Streaming(tmp_path, blocks=frozenset({0, BLOCK}), max_rss=7)
     runner = StreamedRunner(streaming, {"transformer": wide}, lambda line: print(f"{held_gb():.1f} GB {line}"))
     recorded = recorded_of(runner, wide)
@@ -374,6 +380,7 @@ def test_the_command_streams_what_is_too_large_and_looks_only_at_the_stages_that
     assert "--max-rss allows 0.1" in stopped
     assert "Traceback" not in stopped
     assert main([*argv, "--resume", "--max-rss", "24"]) == EXIT_OK
+    assert torch.get_num_threads() == 1, "or else all that follows in this process is slower"
     assert read_results(out)["summary"]["peak_gb"] > 0
     assert read_results(out)["origin"]["blocks"] == "1"
     assert "blocks    1 alone" in capsys.readouterr().out
