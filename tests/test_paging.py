@@ -333,7 +333,7 @@ def test_two_blocks_are_in_memory_and_none_after(wide: Path) -> None:
 
 
 def test_a_whole_load_in_another_dtype_holds_no_second_copy(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ltx2_mlx.loading.load.READ_AT_ONCE", 1 << 20)
+    monkeypatch.setattr("ltx2_mlx.loading.weights.READ_AT_ONCE", 1 << 20)
     gc.collect()
     mx.clear_cache()
     mx.reset_peak_memory()

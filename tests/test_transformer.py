@@ -14,6 +14,7 @@ import ltx2_mlx
 from ltx2_mlx import BatchedPerturbationConfig, LTXModel, Modality, X0Model, block, transformer
 from ltx2_mlx.nn import modulation, norm, rope
 from ltx2_mlx.nn.attention import Attention
+from ltx2_mlx.nn.linear import Linear
 from ltx2_mlx.nn.modulation import Row
 
 
@@ -66,6 +67,23 @@ def test_one_timestep_for_all_tokens_is_that_timestep_for_each(model: LTXModel) 
     shared = mx.array([[[0.5]], [[0.25]]])
     each = replace(video, timesteps=mx.broadcast_to(shared, video.timesteps.shape))
     assert mx.allclose(model(replace(video, timesteps=shared), None)[0], model(each, None)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_a_linear_layer_of_half_precision_rounds_once(
+    dtype: mx.Dtype, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltx2_mlx.nn.linear.PIECE", 640 * 5)  # four pieces of five rows, and one of four
+    generator, layer = np.random.default_rng(0), Linear(640, 24, bias)
+    layer.update({name: mx.array(generator.standard_normal(own.shape)) for name, own in layer.parameters().items()})
+    layer.set_dtype(dtype)
+    x = mx.array(generator.standard_normal((9, 640))).astype(dtype)
+    exact = [np.array(each.astype(mx.float32), np.float64) for each in (x, *layer.parameters().values())]
+    known = dict(zip(("x", *layer.parameters()), exact, strict=True))
+    expected = mx.array((known["x"] @ known["weight"].T + known.get("bias", 0)).astype(np.float32)).astype(dtype)
+    assert layer(x).dtype == dtype
+    assert (layer(x) != expected).mean().item() < 0.02  # a sum in float32 may fall on the other side
 
 
 def test_an_absent_stream_gives_nothing(model: LTXModel) -> None:

@@ -19,11 +19,12 @@ from ..distributed.table import RULES, parts_of, sent, sent_of_passes, turns
 from ..loading.checkpoint import Checkpoint
 from ..loading.gemma import Gemma, read_gemma
 from ..loading.hub import Remote
-from ..loading.load import READ_AT_ONCE, build
+from ..loading.load import build
 from ..loading.lora import LoraPathStrength
 from ..loading.paging import in_pages
 from ..loading.quantization import is_downcast
 from ..loading.quantized import POLICIES, choose, quantized_bytes
+from ..loading.weights import READ_AT_ONCE
 from ..memory import Peaks
 from ..pipelines.ic_lora import reference_downscale_factor
 from ..pipelines.stages import audio_tools, video_tools

@@ -23,9 +23,10 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .gemma import GemmaFolder, is_gemma_file, read_gemma
 from .header import TensorInfo
 from .hub import GEMMA_PATTERNS
-from .load import Weights, build
+from .load import build
 from .quantization import beside, scale_of
 from .quantized import Choice, Quantization, choose, packed_layers, said_of
+from .weights import Weights
 
 CHUNK = 1 << 26  # bytes that are copied at one time
 Progress = Callable[[int, int], None]

@@ -113,6 +113,13 @@ def _identity(leaf: Any) -> Any:
     return (leaf.dtype, leaf.values.shape, leaf.values.tobytes()) if isinstance(leaf, Tensor) else leaf
 
 
+def tokens_of(pipeline: Pipeline) -> contextlib.AbstractContextManager[Any]:
+    """While it lasts, prompts are encoded in as many tokens as the pipeline declares."""
+    prompts = importlib.import_module("ltx2_mlx.pipelines.prompts")
+    tokenizer = functools.partial(prompts.LTXVGemmaTokenizer, max_length=pipeline.tokens)
+    return mock.patch.object(prompts, "LTXVGemmaTokenizer", tokenizer)
+
+
 def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.ndarray]) -> Watched:
     """Our pipeline. In float32 it draws its own noise, by the product's copy of torch's generator; in bfloat16 it is
     given the reference's ``noise``. What it raises, and draws left over, are the recording's error."""
@@ -133,7 +140,7 @@ def run_pipeline(pipeline: Pipeline, dtype: str, files: Files, noise: list[np.nd
         return made(**arguments(pipeline.call), **pipeline.on_ours)
 
     try:
-        with encoded_once(side), warnings.catch_warnings():
+        with encoded_once(side), tokens_of(pipeline), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*it changes nothing")  # a case has a LoRA of strength 0 on purpose
             record(side, pipeline, call, recording)
     except Exception as error:

@@ -134,7 +134,7 @@ STATEMENTS = {f.__name__: f for f in (weights, float8, axes, amended, finite, un
 
 # ---- faults -------------------------------------------------------------------------------------------------------
 
-PAGING, LOAD, HEADER = "loading/paging.py", "loading/load.py", "loading/header.py"
+PAGING, LOAD, HEADER = "loading/paging.py", "loading/weights.py", "loading/header.py"
 IN_PAGES = "self.arrays.stream is not None"
 FAULTS = (
     Fault(
@@ -158,7 +158,7 @@ FAULTS = (
         "a page in the file's dtype when it is read again",
         LOAD,
         "for name, array in self._read(name, key)\n",
-        "for name, array in (replace(self, dtype=self.dtype if check else None))._read(name, key)\n",
+        "for name, array in type(self)(**vars(self) | ({} if check else {'dtype': None}))._read(name, key)\n",
         "weights",
     ),
     Fault(

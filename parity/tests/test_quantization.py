@@ -202,7 +202,7 @@ SCALED_FAULTS = (
     Fault(
         "L10a",
         "the weight's scale ignored",
-        "loading/load.py",
+        "loading/weights.py",
         "decode(array, mx.float32) * scale",
         "decode(array, mx.float32)",
         "transformer_blocks.1.attn1.to_q.weight",
@@ -210,7 +210,7 @@ SCALED_FAULTS = (
     Fault(
         "L10b",
         "the input's scale applied to the weight",
-        "loading/load.py",
+        "loading/weights.py",
         "per_row(arrays[found], ",
         'per_row(arrays[key.removesuffix("weight") + "input_scale"], ',
         "transformer_blocks.1.attn1.to_q.weight",
@@ -218,7 +218,7 @@ SCALED_FAULTS = (
     Fault(
         "L10c",
         "divided by the scale",
-        "loading/load.py",
+        "loading/weights.py",
         "decode(array, mx.float32) * scale",
         "decode(array, mx.float32) / scale",
         "transformer_blocks.1.attn1.to_q.weight",

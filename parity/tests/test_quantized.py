@@ -231,7 +231,7 @@ STATEMENTS = {f.__name__: f for f in (exact, same, groups, kept, lora, mixed, pa
 
 # ---- faults --------------------------------------------------------------------------------------------------------
 
-QUANTIZED, CONVERT, LOAD, LORA = "loading/quantized.py", "loading/convert.py", "loading/load.py", "loading/lora.py"
+QUANTIZED, CONVERT, LOAD, LORA = "loading/quantized.py", "loading/convert.py", "loading/weights.py", "loading/lora.py"
 FAULTS = (
     Fault(
         "QZ01",

@@ -273,10 +273,15 @@ def _pipeline(
     on_ours: dict[str, Any] | None = None,
     settled: dict[str, str] | None = None,
     half: str = "tiny-2.0",
+    tokens: int = Pipeline.tokens,
 ) -> Pipeline:
     watches = tuple(watch for watch in WATCHES if watch.name != without)
     reasons = _EVERYWHERE | (settled or {})
-    return Pipeline(f"pipelines.{name}", module, cls, init, call, watches, CLASSES, on_ours or {}, reasons, half=half)
+    return Pipeline(
+        *(f"pipelines.{name}", module, cls, init, call, watches, CLASSES, on_ours or {}, reasons),
+        half=half,
+        tokens=tokens,
+    )
 
 
 def _tiled(f: Files) -> Obj | None:
@@ -326,6 +331,7 @@ PIPELINES = (
         "DistilledPipeline",
         _distilled_files,
         lambda f: _base(f, images=(both_ends, barely)[f.variant](f), tiling_config=_tiled(f)),
+        tokens=1024,  # as released
     ),
     _pipeline(
         "one_stage",

@@ -273,7 +273,7 @@ TRANSFORMER = (
     Fault(
         "P01b",
         "biases left in the file's dtype",
-        "loading/load.py",
+        "loading/weights.py",
         "yield name, fuse(loras, name, array, dtype or (mx.bfloat16 if in_fp8 else array.dtype))",
         "yield name, fuse(loras, name, array, mx.float32 if 'bias' in key else dtype)",
         "patchify_proj",

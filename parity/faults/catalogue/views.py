@@ -115,7 +115,7 @@ VIEWS = (
     Fault(
         "Y12",
         "LoRAs not fused on the path that loads single tensors",
-        "loading/load.py",
+        "loading/weights.py",
         "yield name, fuse(loras, name, array, dtype or",
         "yield name, fuse((), name, array, dtype or",
         "transformer_blocks.0.attn1.to_v",

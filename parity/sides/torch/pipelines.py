@@ -64,7 +64,7 @@ def run(pipeline: Pipeline, dtype: str, files: Files, twin: bool = False, record
 
     with (
         patched(module, side.dtype(dtype), files, twin),
-        made_once(twin),
+        made_once(twin, pipeline.tokens),
         noise_recorded(recording),
         torch.inference_mode(),
     ):
@@ -79,11 +79,11 @@ _texts: dict[Any, Any] = {}
 
 
 @contextlib.contextmanager
-def made_once(twin: bool) -> Iterator[None]:
+def made_once(twin: bool, tokens: int) -> Iterator[None]:
     """While it lasts, a model is built once for the same files in this process, and the same model encodes a prompt
     once: pipelines, and runs of one of them, have most of both in common.
 
-    twin: with the products of a twin run, whose encodings are others.
+    twin: with the products of a twin run, whose encodings are others. tokens: of every prompt.
     """
     builder, encoder, processor = single_gpu_model_builder.SingleGPUModelBuilder, GemmaTextEncoder, EmbeddingsProcessor
     build, encode, process = builder.build, encoder.encode, processor.process_hidden_states
@@ -97,7 +97,8 @@ def made_once(twin: bool) -> Iterator[None]:
         return _models[key]
 
     def encode_once(self: Any, text: str) -> Any:
-        if (key := (id(self), text, twin)) not in _texts:
+        self.tokenizer.max_length = tokens
+        if (key := (id(self), text, twin, tokens)) not in _texts:
             _texts[key] = encode(self, text)
         return _texts[key]
 
