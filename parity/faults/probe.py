@@ -7,6 +7,7 @@ notes are put.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import marshal
 import struct
@@ -29,13 +30,19 @@ def put(file: Path, before: str) -> None:
     """
     after = file.read_text()
     tree = ast.parse(after, str(file))
-    if _same(_statements(before, ast.parse(before)), _statements(after, tree)):
+    if _same(_statements(before, _parsed(before)), _statements(after, tree)):
         raise NothingChangedError("it changes no statement")
     _note(tree, changed_lines(before, after))
     code = compile(tree, str(file), "exec")
     compiled = Path(importlib.util.cache_from_source(str(file)))
     compiled.parent.mkdir(parents=True, exist_ok=True)
     compiled.write_bytes(importlib.util.MAGIC_NUMBER + struct.pack("<I8x", UNCHECKED) + marshal.dumps(code))
+
+
+@functools.lru_cache(8)
+def _parsed(text: str) -> ast.Module:
+    """The tree of a text as it was, which nobody changes: the faults of a file come one after the other."""
+    return ast.parse(text)
 
 
 def _statements(text: str, tree: ast.Module) -> list[tuple[list[str], ast.stmt]]:

@@ -157,7 +157,10 @@ _LOWEST: dict[str, float] = {
 
 def masked(array: np.ndarray, dtype: str) -> np.ndarray | None:
     """Where an additive mask stands at its dtype's lowest value; None where nothing does."""
-    hidden: np.ndarray = np.less_equal(array, _LOWEST.get(dtype, _LOWEST["float32"]))
+    lowest = _LOWEST.get(dtype, _LOWEST["float32"])
+    if not array.size or np.minimum.reduce(array, axis=None) > lowest:  # of no NaN this is true
+        return None
+    hidden: np.ndarray = np.less_equal(array, lowest)
     return hidden if hidden.any() else None
 
 

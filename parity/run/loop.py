@@ -83,13 +83,12 @@ class Live:
                     return runner.run([(stage, config)], self.lanes, lambda r: several.replay(job_of(r, self.seed)))
             if name not in self.streamed or self.streaming is None:
                 return Runner(None, show_progress, self.files).run([(stage, config)], self.lanes)
-            from ..sides.torch.paging import use_threads
+            from ..sides.torch.paging import threads
             from .streamed import StreamedRunner
 
-            use_threads(cores())  # one cell runs at a time
-            return StreamedRunner(self.streaming, self.files, _page_by_page(time.monotonic())).run(
-                [(stage, config)], self.lanes
-            )
+            with threads(cores()):  # one cell runs at a time
+                paged = StreamedRunner(self.streaming, self.files, _page_by_page(time.monotonic()))
+                return paged.run([(stage, config)], self.lanes)
 
 
 def _page_by_page(start: float) -> Callable[[str], None]:

@@ -19,8 +19,7 @@ from .side import resolve
 def tapped(session: Session, modules: dict[str, Any], functions: list[tuple[FunctionTap, str]]) -> Iterator[Session]:
     """Tap ``modules`` (tap name → module) and functions (tap, ``module:attribute`` on this side) while it lasts."""
     with contextlib.ExitStack() as undo:
-        for name, module in modules.items():
-            undo.enter_context(_tap_module(session, name, module))
+        undo.enter_context(_tap_modules(session, modules))
         for tap, place in functions:
             undo.enter_context(_tap_function(session, tap, place))
         yield session
@@ -30,20 +29,37 @@ _binder = functools.cache(Binder)
 
 
 @contextlib.contextmanager
-def _tap_module(session: Session, name: str, module: Any) -> Iterator[None]:
-    cls, method = type(module), session.fw.method
-    original = getattr(cls, method)
+def _tap_modules(session: Session, modules: dict[str, Any]) -> Iterator[None]:
+    """Make every module one of a subclass that tells the session of its calls. A class has one subclass, since a run
+    has hundreds of modules of few classes."""
+    subclasses: dict[type, tuple[type, dict[int, str]]] = {}  # and the taps of its modules, by their ids
+    changed: list[Any] = []
+    try:
+        for name, module in modules.items():
+            cls = type(module)
+            if cls not in subclasses:
+                names: dict[int, str] = {}
+                subclasses[cls] = _tapping(session, cls, names), names
+            subclass, names = subclasses[cls]
+            names[id(module)] = name
+            session.trace.places[name] = source_of(getattr(cls, session.fw.method))
+            object.__setattr__(module, "__class__", subclass)
+            changed.append(module)
+        yield
+    finally:
+        for module in changed:
+            object.__setattr__(module, "__class__", type(module).__base__)
+
+
+def _tapping(session: Session, cls: type, names: dict[int, str]) -> type:
+    """A subclass whose modules tell the session of each call by their names."""
+    original = getattr(cls, session.fw.method)
     binder = _binder(original, True)
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return session.call(name, lambda *a, **k: original(self, *a, **k), binder, args, kwargs)
+        return session.call(names[id(self)], functools.partial(original, self), binder, args, kwargs)
 
-    session.trace.places[name] = source_of(original)
-    object.__setattr__(module, "__class__", type(cls.__name__, (cls,), {method: run}))
-    try:
-        yield
-    finally:
-        object.__setattr__(module, "__class__", cls)
+    return type(cls.__name__, (cls,), {session.fw.method: run})
 
 
 @functools.cache

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import functools
 import importlib
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,7 @@ from parity.debug.symptoms import CLIP, SYMPTOMS, Check, markdown
 from parity.declare.inputs import FIXTURES, GEMMA
 from parity.faults.catalogue import BY_ID, EDITS, FILES, ClipFault, Fault, FileFault, planted
 from parity.faults.catalogue.files import picture
-from parity.sides.fixtures import ensure_fixtures
 from parity.sides.torch import Torch
-from parity.tap import execute
 
 CHECKS = [check for symptom in SYMPTOMS for check in symptom.checks]
 
@@ -86,31 +83,7 @@ def arguments(check: Check, folder: Path, faulty: bool = False) -> list[str]:
     return argv + (["--gemma", str(GEMMA)] if "--checkpoint" in argv else [])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _checkpoints() -> None:
-    ensure_fixtures()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _reference_runs_once() -> Iterator[None]:
-    """A fault is in ours: what the reference gives of the same modules and inputs stays as it is, for all commands."""
-    usual, known = execute.execute, {}
-
-    def run(side: Any, stage: Any, modules: dict[str, Any], case: Any, lane: str, model: str, session: Any) -> Any:
-        if side.key != "reference":
-            return usual(side, stage, modules, case, lane, model, session)
-        given = (*modules.values(), session.source)
-        key = (stage.name, lane, *map(id, given), pickle.dumps(case))
-        if key not in known:
-            result = usual(side, stage, modules, case, lane, model, session)
-            known[key] = session.trace, result, given  # what was given too, so that nothing else gets its id
-        session.trace, result, _ = known[key]
-        return result
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "execute", run)
-        patch.setattr("parity.debug.subject.execute", run)
-        yield
+pytestmark = pytest.mark.usefixtures("checkpoints", "reference_runs_once")  # the faults are in ours
 
 
 @pytest.mark.parametrize("command", sorted({check.command for check in CHECKS}))

@@ -37,6 +37,9 @@ TRACE = ROOT / "fixtures" / "traces" / "tiny.json"
 TOY = Path(__file__).parent / "sides" / "toy.py"
 
 
+pytestmark = pytest.mark.usefixtures("reference_loaded_once", "reference_runs_once")
+
+
 @pytest.fixture(scope="module")
 def toy() -> Any:
     spec = importlib.util.spec_from_file_location("toy", TOY)

@@ -52,19 +52,30 @@ def reference_encoder() -> Any:
     return GemmaTextEncoder(model=model, tokenizer=LTXVGemmaTokenizer(str(GEMMA), 1024))
 
 
+@functools.cache
+def harness_gemma() -> Any:
+    return Torch().load("gemma", GEMMA, json.loads((GEMMA / "config.json").read_text()), "float32")
+
+
+@functools.cache
+def encoded_by_the_reference(prompt: str) -> tuple[Any, Any]:
+    """The hidden states and the mask, once for all checkpoints; the harness's Gemma gives them too, bit for bit."""
+    encoder = reference_encoder()
+    states, mask = encoder.encode(prompt)
+    ids = [int(token) for token, _ in encoder.tokenizer.tokenize_with_weights(prompt)["gemma"]]
+    assert all(torch.equal(a, b) for a, b in zip(states, harness_gemma()(torch.tensor([ids]), mask), strict=True))
+    return states, mask
+
+
 @pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
 def test_prompt_to_contexts_is_what_ltx_core_gives(config: str, checkpoints: Path) -> None:
     """The whole way from text on, free-running, 1024 tokens; and the harness's Gemma is ltx-core's, bit for bit."""
     path, side = checkpoints / f"{config}.safetensors", Torch()
-    encoder = reference_encoder()
-    built = side.load("gemma", GEMMA, json.loads((GEMMA / "config.json").read_text()), "float32")
     processor = side.load("embeddings_processor", path, ltx2_mlx.read_checkpoint(path).config, "float32")
     chosen = PROMPTS[1:] if config == "tiny-2.0" else PROMPTS[2:]
     ours = encode_prompts(chosen, path, GEMMA, mx.float32)
     for prompt, context in zip(chosen, ours, strict=True):
-        states, mask = encoder.encode(prompt)
-        ids = [int(token) for token, _ in encoder.tokenizer.tokenize_with_weights(prompt)["gemma"]]
-        assert all(torch.equal(a, b) for a, b in zip(states, built(torch.tensor([ids]), mask), strict=True))
+        states, mask = encoded_by_the_reference(prompt)
         wanted = processor.process_hidden_states(states, mask)
         for name in ("video_encoding", "audio_encoding"):
             a, b = np.array(getattr(context, name)), getattr(wanted, name).numpy()
@@ -73,17 +84,24 @@ def test_prompt_to_contexts_is_what_ltx_core_gives(config: str, checkpoints: Pat
         assert np.array_equal(np.array(context.attention_mask), wanted.attention_mask.numpy())
 
 
+@functools.cache
+def encoded_by_ours(side: str) -> tuple[mx.array, Any, list[Any]]:
+    """The prompts' mask, and their hidden states together and one by one, once for all checkpoints."""
+    gemma = ltx2_mlx.load("gemma", GEMMA, mx.float32)
+    ids, mask = OurTokenizer(GEMMA, max_length=256, padding_side=side).encode(PROMPTS)
+    return mask, gemma(ids, mask), [gemma(ids[i : i + 1], mask[i : i + 1]) for i in range(len(PROMPTS))]
+
+
 @pytest.mark.parametrize("config", ["tiny-2.0", "tiny-2.3"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_is_its_prompts_one_by_one(config: str, side: str, checkpoints: Path) -> None:
     """The reference's connector takes one prompt at a time; ours must not mix those of a batch."""
-    gemma = ltx2_mlx.load("gemma", GEMMA, mx.float32)
     processor = ltx2_mlx.load("embeddings_processor", checkpoints / f"{config}.safetensors", mx.float32)
-    ids, mask = OurTokenizer(GEMMA, max_length=256, padding_side=side).encode(PROMPTS)
-    together = processor.process_hidden_states(gemma(ids, mask), mask, side)
-    for i in range(len(PROMPTS)):
+    mask, states, each = encoded_by_ours(side)
+    together = processor.process_hidden_states(states, mask, side)
+    for i, own in enumerate(each):
         rows = slice(i, i + 1)
-        alone = processor.process_hidden_states(gemma(ids[rows], mask[rows]), mask[rows], side)
+        alone = processor.process_hidden_states(own, mask[rows], side)
         for a, b in zip(together, alone, strict=True):
             assert mx.allclose(a[rows], b, rtol=1e-4, atol=1e-5)
 

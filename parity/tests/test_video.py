@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from parity.declare.stages import stages
 from parity.run.live import Runner
+from parity.sides.loading import read
+from parity.sides.mlx import MLX
+from parity.sides.torch import Torch
 from parity.tap.execute import execute
 
 UPSAMPLERS = stages()["upsampler"].configs
@@ -20,16 +25,24 @@ CALLS = [
 ]
 
 
+@functools.cache
+def loaded(name: str, config: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A stage's config, and its components on both sides, once for all its cases."""
+    runner, stage = Runner(), stages()[name]
+    paths = runner.paths(stage, config)
+    reference = {part: Torch().load(part, path, read(path).config, "float32") for part, path in paths.items()}
+    return dict(read(paths[stage.main]).config), reference, runner.ours(paths, "float32")
+
+
 @pytest.mark.parametrize(("name", "config", "case"), CALLS, ids=["-".join(call) for call in CALLS])
 def test_free_running_results_agree_to_1e_5(name: str, config: str, case: str, checkpoints: Path) -> None:
-    runner, stage = Runner(), stages()[name]
-    pair = runner.load(stage, config, "float32")
-    chosen = stage.cases(pair.config)[case]
+    stage, (config_of, reference, ours) = stages()[name], loaded(name, config)
+    chosen = stage.cases(config_of)[case]
     results = []
-    for side, modules in ((runner.side(pair.stage), pair.reference), (runner.mlx, pair.ours)):
+    for side, modules in ((Torch(), reference), (MLX(), ours)):
         result = execute(side, stage, modules, chosen, "float32", "float32", None)
         chunks = result if isinstance(result, list) else [result]
         results.append(np.concatenate([side.to_numpy(chunk).values for chunk in chunks], axis=2).astype(np.float64))
-    theirs, ours = results
-    assert ours.shape == theirs.shape
-    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) <= 1e-5
+    wanted, found = results
+    assert found.shape == wanted.shape
+    assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) <= 1e-5

@@ -238,9 +238,16 @@ class Pager:
             self._masks.pop(name, None)
 
 
-def use_threads(count: int) -> None:
-    """Let torch compute with so many threads: large matrices, one process."""
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """While it lasts, torch computes with so many threads: large matrices, one process. Of small ones each thread would
+    wait for the others for longer than it computes."""
+    before = torch.get_num_threads()
     torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
