@@ -81,7 +81,8 @@ def test_one_timestep_for_all_tokens_is_that_timestep_for_each(model: LTXModel) 
 def test_a_linear_layer_of_half_precision_rounds_once(
     dtype: mx.Dtype, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ltx2_mlx.nn.linear.PIECE", 640 * 5)  # four pieces of five rows, and one of four
+    monkeypatch.setattr("ltx2_mlx.nn.linear.PIECE", 640 * 5)  # of the weight: four pieces of five rows, and one of four
+    monkeypatch.setattr("ltx2_mlx.nn.linear.ROWS", 4)  # of x: two of four, and one of one
     generator, layer = np.random.default_rng(0), Linear(640, 24, bias)
     layer.update({name: mx.array(generator.standard_normal(own.shape)) for name, own in layer.parameters().items()})
     layer.set_dtype(dtype)
