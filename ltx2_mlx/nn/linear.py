@@ -30,8 +30,8 @@ def product(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.a
     MLX 0.32.4 has no BLAS for half precision there: its own product rounds once as well, and takes 4 to 15 times longer
     for more than a few rows. Both factors are widened piece by piece; MLX makes about ten pieces ahead.
     """
-    few = x.size < FEW * x.shape[-1]
-    if few or x.dtype not in HALF or weight.dtype != x.dtype or mx.default_device() != mx.Device(mx.cpu):
+    few, dtypes = x.size < FEW * x.shape[-1], {x.dtype, weight.dtype, x.dtype if bias is None else bias.dtype}
+    if few or x.dtype not in HALF or len(dtypes) > 1 or mx.default_device() != mx.Device(mx.cpu):
         return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
     rows = x.reshape(-1, x.shape[-1])
     step = max(ROWS, PIECE // sum(weight.shape))

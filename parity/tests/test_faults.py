@@ -4,6 +4,7 @@ declared in full. A sample of the faults, spread over the stages; ``make selftes
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from pathlib import Path
 
@@ -74,11 +75,28 @@ def test_stale_fault_says_so() -> None:
         pass
 
 
+def unknown_names(tree: ast.Module) -> set[str]:
+    """The names that a module uses, and defines nowhere."""
+    used, known = set[str](), {*dir(builtins), "__file__"}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                used.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                known.add(name)
+            case ast.alias(name=name, asname=other):
+                known.add(other or name.partition(".")[0])
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                known.add(name)
+    return used - known
+
+
 @pytest.mark.parametrize("file", sorted({fault.file for fault in EDITS}))
-def test_every_fault_applies_once_and_has_a_cause(file: str) -> None:
+def test_every_fault_applies_once_has_a_cause_and_names_what_there_is(file: str) -> None:
     source = (SOURCE / file).read_text()
     for fault in (fault for fault in EDITS if fault.file == file):
-        ast.parse(fault.applied(source), f"{file} with fault {fault.id}")
+        tree = ast.parse(fault.applied(source), f"{file} with fault {fault.id}")
+        assert not unknown_names(tree), f"{fault.id} would end in a NameError, which proves nothing"
         assert fault.cause in CAUSES, fault.id
         assert bool(fault.tap) is (fault.seen_by == "stage"), fault.id
 

@@ -216,7 +216,7 @@ TRANSFORMER = (
         "exact GELU in the caption projection",
         "nn/embedding.py",
         "        self.act_1 = GELUTanh()\n",
-        "        self.act_1 = nn.GELU()\n",
+        '        self.act_1 = __import__("mlx.nn", fromlist=["GELU"]).GELU()\n',
         "caption_projection.act_1",
         config="tiny-2.0",
         cause="wrong activation",
