@@ -6,8 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 HALF = (mx.bfloat16, mx.float16)
-FEW = 8  # rows of x, for which the product takes no longer than widening the weight
-ROWS = 64  # of x, for which it takes ten times as long
+FEW = 8  # rows of x, for which MLX's own product is as fast
+ROWS = 64  # of x at one time, at the least: the weight is widened for each such part
 PIECE = 1 << 18  # numbers that are widened at one time
 
 
@@ -27,7 +27,7 @@ def widened(x: mx.array) -> mx.array:
 def product(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
     """x·Wᵀ + bias; on a CPU half precision is computed in float32 and rounded once, as GPU kernels do.
 
-    MLX 0.32.4 has no BLAS for half precision there: its own product rounds once as well, and takes 4 to 15 times longer
+    MLX 0.32.4 has no BLAS for half precision there: its own product rounds once as well, and is several times slower
     for more than a few rows. Both factors are widened piece by piece; MLX makes about ten pieces ahead.
     """
     few, dtypes = x.size < FEW * x.shape[-1], {x.dtype, weight.dtype, x.dtype if bias is None else bias.dtype}
